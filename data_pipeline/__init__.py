@@ -1,0 +1,1 @@
+"""How text becomes tokens: raw files -> documents -> tokenizer and token store."""

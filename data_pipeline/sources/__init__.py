@@ -1,0 +1,1 @@
+"""One file per source: how its raw files become documents."""

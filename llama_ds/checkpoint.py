@@ -1,0 +1,378 @@
+"""Save, resume, and export to Hugging Face.
+
+A checkpoint is one folder, `RUN/checkpoints/step_00000100/`:
+
+    manifest.json             step, what the run was, every file with its size and checksum
+    state/                    DeepSpeed's own files: weights, optimiser and scheduler states
+    random_state_00000.pt     one per rank
+
+It is written under a hidden name, flushed to disk, and renamed when every rank is done, so a
+checkpoint that has its final name is whole: a job killed in the middle of a save leaves only a
+hidden folder, which the next save or resume removes. DeepSpeed's `latest` file is not used, since
+it is rewritten in place. All ranks must see the same file system.
+
+    python -m llama_ds.checkpoint export RUN_DIR OUT_DIR [--step N] [--dtype bf16|fp32]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import json
+import os
+import random
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import xxhash
+
+from llama_ds import config as recipe_config
+
+CHECKPOINT_VERSION = 1
+STATE = "state"
+MANIFEST = "manifest.json"
+PARTIAL_PREFIX = ".partial_"
+
+
+def save(engine: Any, run_dir: Path, step: int, identity: dict[str, Any], keep_last: int) -> Path:
+    """Publish a checkpoint after `step` steps; every rank must call it.
+
+    `identity` says which run this is: `resume` refuses to continue with another one.
+    Raises OSError (ENOSPC) where the disk cannot hold it; the previous checkpoint stays.
+    """
+    root = run_dir / "checkpoints"
+    final = root / f"step_{step:08d}"
+    partial = root / f"{PARTIAL_PREFIX}{final.name}"
+    root.mkdir(parents=True, exist_ok=True)
+    _require_free_space(root, _state_bytes(engine))
+    if dist.get_rank() == 0:
+        _remove_leftovers(root)
+        partial.mkdir()
+    dist.barrier()
+    with _disk_full_is_an_os_error(partial):
+        engine.save_checkpoint(str(partial), tag=STATE, save_latest=False)
+        torch.save(_random_state(), partial / _random_state_name())
+    dist.barrier()
+    files = _flush_and_checksum(partial)
+    if dist.get_rank() == 0:
+        manifest = {
+            "version": CHECKPOINT_VERSION,
+            "step": step,
+            "world_size": dist.get_world_size(),
+            "identity": identity,
+            "files": files,
+        }
+        _publish(partial, final, manifest)
+        _remove_old(root, keep_last)
+    dist.barrier()
+    return final
+
+
+def resume(engine: Any, run_dir: Path, identity: dict[str, Any]) -> int:
+    """Load the newest whole checkpoint into `engine`; returns its step, 0 where there is none.
+
+    Every rank must call it. A damaged checkpoint is passed over with a warning. ValueError where
+    the checkpoint belongs to another run than `identity` describes.
+    """
+    root = run_dir / "checkpoints"
+    for path in _candidates(root):
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        damage = _agreed_damage(path, manifest)
+        if damage:
+            if dist.get_rank() == 0:
+                warnings.warn(
+                    f"checkpoint {path} is damaged ({damage}); trying an older one", stacklevel=2
+                )
+            continue
+        _require_same_run(path, manifest, identity)
+        engine.load_checkpoint(str(path), tag=STATE)
+        _restore_random_state(path / _random_state_name())
+        return int(manifest["step"])
+    return 0
+
+
+def newest(run_dir: Path, step: int | None = None) -> Path:
+    """The newest published checkpoint of a run (or that of `step`) whose files have their sizes."""
+    candidates = _candidates(run_dir / "checkpoints")
+    if step is not None:
+        candidates = [path for path in candidates if path.name == f"step_{step:08d}"]
+    for path in candidates:
+        if not _wrong_sizes(path, json.loads((path / MANIFEST).read_text(encoding="utf-8"))):
+            return path
+    wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
+    raise ValueError(f"{run_dir} holds no whole {wanted}; train first, or name another run folder")
+
+
+# -- what a checkpoint says about itself ----------------------------------------------------------
+
+
+def _require_same_run(path: Path, manifest: dict[str, Any], identity: dict[str, Any]) -> None:
+    if manifest["version"] != CHECKPOINT_VERSION:
+        raise ValueError(
+            f"checkpoint {path} has format version {manifest['version']}, this program reads "
+            f"{CHECKPOINT_VERSION}; resume with the program that wrote it, or choose another "
+            "run_dir"
+        )
+    saved = {**manifest["identity"], "world_size": manifest["world_size"]}
+    current = {**identity, "world_size": dist.get_world_size()}
+    for key in sorted(saved.keys() | current.keys()):
+        if saved.get(key) != current.get(key):
+            raise ValueError(
+                f"checkpoint {path} was made with {key} = {saved.get(key)}, this run has "
+                f"{current.get(key)}; restore it, or choose another run_dir"
+            )
+
+
+def _candidates(root: Path) -> list[Path]:
+    """Published checkpoints, newest first."""
+    if not root.is_dir():
+        return []
+    found = [path for path in root.glob("step_*") if (path / MANIFEST).is_file()]
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def _wrong_sizes(path: Path, manifest: dict[str, Any]) -> str:
+    for name, entry in manifest["files"].items():
+        file = path / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry["bytes"]:
+            found = "missing" if size is None else f"{size} bytes"
+            return f"{name}: {found}, expected {entry['bytes']} bytes"
+    return ""
+
+
+def _agreed_damage(path: Path, manifest: dict[str, Any]) -> str:
+    """What is wrong with the files, the same answer on every rank; each rank reads its share."""
+    damage = _wrong_sizes(path, manifest)
+    if not damage:
+        for name in sorted(manifest["files"])[dist.get_rank() :: dist.get_world_size()]:
+            if _checksum(path / name) != manifest["files"][name]["xxh3_64"]:
+                damage = f"{name}: the checksum differs"
+                break
+    reports: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(reports, damage)
+    return next((report for report in reports if report), "")
+
+
+# -- publication ----------------------------------------------------------------------------------
+
+
+def _flush_and_checksum(partial: Path) -> dict[str, Any]:
+    """Sync every file and return size and checksum by name; the ranks share the work."""
+    names = sorted(str(p.relative_to(partial)) for p in partial.rglob("*") if p.is_file())
+    mine = {}
+    for name in names[dist.get_rank() :: dist.get_world_size()]:
+        _sync(partial / name)
+        mine[name] = {
+            "bytes": (partial / name).stat().st_size,
+            "xxh3_64": _checksum(partial / name),
+        }
+    shares: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(shares, mine)
+    return {name: entry for share in shares for name, entry in sorted(share.items())}
+
+
+def _publish(partial: Path, final: Path, manifest: dict[str, Any]) -> None:
+    (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    _sync(partial / MANIFEST)
+    for folder in (partial / STATE, partial):
+        _sync(folder)
+    if final.exists():  # left by a run whose later checkpoints were damaged
+        _remove(final)
+    partial.rename(final)
+    _sync(final.parent)
+
+
+def _remove_old(root: Path, keep_last: int) -> None:
+    if keep_last:
+        for path in _candidates(root)[keep_last:]:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Without its manifest a folder is no checkpoint: a removal cut short leaves none half-whole."""
+    (path / MANIFEST).unlink()
+    shutil.rmtree(path)
+
+
+def _remove_leftovers(root: Path) -> None:
+    for path in root.glob(f"{PARTIAL_PREFIX}*"):
+        shutil.rmtree(path)
+    for path in root.glob("step_*"):
+        if not (path / MANIFEST).exists():
+            shutil.rmtree(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _checksum(path: Path) -> str:
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# -- disk space -----------------------------------------------------------------------------------
+
+
+def _state_bytes(engine: Any) -> int:
+    """Size of a checkpoint: weights, and for mixed precision fp32 copies, plus two Adam moments."""
+    elements = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
+    weight_bytes = next(engine.module.parameters()).element_size()
+    master_bytes = 4 if engine.zero_optimization() or weight_bytes == 2 else 0
+    return int(elements) * (weight_bytes + master_bytes + 8)
+
+
+def _require_free_space(root: Path, needed: int) -> None:
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"a checkpoint needs {needed / 2**30:.2f} GiB, the disk has {free / 2**30:.2f} GiB "
+            "free; free space or lower checkpoint.keep_last",
+            str(root),
+        )
+
+
+@contextlib.contextmanager
+def _disk_full_is_an_os_error(path: Path) -> Iterator[None]:
+    """torch.save reports a full disk as a RuntimeError about its zip writer."""
+    try:
+        yield
+    except RuntimeError as error:
+        if shutil.disk_usage(path).free < 1 << 24:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+
+
+# -- random state ---------------------------------------------------------------------------------
+
+
+def _random_state_name() -> str:
+    return f"random_state_{dist.get_rank():05d}.pt"
+
+
+def _random_state() -> dict[str, Any]:
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (
+            kind,
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            position,
+            has_gauss,
+            cached,
+        ),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def _restore_random_state(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    kind, numpy_keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, numpy_keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+# -- export ---------------------------------------------------------------------------------------
+
+
+def export(run_dir: Path, out_dir: Path, step: int | None = None, dtype: str | None = None) -> Path:
+    """Write a run's newest checkpoint (or that of `step`) as a stock Hugging Face model folder.
+
+    The weights are the optimiser's fp32 copies, stored in `dtype` ("bf16" or "fp32"; the recipe's
+    by default), with the run's tokenizer beside them. `out_dir` must not exist; it appears when it
+    is complete. Returns the checkpoint it was made from.
+    """
+    from llama_ds.model import LlamaForCausalLM, hf_config
+
+    if out_dir.exists():
+        raise ValueError(f"{out_dir} exists already; name a new folder, or remove it")
+    checkpoint = newest(run_dir, step)
+    recipe = recipe_config.from_dict(
+        json.loads((run_dir / "recipe.json").read_text(encoding="utf-8"))
+    )
+    torch_dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype or recipe.train.dtype]
+    tokenizer = json.loads((run_dir / "tokenizer" / "manifest.json").read_text(encoding="utf-8"))
+    config = hf_config(
+        recipe.model,
+        bos_token_id=tokenizer["bos_id"],
+        eos_token_id=tokenizer["eos_id"],
+        dtype=torch_dtype,
+    )
+    weights = {name: w.to(torch_dtype) for name, w in _consolidated_weights(checkpoint).items()}
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    model.load_state_dict(weights, assign=True)
+    partial = out_dir.parent / f"{PARTIAL_PREFIX}{out_dir.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    with _disk_full_is_an_os_error(out_dir.parent):
+        model.save_pretrained(partial)
+    for file in sorted((run_dir / "tokenizer").iterdir()):
+        if file.name != "manifest.json":
+            shutil.copy2(file, partial / file.name)
+    for file in partial.iterdir():
+        _sync(file)
+    partial.rename(out_dir)
+    _sync(out_dir.parent)
+    return checkpoint
+
+
+def _consolidated_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Full fp32 weights by name, whatever the ZeRO stage that wrote the checkpoint."""
+    if not list((checkpoint / STATE).glob("*_optim_states.pt")):  # stage 0: nothing was partitioned
+        # DeepSpeed pickles its configuration beside the weights; the file is this program's own.
+        state = torch.load(
+            checkpoint / STATE / "mp_rank_00_model_states.pt",
+            map_location="cpu",
+            weights_only=False,
+        )
+        return dict(state["module"])
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    with contextlib.redirect_stdout(sys.stderr):  # it narrates with print
+        return dict(get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=STATE))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m llama_ds.checkpoint", description=__doc__.split("\n")[0]
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("export", help="write a run's model as a Hugging Face folder")
+    command.add_argument("run_dir", type=Path)
+    command.add_argument("out_dir", type=Path)
+    command.add_argument("--step", type=int, help="checkpoint to take; the newest by default")
+    command.add_argument("--dtype", choices=("bf16", "fp32"), help="the recipe's by default")
+    options = parser.parse_args(arguments)
+    try:
+        checkpoint = export(options.run_dir, options.out_dir, options.step, options.dtype)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    print(f"{checkpoint} -> {options.out_dir}")  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,386 @@
+"""The recipe: one frozen tree of dataclasses that says everything a training run needs to know.
+
+A recipe is written in Python (`recipes/llama.py`), overridden on the command line
+(`--train.max-steps 5`), validated here and nowhere else, and stored in the run folder.
+This module imports nothing but the standard library, so that a wrong option is reported before
+torch is loaded.
+
+Units are in the names: `*_tokens`, `*_steps`, `*_rows`; a step is one optimiser update over the
+whole cluster, a row is one training sequence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Dtype = Literal["bf16", "fp32"]
+SavePolicy = Literal["keep_all", "layer_input"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture, in Hugging Face's names; defaults are LLaMA-1's (section 2.2, table 2)."""
+
+    hidden_size: int
+    """Width of the residual stream."""
+    intermediate_size: int
+    """Width of the SwiGLU layer; LLaMA: 2/3 * 4 * hidden_size, rounded up to a multiple of 256."""
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    """Equal to num_attention_heads in LLaMA-1; smaller for grouped-query attention."""
+    vocab_size: int = 32_000
+    """Rows of the embedding and of the output head; must cover the token store's tokenizer."""
+    max_position_embeddings: int = 2_048
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    initializer_range: float = 0.02
+    """Standard deviation of every initial weight matrix."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "vocab_size",
+            "max_position_embeddings",
+        ):
+            _require(
+                getattr(self, name) > 0, f"model.{name} ({getattr(self, name)}) must be positive"
+            )
+        _require(
+            self.hidden_size % (2 * self.num_attention_heads) == 0,
+            f"model.hidden_size ({self.hidden_size}) must divide into "
+            f"model.num_attention_heads ({self.num_attention_heads}) heads of even width",
+        )
+        _require(
+            self.num_attention_heads % self.num_key_value_heads == 0,
+            f"model.num_attention_heads ({self.num_attention_heads}) must be a multiple of "
+            f"model.num_key_value_heads ({self.num_key_value_heads})",
+        )
+        _require(
+            self.rms_norm_eps > 0, f"model.rms_norm_eps ({self.rms_norm_eps}) must be positive"
+        )
+        _require(self.rope_theta > 0, f"model.rope_theta ({self.rope_theta}) must be positive")
+        _require(
+            self.initializer_range > 0,
+            f"model.initializer_range ({self.initializer_range}) must be positive",
+        )
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def num_layer_parameters(self) -> int:
+        """Parameters of one decoder layer: four attention and three MLP matrices, two norms."""
+        kv_size = self.num_key_value_heads * self.head_dim
+        attention = 2 * self.hidden_size * self.hidden_size + 2 * self.hidden_size * kv_size
+        return attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters: layers, final norm, untied embedding and output head."""
+        embeddings = 2 * self.vocab_size * self.hidden_size
+        return self.num_hidden_layers * self.num_layer_parameters + self.hidden_size + embeddings
+
+    def flops_per_token(self, sequence_length: int, *, causal: bool) -> float:
+        """Floating-point operations of forward and backward, per trained token.
+
+        6 per weight that takes part in a matmul (the input embedding does not) plus
+        12 * layers * hidden_size * sequence_length for attention scores and values, as in
+        PaLM (arXiv 2204.02311, appendix B). The causal count halves the attention term,
+        because masked scores need no work.
+        """
+        norms = (2 * self.num_hidden_layers + 1) * self.hidden_size
+        matmul_parameters = self.num_parameters - self.vocab_size * self.hidden_size - norms
+        attention = 12 * self.num_hidden_layers * self.hidden_size * sequence_length
+        return 6.0 * matmul_parameters + (attention / 2 if causal else attention)
+
+
+@dataclass(frozen=True)
+class ZeroConfig:
+    """What DeepSpeed's ZeRO partitions over the data-parallel ranks (arXiv 1910.02054)."""
+
+    stage: int = 1
+    """0: nothing, 1: optimiser states, 2: and gradients, 3: and parameters."""
+    reduce_bucket_elements: int = 500_000_000
+    """Gradient elements that are reduced together; smaller saves memory, larger saves latency."""
+    param_persistence_elements: int = 100_000
+    """Stage 3: parameters up to this size stay whole on every rank (norm weights, mostly)."""
+
+    def __post_init__(self) -> None:
+        _require(self.stage in (0, 1, 2, 3), f"zero.stage ({self.stage}) must be 0, 1, 2 or 3")
+        _require(
+            self.reduce_bucket_elements > 0,
+            f"zero.reduce_bucket_elements ({self.reduce_bucket_elements}) must be positive",
+        )
+        _require(
+            self.param_persistence_elements >= 0,
+            f"zero.param_persistence_elements ({self.param_persistence_elements}) must not be "
+            "negative",
+        )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a cosine schedule; defaults are the paper's (section 2.3).
+
+    Weight decay acts on matrices (embeddings included) and not on norm weights. The paper does not
+    say; this is the convention of Megatron-LM and GPT-3 style trainers of its time.
+    """
+
+    peak_learning_rate: float
+    min_learning_rate_ratio: float = 0.1
+    """The cosine ends at this share of the peak."""
+    warmup_steps: int = 2_000
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.peak_learning_rate > 0,
+            f"optimizer.peak_learning_rate ({self.peak_learning_rate}) must be positive",
+        )
+        _require(
+            0 <= self.min_learning_rate_ratio <= 1,
+            f"optimizer.min_learning_rate_ratio ({self.min_learning_rate_ratio}) must lie in "
+            "[0, 1]",
+        )
+        _require(
+            self.warmup_steps >= 0,
+            f"optimizer.warmup_steps ({self.warmup_steps}) must not be negative",
+        )
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"optimizer.{name} ({value}) must lie in [0, 1)")
+        _require(self.eps > 0, f"optimizer.eps ({self.eps}) must be positive")
+        _require(
+            self.weight_decay >= 0,
+            f"optimizer.weight_decay ({self.weight_decay}) must not be negative",
+        )
+        _require(
+            self.max_grad_norm > 0,
+            f"optimizer.max_grad_norm ({self.max_grad_norm}) must be positive",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The shape of a step and the length of the run."""
+
+    sequence_length: int = 2_048
+    """Tokens per row."""
+    tokens_per_step: int = 4 * 1024 * 1024
+    """Tokens of one optimiser step over all ranks; the paper's "4M"."""
+    train_tokens: int = 1_000_000_000_000
+    """Length of the run; the learning-rate schedule spans it."""
+    max_steps: int | None = None
+    """Length of the run in steps, in place of train_tokens."""
+    stop_after_step: int | None = None
+    """End this job (with a checkpoint) after this step; the schedule still spans the whole run."""
+    micro_batch_size: int = 1
+    """Rows that one data-parallel rank takes through the model at once."""
+    dtype: Dtype = "bf16"
+    """Dtype of weights in matmuls; the optimiser's states are always fp32."""
+    save_policy: SavePolicy = "layer_input"
+    """Activations kept for the backward pass: keep_all, or only each layer's input (recompute)."""
+    loss_chunk_tokens: int = 1_024
+    """The output head sees this many tokens at once, so that all logits never exist together."""
+    seed: int = 0
+    """Seeds initial weights and the order of the data."""
+    log_every_steps: int = 1
+    eval_every_steps: int = 500
+    eval_rows: int = 512
+    """Held-out rows per evaluation (or all, where the store has fewer); 0 switches it off."""
+    init_from: Path | None = None
+    """Hugging Face model folder to start from, in place of random weights."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "sequence_length",
+            "tokens_per_step",
+            "train_tokens",
+            "micro_batch_size",
+            "loss_chunk_tokens",
+            "log_every_steps",
+            "eval_every_steps",
+        ):
+            _require(
+                getattr(self, name) > 0, f"train.{name} ({getattr(self, name)}) must be positive"
+            )
+        for name in ("max_steps", "stop_after_step"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"train.{name} ({value}) must be positive")
+        _require(self.seed >= 0, f"train.seed ({self.seed}) must not be negative")
+        _require(self.eval_rows >= 0, f"train.eval_rows ({self.eval_rows}) must not be negative")
+        _require(
+            self.tokens_per_step % self.sequence_length == 0,
+            f"train.tokens_per_step ({self.tokens_per_step}) must be a multiple of "
+            f"train.sequence_length ({self.sequence_length})",
+        )
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return max(1, self.train_tokens // self.tokens_per_step)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the tokens are and in which proportions they are seen."""
+
+    store: Path
+    """Token store folder, as `recipes/build_dataset.sh` or the quickstart writes it."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """Share of each source in training; empty: in proportion to the sources' sizes."""
+    block_rows: int = 1_000
+    """Every block of this many rows holds exactly the shares, rounded to whole rows."""
+    document_masking: bool = False
+    """Keep attention, and the predicted next token, inside one document."""
+
+    def __post_init__(self) -> None:
+        _require(self.block_rows > 0, f"data.block_rows ({self.block_rows}) must be positive")
+        for name, share in self.shares.items():
+            _require(
+                share > 0, f"data.shares: {name} ({share}) must be positive; leave it out for none"
+            )
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every_steps: int = 1_000
+    keep_last: int = 3
+    """Older checkpoints are deleted once a newer one is whole; 0 keeps all."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.every_steps > 0, f"checkpoint.every_steps ({self.every_steps}) must be positive"
+        )
+        _require(
+            self.keep_last >= 0, f"checkpoint.keep_last ({self.keep_last}) must not be negative"
+        )
+
+
+@dataclass(frozen=True)
+class MetricsConfig:
+    """JSON lines and the console are always on."""
+
+    tensorboard: bool = True
+    wandb: bool = False
+    """Needs the package wandb, which is not among the requirements."""
+    peak_tflops: float | None = None
+    """Peak of one device for MFU; None: the published dense bf16 figure of the GPU, or, for a
+    device without one, the rate of a large matmul measured at start."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.peak_tflops is None or self.peak_tflops > 0,
+            f"metrics.peak_tflops ({self.peak_tflops}) must be positive",
+        )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a training run needs to know."""
+
+    name: str
+    run_dir: Path
+    """Checkpoints, metrics and the resolved recipe go here; an existing run is resumed."""
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    data: DataConfig
+    zero: ZeroConfig = ZeroConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    def __post_init__(self) -> None:
+        _require(
+            self.train.sequence_length <= self.model.max_position_embeddings,
+            f"train.sequence_length ({self.train.sequence_length}) must not exceed "
+            f"model.max_position_embeddings ({self.model.max_position_embeddings})",
+        )
+        _require(
+            self.optimizer.warmup_steps < self.train.num_steps or self.train.max_steps is not None,
+            f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) must be fewer than the run's "
+            f"steps ({self.train.num_steps})",
+        )
+
+    def to_json(self) -> str:
+        """The resolved recipe as indented JSON, keys in declaration order."""
+        return json.dumps(dataclasses.asdict(self), indent=2, default=str)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How one optimiser step is cut over ranks and micro-batches; the product is exact."""
+
+    dp_size: int
+    micro_batch_size: int
+    grad_accum_steps: int
+    sequence_length: int
+    num_steps: int
+
+    @property
+    def rows_per_step(self) -> int:
+        return self.dp_size * self.micro_batch_size * self.grad_accum_steps
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.rows_per_step * self.sequence_length
+
+
+def batch_plan(recipe: Recipe, dp_size: int) -> BatchPlan:
+    """Batch arithmetic for `dp_size` data-parallel ranks; ValueError where it does not divide."""
+    train = recipe.train
+    rows = train.tokens_per_step // train.sequence_length
+    rows_per_pass = dp_size * train.micro_batch_size
+    _require(
+        rows % rows_per_pass == 0,
+        f"{rows} rows per step (train.tokens_per_step {train.tokens_per_step} / "
+        f"train.sequence_length {train.sequence_length}) do not divide over {dp_size} "
+        f"data-parallel ranks of train.micro_batch_size {train.micro_batch_size} ({rows_per_pass} rows at once)",
+    )
+    return BatchPlan(
+        dp_size=dp_size,
+        micro_batch_size=train.micro_batch_size,
+        grad_accum_steps=rows // rows_per_pass,
+        sequence_length=train.sequence_length,
+        num_steps=train.num_steps,
+    )
+
+
+def from_dict(tree: dict[str, Any]) -> Recipe:
+    """The recipe that `Recipe.to_json` wrote."""
+    train, data = dict(tree["train"]), dict(tree["data"])
+    train["init_from"] = Path(train["init_from"]) if train["init_from"] else None
+    data["store"] = Path(data["store"])
+    return Recipe(
+        name=tree["name"],
+        run_dir=Path(tree["run_dir"]),
+        model=ModelConfig(**tree["model"]),
+        optimizer=OptimizerConfig(**tree["optimizer"]),
+        train=TrainConfig(**train),
+        data=DataConfig(**data),
+        zero=ZeroConfig(**tree["zero"]),
+        checkpoint=CheckpointConfig(**tree["checkpoint"]),
+        metrics=MetricsConfig(**tree["metrics"]),
+    )

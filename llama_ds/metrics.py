@@ -1,0 +1,235 @@
+"""What a run reports: one record per logged step, to JSON lines, TensorBoard, the console and W&B.
+
+Rates count whole steps, from the first batch fetched to the last weight updated, evaluation and
+checkpoints excluded. MFU is named by how it counts attention: `mfu_noncausal` takes the full score
+matrix (PaLM's convention, the one most published figures use), `mfu_causal` only the half that a
+causal model needs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from llama_ds.config import MetricsConfig, Recipe
+
+# Dense bf16 TFLOP/s without sparsity, from NVIDIA's data sheets; first match in the name wins.
+PEAK_TFLOPS_BF16 = (
+    ("H200", 989.5),
+    ("H100 PCIe", 756.5),
+    ("H100 NVL", 835.5),
+    ("H100", 989.5),
+    ("H800", 989.5),
+    ("A100", 312.0),
+    ("A800", 312.0),
+)
+
+
+def peak_tflops(
+    config: MetricsConfig, device: torch.device, dtype: torch.dtype
+) -> tuple[float, str]:
+    """(TFLOP/s of one device that MFU is measured against, where the figure comes from)."""
+    if config.peak_tflops is not None:
+        return config.peak_tflops, "metrics.peak_tflops"
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        name = torch.cuda.get_device_name(device)
+        for key, tflops in PEAK_TFLOPS_BF16:
+            if key in name:
+                return tflops, f"data sheet of {name}, dense bf16"
+    return measured_matmul_tflops(device, dtype), f"measured matmul, {device.type} {dtype}"
+
+
+def measured_matmul_tflops(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
+    """Rate of a square matmul that is large enough to be bound by arithmetic."""
+    size = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    b = torch.randn(size, size, device=device, dtype=dtype)
+    torch.matmul(a, b)
+    _synchronize(device)
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        torch.matmul(a, b)
+        _synchronize(device)
+        count += 1
+    return count * 2 * size**3 / (time.perf_counter() - start) / 1e12
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory this process has held: on the GPU, or resident on the host without one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Throughput:
+    """Turns seconds per step into tokens/s, tokens/s per device and MFU."""
+
+    def __init__(self, recipe: Recipe, world_size: int, peak: float) -> None:
+        length = recipe.train.sequence_length
+        self.tokens_per_step = recipe.train.tokens_per_step
+        self.world_size = world_size
+        self.peak_flops = peak * 1e12
+        self.flops_noncausal = recipe.model.flops_per_token(length, causal=False)
+        self.flops_causal = recipe.model.flops_per_token(length, causal=True)
+
+    def of(self, seconds_per_step: float) -> dict[str, float]:
+        tokens_per_second = self.tokens_per_step / seconds_per_step
+        per_device = tokens_per_second / self.world_size
+        return {
+            "seconds_per_step": seconds_per_step,
+            "tokens_per_second": tokens_per_second,
+            "tokens_per_second_per_device": per_device,
+            "mfu_noncausal": per_device * self.flops_noncausal / self.peak_flops,
+            "mfu_causal": per_device * self.flops_causal / self.peak_flops,
+        }
+
+
+class MetricsLog:
+    """Writes the records of one run; only rank 0 has one.
+
+    A resumed run drops the records after the step it resumes from, so that `metrics.jsonl` is
+    always one curve.
+    """
+
+    def __init__(self, recipe: Recipe, resume_step: int) -> None:
+        self.path = recipe.run_dir / "metrics.jsonl"
+        _keep_records_up_to(self.path, resume_step)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._bar = tqdm(
+            total=recipe.train.num_steps,
+            initial=resume_step,
+            unit="step",
+            desc=recipe.name,
+            dynamic_ncols=True,
+        )
+        self._tensorboard: Any = None
+        if recipe.metrics.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # Steps after the resumed one are hidden from the curve of the earlier job.
+            self._tensorboard = SummaryWriter(
+                str(recipe.run_dir / "tensorboard"), purge_step=resume_step + 1
+            )
+        self._wandb = _start_wandb(recipe) if recipe.metrics.wandb else None
+
+    def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Record `values` of `kind` ("train" or "eval") at the end of `step` (counted from 1)."""
+        record = {"kind": kind, "step": step, **values}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        numbers = {k: v for k, v in values.items() if isinstance(v, (int, float))}
+        if self._tensorboard is not None:
+            for name, value in numbers.items():
+                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+        if self._wandb is not None:
+            self._wandb.log({f"{kind}/{name}": v for name, v in numbers.items()}, step=step)
+        self.say(_console_line(kind, step, values))
+
+    def say(self, line: str) -> None:
+        """A line on the console that does not break the progress bar."""
+        self._bar.write(line)
+
+    def advance(self, step: int) -> None:
+        self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _start_wandb(recipe: Recipe) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise ValueError(
+            "metrics.wandb is on, but the package wandb is not installed: "
+            "pip install wandb, or leave out --metrics.wandb"
+        ) from None
+    return wandb.init(
+        project="llama-ds",
+        name=recipe.name,
+        id=recipe.run_dir.name,
+        resume="allow",
+        dir=str(recipe.run_dir),
+        config=json.loads(recipe.to_json()),
+    )
+
+
+def _console_line(kind: str, step: int, values: dict[str, Any]) -> str:
+    if kind == "eval":
+        return f"step {step:>6}  held-out loss {values['loss']:.4f}  ({values['rows']} rows)"
+    return (
+        f"step {step:>6}  loss {values['loss']:.4f}  grad norm {values['grad_norm']:.3f}  "
+        f"lr {values['learning_rate']:.2e}  {values['tokens_per_second']:,.0f} tokens/s  "
+        f"{values['tokens_per_second_per_device']:,.0f}/device  "
+        f"MFU {values['mfu_noncausal']:.1%} ({values['mfu_causal']:.1%} causal)  "
+        f"{values['peak_memory_bytes'] / 2**30:.2f} GiB"
+    )
+
+
+def read_metrics(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+    """The records of one kind, in order; a line cut off by a crash ends the file."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return
+            record = json.loads(line)
+            if record["kind"] == kind:
+                yield record
+
+
+def _keep_records_up_to(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)
+
+
+def plot_losses(run_dir: Path) -> Path:
+    """Draw the training and held-out loss of a run; returns the PNG's path."""
+    from matplotlib.figure import Figure
+
+    train = list(read_metrics(run_dir / "metrics.jsonl", "train"))
+    held_out = list(read_metrics(run_dir / "metrics.jsonl", "eval"))
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([r["tokens"] for r in train], [r["loss"] for r in train], lw=1, label="training")
+    if held_out:
+        axes.plot(
+            [r["tokens"] for r in held_out], [r["loss"] for r in held_out], "o-", label="held-out"
+        )
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("loss (nats per token)")
+    axes.set_title(run_dir.name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path = run_dir / "loss.png"
+    figure.savefig(path, dpi=150)
+    return path

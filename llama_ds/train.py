@@ -1,0 +1,412 @@
+"""The training loop.
+
+Read top to bottom: `train` builds everything once, then repeats `train_step`. Which rows a step
+takes is arithmetic on the step's number (`data.py`), so the only state of a run is DeepSpeed's and
+that number.
+
+The loss of a step is the sum over all target tokens of the global batch divided once by their
+number, so it does not depend on how the batch is cut over ranks and micro-batches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import deepspeed
+import deepspeed.ops
+import torch
+import torch.distributed as dist
+from torch.optim.lr_scheduler import LambdaLR
+from transformers.integrations import HfDeepSpeedConfig
+
+from data_pipeline.shards import TokenStore
+from llama_ds import checkpoint
+from llama_ds.config import BatchPlan, OptimizerConfig, Recipe, batch_plan
+from llama_ds.data import Batch, HeldOutData, TrainingData, check_vocab, prefetch
+from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
+from llama_ds.metrics import MetricsLog, Throughput, peak_memory_bytes, peak_tflops
+from llama_ds.model import LlamaForCausalLM, hf_config
+
+TORCH_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a job ended: `step` of `num_steps`, stopped by `signal_number` if that is not None."""
+
+    step: int
+    num_steps: int
+    signal_number: int | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the loop needs, built once; `log` is None on all ranks but the first."""
+
+    recipe: Recipe
+    plan: BatchPlan
+    device: torch.device
+    engine: Any
+    data: TrainingData
+    held_out: HeldOutData
+    identity: dict[str, Any]
+    throughput: Throughput
+    log: MetricsLog | None
+
+
+def train(
+    recipe: Recipe, local_rank: int, deepspeed_overrides: dict[str, Any] | None = None
+) -> TrainResult:
+    """Run `recipe` from its newest checkpoint (or the start) to its end; every rank calls this.
+
+    `deepspeed_overrides` are merged over the generated DeepSpeed configuration. ValueError for a
+    recipe that does not fit the store, the world size or the checkpoint it would resume from.
+    """
+    job, step = build_job(recipe, local_rank, deepspeed_overrides or {})
+    with StopSignal(job.device) as stop:
+        step = run_steps(job, step, stop)
+    if job.log is not None:
+        job.log.close()
+    return TrainResult(step, job.plan.num_steps, stop.number)
+
+
+def run_steps(job: Job, step: int, stop: StopSignal) -> int:
+    """Train from after `step` to the end, with evaluations and checkpoints; the step reached."""
+    train = job.recipe.train
+    last_step = min(job.plan.num_steps, train.stop_after_step or job.plan.num_steps)
+    if step == 0:
+        evaluate_and_log(job, step)
+    batches = prefetch(_batches(job, first_step=step, last_step=last_step), depth=2)
+    while step < last_step and stop.number is None:
+        start = time.perf_counter()
+        result = train_step(job.engine, next(batches), job.device)
+        step += 1
+        stop.agree()
+        if job.log is not None:
+            job.log.advance(step)
+            if step % train.log_every_steps == 0 or step == last_step:
+                job.log.log("train", step, _record(job, result, step, time.perf_counter() - start))
+        at_end = step == last_step or stop.number is not None
+        if step % train.eval_every_steps == 0 or step == last_step:
+            evaluate_and_log(job, step)
+        if at_end or step % job.recipe.checkpoint.every_steps == 0:
+            path = checkpoint.save(
+                job.engine, job.recipe.run_dir, step, job.identity, job.recipe.checkpoint.keep_last
+            )
+            if job.log is not None:
+                job.log.say(f"step {step:>6}  checkpoint {path}")
+    return step
+
+
+# -- one step -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StepResult:
+    loss: float
+    grad_norm: float
+    learning_rate: float
+
+
+def train_step(engine: Any, batches: list[Batch], device: torch.device) -> StepResult:
+    """One optimiser step over this rank's micro-batches.
+
+    DeepSpeed divides each micro-batch's gradient by the accumulation steps and averages over ranks.
+    Giving the model `num_targets / (ranks * accumulation steps)` as its divisor undoes both, which
+    leaves the sum over the global batch divided by its number of targets.
+    """
+    ranks = dist.get_world_size()
+    num_targets = _sum_over_ranks([sum(batch.num_targets for batch in batches)], device)[0]
+    divisor = num_targets / (ranks * len(batches))
+    learning_rate = engine.get_lr()[0]
+    loss_sum = torch.zeros((), device=device, dtype=torch.float32)
+    grad_norm = math.nan
+    for batch in batches:
+        loss = engine(**_inputs(batch, device), num_items_in_batch=divisor).loss
+        engine.backward(loss)
+        loss_sum += loss.detach() * divisor
+        if engine.is_gradient_accumulation_boundary():
+            grad_norm = _norm_of_unpartitioned_gradients(engine)
+        engine.step()
+    if engine.get_global_grad_norm() is not None:
+        grad_norm = float(engine.get_global_grad_norm())
+    return StepResult(
+        loss=_sum_over_ranks([float(loss_sum)], device)[0] / num_targets,
+        grad_norm=grad_norm,
+        learning_rate=learning_rate,
+    )
+
+
+@torch.no_grad()
+def evaluate(job: Job) -> float:
+    """Mean loss per held-out token; each rank takes its share of the rows."""
+    job.engine.eval()
+    loss_sum, num_targets = 0.0, 0
+    for batch in job.held_out.micro_batches(
+        dist.get_rank(), dist.get_world_size(), job.plan.micro_batch_size
+    ):
+        output = job.engine(**_inputs(batch, job.device), num_items_in_batch=1, skip_logits=True)
+        loss_sum += float(output.loss)
+        num_targets += batch.num_targets
+    job.engine.train()
+    total, count = _sum_over_ranks([loss_sum, float(num_targets)], job.device)
+    return total / count
+
+
+def evaluate_and_log(job: Job, step: int) -> None:
+    if not job.held_out.num_rows:
+        return
+    loss = evaluate(job)
+    if job.log is not None:
+        tokens = step * job.plan.tokens_per_step
+        job.log.log("eval", step, {"loss": loss, "rows": job.held_out.num_rows, "tokens": tokens})
+
+
+def _inputs(batch: Batch, device: torch.device) -> dict[str, Any]:
+    def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else tensor.to(device, non_blocking=True)
+
+    return {
+        "input_ids": move(batch.input_ids_BS),
+        "position_ids": move(batch.position_ids_BS),
+        "shift_labels": move(batch.labels_BS),
+        "use_cache": False,
+    }
+
+
+def _batches(job: Job, first_step: int, last_step: int) -> Iterator[list[Batch]]:
+    for step in range(first_step, last_step):
+        yield [
+            job.data.micro_batch(step, accum_step, dist.get_rank(), job.plan)
+            for accum_step in range(job.plan.grad_accum_steps)
+        ]
+
+
+def _sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return [float(value) for value in total.tolist()]
+
+
+def _norm_of_unpartitioned_gradients(engine: Any) -> float:
+    """DeepSpeed reports no norm at stage 0 in fp32; there each rank holds the reduced gradients."""
+    if engine.zero_optimization() or engine.bfloat16_enabled():
+        return math.nan
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients))
+
+
+# -- building -------------------------------------------------------------------------------------
+
+
+def build_job(
+    recipe: Recipe, local_rank: int, deepspeed_overrides: dict[str, Any]
+) -> tuple[Job, int]:
+    """Everything the loop needs, and the step it resumes after."""
+    device = init_distributed(local_rank)
+    plan = batch_plan(recipe, dp_size=dist.get_world_size())
+    store = TokenStore.open(recipe.data.store)
+    check_vocab(store, recipe.model.vocab_size)
+    length = recipe.train.sequence_length
+    data = TrainingData(store, recipe.data, length, recipe.train.seed)
+    ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
+    engine = build_engine(build_model(recipe, store, ds_config), recipe, ds_config)
+    identity = run_identity(recipe, store)
+    step = checkpoint.resume(engine, recipe.run_dir, identity)
+    peak, peak_source = peak_tflops(recipe.metrics, device, TORCH_DTYPE[recipe.train.dtype])
+    log = None
+    if dist.get_rank() == 0:
+        log = open_run(recipe, store, ds_config, step)
+        epochs = data.epochs(plan.rows_per_step * plan.num_steps)
+        log.say(_opening_line(recipe, plan, device, step))
+        log.say(f"MFU is of {peak:.2f} TFLOP/s per device ({peak_source})")
+        log.say("epochs by the end: " + ", ".join(f"{k} {v:.2f}" for k, v in epochs.items()))
+    job = Job(
+        recipe=recipe,
+        plan=plan,
+        device=device,
+        engine=engine,
+        data=data,
+        held_out=HeldOutData(store, length, recipe.train.eval_rows),
+        identity=identity,
+        throughput=Throughput(recipe, dist.get_world_size(), peak),
+        log=log,
+    )
+    return job, step
+
+
+def init_distributed(local_rank: int) -> torch.device:
+    """Join the process group of the launcher and return this rank's device."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+        device = torch.device("cuda", local_rank)
+    else:
+        device = torch.device("cpu")
+        # DeepSpeed would compile a shared-memory collective for the CPU; gloo needs no compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(
+            dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False
+        )
+    return device
+
+
+def build_model(recipe: Recipe, store: TokenStore, ds_config: dict[str, Any]) -> LlamaForCausalLM:
+    """The model with its initial or given weights; partitioned from the start under ZeRO-3."""
+    # transformers builds a model under zero.Init as long as this object is alive.
+    partitioned = HfDeepSpeedConfig(dict(ds_config)) if recipe.zero.stage == 3 else None
+    torch.manual_seed(recipe.train.seed)
+    dtype = TORCH_DTYPE[recipe.train.dtype]
+    if recipe.train.init_from is not None:
+        model = LlamaForCausalLM.from_pretrained(recipe.train.init_from, dtype=dtype)
+        _require_same_architecture(model, recipe)
+    else:
+        config = hf_config(
+            recipe.model, bos_token_id=store.bos_id, eos_token_id=store.eos_id, dtype=dtype
+        )
+        model = LlamaForCausalLM._from_config(config, dtype=dtype)
+    del partitioned
+    model.loss_chunk_tokens = recipe.train.loss_chunk_tokens
+    if recipe.train.save_policy == "layer_input":
+        model.gradient_checkpointing_enable()
+    model.train()
+    return model
+
+
+def _require_same_architecture(model: LlamaForCausalLM, recipe: Recipe) -> None:
+    for name, value in dataclasses.asdict(recipe.model).items():
+        found = (
+            model.config.rope_parameters["rope_theta"]
+            if name == "rope_theta"
+            else getattr(model.config, name)
+        )
+        if name != "initializer_range" and found != value:
+            raise ValueError(
+                f"train.init_from {recipe.train.init_from} has {name} = {found}, the recipe has "
+                f"model.{name} = {value}; change the recipe to match"
+            )
+
+
+def build_engine(model: LlamaForCausalLM, recipe: Recipe, ds_config: dict[str, Any]) -> Any:
+    """DeepSpeed's engine: AdamW with decay on matrices only, cosine schedule."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def is_matrix(parameter: torch.nn.Parameter) -> bool:
+        return len(getattr(parameter, "ds_shape", parameter.shape)) > 1
+
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        model_parameters=[
+            {"params": [p for p in parameters if is_matrix(p)]},
+            {"params": [p for p in parameters if not is_matrix(p)], "weight_decay": 0.0},
+        ],
+        lr_scheduler=lambda optimizer: LambdaLR(
+            optimizer,
+            lambda step: learning_rate_scale(step, recipe.optimizer, recipe.train.num_steps),
+        ),
+        config=ds_config,
+        dist_init_required=False,
+    )
+    return engine
+
+
+def learning_rate_scale(step: int, optimizer: OptimizerConfig, num_steps: int) -> float:
+    """Share of the peak rate for the step counted from 0: linear warm-up, then half a cosine.
+
+    The first step takes 1/warmup_steps of the peak, not zero, and the last step of the run the
+    minimum (paper, section 2.3: the final rate is 10 % of the peak).
+    """
+    if step < optimizer.warmup_steps:
+        return (step + 1) / optimizer.warmup_steps
+    decay_steps = max(1, num_steps - 1 - optimizer.warmup_steps)
+    progress = min(1.0, (step - optimizer.warmup_steps) / decay_steps)
+    low = optimizer.min_learning_rate_ratio
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def run_identity(recipe: Recipe, store: TokenStore) -> dict[str, Any]:
+    """What must not change between a checkpoint and the job that resumes from it."""
+    return {
+        "model": dataclasses.asdict(recipe.model),
+        "train.seed": recipe.train.seed,
+        "train.dtype": recipe.train.dtype,
+        "train.sequence_length": recipe.train.sequence_length,
+        "train.tokens_per_step": recipe.train.tokens_per_step,
+        "zero.stage": recipe.zero.stage,
+        "data.shares": dict(sorted(recipe.data.shares.items())),
+        "data.block_rows": recipe.data.block_rows,
+        "data.document_masking": recipe.data.document_masking,
+        "token store": store.fingerprint,
+    }
+
+
+def open_run(recipe: Recipe, store: TokenStore, ds_config: dict[str, Any], step: int) -> MetricsLog:
+    """Make the run folder self-contained: recipe, DeepSpeed configuration, tokenizer, metrics."""
+    recipe.run_dir.mkdir(parents=True, exist_ok=True)
+    (recipe.run_dir / "recipe.json").write_text(recipe.to_json() + "\n", encoding="utf-8")
+    (recipe.run_dir / "deepspeed.json").write_text(
+        json.dumps(ds_config, indent=2) + "\n", encoding="utf-8"
+    )
+    shutil.copytree(store.tokenizer_dir, recipe.run_dir / "tokenizer", dirs_exist_ok=True)
+    return MetricsLog(recipe, step)
+
+
+# -- signals and reports --------------------------------------------------------------------------
+
+
+class StopSignal:
+    """While open, SIGTERM and SIGINT ask for a checkpoint and an end after the current step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.number: int | None = None
+        """The signal that all ranks have agreed to stop for."""
+        self._received = 0
+        self._device = device
+        self._previous: dict[int, Any] = {}
+
+    def agree(self) -> None:
+        """A signal may reach one rank only, or each at another step: all stop after the same."""
+        number = torch.tensor(self._received, device=self._device)
+        dist.all_reduce(number, op=dist.ReduceOp.MAX)
+        self.number = int(number) or None
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+
+    def __enter__(self) -> StopSignal:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def _record(job: Job, result: StepResult, step: int, seconds: float) -> dict[str, Any]:
+    return {
+        "loss": result.loss,
+        "grad_norm": result.grad_norm,
+        "learning_rate": result.learning_rate,
+        "tokens": step * job.plan.tokens_per_step,
+        **job.throughput.of(seconds),
+        "peak_memory_bytes": peak_memory_bytes(job.device),
+    }
+
+
+def _opening_line(recipe: Recipe, plan: BatchPlan, device: torch.device, step: int) -> str:
+    start = f"resuming after step {step}" if step else "starting"
+    return (
+        f"{start}: {recipe.model.num_parameters:,} parameters, {plan.dp_size} x {device.type}, "
+        f"ZeRO-{recipe.zero.stage}, {recipe.train.dtype}, "
+        f"{plan.tokens_per_step:,} tokens per step, {plan.num_steps:,} steps"
+    )

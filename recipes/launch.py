@@ -1,0 +1,159 @@
+"""From the command line to `train`: parse, validate, then plan (`--dry-run`) or start.
+
+Started once per process by `deepspeed`, `torchrun` or plain `python`. Options are read before torch
+is imported, so that a wrong one is reported at once, in one line, with exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from llama_ds.config import Recipe, batch_plan
+from llama_ds.deepspeed_config import deepspeed_config, merge_overrides, read_overrides
+from recipes.llama import Cluster
+
+RecipeFunction = Callable[[Cluster], Recipe]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the command line says beside the recipe's own fields."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    cluster: Cluster
+    """GPUs that the recipe's sizes are chosen for."""
+    dry_run: bool = False
+    """Print the plan and end; needs no GPU, no data and no weights."""
+    world_size: int | None = None
+    """Processes that a dry run plans for; the recipe's intended number by default."""
+    deepspeed_json: Path | None = None
+    """DeepSpeed keys to merge over the generated configuration."""
+    local_rank: Annotated[int | None, tyro.conf.arg(help_behavior_hint="set by the launcher")] = (
+        field(default=None)
+    )
+
+
+def main(recipe_function: RecipeFunction, arguments: list[str] | None = None) -> None:
+    """Entry point of every `pretrain_*.sh`; ends the process with an exit code.
+
+    0: done; 2: bad input; 143 or 130: stopped by SIGTERM or SIGINT after saving a checkpoint.
+    """
+    try:
+        code = _run(recipe_function, sys.argv[1:] if arguments is None else arguments)
+    except (ValueError, OSError) as error:
+        code = _report(error)
+    sys.exit(code)
+
+
+def _run(recipe_function: RecipeFunction, arguments: list[str]) -> int:
+    launch = parse(recipe_function, arguments)
+    if launch.dry_run:
+        return _plan(launch)
+    _stand_alone_defaults()
+    world_size = int(os.environ["WORLD_SIZE"])
+    batch_plan(launch.recipe, world_size)  # refuses before torch is loaded
+    overrides = read_overrides(launch.deepspeed_json) if launch.deepspeed_json else None
+
+    from llama_ds.train import train
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    result = train(launch.recipe, int(os.environ["LOCAL_RANK"]), overrides)
+    if result.signal_number is not None:
+        if os.environ["RANK"] == "0":
+            print(
+                f"stopped by a signal after step {result.step} of {result.num_steps}; "
+                "run the same command again to continue"
+            )
+        return 128 + result.signal_number
+    return 0
+
+
+def parse(recipe_function: RecipeFunction, arguments: list[str]) -> Launch:
+    """Options -> Launch; ValueError naming the nearest option for one that does not exist."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--cluster", default="a100-80gb")
+    cluster = early.parse_known_args(arguments)[0].cluster
+    default = Launch(recipe=recipe_function(cluster), cluster=cluster)
+    launch, unknown = tyro.cli(
+        Launch,
+        args=arguments,
+        default=default,
+        prog=Path(sys.argv[0]).name,
+        description=recipe_function.__doc__,
+        return_unknown_args=True,
+    )
+    if unknown:
+        raise ValueError(_unknown_option(unknown[0], default))
+    return launch
+
+
+def _unknown_option(option: str, default: Launch) -> str:
+    known = [f"--{name}" for name in _option_names(default)]
+    near = difflib.get_close_matches(option.split("=")[0].replace("_", "-"), known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown option {option}{hint} (--help lists all)"
+
+
+def _option_names(default: Launch) -> list[str]:
+    import dataclasses
+
+    names = [field.name for field in dataclasses.fields(default) if field.name != "recipe"]
+    for section in dataclasses.fields(default.recipe):
+        value = getattr(default.recipe, section.name)
+        if dataclasses.is_dataclass(value):
+            names += [f"{section.name}.{field.name}" for field in dataclasses.fields(value)]
+        else:
+            names.append(section.name)
+    return [name.replace("_", "-") for name in names]
+
+
+def _plan(launch: Launch) -> int:
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    from recipes.llama import intended_world_size
+    from recipes.plan import print_plan
+
+    world_size = launch.world_size or intended_world_size(launch.recipe, launch.cluster)
+    plan = batch_plan(launch.recipe, world_size)
+    config = deepspeed_config(launch.recipe, plan, "cuda")
+    if launch.deepspeed_json is not None:
+        config = merge_overrides(config, read_overrides(launch.deepspeed_json))
+    print_plan(launch.recipe, world_size, launch.cluster, config)
+    return 0
+
+
+def _stand_alone_defaults() -> None:
+    """Without a launcher this is a run of one process on this machine."""
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ |= {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def _report(error: Exception) -> int:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    else:
+        # The launcher ends every rank when one fails: leave rank 0 the time to say why.
+        time.sleep(5)
+    return 2

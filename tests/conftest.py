@@ -1,0 +1,122 @@
+"""Shared fixtures: a pool of gloo processes, and the folder of real sample files.
+
+Importing DeepSpeed takes seconds, so the processes of a pool are started once and serve every test
+of the session. They meet through a file, not a port, so parallel runs cannot clash.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TIMEOUT_SECONDS = 240.0
+
+
+def _serve(rank: int, world_size: int, store: str, pipe: Connection) -> None:
+    """One process of the pool: run what arrives, answer ("ok", result) or ("error", traceback)."""
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+    try:
+        while (job := pipe.recv()) is not None:
+            function, arguments = job
+            try:
+                pipe.send(("ok", function(*arguments)))
+            except Exception:
+                pipe.send(("error", traceback.format_exc()))
+    finally:
+        dist.destroy_process_group()
+
+
+class GlooPool:
+    """`world_size` processes in one gloo group."""
+
+    def __init__(self, world_size: int, folder: Path) -> None:
+        context = get_context("spawn")
+        self._pipes, self._processes = [], []
+        for rank in range(world_size):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_serve, args=(rank, world_size, str(folder / "store"), theirs), daemon=True
+            )
+            process.start()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """`function(*arguments)` on every rank; the results by rank, or the first traceback."""
+        for pipe in self._pipes:
+            pipe.send((function, arguments))
+        answers: list[tuple[str, Any]] = []
+        for rank, pipe in enumerate(self._pipes):
+            # A rank that failed leaves the others waiting in a collective.
+            failed = any(kind == "error" for kind, _ in answers)
+            if pipe.poll(5.0 if failed else TIMEOUT_SECONDS):
+                answers.append(pipe.recv())
+            else:
+                answers.append(("error", f"rank {rank} did not answer"))
+        errors = [text for kind, text in answers if kind == "error"]
+        if errors:
+            self.kill()
+            # The rank that raised explains more than those that waited for it.
+            raise AssertionError(max(errors, key=len))
+        return [result for _, result in answers]
+
+    @property
+    def alive(self) -> bool:
+        return all(process.is_alive() for process in self._processes)
+
+    def kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+    def close(self) -> None:
+        if self.alive:
+            for pipe in self._pipes:
+                pipe.send(None)
+            for process in self._processes:
+                process.join(10)
+        self.kill()
+
+
+@pytest.fixture(scope="session")
+def gloo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[Any]]]:
+    """`gloo(world_size, function, *arguments)` -> results by rank."""
+    pools: dict[int, GlooPool] = {}
+
+    def run(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        pool = pools.get(world_size)
+        if pool is None or not pool.alive:
+            pool = GlooPool(world_size, tmp_path_factory.mktemp(f"gloo{world_size}"))
+            pools[world_size] = pool
+        return pool.run(function, *arguments)
+
+    yield run
+    for pool in pools.values():
+        pool.close()
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """Folder of real sample files; tests that need it are skipped where it is not named."""
+    folder = os.environ.get("LLAMA_DS_SAMPLES")
+    if not folder:
+        pytest.skip("LLAMA_DS_SAMPLES does not name a folder of sample files")
+    return Path(folder)
