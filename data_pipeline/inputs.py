@@ -1,4 +1,4 @@
-"""Finding a source's input files: every file under a root is either read or ignored for a reason."""
+"""Finding a source's input files: every file is either read, or ignored for a reason."""
 
 from __future__ import annotations
 
@@ -62,58 +62,53 @@ def walk(
         return Inputs((InputFile(root, _printable(root.name), info.st_size, info.st_mtime_ns),), ())
     if not root.is_dir():
         raise ValueError(f"corpus path {root} is neither a file nor a folder")
-    found: list[InputFile] = []
-    ignored: list[Ignored] = []
-    for item in _walk_folder(root, root, follow_symlinks, skip_folder, set()):
-        (found if isinstance(item, InputFile) else ignored).append(item)  # type: ignore[arg-type]
-    found.sort(key=lambda file: file.source_file)
-    return Inputs(tuple(found), tuple(ignored))
+    items = list(_walk_folder(root, "", follow_symlinks, skip_folder, set()))
+    files = sorted((i for i in items if isinstance(i, InputFile)), key=lambda i: i.source_file)
+    return Inputs(tuple(files), tuple(i for i in items if isinstance(i, Ignored)))
 
 
 def _walk_folder(
-    root: Path,
     folder: Path,
+    prefix: str,
     follow_symlinks: bool,
     skip_folder: Callable[[str], bool],
     visited: set[tuple[int, int]],
 ) -> Iterator[InputFile | Ignored]:
+    """Everything in `folder`; `prefix` is its place under the root, with a slash at the end."""
     try:
         identity = folder.stat()
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries)
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
     except OSError:
-        yield Ignored(_relative(root, folder), "unreadable")
+        yield Ignored(_printable(prefix), "unreadable")
         return
     if (identity.st_dev, identity.st_ino) in visited:
-        yield Ignored(_relative(root, folder), "visited_folder")
+        yield Ignored(_printable(prefix), "visited_folder")
         return
     visited.add((identity.st_dev, identity.st_ino))
-    for name in names:
-        path = folder / name
-        if name.startswith("."):
-            yield Ignored(_relative(root, path), "hidden")
-            continue
+    for entry in entries:
+        place = prefix + entry.name
         try:
-            info = path.stat() if follow_symlinks else path.lstat()
+            info = entry.stat(follow_symlinks=follow_symlinks)
         except OSError:  # a link to nowhere or to itself, or a file that has just gone
-            yield Ignored(_relative(root, path), "unreadable")
+            yield Ignored(_printable(place), "unreadable")
             continue
-        if stat.S_ISDIR(info.st_mode):
-            if skip_folder(name):
-                yield Ignored(_relative(root, path), "skipped_folder")
+        if entry.name.startswith("."):
+            yield Ignored(_printable(place), "hidden")
+        elif stat.S_ISDIR(info.st_mode):
+            if skip_folder(entry.name):
+                yield Ignored(_printable(place), "skipped_folder")
             else:
-                yield from _walk_folder(root, path, follow_symlinks, skip_folder, visited)
+                yield from _walk_folder(
+                    Path(entry.path), f"{place}/", follow_symlinks, skip_folder, visited
+                )
         elif stat.S_ISREG(info.st_mode):
-            yield InputFile(path, _relative(root, path), info.st_size, info.st_mtime_ns)
+            yield InputFile(Path(entry.path), _printable(place), info.st_size, info.st_mtime_ns)
         else:
             reason = "symlink" if stat.S_ISLNK(info.st_mode) else "not_a_file"
-            yield Ignored(_relative(root, path), reason)
-
-
-def _relative(root: Path, path: Path) -> str:
-    return _printable(path.relative_to(root).as_posix())
+            yield Ignored(_printable(place), reason)
 
 
 def _printable(name: str) -> str:
     """File names are bytes; those that are not UTF-8 keep their odd bytes as \\xNN."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -35,7 +35,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     Parents are made where missing. ValueError if `path` exists and is not a folder.
     """
     if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file, and a folder is to be written there; name another place")
+        raise ValueError(
+            f"{path} is a file, and a folder is to be written there; name another place"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     old = path.with_name(f".{path.name}.old")
     _clean_up_after_killed_writers(path, old)

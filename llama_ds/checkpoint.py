@@ -198,7 +198,7 @@ def _remove_old(root: Path, keep_last: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Without its manifest a folder is no checkpoint: a removal cut short leaves none half-whole."""
+    """Without its manifest a folder is no checkpoint, so a removal cut short does no harm."""
     (path / MANIFEST).unlink()
     shutil.rmtree(path)
 
@@ -304,6 +304,8 @@ def export(run_dir: Path, out_dir: Path, step: int | None = None, dtype: str | N
     by default), with the run's tokenizer beside them. `out_dir` must not exist; it appears when it
     is complete. Returns the checkpoint it was made from.
     """
+    from transformers import AutoTokenizer
+
     from llama_ds.model import LlamaForCausalLM, hf_config
 
     if out_dir.exists():
@@ -313,11 +315,11 @@ def export(run_dir: Path, out_dir: Path, step: int | None = None, dtype: str | N
         json.loads((run_dir / "recipe.json").read_text(encoding="utf-8"))
     )
     torch_dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype or recipe.train.dtype]
-    tokenizer = json.loads((run_dir / "tokenizer" / "manifest.json").read_text(encoding="utf-8"))
+    tokenizer = AutoTokenizer.from_pretrained(run_dir / "tokenizer")
     config = hf_config(
         recipe.model,
-        bos_token_id=tokenizer["bos_id"],
-        eos_token_id=tokenizer["eos_id"],
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
         dtype=torch_dtype,
     )
     weights = {name: w.to(torch_dtype) for name, w in _consolidated_weights(checkpoint).items()}

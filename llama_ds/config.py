@@ -357,7 +357,8 @@ def batch_plan(recipe: Recipe, dp_size: int) -> BatchPlan:
         rows % rows_per_pass == 0,
         f"{rows} rows per step (train.tokens_per_step {train.tokens_per_step} / "
         f"train.sequence_length {train.sequence_length}) do not divide over {dp_size} "
-        f"data-parallel ranks of train.micro_batch_size {train.micro_batch_size} ({rows_per_pass} rows at once)",
+        f"data-parallel ranks of train.micro_batch_size {train.micro_batch_size} "
+        f"({rows_per_pass} rows at once)",
     )
     return BatchPlan(
         dp_size=dp_size,

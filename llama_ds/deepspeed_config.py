@@ -45,7 +45,6 @@ def deepspeed_config(recipe: Recipe, plan: BatchPlan, device_type: str) -> dict[
         "gradient_clipping": recipe.optimizer.max_grad_norm,
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,
-        "sparse_gradients": False,
         "bf16": {"enabled": bf16},
         "fp16": {"enabled": False},
         # Gradients are summed over ranks in fp32: bf16 has 8 bits, a run has thousands of terms.

@@ -151,7 +151,7 @@ def evaluate(job: Job) -> float:
     """Mean loss per held-out token; each rank takes its share of the rows."""
     job.engine.eval()
     loss_sum, num_targets = 0.0, 0
-    for batch in job.held_out.micro_batches(
+    for batch in job.held_out.batches(
         dist.get_rank(), dist.get_world_size(), job.plan.micro_batch_size
     ):
         output = job.engine(**_inputs(batch, job.device), num_items_in_batch=1, skip_logits=True)
@@ -236,7 +236,12 @@ def build_job(
         device=device,
         engine=engine,
         data=data,
-        held_out=HeldOutData(store, length, recipe.train.eval_rows),
+        held_out=HeldOutData(
+            store,
+            length,
+            recipe.train.eval_rows,
+            document_masking=recipe.data.document_masking,
+        ),
         identity=identity,
         throughput=Throughput(recipe, dist.get_world_size(), peak),
         log=log,
@@ -271,7 +276,9 @@ def build_model(recipe: Recipe, store: TokenStore, ds_config: dict[str, Any]) ->
         _require_same_architecture(model, recipe)
     else:
         config = hf_config(
-            recipe.model, bos_token_id=store.bos_id, eos_token_id=store.eos_id, dtype=dtype
+            recipe.model, bos_token_id=store.manifest.bos_token_id,
+            eos_token_id=store.manifest.eos_token_id,
+            dtype=dtype,
         )
         model = LlamaForCausalLM._from_config(config, dtype=dtype)
     del partitioned
@@ -316,7 +323,24 @@ def build_engine(model: LlamaForCausalLM, recipe: Recipe, ds_config: dict[str, A
         config=ds_config,
         dist_init_required=False,
     )
+    if recipe.zero.stage == 0 and recipe.train.dtype == "bf16":
+        _undo_step_at_start(engine)
     return engine
+
+
+@torch.no_grad()
+def _undo_step_at_start(engine: Any) -> None:
+    """Take back the optimiser step that DeepSpeed 0.19 makes to allocate states at stage 0 in bf16.
+
+    Its gradients are zero, but it decays the fp32 weights once and counts as Adam's first step, so
+    that the bias correction of every later step would be that of the next one. The other stages
+    do not do this (`tests/test_train.py` compares all of them with plain PyTorch).
+    """
+    wrapper = engine.optimizer
+    wrapper.optimizer.state.clear()
+    for weights, masters in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True):
+        for weight, master in zip(weights, masters, strict=True):
+            master.copy_(weight)
 
 
 def learning_rate_scale(step: int, optimizer: OptimizerConfig, num_steps: int) -> float:
@@ -345,7 +369,7 @@ def run_identity(recipe: Recipe, store: TokenStore) -> dict[str, Any]:
         "data.shares": dict(sorted(recipe.data.shares.items())),
         "data.block_rows": recipe.data.block_rows,
         "data.document_masking": recipe.data.document_masking,
-        "token store": store.fingerprint,
+        "token store": store.manifest.fingerprint,
     }
 
 

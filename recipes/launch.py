@@ -53,7 +53,7 @@ def main(recipe_function: RecipeFunction, arguments: list[str] | None = None) ->
     try:
         code = _run(recipe_function, sys.argv[1:] if arguments is None else arguments)
     except (ValueError, OSError) as error:
-        code = _report(error)
+        code = bad_input(error)
     sys.exit(code)
 
 
@@ -150,7 +150,8 @@ def _stand_alone_defaults() -> None:
     }
 
 
-def _report(error: Exception) -> int:
+def bad_input(error: Exception) -> int:
+    """Say in one line what was wrong with the input; the exit code for it."""
     if os.environ.get("RANK", "0") == "0":
         print(f"error: {error}", file=sys.stderr, flush=True)
     else:

@@ -8,45 +8,189 @@ command continues after an interruption and does nothing twice:
 
 from __future__ import annotations
 
-import difflib
 import os
+import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from llama_ds.config import Recipe
-from recipes.launch import parse
+from recipes.launch import bad_input, parse
 from recipes.llama import llama_tiny
 
-PROMPTS = ("def ", "The ")
+RECIPE = Path(__file__).with_name("pretrain_tiny.sh")
 
 
 @dataclass(frozen=True)
 class TokenizerOptions:
     vocab_size: int = 4096
+    """Pieces of the tokenizer, and rows of the model's embedding."""
 
 
 @dataclass(frozen=True)
 class Quickstart:
-    """Train a small LLaMA from text to a Hugging Face model. Options that are not listed here go to
-    the training recipe, for example --train.max-steps 300."""
+    """Train a small LLaMA, from text to a Hugging Face model.
+
+    Options that are not listed here go to the training recipe: --train.max-steps 300.
+    """
 
     corpus: Path | None = None
-    """Folder (or file) of text, JSON lines or Parquet; by default the source files and documents of
+    """Folder or file of text, JSON lines or Parquet; by default the source files and documents of
     the Python installation."""
     out: Path = Path("runs/quickstart")
-    """Everything is written here; a folder of an earlier run is continued."""
+    """Everything is written here; an earlier run in it is continued."""
     text_field: str = "text"
     """Field of JSON lines, or column of Parquet, that holds the text."""
     holdout: float = 0.02
-    """Share of the documents kept out of training, chosen by document hash."""
+    """Share of the documents that is kept out of training, chosen by document hash."""
+    prompt: str = ""
+    """Text that the sample continues."""
     tokenizer: TokenizerOptions = field(default_factory=TokenizerOptions)
-    jobs: int = os.cpu_count() or 1
-    """Processes for reading and tokenizing."""
+    jobs: Annotated[int, tyro.conf.arg(help="Processes for reading and tokenizing.")] = (
+        os.cpu_count() or 1
+    )
+
+
+def main() -> None:
+    try:
+        options, recipe, overrides = _parse(sys.argv[1:])
+        code = run(options, recipe, overrides)
+    except (ValueError, OSError) as error:
+        code = bad_input(error)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def _parse(arguments: Sequence[str]) -> tuple[Quickstart, Recipe, list[str]]:
+    """The quickstart's options, the recipe they lead to, and that recipe's command line."""
+    options, rest = tyro.cli(
+        Quickstart, args=arguments, prog="quickstart.sh", return_unknown_args=True
+    )
+    overrides = [
+        *("--data.store", str(options.out / "store"), "--run-dir", str(options.out / "run")),
+        *("--model.vocab-size", str(options.tokenizer.vocab_size)),
+        *rest,
+    ]
+    return options, parse(llama_tiny, overrides).recipe, overrides
+
+
+def run(options: Quickstart, recipe: Recipe, overrides: list[str]) -> int:
+    start = time.perf_counter()
+    build_store(options)
+    if code := pretrain(overrides):
+        return code
+    finish(options, recipe)
+    print(f"\nAll of it took {time.perf_counter() - start:.0f} s.")
+    return 0
+
+
+def build_store(options: Quickstart) -> None:
+    """Text -> documents -> tokenizer -> token store."""
+    # Imported here, so that a wrong option is reported before anything heavy is loaded.
+    from datasets import concatenate_datasets
+
+    from data_pipeline.pipeline import build_corpus, load_documents
+    from data_pipeline.tokenization import TokenizerConfig, build_store, train_tokenizer
+    from recipes.corpus import builtin_corpus, folder_corpus
+
+    _title("1/5 documents")
+    if options.corpus is None:
+        corpus = builtin_corpus()
+    else:
+        corpus = folder_corpus(options.corpus, text_field=options.text_field)
+    folder = options.out / "documents"
+    manifests = build_corpus(corpus.sources, folder, jobs=options.jobs)
+    for name, manifest in manifests.items():
+        dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items())
+        print(
+            f"{name}: {manifest.num_read:,} documents read, {manifest.num_kept:,} kept "
+            f"({manifest.num_text_bytes / 1e6:.1f} MB); dropped: {dropped or 'none'}"
+        )
+    documents = {name: load_documents(folder / name) for name in manifests}
+
+    _title("2/5 tokenizer")
+    texts = concatenate_datasets(list(documents.values()))
+    tokenizer = options.out / "tokenizer"
+    train_tokenizer(texts, tokenizer, TokenizerConfig(vocab_size=options.tokenizer.vocab_size))
+
+    _title("3/5 token store")
+    build_store(
+        options.out / "store",
+        documents,
+        tokenizer,
+        holdout_share=options.holdout,
+        num_proc=options.jobs,
+    )
+
+
+def pretrain(overrides: list[str]) -> int:
+    """Start the recipe's script as a user would; its exit code."""
+    _title("4/5 pre-training")
+    command = ["bash", str(RECIPE), *overrides]
+    print(shlex.join(command), flush=True)
+    process = subprocess.Popen(command)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it saves a checkpoint first
+        raise
+
+
+def finish(options: Quickstart, recipe: Recipe) -> None:
+    """Export, reload with stock transformers, generate, and say where everything is."""
+    from llama_ds.checkpoint import export
+    from llama_ds.metrics import plot_losses, read_metrics
+
+    _title("5/5 export")
+    model = options.out / "model"
+    if model.exists():
+        shutil.rmtree(model)
+    checkpoint = export(recipe.run_dir, model)
+    curve = plot_losses(recipe.run_dir)
+    losses = [record["loss"] for record in read_metrics(recipe.run_dir / "metrics.jsonl", "eval")]
+    print(f"exported {checkpoint} to {model}")
+    print(_sample(model, options.prompt))
+    print(f"""
+held-out loss: {losses[0]:.4f} before training, {losses[-1]:.4f} after {recipe.train.num_steps} steps
+loss curve:    {curve}
+metrics:       {recipe.run_dir}/metrics.jsonl, tensorboard --logdir {recipe.run_dir}/tensorboard
+model:         {model} (AutoModelForCausalLM.from_pretrained("{model}") in stock transformers)
+
+Next:
+  train longer:   bash recipes/quickstart.sh --out {options.out} --train.max-steps {2 * recipe.train.num_steps}
+  your own text:  bash recipes/quickstart.sh --corpus FOLDER --out runs/mine
+  the real thing: bash recipes/pretrain_7b.sh --dry-run --world-size 64""")
+
+
+def _sample(model_dir: Path, prompt: str) -> str:
+    """What stock transformers, without any code of this project, makes of the exported folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    assert type(model).__module__.startswith("transformers."), f"{type(model)} is not stock"
+    set_seed(0)
+    inputs = tokenizer(prompt, return_tensors="pt")
+    tokens = model.generate(
+        **inputs, max_new_tokens=80, do_sample=True, temperature=0.8, top_p=0.95
+    )
+    text = tokenizer.decode(tokens[0], skip_special_tokens=True)
+    name = f"{type(model).__module__}.{type(model).__name__}"
+    return f"sample from {name}:\n" + "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _title(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""A user's own folder, or single file, of plain text, JSON lines and Parquet.
+
+Plain text and JSON lines may be compressed (.gz, .zst). Everything is streamed: memory does not
+grow with the size of a file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipeline.document import Document, Rejected
+from data_pipeline.inputs import InputFile, Inputs, walk
+from data_pipeline.text import NotTextError, clean, detect_encoding
+
+TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex"})
+JSON_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson"})
+_COMPRESSIONS = frozenset({".gz", ".zst"})
+_KNOWN_COLUMNS = {
+    "url": "url",
+    "title": "title",
+    "language": "language",
+    "licence": "licence",
+    "license": "licence",
+    "timestamp": "timestamp",
+}
+"""Field of a JSON line or Parquet row -> field of `Document`; only strings are taken over."""
+
+_CHUNK_BYTES = 1 << 20
+_MAX_JSON_LINE_BYTES = 64 << 20
+_PARQUET_BATCH_ROWS = 64
+# What the readers of gzip, zstd and Parquet raise on damaged bytes (Arrow: ArrowInvalid, OSError).
+_DAMAGE = (OSError, EOFError, zlib.error, pa.ArrowException)
+
+
+def inputs(root: Path) -> Inputs:
+    """All files under `root` (or `root` itself) of a kind that `read` knows.
+
+    Symbolic links are followed: people collect data sets with them.
+    """
+    tree = walk(root, follow_symlinks=True)
+    return tree.without(lambda file: "unknown_kind" if _kind(file.path) == "unknown" else None)
+
+
+def read(
+    file: InputFile, *, text_field: str, max_document_bytes: int
+) -> Iterator[Document | Rejected]:
+    """The documents of one file; what cannot be read is rejected with its place.
+
+    Plain text beyond `max_document_bytes` is cut into documents of at most that size: at blank
+    lines, or at line ends where a paragraph is longer, or in very long lines. JSON lines and
+    Parquet have their text in the field `text_field`.
+    """
+    try:
+        if _kind(file.path) == "text":
+            yield from _read_plain_text(file, max_document_bytes)
+        elif _kind(file.path) == "json":
+            yield from _read_json_lines(file, text_field)
+        else:
+            yield from _read_parquet(file, text_field)
+    except NotTextError as error:
+        yield Rejected(error.reason, file.source_file, detail=str(error))
+    except (FileNotFoundError, PermissionError) as error:
+        yield Rejected("unreadable", file.source_file, detail=str(error))
+
+
+def _kind(path: Path) -> str:
+    name = PurePosixPath(path.name.lower())
+    if name.suffix == ".parquet":
+        return "parquet"
+    suffix = PurePosixPath(name.stem).suffix if name.suffix in _COMPRESSIONS else name.suffix
+    if suffix in TEXT_SUFFIXES:
+        return "text"
+    return "json" if suffix in JSON_SUFFIXES else "unknown"
+
+
+def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rb")
+    if path.suffix.lower() == ".zst":
+        compressed = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
+        return io.BufferedReader(compressed)
+    return path.open("rb")
+
+
+def _read_plain_text(file: InputFile, max_document_bytes: int) -> Iterator[Document | Rejected]:
+    offset = 0
+    try:
+        with _open(file.path) as stream:
+            encoding = detect_encoding(iter(lambda: stream.read(_CHUNK_BYTES), b""))
+        with (
+            _open(file.path) as stream,
+            io.TextIOWrapper(stream, encoding, errors="replace") as lines,
+        ):
+            for piece in cut_at_blank_lines(lines, max_document_bytes):
+                yield Document(clean(piece), file.source_file, offset)
+                offset += len(piece)
+        if offset == 0:
+            yield Rejected("empty", file.source_file)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except _DAMAGE as error:
+        yield Rejected("damaged", file.source_file, offset, _one_line(error))
+
+
+def cut_at_blank_lines(lines: io.TextIOBase, max_bytes: int) -> Iterator[str]:
+    """Cut a text stream into pieces of at most `max_bytes` UTF-8 bytes; joined, they are the text.
+
+    Each piece ends with the last blank line that lets it fit, else with the last line end; lines
+    longer than a quarter of a piece may be cut anywhere.
+    """
+    # A character has up to four bytes: a line read by this many characters always fits.
+    max_characters = max(1, max_bytes // 4)
+    paragraphs: list[str] = []
+    size = 0
+    tail: list[str] = []
+    tail_size = 0
+    at_line_start = True
+    while line := lines.readline(max_characters):
+        line_size = len(line.encode("utf-8", "surrogatepass"))
+        if size + tail_size + line_size > max_bytes:
+            if paragraphs:
+                yield "".join(paragraphs)
+                paragraphs, size = [], 0
+            if tail_size + line_size > max_bytes:
+                yield "".join(tail)
+                tail, tail_size = [], 0
+        tail.append(line)
+        tail_size += line_size
+        if at_line_start and not line.strip():
+            paragraphs += tail
+            size += tail_size
+            tail, tail_size = [], 0
+        at_line_start = line.endswith("\n")
+    if rest := "".join(paragraphs + tail):
+        yield rest
+
+
+def _read_json_lines(file: InputFile, text_field: str) -> Iterator[Document | Rejected]:
+    number = 0
+    try:
+        with _open(file.path) as stream:
+            while line := stream.readline(_MAX_JSON_LINE_BYTES):
+                number += 1
+                if len(line) == _MAX_JSON_LINE_BYTES and not line.endswith(b"\n"):
+                    _skip_line(stream)
+                    detail = f"line {number} is longer than {_MAX_JSON_LINE_BYTES} bytes"
+                    yield Rejected("bad_json", file.source_file, number, detail)
+                elif line.strip():
+                    yield _json_document(line, file, number, text_field)
+        if number == 0:
+            yield Rejected("empty", file.source_file)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except _DAMAGE as error:
+        detail = f"after line {number}: {_one_line(error)}"
+        yield Rejected("damaged", file.source_file, number, detail)
+
+
+def _skip_line(stream: gzip.GzipFile | io.BufferedReader) -> None:
+    while (piece := stream.readline(_CHUNK_BYTES)) and not piece.endswith(b"\n"):
+        pass
+
+
+def _json_document(
+    line: bytes, file: InputFile, number: int, text_field: str
+) -> Document | Rejected:
+    try:
+        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8, huge number
+        detail = f"line {number}: {_one_line(error)}"
+        return Rejected("bad_json", file.source_file, number, detail)
+    if not isinstance(row, dict):
+        detail = f"line {number} holds no object; expected one {{...}} per line"
+        return Rejected("bad_json", file.source_file, number, detail)
+    if text_field not in row:
+        names = ", ".join(sorted(row)[:10])
+        detail = f"line {number} has no field '{text_field}'; it has: {names}"
+        return Rejected("no_text_field", file.source_file, number, detail)
+    return _row_document(row, file, number, text_field)
+
+
+def _row_document(
+    row: dict[str, Any], file: InputFile, offset: int, text_field: str
+) -> Document | Rejected:
+    text = row[text_field]
+    if not isinstance(text, str):
+        detail = f"'{text_field}' at {offset} is {type(text).__name__}, not text"
+        return Rejected("text_not_string", file.source_file, offset, detail)
+    known = {
+        ours: clean(row[theirs])
+        for theirs, ours in _KNOWN_COLUMNS.items()
+        if isinstance(row.get(theirs), str)
+    }
+    return Document(clean(text), file.source_file, offset, **known)
+
+
+def _read_parquet(file: InputFile, text_field: str) -> Iterator[Document | Rejected]:
+    number = 0
+    try:
+        with pq.ParquetFile(file.path) as parquet:
+            names = parquet.schema_arrow.names
+            if text_field not in names:
+                detail = f"no column '{text_field}'; it has: {', '.join(names[:10])}"
+                yield Rejected("no_text_field", file.source_file, detail=detail)
+                return
+            columns = [name for name in names if name == text_field or name in _KNOWN_COLUMNS]
+            batches = parquet.iter_batches(_PARQUET_BATCH_ROWS, columns=columns, use_threads=False)
+            for batch in batches:
+                for row in batch.to_pylist():
+                    yield _row_document(row, file, number, text_field)
+                    number += 1
+            if number == 0:
+                yield Rejected("empty", file.source_file)
+    except (FileNotFoundError, PermissionError):
+        raise
+    # UnicodeDecodeError: Parquet does not check that its strings are UTF-8.
+    except (*_DAMAGE, UnicodeDecodeError) as error:
+        detail = f"after row {number}: {_one_line(error)}"
+        yield Rejected("damaged", file.source_file, number, detail)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

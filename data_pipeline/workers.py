@@ -1,0 +1,68 @@
+"""Running a function over tasks in several processes, with a progress bar."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import NoReturn, TypeVar
+
+import pyarrow as pa
+from tqdm import tqdm
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def in_processes(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    sizes: Sequence[int],
+    *,
+    jobs: int,
+    label: str,
+) -> list[Result]:
+    """`function` of every task, in the order of the tasks. `sizes` (bytes) drive the bar.
+
+    The first error ends everything and is raised here. Processes are forked where the system can:
+    a fresh interpreter would have to import the main program again, which may be a shell script or
+    standard input.
+    """
+    if jobs == 1 or len(tasks) == 1:
+        with _progress_bar(sizes, label) as bar:
+            return [_advance(bar, size, function(t)) for t, size in zip(tasks, sizes, strict=True)]
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(min(jobs, len(tasks)), context, _set_up_worker) as executor:
+        futures = [executor.submit(function, task) for task in tasks]
+        size_of = dict(zip(futures, sizes, strict=True))
+        try:
+            with _progress_bar(sizes, label) as bar:
+                for future in as_completed(futures):
+                    _advance(bar, size_of[future], future.result())
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+        return [future.result() for future in futures]
+
+
+def _set_up_worker() -> None:
+    pa.set_cpu_count(1)  # the processes are the parallelism
+    if sys.platform == "linux":
+        # A killed parent would leave its workers waiting for ever, its standard error held open.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _progress_bar(sizes: Sequence[int], label: str) -> tqdm[NoReturn]:
+    bar: tqdm[NoReturn] = tqdm(total=sum(sizes), desc=label, unit="B", unit_scale=True)
+    return bar
+
+
+def _advance(bar: tqdm[NoReturn], size: int, result: Result) -> Result:
+    bar.update(size)
+    return result

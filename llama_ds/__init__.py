@@ -1,0 +1,18 @@
+"""LLaMA-1 pre-training on DeepSpeed, with a model that keeps Hugging Face's contract."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama_ds.model import LlamaForCausalLM, LlamaModel, register, unregister
+
+__all__ = ["LlamaForCausalLM", "LlamaModel", "register", "unregister"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that `import llama_ds.config` reports a wrong option before torch is loaded.
+    if name in __all__:
+        return getattr(importlib.import_module("llama_ds.model"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,385 @@
+"""Token store -> micro-batches. Which row comes when is arithmetic on (seed, row number).
+
+1. A source's stream is cut into windows of `sequence_length + 1` tokens that overlap by one, so
+   that every token but the first is predicted once per epoch.
+2. Row numbers fall into blocks of `block_rows`. Each block holds every source's share exactly,
+   rounded to whole rows; a keyed permutation scatters the sources over the block.
+3. A source's n-th row overall is row `n % rows_per_epoch` of epoch `n // rows_per_epoch`; another
+   keyed permutation, a new one each epoch, says which window that is.
+4. A step's rows go to micro-batches and ranks in row order, so that the rows of a step are the
+   same for every number of ranks.
+
+Nothing is stored: a run's position is the number of rows it has seen.
+
+Shapes: B rows, S sequence_length. All tensors are int64 on the CPU.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from data_pipeline.shards import TokenStore, TokenStream
+from llama_ds.config import BatchPlan, DataConfig
+
+IGNORED = -100  # label of a position without a target; PyTorch's and Hugging Face's value
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Batch:
+    input_ids_BS: torch.Tensor
+    labels_BS: torch.Tensor
+    """Already shifted: labels_BS[b, s] is the token that follows input_ids_BS[b, s], or -100."""
+    position_ids_BS: torch.Tensor | None
+    """With document masking only: 0 at each document's first token, counting up from there."""
+    num_targets: int
+    """Labels that are not -100."""
+
+
+def check_vocab(store: TokenStore, vocab_size: int, tokenizer_sha256: str | None = None) -> None:
+    """ValueError unless a model of `vocab_size` can train on `store`.
+
+    With `tokenizer_sha256` (of tokenizer.model), also unless that tokenizer made the store.
+    """
+    manifest = store.manifest
+    if manifest.vocab_size > vocab_size:
+        raise ValueError(
+            f"model.vocab_size ({vocab_size}) is smaller than the vocabulary of the tokenizer that "
+            f"made the token store {store.path} ({manifest.vocab_size}); set --model.vocab-size "
+            f"{manifest.vocab_size}, or use a store made with the model's tokenizer"
+        )
+    if tokenizer_sha256 is not None and manifest.tokenizer_sha256 != tokenizer_sha256:
+        raise ValueError(
+            f"data.store: {store.path} was made with another tokenizer (sha256 "
+            f"{manifest.tokenizer_sha256[:12]}…) than this model's (sha256 "
+            f"{tokenizer_sha256[:12]}…)"
+        )
+
+
+# --- order ------------------------------------------------------------------------------------
+
+_WORD = (1 << 64) - 1
+# Four rounds make a Feistel network a pseudo-random permutation in theory (Luby & Rackoff 1988);
+# the domains here can be a few bits wide, where more rounds mix visibly better.
+_ROUNDS = 8
+
+
+def permute(index: int, size: int, key: int) -> int:
+    """Where the permutation of range(size) that `key` names sends `index`; O(1) on average.
+
+    A balanced Feistel network permutes range(4**k) for the smallest k >= 1 with 4**k >= size;
+    values outside range(size) are sent through it again until one falls inside ("cycle walking",
+    Black & Rogaway, Ciphers with Arbitrary Finite Domains, 2002), which takes fewer than four
+    passes on average.
+    """
+    assert 0 <= index < size, f"index {index} lies outside range({size})"
+    half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
+    mask = (1 << half_bits) - 1
+    while True:
+        left, right = index >> half_bits, index & mask
+        for round_number in range(_ROUNDS):
+            mixed = _mix(right ^ _mix(key + round_number))
+            left, right = right, left ^ (mixed & mask)
+        index = left << half_bits | right
+        if index < size:
+            return index
+
+
+def _mix(value: int) -> int:
+    """The output function of the splitmix64 generator (Steele, Lea & Flood 2014)."""
+    value = (value + 0x9E3779B97F4A7C15) & _WORD
+    value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & _WORD
+    value = ((value ^ value >> 27) * 0x94D049BB133111EB) & _WORD
+    return value ^ value >> 31
+
+
+def _key(*parts: int | str) -> int:
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+class Place(NamedTuple):
+    """One row of training: a window of a source's stream, and which epoch of it this is."""
+
+    source: str
+    epoch: int
+    window: int
+
+
+class Mixture:
+    """Order of all rows, for ever.
+
+    `quotas` says how many rows of each source a block of `block_rows` holds: the shares, scaled
+    to sum to one, rounded by largest remainder. Empty shares stand for the sources' own sizes.
+    """
+
+    def __init__(
+        self,
+        rows_per_epoch: Mapping[str, int],
+        shares: Mapping[str, float],
+        block_rows: int,
+        seed: int,
+    ) -> None:
+        if not shares:
+            shares = {source: rows for source, rows in rows_per_epoch.items() if rows > 0}
+        self.quotas = dict(zip(shares, _apportion(block_rows, list(shares.values())), strict=True))
+        for source, quota in self.quotas.items():
+            if quota == 0:
+                share = shares[source] / sum(shares.values())
+                raise ValueError(
+                    f"data.block_rows ({block_rows}) is too small for source {source} with share "
+                    f"{share:.3g}: it would never be seen; set --data.block-rows to "
+                    f"{math.ceil(1 / share)} or more"
+                )
+        self._rows_per_epoch = {source: rows_per_epoch[source] for source in shares}
+        self._sources = list(shares)
+        self._starts = [0, *itertools.accumulate(self.quotas.values())]
+        self._block_rows = block_rows
+        self._seed = seed
+
+    def locate(self, row: int) -> Place:
+        """The place of row number `row`, counted from the run's start."""
+        index, ordinal = self._source_row(row)
+        source = self._sources[index]
+        rows = self._rows_per_epoch[source]
+        epoch, position = divmod(ordinal, rows)
+        return Place(source, epoch, permute(position, rows, _key(self._seed, source, epoch)))
+
+    def epochs(self, num_rows: int) -> dict[str, float]:
+        """Epochs of each source that the first `num_rows` rows take."""
+        blocks, rest = divmod(num_rows, self._block_rows)
+        counts = [blocks * quota for quota in self.quotas.values()]
+        for row in range(num_rows - rest, num_rows):
+            counts[self._source_row(row)[0]] += 1
+        return {
+            source: count / self._rows_per_epoch[source]
+            for source, count in zip(self._sources, counts, strict=True)
+        }
+
+    def _source_row(self, row: int) -> tuple[int, int]:
+        """Which source row `row` is of, and how many rows of that source come before it."""
+        block, index = divmod(row, self._block_rows)
+        slot = permute(index, self._block_rows, _key(self._seed, "block", block))
+        source = bisect.bisect_right(self._starts, slot) - 1
+        start, end = self._starts[source], self._starts[source + 1]
+        return source, block * (end - start) + slot - start
+
+
+def _apportion(total: int, weights: list[float]) -> list[int]:
+    """Whole numbers with sum `total`, in proportion to `weights`, by largest remainder."""
+    scale = total / sum(weights)
+    exact = [weight * scale for weight in weights]
+    # An exact whole number can come out a hair below itself; it must not lose a row.
+    counts = [math.floor(value + 1e-9) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
+    for i in by_remainder[: total - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+class TrainingData:
+    """The training split of a store as an endless, numbered sequence of rows."""
+
+    def __init__(
+        self, store: TokenStore, config: DataConfig, sequence_length: int, seed: int
+    ) -> None:
+        sources = config.shares or store.sources
+        self._streams = {source: store.stream(source, "train") for source in sources}
+        rows = {source: _num_windows(s, sequence_length) for source, s in self._streams.items()}
+        _check_lengths(rows, self._streams, sequence_length, bool(config.shares))
+        self.mixture = Mixture(rows, config.shares, config.block_rows, seed)
+        self._sequence_length = sequence_length
+        self._document_masking = config.document_masking
+
+    def rows(self, indices: range) -> Batch:
+        """Rows by number: one batch row for each."""
+        places = [self.mixture.locate(index) for index in indices]
+        rows = [
+            _read_row(
+                self._streams[place.source],
+                place.window,
+                self._sequence_length,
+                self._document_masking,
+            )
+            for place in places
+        ]
+        return _stack(rows, self._document_masking)
+
+    def micro_batch(self, step: int, accum_step: int, dp_rank: int, plan: BatchPlan) -> Batch:
+        """What rank `dp_rank` computes on in pass `accum_step` of `step`, all counted from 0."""
+        rows_per_pass = plan.dp_size * plan.micro_batch_size
+        first = (
+            step * plan.rows_per_step + accum_step * rows_per_pass + dp_rank * plan.micro_batch_size
+        )
+        return self.rows(range(first, first + plan.micro_batch_size))
+
+    def epochs(self, num_rows: int) -> dict[str, float]:
+        """Epochs of each source that the first `num_rows` rows take."""
+        return self.mixture.epochs(num_rows)
+
+
+def _num_windows(stream: TokenStream, sequence_length: int) -> int:
+    return max(0, stream.num_tokens - 1) // sequence_length
+
+
+def _check_lengths(
+    rows: Mapping[str, int],
+    streams: Mapping[str, TokenStream],
+    sequence_length: int,
+    all_needed: bool,
+) -> None:
+    """ValueError where a source (or, with all sources optional, every one) gives no row."""
+    short = [source for source, count in rows.items() if count == 0]
+    if short and (all_needed or len(short) == len(rows)):
+        source = max(short, key=lambda name: streams[name].num_tokens)
+        raise ValueError(
+            f"train.sequence_length ({sequence_length}) is too long for the token store: source "
+            f"{source} has {streams[source].num_tokens} training tokens, and a row takes "
+            f"{sequence_length + 1}; lower --train.sequence-length, or add text"
+        )
+
+
+# --- held-out data ----------------------------------------------------------------------------
+
+
+class HeldOutData:
+    """Rows spread evenly over the validation splits, in a fixed order.
+
+    Up to `num_rows`, in proportion to the sources' sizes with at least one for each source that
+    has held-out text. A stream's last window is padded (label -100), so that short ones count too.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        sequence_length: int,
+        num_rows: int,
+        *,
+        document_masking: bool = False,
+    ) -> None:
+        self._sequence_length = sequence_length
+        self._document_masking = document_masking
+        self._streams = {source: store.stream(source, "validation") for source in store.sources}
+        available = {
+            source: math.ceil((stream.num_tokens - 1) / sequence_length)
+            for source, stream in self._streams.items()
+            if stream.num_tokens > 1
+        }
+        self._places = [
+            (source, i * available[source] // count)
+            for source, count in _spread(available, num_rows).items()
+            for i in range(count)
+        ]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._places)
+
+    def micro_batches(self, dp_rank: int, dp_size: int, micro_batch_size: int) -> Iterator[Batch]:
+        """This rank's part of all rows. Every rank gets equally many batches of equal shape;
+        rows beyond the last have no targets."""
+        rows_per_pass = dp_size * micro_batch_size
+        for first in range(dp_rank * micro_batch_size, self._padded(rows_per_pass), rows_per_pass):
+            rows = [self._row(index) for index in range(first, first + micro_batch_size)]
+            yield _stack(rows, self._document_masking)
+
+    def _padded(self, multiple: int) -> int:
+        return math.ceil(self.num_rows / multiple) * multiple
+
+    def _row(self, index: int) -> _Row:
+        if index < self.num_rows:
+            source, window = self._places[index]
+            return _read_row(
+                self._streams[source], window, self._sequence_length, self._document_masking
+            )
+        empty = np.zeros(self._sequence_length, np.int64)
+        return _Row(empty, np.full_like(empty, IGNORED), empty)
+
+
+def _spread(available: Mapping[str, int], num_rows: int) -> dict[str, int]:
+    """How many rows of each source to take; all of them where `num_rows` allows."""
+    if num_rows == 0 or not available:
+        return {}
+    total = sum(available.values())
+    shares = _apportion(min(num_rows, total), [float(count) for count in available.values()])
+    return {
+        source: min(max(share, 1), available[source])
+        for source, share in zip(available, shares, strict=True)
+    }
+
+
+# --- rows -------------------------------------------------------------------------------------
+
+
+class _Row(NamedTuple):
+    input_ids_S: npt.NDArray[np.int64]
+    labels_S: npt.NDArray[np.int64]
+    position_ids_S: npt.NDArray[np.int64]
+
+
+def _read_row(
+    stream: TokenStream, window: int, sequence_length: int, document_masking: bool
+) -> _Row:
+    start = window * sequence_length
+    length = min(sequence_length + 1, stream.num_tokens - start)
+    tokens = stream.window(start, length)
+    input_ids = np.zeros(sequence_length, np.int64)
+    labels = np.full(sequence_length, IGNORED, np.int64)
+    input_ids[: length - 1] = tokens[:-1]
+    labels[: length - 1] = tokens[1:]
+    positions = np.arange(sequence_length, dtype=np.int64)
+    if document_masking:
+        starts = stream.window_starts(start, length)
+        # A document's first token does not follow from the document before it.
+        labels[starts[starts > 0] - 1] = IGNORED
+        begins = np.zeros(sequence_length, np.int64)
+        inside = starts[starts < sequence_length]
+        begins[inside] = inside
+        positions -= np.maximum.accumulate(begins)
+    return _Row(input_ids, labels, positions)
+
+
+def _stack(rows: list[_Row], document_masking: bool) -> Batch:
+    labels_BS = np.stack([row.labels_S for row in rows])
+    positions = [row.position_ids_S for row in rows]
+    return Batch(
+        input_ids_BS=torch.from_numpy(np.stack([row.input_ids_S for row in rows])),
+        labels_BS=torch.from_numpy(labels_BS),
+        position_ids_BS=torch.from_numpy(np.stack(positions)) if document_masking else None,
+        num_targets=int(np.count_nonzero(labels_BS != IGNORED)),
+    )
+
+
+# --- prefetch ---------------------------------------------------------------------------------
+
+
+def prefetch(items: Iterator[T], depth: int) -> Iterator[T]:
+    """The same items, up to `depth` of them made ahead in a thread; exceptions come through."""
+
+    def take() -> list[T]:
+        return list(itertools.islice(items, 1))
+
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
+    try:
+        ahead = deque(pool.submit(take) for _ in range(depth))
+        while taken := ahead.popleft().result():
+            ahead.append(pool.submit(take))
+            yield taken[0]
+    finally:
+        pool.shutdown(cancel_futures=True)

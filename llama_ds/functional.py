@@ -1,0 +1,82 @@
+"""The layer's elementwise mathematics and the initial weights, as pure tensor functions.
+
+Shapes in names: B rows, S sequence, D hidden, H heads, E head dim, F intermediate; a bare name may
+have any leading dimensions.
+"""
+
+import hashlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of statistics and sums over `dtype`: fp32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def rms_norm(x_BSD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension (arXiv 1910.07467).
+
+    The result is rounded to x's dtype before it meets the weight, as in Hugging Face's class.
+    """
+    x = x_BSD.to(accumulation_dtype(x_BSD.dtype))
+    normalised = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+    return weight_D * normalised.to(x_BSD.dtype)
+
+
+def rotate_half(x_BHSE: Tensor) -> Tensor:
+    """(first, second) -> (-second, first) of the head dimension's two halves."""
+    first, second = x_BHSE.chunk(2, dim=-1)
+    return torch.cat((-second, first), dim=-1)
+
+
+def rotary(x_BHSE: Tensor, cos_BSE: Tensor, sin_BSE: Tensor) -> Tensor:
+    """Rotary position embedding (arXiv 2104.09864) of queries or keys.
+
+    Hugging Face's layout: element i is paired with i + E/2, where the paper and the original LLaMA
+    pair neighbours; the rows of `q_proj` and `k_proj` are stored in the matching order.
+    """
+    return x_BHSE * cos_BSE.unsqueeze(1) + rotate_half(x_BHSE) * sin_BSE.unsqueeze(1)
+
+
+def swiglu(gate_BSF: Tensor, up_BSF: Tensor) -> Tensor:
+    """`silu(gate) * up` (arXiv 2002.05202)."""
+    return F.silu(gate_BSF) * up_BSF
+
+
+def kept_positions(hidden_BSD: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    """The positions whose logits are wanted, in the forms that transformers' `generate` uses.
+
+    The last n (0: all); those of an index [n] or [B, n]; flattened, those of a bool mask [B, S].
+    """
+    if isinstance(logits_to_keep, int):
+        return hidden_BSD[:, -logits_to_keep:]
+    if logits_to_keep.ndim == 1:
+        return hidden_BSD[:, logits_to_keep]
+    if logits_to_keep.dtype == torch.bool:
+        return hidden_BSD[logits_to_keep]
+    return torch.take_along_dim(hidden_BSD, logits_to_keep[..., None], dim=1)
+
+
+def initial_weight(
+    name: str,
+    shape: tuple[int, ...],
+    std: float,
+    seed: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """The full weight `name` of a model with this seed: normal(0, std).
+
+    `name` is the parameter's name in `LlamaModel` ("layers.0.mlp.up_proj.weight"), or
+    "lm_head.weight". Each weight has a generator of its own, keyed by seed and name, and is drawn
+    on the CPU in fp32 and then cast and moved: it is the same for every order of construction,
+    device, dtype (up to rounding) and layout, whose ranks cut their shards from it.
+    """
+    key = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    # PyTorch's CPU generator reads 32 bits of its seed.
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(key[:4], "big"))
+    weight = torch.empty(shape, dtype=torch.float32, device="cpu")
+    return weight.normal_(0.0, std, generator=generator).to(device=device, dtype=dtype)

@@ -1,0 +1,127 @@
+"""Output head and cross-entropy fused, over chunks of tokens.
+
+The logits of a LLaMA batch are larger than any other activation (2,048 tokens of 32,000 in fp32 are
+262 MB), and they are needed for one number. Here a chunk's logits are made, give their loss and
+their gradients, and are dropped before the next chunk's; so at most `chunk_tokens * V` exist, and
+none is made a second time in the backward pass. The gradients wait for the backward pass as one
+tensor of the hidden states' shape and one of the head's.
+
+Shapes in names: B rows, S sequence, D hidden, V vocabulary, T = B * S tokens, C a chunk's tokens.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from llama_ds.functional import accumulation_dtype
+
+IGNORE_INDEX = -100
+"""Label of a token that is not to be predicted, as in Hugging Face."""
+
+
+def chunked_cross_entropy(
+    hidden_BSD: Tensor,
+    head_weight_VD: Tensor,
+    labels_BS: Tensor,
+    num_items: Tensor | float | None,
+    chunk_tokens: int,
+) -> Tensor:
+    """Sum of the tokens' cross-entropies divided once by `num_items`; a scalar, fp32 or wider.
+
+    `labels_BS` are already shifted: each is the token to predict at its own position, IGNORE_INDEX
+    where none is. `num_items` None means the number of labels that count. Where it is 0 the loss
+    is 0. Under autocast the matmuls run in autocast's dtype, as `F.linear` would.
+    """
+    if chunk_tokens < 1:
+        raise ValueError(f"loss chunk of {chunk_tokens} tokens: loss_chunk_tokens must be positive")
+    assert labels_BS.shape == hidden_BSD.shape[:-1], (
+        f"labels {tuple(labels_BS.shape)} must match hidden states {tuple(hidden_BSD.shape[:-1])}"
+    )
+    device = hidden_BSD.device
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
+        hidden_BSD, head_weight_VD = hidden_BSD.to(dtype), head_weight_VD.to(dtype)
+    labels_T = labels_BS.reshape(-1).to(device)
+    if num_items is None:
+        num_items = (labels_T != IGNORE_INDEX).sum()
+    # A tensor is never read here, because that would make the host wait for a GPU.
+    items = torch.as_tensor(num_items, device=device, dtype=accumulation_dtype(hidden_BSD.dtype))
+    items = torch.where(items == 0, torch.ones_like(items), items).reshape(())
+    grad_enabled = torch.is_grad_enabled()
+    loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden_BSD.reshape(-1, hidden_BSD.shape[-1]),
+        head_weight_VD,
+        labels_T,
+        items,
+        chunk_tokens,
+        grad_enabled and hidden_BSD.requires_grad,
+        grad_enabled and head_weight_VD.requires_grad,
+    )
+    return loss
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        labels_T: Tensor,
+        num_items: Tensor,
+        chunk_tokens: int,
+        need_dhidden: bool,
+        need_dweight: bool,
+    ) -> Tensor:
+        # Gradients of the sum are kept, not of the mean: they are of order one, so that a narrow
+        # dtype holds them whatever the batch size.
+        sum_dtype = accumulation_dtype(hidden_TD.dtype)
+        loss_sum = torch.zeros((), dtype=sum_dtype, device=hidden_TD.device)
+        dhidden_TD = torch.empty_like(hidden_TD) if need_dhidden else None
+        dweight_VD = torch.zeros_like(weight_VD, dtype=sum_dtype) if need_dweight else None
+        for start in range(0, hidden_TD.shape[0], chunk_tokens):
+            chunk = slice(start, start + chunk_tokens)
+            hidden_CD, labels_C = hidden_TD[chunk], labels_T[chunk]
+            logits_CV = F.linear(hidden_CD, weight_VD).to(sum_dtype)
+            counted_C = labels_C != IGNORE_INDEX
+            target_C1 = torch.where(counted_C, labels_C, 0).unsqueeze(-1)
+            lse_C1 = torch.logsumexp(logits_CV, dim=-1, keepdim=True)
+            losses_C = (lse_C1 - logits_CV.gather(-1, target_C1)).squeeze(-1)
+            loss_sum += losses_C.masked_fill(~counted_C, 0.0).sum()
+            if not (need_dhidden or need_dweight):
+                continue
+            # d loss / d logits = softmax - one_hot(target), in the memory of the logits.
+            dlogits_CV = logits_CV.sub_(lse_C1).exp_()
+            dlogits_CV.scatter_add_(-1, target_C1, -torch.ones_like(lse_C1))
+            dlogits_CV.masked_fill_(~counted_C.unsqueeze(-1), 0.0)
+            dlogits_CV = dlogits_CV.to(hidden_TD.dtype)
+            if dhidden_TD is not None:
+                torch.mm(dlogits_CV, weight_VD, out=dhidden_TD[chunk])
+            if dweight_VD is not None:
+                _add_matmul(dweight_VD, dlogits_CV.t(), hidden_CD)
+        ctx.save_for_backward(
+            dhidden_TD, None if dweight_VD is None else dweight_VD.to(weight_VD.dtype), num_items
+        )
+        return loss_sum / num_items
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        dhidden_TD, dweight_VD, num_items = ctx.saved_tensors
+        scale = dloss / num_items
+        return _scaled(dhidden_TD, scale), _scaled(dweight_VD, scale), None, None, None, None, None
+
+
+def _add_matmul(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """`total += a @ b`, where total may be of a wider dtype."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
+
+
+def _scaled(grad: Tensor | None, scale: Tensor) -> Tensor | None:
+    # Scaled in scale's dtype: rounding the scale itself to bf16 would bias every gradient alike.
+    return None if grad is None else (grad.to(scale.dtype) * scale).to(grad.dtype)

@@ -1,0 +1,157 @@
+"""Device memory of a training step, by part, from a recipe alone.
+
+An estimate before the run, to choose sizes with: it counts tensors that live for a whole step or
+for the forward and backward pass. It leaves out what no formula gives: the allocator's rounding and
+fragments, gradients of the layer whose backward pass is running, the device's context and NCCL's
+buffers. Recipes leave 15 % of the device free for these.
+
+P is the number of parameters, N the number of data-parallel ranks; all results are bytes per rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llama_ds.config import ModelConfig, Recipe
+
+ZERO3_LIVE_ELEMENTS = 1_000_000_000
+"""Parameters that ZeRO-3 keeps gathered at once (DeepSpeed's stage3_max_live_parameters)."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one device."""
+
+    weights: int
+    gradients: int
+    optimizer_states: int
+    buffers: int
+    """DeepSpeed's buckets for communication, and the weights that ZeRO-3 has gathered."""
+    activations: int
+    loss: int
+    """One chunk of logits, and the gradients that the fused loss holds until the backward pass."""
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, int]:
+        """Name of each part -> its bytes, largest concern of a reader first."""
+        return {
+            "weights": self.weights,
+            "gradients": self.gradients,
+            "optimizer states": self.optimizer_states,
+            "communication buffers": self.buffers,
+            "activations": self.activations,
+            "loss": self.loss,
+        }
+
+
+def estimate_memory(recipe: Recipe, dp_size: int) -> MemoryEstimate:
+    """Memory of one of `dp_size` data-parallel ranks that trains `recipe`."""
+    num_parameters = recipe.model.num_parameters
+    weight_bytes, gradient_bytes, optimizer_bytes = state_bytes_per_parameter(recipe, dp_size)
+    return MemoryEstimate(
+        weights=round(num_parameters * weight_bytes),
+        gradients=round(num_parameters * gradient_bytes),
+        optimizer_states=round(num_parameters * optimizer_bytes),
+        buffers=_buffer_bytes(recipe),
+        activations=_activation_bytes(recipe),
+        loss=_loss_bytes(recipe),
+    )
+
+
+def state_bytes_per_parameter(recipe: Recipe, dp_size: int) -> tuple[float, float, float]:
+    """(weights, gradients, optimiser states), bytes per parameter of the whole model.
+
+    The scheme is ZeRO's (arXiv 1910.02054, section 5): stage 1 divides the optimiser states by N,
+    stage 2 also the gradients, stage 3 also the weights. The bytes are those of the configuration
+    in `deepspeed_config.py`:
+
+    - optimiser states: 12, an fp32 master copy of the weight and Adam's two moments. Without ZeRO
+      an fp32 weight is its own master, which leaves 8; ZeRO's flat partition is always a copy.
+    - gradients: 4, accumulated in fp32. Where they are not partitioned, bf16 adds the 2 bytes of
+      the micro-batch's own gradient; partitioned, that lives in the communication buffers.
+    """
+    stage, bf16 = recipe.zero.stage, recipe.train.dtype == "bf16"
+    weights = 2.0 if bf16 else 4.0
+    gradients = 6.0 if bf16 and stage < 2 else 4.0
+    optimizer = 8.0 if stage == 0 and not bf16 else 12.0
+    if stage >= 1:
+        optimizer /= dp_size
+    if stage >= 2:
+        gradients /= dp_size
+    if stage >= 3:
+        weights /= dp_size
+    return weights, gradients, optimizer
+
+
+def _buffer_bytes(recipe: Recipe) -> int:
+    """Buckets in which gradients are collected and reduced, and weights that ZeRO-3 gathers.
+
+    Stage 2 fills one bucket while the other is reduced in fp32; stage 3 has one bucket.
+    """
+    width, num_parameters = _width(recipe), recipe.model.num_parameters
+    bucket = min(recipe.zero.reduce_bucket_elements, num_parameters)
+    if recipe.zero.stage == 2:
+        return bucket * (2 * width + 4)
+    if recipe.zero.stage == 3:
+        return bucket * (width + 4) + min(ZERO3_LIVE_ELEMENTS, num_parameters) * width
+    # Stages 0 and 1 reduce the gradients in place, one fp32 bucket at a time.
+    return bucket * 4
+
+
+def _activation_bytes(recipe: Recipe) -> int:
+    """What the forward pass leaves for the backward pass.
+
+    keep_all: everything of every layer. layer_input: each layer's input, and everything of the one
+    layer whose forward pass is being repeated.
+    """
+    model, train = recipe.model, recipe.train
+    per_layer = layer_activation_bytes(model, _width(recipe))
+    if train.save_policy == "layer_input":
+        layers = model.num_hidden_layers * model.hidden_size * _width(recipe) + per_layer
+    else:
+        layers = model.num_hidden_layers * per_layer
+    # The final norm keeps its input in fp32, and the normalised vector in the model's dtype.
+    final_norm = model.hidden_size * (4 + _width(recipe))
+    return train.micro_batch_size * train.sequence_length * (layers + final_norm)
+
+
+def layer_activation_bytes(model: ModelConfig, width: int) -> int:
+    """Bytes per token that one decoder layer keeps, at `width` bytes per element.
+
+    In vectors per token, with d = hidden_size, k = key/value width, f = intermediate_size:
+    2 norms keep their input and the normalised vector (4 d); the linear layers keep their inputs,
+    the norms' outputs (2 d) and silu(gate) * up (f); attention keeps q, k, v and its output
+    (2 d + 2 k), which is also the output projection's input; SwiGLU keeps gate, up and silu(gate)
+    (3 f). Attention adds an fp32 log-sum-exp per head. In bf16 the norms keep their input as the
+    fp32 copy they compute with, which costs 2 d more.
+    """
+    d, f = model.hidden_size, model.intermediate_size
+    k = model.num_key_value_heads * model.head_dim
+    fp32_copies = 2 * d if width < 4 else 0
+    return (8 * d + 2 * k + 4 * f + fp32_copies) * width + 4 * model.num_attention_heads
+
+
+def _loss_bytes(recipe: Recipe) -> int:
+    """The fused output head and cross-entropy of `loss.py`.
+
+    One chunk's logits in fp32, with a copy in the model's dtype where that is narrower; the
+    gradient of the hidden states; the gradient of the head's weight, summed in fp32 and then
+    converted.
+    """
+    model, train, width = recipe.model, recipe.train, _width(recipe)
+    tokens = train.micro_batch_size * train.sequence_length
+    narrow_copy = width if width < 4 else 0
+    chunk = min(train.loss_chunk_tokens, tokens) * model.vocab_size * (4 + narrow_copy)
+    return (
+        chunk
+        + tokens * model.hidden_size * width
+        + model.vocab_size * model.hidden_size * (4 + narrow_copy)
+    )
+
+
+def _width(recipe: Recipe) -> int:
+    """Bytes per element of weights and activations."""
+    return 2 if recipe.train.dtype == "bf16" else 4

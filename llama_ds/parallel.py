@@ -1,0 +1,201 @@
+"""Which rank works with which: the process groups of data, sequence and tensor parallelism.
+
+The ranks form a grid dp x sp x tp with tp innermost, so that the ranks that exchange the most sit
+on the same machine:
+
+    rank = (dp_rank * sp_size + sp_rank) * tp_size + tp_rank
+
+`ParallelGroups` is also what DeepSpeed calls an `mpu`: an object that it asks for groups, ranks and
+sizes. DeepSpeed looks methods up by name, and one more or less changes what it does:
+
+- `initialize_sequence_parallel` must not exist here. Where it does, ZeRO drops the tensor-parallel
+  group, and gradient norms are then wrong.
+- `get_data_parallel_group` gives the ranks that hold copies of the same weights, dp x sp. ZeRO-3
+  partitions weights and reduces gradients over it; with the dp ranks alone the gradients of the
+  sequence slices would never meet. `get_data_parallel_world_size` is the true dp size, because
+  DeepSpeed's batch arithmetic multiplies by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.distributed as dist
+
+Ranks = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of the grid, and its arithmetic; needs no process group."""
+
+    dp_size: int
+    sp_size: int
+    tp_size: int
+
+    @property
+    def world_size(self) -> int:
+        return self.dp_size * self.sp_size * self.tp_size
+
+    def rank(self, dp_rank: int, sp_rank: int, tp_rank: int) -> int:
+        """Global rank at a place of the grid."""
+        return (dp_rank * self.sp_size + sp_rank) * self.tp_size + tp_rank
+
+    def place(self, rank: int) -> tuple[int, int, int]:
+        """(dp_rank, sp_rank, tp_rank) of a global rank."""
+        row, tp_rank = divmod(rank, self.tp_size)
+        dp_rank, sp_rank = divmod(row, self.sp_size)
+        return dp_rank, sp_rank, tp_rank
+
+    def tp_groups(self) -> list[Ranks]:
+        """Ranks that share one copy of the weights: they work on the same rows."""
+        return [
+            tuple(self.rank(dp, sp, tp) for tp in range(self.tp_size))
+            for dp in range(self.dp_size)
+            for sp in range(self.sp_size)
+        ]
+
+    def sp_groups(self) -> list[Ranks]:
+        """Ranks that work on slices of the same rows with the same part of the weights."""
+        return [
+            tuple(self.rank(dp, sp, tp) for sp in range(self.sp_size))
+            for dp in range(self.dp_size)
+            for tp in range(self.tp_size)
+        ]
+
+    def dp_groups(self) -> list[Ranks]:
+        """Ranks that work on different rows and are alike in everything else."""
+        return [
+            tuple(self.rank(dp, sp, tp) for dp in range(self.dp_size))
+            for sp in range(self.sp_size)
+            for tp in range(self.tp_size)
+        ]
+
+    def replica_groups(self) -> list[Ranks]:
+        """Ranks that hold the same part of the weights: dp x sp. Gradients are reduced over them."""
+        return [
+            tuple(self.rank(dp, sp, tp) for dp in range(self.dp_size) for sp in range(self.sp_size))
+            for tp in range(self.tp_size)
+        ]
+
+
+def layout_of(world_size: int, *, tp_size: int, sp_size: int) -> Layout:
+    """The grid over `world_size` ranks; ValueError where it does not divide."""
+    for name, size in (("world size", world_size), ("tp_size", tp_size), ("sp_size", sp_size)):
+        if size < 1:
+            raise ValueError(f"{name} ({size}) must be positive")
+    if world_size % (tp_size * sp_size) != 0:
+        raise ValueError(
+            f"world size {world_size} must be a multiple of tp_size {tp_size} x sp_size {sp_size} "
+            f"= {tp_size * sp_size}; change the number of processes, tp_size or sp_size"
+        )
+    return Layout(world_size // (tp_size * sp_size), sp_size, tp_size)
+
+
+@dataclass(frozen=True)
+class ParallelGroups:
+    """This rank's process groups and its place in each; built once, passed to whoever needs it."""
+
+    layout: Layout
+    dp_rank: int
+    sp_rank: int
+    tp_rank: int
+    dp_group: dist.ProcessGroup
+    sp_group: dist.ProcessGroup
+    tp_group: dist.ProcessGroup
+    replica_group: dist.ProcessGroup
+
+    @classmethod
+    def build(cls, *, tp_size: int = 1, sp_size: int = 1) -> ParallelGroups:
+        """Groups over the initialised default process group; every rank must call it.
+
+        ValueError where the world size is not a multiple of tp_size * sp_size.
+        """
+        layout = layout_of(dist.get_world_size(), tp_size=tp_size, sp_size=sp_size)
+        dp_rank, sp_rank, tp_rank = layout.place(dist.get_rank())
+        dp_group = _own_group(layout.dp_groups())
+        return cls(
+            layout=layout,
+            dp_rank=dp_rank,
+            sp_rank=sp_rank,
+            tp_rank=tp_rank,
+            dp_group=dp_group,
+            sp_group=_own_group(layout.sp_groups()),
+            tp_group=_own_group(layout.tp_groups()),
+            # The same ranks need no second group: each costs a communicator with its own buffers.
+            replica_group=dp_group if sp_size == 1 else _own_group(layout.replica_groups()),
+        )
+
+    @property
+    def dp_size(self) -> int:
+        return self.layout.dp_size
+
+    @property
+    def sp_size(self) -> int:
+        return self.layout.sp_size
+
+    @property
+    def tp_size(self) -> int:
+        return self.layout.tp_size
+
+    # -- DeepSpeed's names for the same; see the module's docstring ------------------------------
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup:
+        return self.tp_group
+
+    def get_model_parallel_rank(self) -> int:
+        return self.tp_rank
+
+    def get_model_parallel_world_size(self) -> int:
+        return self.tp_size
+
+    def get_tensor_model_parallel_group(self) -> dist.ProcessGroup:
+        return self.tp_group
+
+    def get_tensor_model_parallel_rank(self) -> int:
+        return self.tp_rank
+
+    def get_tensor_model_parallel_world_size(self) -> int:
+        return self.tp_size
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        return self.replica_group
+
+    def get_data_parallel_rank(self) -> int:
+        return self.dp_rank
+
+    def get_data_parallel_world_size(self) -> int:
+        return self.dp_size
+
+    def get_sequence_parallel_group(self) -> dist.ProcessGroup:
+        return self.sp_group
+
+    def get_sequence_parallel_rank(self) -> int:
+        return self.sp_rank
+
+    def get_sequence_parallel_world_size(self) -> int:
+        return self.sp_size
+
+    def get_sequence_data_parallel_group(self) -> dist.ProcessGroup:
+        return self.replica_group
+
+    def get_sequence_data_parallel_rank(self) -> int:
+        return self.dp_rank * self.sp_size + self.sp_rank
+
+    def get_sequence_data_parallel_world_size(self) -> int:
+        return self.dp_size * self.sp_size
+
+
+def _own_group(groups: Sequence[Ranks]) -> dist.ProcessGroup:
+    """The group among `groups` that this rank belongs to.
+
+    torch wants every rank to create every group, in the same order, also those it is not part of.
+    """
+    own = None
+    for ranks in groups:
+        group = dist.new_group(list(ranks))
+        if dist.get_rank() in ranks:
+            own = group
+    assert own is not None, f"rank {dist.get_rank()} is in none of the {len(groups)} groups"
+    return own

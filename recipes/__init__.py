@@ -1,0 +1,1 @@
+"""What one runs: recipes, their launchers, and the only place with choices."""

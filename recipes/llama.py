@@ -1,0 +1,243 @@
+"""The LLaMA-1 family: one function per size, each returning one complete recipe.
+
+Architecture, optimiser and data follow the paper (arXiv 2302.13971, tables 1 and 2, section 2).
+What the paper leaves open, and depends on the GPUs, stands in one table below: number of GPUs,
+ZeRO stage, micro-batch and activations kept. ZeRO is the only sharding these recipes use: every
+rank works on its own rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from llama_ds.config import (
+    CheckpointConfig,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Recipe,
+    SavePolicy,
+    TrainConfig,
+    ZeroConfig,
+)
+
+Cluster = Literal["a100-80gb", "h100-80gb", "h200-141gb"]
+
+LLAMA1_SHARES = {
+    "common_crawl": 0.67,
+    "c4": 0.15,
+    "github": 0.045,
+    "wikipedia": 0.045,
+    "books": 0.045,
+    "arxiv": 0.025,
+    "stack_exchange": 0.02,
+}
+"""Share of each source in the training tokens (paper, table 1)."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a model is laid on a cluster."""
+
+    num_gpus: int
+    zero_stage: int
+    micro_batch_size: int
+    save_policy: SavePolicy
+
+
+# Chosen by arithmetic on memory and traffic, not yet by measurement.
+# 7B and 13B: every GPU holds the weights (ZeRO-2), and nothing is computed twice; the micro-batch
+# is what the memory then takes.
+# 33B and 65B: ZeRO-3 sends all weights to every GPU for each pass over a micro-batch, and that
+# traffic is what limits it. So all rows of a GPU are one micro-batch, and layers are computed a
+# second time to make room for it; where a GPU has a single row there is room without.
+# The faster GPUs are fewer, so that each has more rows per step to work on.
+PLACEMENTS: dict[str, dict[Cluster, Placement]] = {
+    "llama_7b": {
+        "a100-80gb": Placement(256, 2, 4, "keep_all"),
+        "h100-80gb": Placement(128, 2, 4, "keep_all"),
+        "h200-141gb": Placement(128, 2, 8, "keep_all"),
+    },
+    "llama_13b": {
+        "a100-80gb": Placement(512, 2, 2, "keep_all"),
+        "h100-80gb": Placement(256, 2, 2, "keep_all"),
+        "h200-141gb": Placement(256, 2, 4, "keep_all"),
+    },
+    "llama_33b": {
+        "a100-80gb": Placement(1024, 3, 2, "layer_input"),
+        "h100-80gb": Placement(512, 3, 4, "layer_input"),
+        "h200-141gb": Placement(512, 3, 4, "layer_input"),
+    },
+    "llama_65b": {
+        "a100-80gb": Placement(2048, 3, 1, "keep_all"),
+        "h100-80gb": Placement(1024, 3, 2, "layer_input"),
+        "h200-141gb": Placement(512, 3, 4, "layer_input"),
+    },
+}
+
+
+def intended_world_size(recipe: Recipe, cluster: Cluster) -> int:
+    """Number of GPUs that the recipe's sizes are chosen for; ValueError for a recipe without one."""
+    if recipe.name == "llama_tiny":
+        return 2
+    if recipe.name not in PLACEMENTS:
+        raise ValueError(
+            f"no number of GPUs is known for the recipe {recipe.name!r}; give --world-size"
+        )
+    return PLACEMENTS[recipe.name][cluster].num_gpus
+
+
+def llama_tiny(cluster: Cluster = "a100-80gb") -> Recipe:
+    """LLaMA with about 10 M parameters, for two processes on a CPU; the quickstart's model.
+
+    Small enough for any machine, so `cluster` changes nothing but the plan's memory check.
+    """
+    del cluster
+    return Recipe(
+        name="llama_tiny",
+        run_dir=Path("runs/llama_tiny"),
+        model=ModelConfig(
+            hidden_size=288,
+            intermediate_size=768,
+            num_hidden_layers=8,
+            num_attention_heads=6,
+            num_key_value_heads=6,
+            vocab_size=4_096,
+            max_position_embeddings=256,
+        ),
+        optimizer=OptimizerConfig(peak_learning_rate=1e-3, warmup_steps=20),
+        train=TrainConfig(
+            sequence_length=256,
+            tokens_per_step=4_096,
+            max_steps=120,
+            micro_batch_size=8,
+            dtype="fp32",
+            save_policy="keep_all",
+            eval_every_steps=40,
+            eval_rows=64,
+        ),
+        data=DataConfig(store=Path("runs/quickstart/store")),
+        zero=ZeroConfig(stage=1),
+        checkpoint=CheckpointConfig(every_steps=50),
+    )
+
+
+def llama_7b(cluster: Cluster = "a100-80gb") -> Recipe:
+    """LLaMA-7B: 6.7 B parameters, 1.0 T tokens.
+
+    For 256 A100-80GB, 128 H100 or 128 H200.
+    """
+    return _llama1(
+        "llama_7b",
+        cluster,
+        hidden_size=4_096,
+        num_attention_heads=32,
+        num_hidden_layers=32,
+        intermediate_size=11_008,
+        peak_learning_rate=3.0e-4,
+        train_tokens=1_000_000_000_000,
+    )
+
+
+def llama_13b(cluster: Cluster = "a100-80gb") -> Recipe:
+    """LLaMA-13B: 13.0 B parameters, 1.0 T tokens.
+
+    For 512 A100-80GB, 256 H100 or 256 H200.
+    """
+    return _llama1(
+        "llama_13b",
+        cluster,
+        hidden_size=5_120,
+        num_attention_heads=40,
+        num_hidden_layers=40,
+        intermediate_size=13_824,
+        peak_learning_rate=3.0e-4,
+        train_tokens=1_000_000_000_000,
+    )
+
+
+def llama_33b(cluster: Cluster = "a100-80gb") -> Recipe:
+    """LLaMA-33B: 32.5 B parameters, 1.4 T tokens.
+
+    For 1024 A100-80GB, 512 H100 or 512 H200.
+    """
+    return _llama1(
+        "llama_33b",
+        cluster,
+        hidden_size=6_656,
+        num_attention_heads=52,
+        num_hidden_layers=60,
+        intermediate_size=17_920,
+        peak_learning_rate=1.5e-4,
+        train_tokens=1_400_000_000_000,
+    )
+
+
+def llama_65b(cluster: Cluster = "a100-80gb") -> Recipe:
+    """LLaMA-65B: 65.2 B parameters, 1.4 T tokens.
+
+    For 2048 A100-80GB (the paper's cluster), 1024 H100 or 512 H200.
+    """
+    return _llama1(
+        "llama_65b",
+        cluster,
+        hidden_size=8_192,
+        num_attention_heads=64,
+        num_hidden_layers=80,
+        intermediate_size=22_016,
+        peak_learning_rate=1.5e-4,
+        train_tokens=1_400_000_000_000,
+    )
+
+
+def _llama1(
+    name: str,
+    cluster: Cluster,
+    *,
+    hidden_size: int,
+    num_attention_heads: int,
+    num_hidden_layers: int,
+    intermediate_size: int,
+    peak_learning_rate: float,
+    train_tokens: int,
+) -> Recipe:
+    """What the four models of the paper share."""
+    placement = PLACEMENTS[name][cluster]
+    return Recipe(
+        name=name,
+        run_dir=Path("runs") / name,
+        model=ModelConfig(
+            hidden_size=hidden_size,
+            intermediate_size=intermediate_size,
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=num_attention_heads,
+            num_key_value_heads=num_attention_heads,
+            vocab_size=32_000,
+            max_position_embeddings=2_048,
+            # One value for the family. The 65B weights that were published later carry 1e-5: to
+            # continue from those, give --model.rms-norm-eps 1e-5.
+            rms_norm_eps=1e-6,
+            rope_theta=10_000.0,
+        ),
+        optimizer=OptimizerConfig(
+            peak_learning_rate=peak_learning_rate,
+            min_learning_rate_ratio=0.1,
+            warmup_steps=2_000,
+            beta1=0.9,
+            beta2=0.95,
+            weight_decay=0.1,
+            max_grad_norm=1.0,
+        ),
+        train=TrainConfig(
+            sequence_length=2_048,
+            tokens_per_step=4 * 1024 * 1024,
+            train_tokens=train_tokens,
+            micro_batch_size=placement.micro_batch_size,
+            dtype="bf16",
+            save_policy=placement.save_policy,
+        ),
+        data=DataConfig(store=Path("runs/llama1/store"), shares=LLAMA1_SHARES),
+        zero=ZeroConfig(stage=placement.zero_stage),
+    )

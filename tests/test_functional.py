@@ -1,0 +1,109 @@
+"""The layer's functions against their formulas and transformers' own; initial weights."""
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig
+from transformers.models.llama import modeling_llama as stock
+
+from llama_ds.functional import initial_weight, kept_positions, rms_norm, rotary, swiglu
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def _randn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rms_norm_equals_transformers_bit_for_bit(dtype: torch.dtype) -> None:
+    x, weight = _randn(2, 5, 16, dtype=dtype), _randn(16, dtype=dtype, seed=1)
+    module = stock.LlamaRMSNorm(16, eps=1e-5).to(dtype)
+    module.weight.data = weight
+    assert torch.equal(rms_norm(x, weight, 1e-5), module(x))
+
+
+def test_rms_norm_keeps_float64_precision() -> None:
+    x, weight = _randn(3, 8, dtype=torch.float64), _randn(8, dtype=torch.float64, seed=1)
+    expected = x / (x.pow(2).sum(-1, keepdim=True) / 8 + 1e-6).sqrt() * weight
+    # Statistics in fp32 would be off by 1e-7.
+    torch.testing.assert_close(rms_norm(x, weight, 1e-6), expected, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rotary_equals_transformers_bit_for_bit(dtype: torch.dtype) -> None:
+    embedding = stock.LlamaRotaryEmbedding(LlamaConfig(hidden_size=32, num_attention_heads=4))
+    q, k = _randn(2, 4, 6, 8, dtype=dtype), _randn(2, 2, 6, 8, dtype=dtype, seed=1)
+    cos, sin = embedding(q, position_ids=torch.arange(6).expand(2, -1))
+    expected = stock.apply_rotary_pos_emb(q, k, cos, sin)
+    assert torch.equal(rotary(q, cos, sin), expected[0])
+    assert torch.equal(rotary(k, cos, sin), expected[1])
+
+
+def test_rotary_scores_depend_on_distance_only() -> None:
+    q, k = _randn(8, dtype=torch.float64), _randn(8, dtype=torch.float64, seed=1)
+    angles = torch.arange(20, dtype=torch.float64)[:, None] * 10_000.0 ** (-torch.arange(4) / 4)
+    cos, sin = angles.repeat(1, 2).cos()[None], angles.repeat(1, 2).sin()[None]
+    q_BHSE, k_BHSE = (rotary(x.expand(1, 1, 20, 8), cos, sin) for x in (q, k))
+    scores = (q_BHSE @ k_BHSE.transpose(2, 3))[0, 0]
+    # Float64 rounding of sums of 8 products.
+    torch.testing.assert_close(scores[1:, 1:], scores[:-1, :-1], rtol=0, atol=1e-13)
+    assert not torch.allclose(scores[0], scores[5]), "distance must matter"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_swiglu_equals_transformers_bit_for_bit(dtype: torch.dtype) -> None:
+    config = LlamaConfig(hidden_size=8, intermediate_size=24, num_attention_heads=2)
+    mlp = stock.LlamaMLP(config).to(dtype)
+    x = _randn(3, 8, dtype=dtype)
+    assert torch.equal(mlp.down_proj(swiglu(mlp.gate_proj(x), mlp.up_proj(x))), mlp(x))
+
+
+@pytest.mark.parametrize(
+    ("logits_to_keep", "expected"),
+    [
+        (0, [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        (1, [[3], [7]]),
+        (torch.tensor([0, 2]), [[0, 2], [4, 6]]),
+        (torch.tensor([[0, 2], [1, 3]]), [[0, 2], [5, 7]]),
+        (torch.tensor([[True, False, False, True], [False, True, False, False]]), [0, 3, 5]),
+    ],
+    ids=["all", "last", "index", "index_per_row", "mask"],
+)
+def test_kept_positions(logits_to_keep: int | Tensor, expected: list[object]) -> None:
+    hidden = torch.arange(8.0).reshape(2, 4, 1)
+    assert kept_positions(hidden, logits_to_keep).squeeze(-1).tolist() == expected
+
+
+def _weight(name: str = "a", *, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
+    return initial_weight(name, (256, 128), 0.02, seed, dtype, torch.device("cpu"))
+
+
+def test_initial_weight_depends_on_name_and_seed_only() -> None:
+    first = _weight()
+    torch.manual_seed(99)
+    assert torch.equal(_weight(), first)
+    assert not torch.equal(_weight("b"), first)
+    assert not torch.equal(_weight(seed=2), first)
+    with torch.device("meta"):
+        assert torch.equal(_weight(), first)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_initial_weight_in_another_dtype_is_the_rounded_fp32_weight(dtype: torch.dtype) -> None:
+    assert torch.equal(_weight(dtype=dtype), _weight().to(dtype))
+
+
+def test_initial_weight_distribution() -> None:
+    weight = _weight() / 0.02
+    # 32,768 draws: the mean's standard error is 0.0055 and the deviation's 0.0039; 4 of each.
+    assert abs(weight.mean().item()) < 0.022
+    assert abs(weight.std().item() - 1) < 0.016
+
+
+def test_initial_weights_stay_what_they_are() -> None:
+    """A change here changes every run from scratch; the changelog must say so."""
+    weight = initial_weight("lm_head.weight", (4, 8), 1.0, 0, torch.float32, torch.device("cpu"))
+    expected = torch.tensor([-0.0036740, 0.7645996, 0.1848865])
+    # Processors differ in the last bits of logarithm and cosine.
+    torch.testing.assert_close(weight[0, :3], expected, rtol=1e-5, atol=1e-6)

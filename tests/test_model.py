@@ -1,0 +1,539 @@
+"""The model against transformers' own class, with equal weights, and how it is initialised."""
+
+import copy
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import transformers
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+from torch.distributed.tensor import Shard, distribute_tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers.models.llama import modeling_llama as stock
+
+from llama_ds import LlamaForCausalLM, LlamaModel, register, unregister
+from llama_ds.config import ModelConfig
+from llama_ds.functional import initial_weight
+from llama_ds.model import LlamaHead, hf_config
+
+V = 97
+GQA = {"num_key_value_heads": 2}
+ROPE: dict[str, dict[str, Any]] = {
+    "default": {},
+    "linear": {"factor": 2.0},
+    "dynamic": {"factor": 2.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 16},
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+    "longrope": {
+        "short_factor": [1.0, 1.1, 1.2, 1.3],
+        "long_factor": [1.0, 2.0, 3.0, 4.0],
+        "factor": 2.0,
+        "original_max_position_embeddings": 16,
+    },
+}
+
+
+def config(**overrides: Any) -> LlamaConfig:
+    """A model small enough for exhaustive tests; weights large enough for logits of order one."""
+    values: dict[str, Any] = {
+        "vocab_size": V,
+        "hidden_size": 32,
+        "intermediate_size": 88,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 32,
+        "initializer_range": 0.2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return LlamaConfig(**(values | overrides))
+
+
+def pair(*, attention: str = "sdpa", **overrides: Any) -> tuple[LlamaForCausalLM, Any]:
+    """Our model and transformers', with equal weights, in evaluation mode."""
+    # Models that share a configuration object would share the choice of the attention back end.
+    first, second = config(**overrides), config(**overrides)
+    ours = LlamaForCausalLM._from_config(first, attn_implementation=attention)
+    theirs = stock.LlamaForCausalLM._from_config(second, attn_implementation=attention)
+    theirs.load_state_dict(ours.state_dict())
+    return ours.eval(), theirs.eval()
+
+
+def tokens(rows: int = 2, length: int = 24, seed: int = 0) -> Tensor:
+    return torch.randint(3, V, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def left_padded() -> dict[str, Tensor]:
+    mask = torch.ones(2, 24, dtype=torch.long)
+    mask[1, :7] = 0
+    return {"input_ids": tokens() * mask, "attention_mask": mask}
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def assert_gradients(ours: nn.Module, theirs: nn.Module, bound: float) -> None:
+    """Each parameter's gradients differ by at most `bound` of the largest."""
+    got, want = gradients(ours), gradients(theirs)
+    assert got.keys() == want.keys() != set()
+    for name, gradient in want.items():
+        assert (got[name] - gradient).abs().max() <= bound * gradient.abs().max(), name
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    register()
+    yield
+    unregister()
+
+
+# --- Parity of the forward pass
+
+
+@pytest.mark.parametrize("rope", ROPE)
+@pytest.mark.parametrize("heads", [{}, GQA], ids=["mha", "gqa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_logits(attention: str, heads: dict[str, int], rope: str) -> None:
+    parameters = {"rope_type": rope, "rope_theta": 10_000.0, **ROPE[rope]}
+    ours, theirs = pair(attention=attention, rope_parameters=parameters, **heads)
+    # 40 positions are more than the configuration's 32, where dynamic and longrope change.
+    for inputs in ({"input_ids": tokens(length=40)}, left_padded()):
+        got, want = ours(**inputs).logits, theirs(**inputs).logits
+        assert want.std() > 0.5
+        # The same operations in the same order; kernels may round a last bit differently.
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"attention_bias": True, "mlp_bias": True},
+        {"hidden_act": "gelu"},
+        {"head_dim": 16},
+        {"tie_word_embeddings": True},
+        {"pretraining_tp": 2},
+        {"pad_token_id": 0},
+        {"rms_norm_eps": 0.1},
+    ],
+    ids=lambda overrides: next(iter(overrides)),
+)
+def test_configuration_is_honoured(overrides: dict[str, Any]) -> None:
+    ours, theirs = pair(**overrides)
+    for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        if parameter.dim() == 1:  # biases are zero and norms one at first, which would hide them
+            parameter.data = 1 + torch.randn(parameter.shape)
+            other.data = parameter.data.clone()
+    got, want = ours(tokens()).logits, theirs(tokens()).logits
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-6)  # as in test_logits
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_recorded_outputs(attention: str) -> None:
+    ours, theirs = pair(attention=attention, **GQA)
+    wanted = {"output_hidden_states": True, "output_attentions": attention == "eager"}
+    got, want = ours(tokens(), **wanted), theirs(tokens(), **wanted)
+    assert len(got.hidden_states) == 3
+    for name in ("hidden_states", "attentions") if attention == "eager" else ("hidden_states",):
+        for a, b in zip(got[name], want[name], strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-6)  # as in test_logits
+    as_tuple = ours(tokens(), return_dict=False)
+    assert isinstance(as_tuple, tuple)
+    assert torch.equal(as_tuple[0], got.logits)
+
+
+def test_logits_to_keep_and_embeddings_as_input() -> None:
+    ours, _ = pair()
+    whole = ours(tokens()).logits
+    # A matmul of fewer rows may sum in another order.
+    torch.testing.assert_close(
+        ours(tokens(), logits_to_keep=2).logits, whole[:, -2:], rtol=0, atol=1e-5
+    )
+    embeddings = ours.get_input_embeddings()(tokens())
+    assert torch.equal(ours(inputs_embeds=embeddings).logits, whole)
+    with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
+        ours(input_ids=tokens(), inputs_embeds=embeddings)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"num_beams": 3},
+        {"cache_implementation": "static"},
+        {"use_cache": False},
+        {"do_sample": True, "top_k": 5},
+    ],
+    ids=["greedy", "beams", "static_cache", "no_cache", "sampled"],
+)
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "left_padded"])
+def test_generate(how: dict[str, Any], padded: bool) -> None:
+    inputs = left_padded() if padded else {"input_ids": tokens(length=6)}
+    written = []
+    for model in pair(**GQA):
+        torch.manual_seed(0)
+        how = {"do_sample": False, "max_new_tokens": 12, "pad_token_id": 0} | how
+        written.append(model.generate(**inputs, **how))
+    assert torch.equal(*written)
+
+
+# --- Documents packed into one row
+
+LENGTHS = (5, 9, 10)
+
+
+def packed() -> dict[str, Tensor]:
+    positions = torch.cat([torch.arange(n) for n in LENGTHS])
+    return {"input_ids": tokens(), "position_ids": positions.expand(2, -1)}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("use_cache", [None, False], ids=["cache_by_default", "no_cache"])
+def test_packed_documents_do_not_see_each_other(attention: str, use_cache: bool | None) -> None:
+    ours, _ = pair(attention=attention, **GQA)
+    logits = ours(**packed(), use_cache=use_cache).logits
+    apart = [ours(part).logits for part in tokens().split(LENGTHS, dim=1)]
+    # Attention over a longer row sums in another order.
+    torch.testing.assert_close(logits, torch.cat(apart, dim=1), rtol=0, atol=1e-5)
+    assert (ours(tokens()).logits - logits).abs().max() > 0.1, "unpacked rows must differ"
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_packed_documents_train_as_if_apart(attention: str) -> None:
+    ours, other = (pair(attention=attention)[0].train() for _ in range(2))
+    documents = tokens().split(LENGTHS, dim=1)
+    num_items = 2 * sum(n - 1 for n in LENGTHS)
+    shifted = [nn.functional.pad(part[:, 1:], (0, 1), value=-100) for part in documents]
+    loss = ours(**packed(), shift_labels=torch.cat(shifted, dim=1)).loss
+    apart = [other(part, labels=part, num_items_in_batch=num_items).loss for part in documents]
+    torch.testing.assert_close(loss, sum(apart), rtol=1e-5, atol=0)  # fp32 sums in another order
+    loss.backward()
+    sum(apart).backward()
+    assert_gradients(ours, other, 1e-5)  # the same
+
+
+# --- Loss and gradients
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    # Both differ in the order of fp32 sums; transformers' norm and rotary tables stay fp32 in
+    # float64, and ours keeps float64 in the norm.
+    [(torch.float32, 2e-5), (torch.float64, 2e-6)],
+    ids=str,
+)
+@pytest.mark.parametrize("overrides", [{}, GQA, {"tie_word_embeddings": True}], ids=str)
+@pytest.mark.parametrize("num_items", [None, 40], ids=str)
+def test_loss_and_gradients(
+    dtype: torch.dtype, bound: float, overrides: dict[str, Any], num_items: int | None
+) -> None:
+    ours, theirs = (model.to(dtype) for model in pair(**overrides))
+    ours.loss_chunk_tokens = 10
+    labels = tokens().masked_fill(tokens() % 5 == 0, -100)
+    for training in (True, False):
+        losses = []
+        for model in (ours, theirs):
+            out = model.train(training)(tokens(), labels=labels, num_items_in_batch=num_items)
+            assert (out.logits is None) == (training and model is ours)
+            out.loss.backward()
+            losses.append(out.loss.detach().float())
+        torch.testing.assert_close(*losses, rtol=1e-6, atol=0)  # fp32 sums in another order
+        assert_gradients(ours, theirs, bound)
+
+
+def test_activation_checkpointing_gives_the_same_gradients() -> None:
+    ours, _ = pair(**GQA)
+    plain, checkpointed = ours.train(), copy.deepcopy(ours).train()
+    with warnings.catch_warnings():
+        # Newer transformers prefer a name that older ones lack.
+        warnings.simplefilter("ignore", FutureWarning)
+        checkpointed.gradient_checkpointing_enable()
+    calls = []
+    checkpointed.model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
+    for model in (plain, checkpointed):
+        model(tokens(), labels=tokens()).loss.backward()
+    assert len(calls) == 2, "the layer must have been computed again"
+    assert_gradients(checkpointed, plain, 0.0)
+
+
+def test_shift_labels_win_and_logits_on_request() -> None:
+    ours, theirs = pair()
+    shifted = nn.functional.pad(tokens()[:, 1:], (0, 1), value=-100)
+    expected = theirs(tokens(), labels=tokens()).loss
+    calls: list[dict[str, Any]] = [
+        {"shift_labels": shifted},
+        {"shift_labels": shifted, "labels": torch.zeros_like(shifted)},
+        {"labels": tokens()},
+    ]
+    for training in (True, False):
+        for skip in (None, True, False):
+            for arguments in calls:
+                out = ours.train(training)(tokens(), skip_logits=skip, **arguments)
+                assert (out.logits is None) == (training if skip is None else skip)
+                # fp32 sums in another order.
+                torch.testing.assert_close(out.loss, expected, rtol=1e-6, atol=0)
+    assert ours.train()(tokens()).past_key_values is None
+    with pytest.raises(ValueError, match="skip_logits=True without labels"):
+        ours(tokens(), skip_logits=True)
+
+
+def test_a_replaced_head_or_loss_is_used() -> None:
+    ours, _ = pair()
+    ours.train().loss_function = lambda **_: torch.tensor(7.0)
+    assert ours(tokens(), labels=tokens()).loss == 7
+    ours, theirs = pair()
+    ours.lm_head = nn.Sequential(ours.lm_head)  # as adapters wrap it
+    out = ours.train()(tokens(), labels=tokens())
+    assert out.logits is not None
+    torch.testing.assert_close(out.loss, theirs(tokens(), labels=tokens()).loss, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_trainer(tmp_path: Path, checkpointing: bool) -> None:
+    rows = [{"input_ids": row, "labels": row} for row in tokens(rows=12)]
+    results = []
+    for name, model in zip(("ours", "theirs"), pair(**GQA), strict=True):
+        arguments = transformers.TrainingArguments(
+            output_dir=str(tmp_path / name),
+            max_steps=2,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            gradient_checkpointing=checkpointing,
+            # Adam would turn the rounding of gradients near zero into full steps.
+            optim="sgd",
+            learning_rate=0.5,
+            logging_steps=1,
+            use_cpu=True,
+            report_to=[],
+            disable_tqdm=True,
+            save_strategy="no",
+        )
+        trainer = transformers.Trainer(
+            model=model, args=arguments, train_dataset=rows, eval_dataset=rows
+        )
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        results.append((losses, trainer.evaluate()["eval_loss"]))
+    (ours, ours_eval), (theirs, theirs_eval) = results
+    assert len(ours) == 2
+    assert ours == pytest.approx(theirs, abs=1.1e-4)  # Trainer may round losses to 4 digits
+    # fp32 sums in another order, over two steps.
+    assert ours_eval == pytest.approx(theirs_eval, rel=1e-5)
+    assert ours_eval < ours[0] - 0.1, "it must have learned"
+
+
+# --- Checkpoints
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_checkpoints_are_the_same_in_both_directions(tmp_path: Path, tied: bool) -> None:
+    ours, theirs = pair(tie_word_embeddings=tied, **GQA)
+    for writer, reader_class in ((ours, stock.LlamaForCausalLM), (theirs, LlamaForCausalLM)):
+        folder = tmp_path / reader_class.__module__
+        writer.save_pretrained(folder, max_shard_size="20KB")
+        assert len(list(folder.glob("*.safetensors"))) > 2
+        reader, info = reader_class.from_pretrained(folder, output_loading_info=True)
+        assert not any(info.values()), info
+        expected = writer.state_dict()
+        assert reader.state_dict().keys() == expected.keys()
+        assert all(torch.equal(v, expected[k]) for k, v in reader.state_dict().items())
+        assert (reader.lm_head.weight is reader.model.embed_tokens.weight) == tied
+    written = [folder.joinpath("config.json").read_text() for folder in tmp_path.iterdir()]
+    assert written[0] == written[1]
+    assert json.loads(written[0])["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_bf16_load(tmp_path: Path) -> None:
+    ours, _ = pair()
+    ours.save_pretrained(tmp_path)
+    loaded = [
+        model_class.from_pretrained(tmp_path, dtype=torch.bfloat16)
+        for model_class in (LlamaForCausalLM, stock.LlamaForCausalLM)
+    ]
+    assert torch.equal(*(model(tokens()).logits for model in loaded))
+    assert loaded[0].model.rotary_emb.inv_freq.dtype == torch.float32
+    losses = [model.train()(tokens(), labels=tokens()).loss for model in loaded]
+    torch.testing.assert_close(*losses, rtol=1e-6, atol=0)  # fp32 sums of equal bf16 logits
+
+
+def test_missing_weights_get_their_initial_values(tmp_path: Path) -> None:
+    ours, _ = pair()
+    ours.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    dropped = ["model.layers.1.mlp.up_proj.weight", "lm_head.weight", "model.norm.weight"]
+    kept = {name: 3 * weight for name, weight in weights.items() if name not in dropped}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = LlamaForCausalLM.from_pretrained(tmp_path)
+    for name, weight in loaded.state_dict().items():
+        assert torch.equal(weight, weights[name] if name in dropped else kept[name]), name
+    inv_freq = ours.model.rotary_emb.inv_freq
+    assert torch.equal(loaded.model.rotary_emb.inv_freq, inv_freq)
+
+
+def test_device_map(tmp_path: Path) -> None:
+    ours, _ = pair()
+    ours.save_pretrained(tmp_path)
+    for device_map in ("auto", {"model": "cpu", "lm_head": "disk"}):
+        loaded = LlamaForCausalLM.from_pretrained(
+            tmp_path, device_map=device_map, offload_folder=tmp_path / "offload"
+        )
+        assert torch.equal(loaded(tokens()).logits, ours(tokens()).logits)
+        expected = ours(tokens(), labels=tokens(), skip_logits=True).loss
+        assert torch.equal(loaded(tokens(), labels=tokens(), skip_logits=True).loss, expected)
+
+
+def test_register(tmp_path: Path, registered: None) -> None:
+    ours, _ = pair()
+    ours.save_pretrained(tmp_path)
+    words = {"[UNK]": 0, **{f"w{i}": i for i in range(1, V)}}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[UNK]").save_pretrained(tmp_path)
+    register()
+    assert type(AutoModelForCausalLM.from_pretrained(tmp_path)) is LlamaForCausalLM
+    assert type(AutoModelForCausalLM.from_config(config())) is LlamaForCausalLM
+    assert type(transformers.AutoModel.from_config(config())) is LlamaModel
+    pipe = transformers.pipeline("text-generation", str(tmp_path), device="cpu")
+    assert type(pipe.model) is LlamaForCausalLM
+    assert pipe("w5 w6", max_new_tokens=3, do_sample=False)[0]["generated_text"] != "w5 w6"
+    unregister()
+    assert type(AutoModelForCausalLM.from_config(config())) is stock.LlamaForCausalLM
+
+
+# --- Initial weights
+
+
+def test_initial_weights_are_drawn_by_name() -> None:
+    torch.manual_seed(5)
+    model = LlamaForCausalLM(config(attention_bias=True))
+    std, device = model.config.initializer_range, torch.device("cpu")
+    for name, parameter in model.named_parameters():
+        name, shape = name.removeprefix("model."), tuple(parameter.shape)
+        if parameter.dim() == 2:
+            expected = initial_weight(name, shape, std, 5, torch.float32, device)
+        else:
+            expected = torch.ones(shape) if "norm" in name else torch.zeros(shape)
+        assert torch.equal(parameter, expected), name
+
+
+def test_initial_weights_do_not_depend_on_how_the_model_is_made() -> None:
+    torch.manual_seed(5)
+    expected = LlamaForCausalLM(config()).state_dict()
+    torch.rand(3)  # draws in between change nothing
+    alone = LlamaModel(config()).state_dict()
+    assert all(torch.equal(alone[name], expected[f"model.{name}"]) for name in alone)
+    deeper = LlamaForCausalLM(config(num_hidden_layers=3)).state_dict()
+    assert all(torch.equal(deeper[name], expected[name]) for name in expected)
+    for dtype in (torch.float32, torch.bfloat16):
+        made = LlamaForCausalLM._from_config(config(), dtype=dtype).state_dict()
+        assert all(torch.equal(made[name], expected[name].to(dtype)) for name in expected)
+    with torch.device("meta"):
+        empty = LlamaForCausalLM(config())
+    assert all(p.is_meta for p in empty.parameters())
+    empty.to_empty(device="cpu").init_weights()
+    assert all(torch.equal(empty.state_dict()[name], expected[name]) for name in expected)
+    torch.manual_seed(6)
+    other = LlamaForCausalLM(config()).state_dict()
+    assert not torch.equal(other["lm_head.weight"], expected["lm_head.weight"])
+
+
+def test_padding_row_is_zero_and_loaded_weights_are_kept() -> None:
+    model = LlamaForCausalLM(config(pad_token_id=4))
+    embedding = model.model.embed_tokens.weight
+    assert embedding[4].abs().max() == 0
+    assert embedding[3].abs().max() > 0
+    embedding.data.fill_(1.0)
+    embedding._is_hf_initialized = True
+    model._init_weights(model.model.embed_tokens)
+    assert embedding.min() == 1
+
+
+@pytest.mark.parametrize("mean_resizing", [False, True])
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_resize_token_embeddings(mean_resizing: bool, tied: bool) -> None:
+    model = LlamaForCausalLM(config(tie_word_embeddings=tied)).train()
+    before = model.model.embed_tokens.weight.clone()
+    model.resize_token_embeddings(V + 5, mean_resizing=mean_resizing)
+    assert torch.equal(model.model.embed_tokens.weight[:V], before)
+    assert torch.isfinite(model.model.embed_tokens.weight).all()
+    assert isinstance(model.lm_head, LlamaHead)
+    assert model.lm_head.weight.shape == (V + 5, 32)
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
+    labels = tokens() + 5
+    out = model(tokens(), labels=labels)
+    assert out.logits is None
+    expected = model(tokens(), labels=labels, skip_logits=False).loss
+    torch.testing.assert_close(out.loss, expected, rtol=1e-6, atol=0)  # fp32 sums
+
+
+def test_a_sharded_weight_gets_its_part() -> None:
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=2)
+    try:
+        model = LlamaForCausalLM(config())
+        layer = model.model.layers[0].mlp.up_proj
+        expected = layer.weight.detach().clone()
+        mesh = dist.init_device_mesh("cpu", (2,))
+        empty = distribute_tensor(torch.zeros_like(expected), mesh, [Shard(0)], src_data_rank=None)
+        layer.weight = nn.Parameter(empty)
+        model._init_weights(layer)
+        assert torch.equal(layer.weight.to_local(), expected[44:])
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_weight_partitioned_too_early_is_refused() -> None:
+    model = LlamaForCausalLM(config())
+    model.lm_head.weight = nn.Parameter(torch.empty(0))
+    with pytest.raises(ValueError, match="lm_head.weight is partitioned by DeepSpeed before"):
+        model._init_weights(model.lm_head)
+
+
+# --- The recipe's side
+
+
+def test_hf_config_holds_every_field_of_the_recipe() -> None:
+    recipe = ModelConfig(
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        vocab_size=50,
+        max_position_embeddings=77,
+        rms_norm_eps=1e-3,
+        rope_theta=123.0,
+        initializer_range=0.5,
+    )
+    made = hf_config(recipe, bos_token_id=7, eos_token_id=8, dtype=torch.bfloat16)
+    values = made.to_dict()
+    for name in recipe.__dataclass_fields__.keys() - {"rope_theta"}:
+        assert values[name] == getattr(recipe, name), name
+    assert values["rope_parameters"] == {"rope_type": "default", "rope_theta": 123.0}
+    assert (made.bos_token_id, made.eos_token_id, made.dtype) == (7, 8, torch.bfloat16)
+    assert made.use_cache
+    model = LlamaForCausalLM._from_config(made)
+    assert model.dtype == torch.bfloat16
+    assert model.num_parameters() == recipe.num_parameters
+
+
+def test_importing_the_recipe_does_not_load_torch() -> None:
+    command = "import sys, llama_ds.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
