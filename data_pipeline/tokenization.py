@@ -12,6 +12,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -61,10 +62,9 @@ class TokenizerConfig:
     """Text to train on at most, in UTF-8 bytes; training takes about 6 bytes of memory for each."""
     seed: int = 0
     """Chooses the documents where there is more text than sample_bytes."""
-    num_threads: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "sample_bytes", "num_threads"):
+        for name in ("vocab_size", "sample_bytes"):
             value = getattr(self, name)
             if value <= 0:
                 raise ValueError(f"tokenizer.{name} ({value}) must be positive")
@@ -82,7 +82,7 @@ def train_tokenizer(texts: Dataset, out: Path, config: TokenizerConfig) -> None:
     is kept. ValueError where the text is empty or does not support `config.vocab_size`.
     """
     _check_replaceable(out, "tokenizer.model", "a tokenizer")
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "num_threads"}
+    settings = dataclasses.asdict(config)
     versions = (sentencepiece.__version__, tokenizers.__version__)
     fingerprint = _fingerprint([*versions, settings, _read_ids(texts).digest])
     if _is_tokenizer_current(out, fingerprint):
@@ -106,7 +106,7 @@ def _sample_lines(texts: Dataset, config: TokenizerConfig) -> Iterator[str]:
     order = np.random.default_rng(config.seed).permutation(len(texts))
     column = texts.select_columns(["text"])
     left = config.sample_bytes
-    with tqdm(total=left, unit="B", unit_scale=True, desc="Reading text for the tokenizer") as bar:
+    with tqdm(unit="B", unit_scale=True, desc="Reading text for the tokenizer") as bar:
         for begin in range(0, len(order), _ENCODE_BATCH_DOCUMENTS):
             for text in column[order[begin : begin + _ENCODE_BATCH_DOCUMENTS]]["text"]:
                 for line in _lines(text):
@@ -137,7 +137,8 @@ def _train_sentencepiece(lines: Iterator[str], config: TokenizerConfig) -> bytes
             model_writer=model,
             model_type="bpe",
             vocab_size=config.vocab_size,
-            num_threads=config.num_threads,
+            # BPE training gains nothing from threads, and the model's bytes tell their number.
+            num_threads=1,
             character_coverage=0.99995,
             split_digits=True,
             byte_fallback=True,
@@ -239,6 +240,7 @@ def encode_documents(
             "num_text_bytes": Value("int64"),
         }
     )
+    num_proc = min(num_proc, math.ceil(len(dataset) / _ENCODE_BATCH_DOCUMENTS))
     encoded = dataset.with_format("arrow").map(
         _encode_batch,
         fn_kwargs={"processor": processor},

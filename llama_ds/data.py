@@ -88,11 +88,11 @@ def permute(index: int, size: int, key: int) -> int:
     assert 0 <= index < size, f"index {index} lies outside range({size})"
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
     mask = (1 << half_bits) - 1
+    round_keys = [_mix(key + number) for number in range(_ROUNDS)]
     while True:
         left, right = index >> half_bits, index & mask
-        for round_number in range(_ROUNDS):
-            mixed = _mix(right ^ _mix(key + round_number))
-            left, right = right, left ^ (mixed & mask)
+        for round_key in round_keys:
+            left, right = right, left ^ (_mix(right ^ round_key) & mask)
         index = left << half_bits | right
         if index < size:
             return index

@@ -73,7 +73,7 @@ class Layout:
         ]
 
     def replica_groups(self) -> list[Ranks]:
-        """Ranks that hold the same part of the weights: dp x sp. Gradients are reduced over them."""
+        """Ranks that hold the same part of the weights, dp x sp: gradients meet here."""
         return [
             tuple(self.rank(dp, sp, tp) for dp in range(self.dp_size) for sp in range(self.sp_size))
             for tp in range(self.tp_size)
@@ -192,7 +192,7 @@ def _own_group(groups: Sequence[Ranks]) -> dist.ProcessGroup:
 
     torch wants every rank to create every group, in the same order, also those it is not part of.
     """
-    own = None
+    own: dist.ProcessGroup | None = None
     for ranks in groups:
         group = dist.new_group(list(ranks))
         if dist.get_rank() in ranks:

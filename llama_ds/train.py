@@ -11,6 +11,7 @@ number, so it does not depend on how the batch is cut over ranks and micro-batch
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
@@ -18,6 +19,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -151,7 +153,7 @@ def evaluate(job: Job) -> float:
     """Mean loss per held-out token; each rank takes its share of the rows."""
     job.engine.eval()
     loss_sum, num_targets = 0.0, 0
-    for batch in job.held_out.batches(
+    for batch in job.held_out.micro_batches(
         dist.get_rank(), dist.get_world_size(), job.plan.micro_batch_size
     ):
         output = job.engine(**_inputs(batch, job.device), num_items_in_batch=1, skip_logits=True)
@@ -215,7 +217,7 @@ def build_job(
     device = init_distributed(local_rank)
     plan = batch_plan(recipe, dp_size=dist.get_world_size())
     store = TokenStore.open(recipe.data.store)
-    check_vocab(store, recipe.model.vocab_size)
+    check_vocab(store, recipe.model.vocab_size, _tokenizer_sha256(recipe.train.init_from))
     length = recipe.train.sequence_length
     data = TrainingData(store, recipe.data, length, recipe.train.seed)
     ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
@@ -265,6 +267,13 @@ def init_distributed(local_rank: int) -> torch.device:
     return device
 
 
+def _tokenizer_sha256(model_dir: Path | None) -> str | None:
+    """Checksum of the SentencePiece model in a Hugging Face folder, where it holds one."""
+    if model_dir is None or not (model_dir / "tokenizer.model").is_file():
+        return None
+    return hashlib.sha256((model_dir / "tokenizer.model").read_bytes()).hexdigest()
+
+
 def build_model(recipe: Recipe, store: TokenStore, ds_config: dict[str, Any]) -> LlamaForCausalLM:
     """The model with its initial or given weights; partitioned from the start under ZeRO-3."""
     # transformers builds a model under zero.Init as long as this object is alive.
@@ -276,7 +285,8 @@ def build_model(recipe: Recipe, store: TokenStore, ds_config: dict[str, Any]) ->
         _require_same_architecture(model, recipe)
     else:
         config = hf_config(
-            recipe.model, bos_token_id=store.manifest.bos_token_id,
+            recipe.model,
+            bos_token_id=store.manifest.bos_token_id,
             eos_token_id=store.manifest.eos_token_id,
             dtype=dtype,
         )

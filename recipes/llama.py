@@ -79,7 +79,7 @@ PLACEMENTS: dict[str, dict[Cluster, Placement]] = {
 
 
 def intended_world_size(recipe: Recipe, cluster: Cluster) -> int:
-    """Number of GPUs that the recipe's sizes are chosen for; ValueError for a recipe without one."""
+    """Number of GPUs that the recipe's sizes are chosen for; ValueError where none is known."""
     if recipe.name == "llama_tiny":
         return 2
     if recipe.name not in PLACEMENTS:
@@ -110,11 +110,12 @@ def llama_tiny(cluster: Cluster = "a100-80gb") -> Recipe:
         optimizer=OptimizerConfig(peak_learning_rate=1e-3, warmup_steps=20),
         train=TrainConfig(
             sequence_length=256,
-            tokens_per_step=4_096,
-            max_steps=120,
-            micro_batch_size=8,
+            tokens_per_step=2_048,
+            max_steps=160,
+            micro_batch_size=4,
             dtype="fp32",
             save_policy="keep_all",
+            log_every_steps=5,
             eval_every_steps=40,
             eval_rows=64,
         ),

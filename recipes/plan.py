@@ -71,17 +71,26 @@ def check_memory(memory: MemoryEstimate, recipe: Recipe, cluster: Cluster) -> No
         raise ValueError(
             f"{recipe.name} needs about {memory.total / GIB:.1f} GiB per GPU, more than the "
             f"{available / GIB:.0f} GiB of {cluster}; most of it is {largest} "
-            f"({memory.parts()[largest] / GIB:.1f} GiB): lower train.micro-batch-size "
-            f"({recipe.train.micro_batch_size}), raise zero.stage ({recipe.zero.stage}), or set "
-            f"train.save-policy to layer_input (now {recipe.train.save_policy})"
+            f"({memory.parts()[largest] / GIB:.1f} GiB): {', or '.join(_ways_to_save(recipe))}"
         )
+
+
+def _ways_to_save(recipe: Recipe) -> list[str]:
+    ways = []
+    if recipe.train.micro_batch_size > 1:
+        ways.append(f"lower train.micro-batch-size (now {recipe.train.micro_batch_size})")
+    if recipe.train.save_policy != "layer_input":
+        ways.append(f"set train.save-policy to layer_input (now {recipe.train.save_policy})")
+    if recipe.zero.stage < 3:
+        ways.append(f"raise zero.stage (now {recipe.zero.stage})")
+    return ways or ["take more GPUs, among which ZeRO divides the states"]
 
 
 # -- process groups -------------------------------------------------------------------------------
 
 
 def check_groups(world_size: int, *, tp_size: int = 1, sp_size: int = 1) -> list[str]:
-    """Build the groups of a cluster of this size on a fake process group; lines on what was checked.
+    """Build a cluster's groups on a fake process group; the lines say what was checked.
 
     Every list of groups must hold every rank once. Then the groups are built for real as a few
     ranks would, the corners of the grid, and must hold the ranks that the lists say.
@@ -179,8 +188,8 @@ def _print_parameters(recipe: Recipe) -> None:
     embedding = model.vocab_size * model.hidden_size
     print(f"  {model.num_parameters:,} ({paper_count(model.num_parameters)})")
     print(
-        f"  {model.num_hidden_layers} layers of {model.num_layer_parameters:,}, embedding and output "
-        f"head of {embedding:,} each, final norm {model.hidden_size:,}"
+        f"  {model.num_hidden_layers} layers of {model.num_layer_parameters:,}, embedding and "
+        f"output head of {embedding:,} each, final norm {model.hidden_size:,}"
     )
 
 

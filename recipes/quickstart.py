@@ -26,6 +26,7 @@ from recipes.launch import bad_input, parse
 from recipes.llama import llama_tiny
 
 RECIPE = Path(__file__).with_name("pretrain_tiny.sh")
+SAMPLE_BYTES = 20_000_000  # text for the tokenizer: seconds of training, and plenty for 4096 pieces
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Quickstart, Recipe, list[str]]:
 def run(options: Quickstart, recipe: Recipe, overrides: list[str]) -> int:
     start = time.perf_counter()
     build_store(options)
-    if code := pretrain(overrides):
+    if code := pretrain(recipe, overrides):
         return code
     finish(options, recipe)
     print(f"\nAll of it took {time.perf_counter() - start:.0f} s.")
@@ -98,8 +99,8 @@ def build_store(options: Quickstart) -> None:
     # Imported here, so that a wrong option is reported before anything heavy is loaded.
     from datasets import concatenate_datasets
 
+    from data_pipeline import tokenization
     from data_pipeline.pipeline import build_corpus, load_documents
-    from data_pipeline.tokenization import TokenizerConfig, build_store, train_tokenizer
     from recipes.corpus import builtin_corpus, folder_corpus
 
     _title("1/5 documents")
@@ -120,10 +121,13 @@ def build_store(options: Quickstart) -> None:
     _title("2/5 tokenizer")
     texts = concatenate_datasets(list(documents.values()))
     tokenizer = options.out / "tokenizer"
-    train_tokenizer(texts, tokenizer, TokenizerConfig(vocab_size=options.tokenizer.vocab_size))
+    config = tokenization.TokenizerConfig(
+        vocab_size=options.tokenizer.vocab_size, sample_bytes=SAMPLE_BYTES
+    )
+    tokenization.train_tokenizer(texts, tokenizer, config)
 
     _title("3/5 token store")
-    build_store(
+    tokenization.build_store(
         options.out / "store",
         documents,
         tokenizer,
@@ -132,17 +136,31 @@ def build_store(options: Quickstart) -> None:
     )
 
 
-def pretrain(overrides: list[str]) -> int:
+def pretrain(recipe: Recipe, overrides: list[str]) -> int:
     """Start the recipe's script as a user would; its exit code."""
     _title("4/5 pre-training")
+    environment = dict(os.environ)
+    if num_gpus := _num_usable_gpus(recipe):
+        rows = recipe.train.tokens_per_step // recipe.train.sequence_length
+        overrides = ["--train.micro-batch-size", str(rows // num_gpus), *overrides]
+        environment.setdefault("DEEPSPEED_ARGS", f"--num_gpus {num_gpus}")
     command = ["bash", str(RECIPE), *overrides]
     print(shlex.join(command), flush=True)
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, env=environment)
     try:
         return process.wait()
     except KeyboardInterrupt:
         process.wait()  # it saves a checkpoint first
         raise
+
+
+def _num_usable_gpus(recipe: Recipe) -> int:
+    """The most GPUs of this machine over which the rows of a step divide; 0 without a GPU."""
+    import torch
+
+    rows = recipe.train.tokens_per_step // recipe.train.sequence_length
+    counts = range(1, min(torch.cuda.device_count(), rows) + 1)
+    return max((count for count in counts if rows % count == 0), default=0)
 
 
 def finish(options: Quickstart, recipe: Recipe) -> None:

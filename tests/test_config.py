@@ -97,7 +97,9 @@ def test_flops_per_token_are_those_published_for_65b() -> None:
 
 def test_the_recipe_is_read_without_torch() -> None:
     code = "import sys, llama_ds.config, llama_ds.deepspeed_config; print('torch' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "False"
 
 
@@ -125,7 +127,10 @@ def test_deepspeed_accepts_the_generated_configuration(
 
 def test_users_keys_are_merged_deep(recipe: Recipe) -> None:
     generated = deepspeed_config(recipe, batch_plan(recipe, 2), "cpu")
-    users = {"zero_optimization": {"round_robin_gradients": True}, "comms_logger": {"enabled": True}}
+    users = {
+        "zero_optimization": {"round_robin_gradients": True},
+        "comms_logger": {"enabled": True},
+    }
     merged = merge_overrides(generated, users)
     assert merged["zero_optimization"]["round_robin_gradients"] is True
     assert merged["zero_optimization"]["stage"] == 1
@@ -136,7 +141,10 @@ def test_users_keys_are_merged_deep(recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     ("users", "message"),
     [
-        ({"zero_optimization": {"stage": 3}}, r"zero_optimization.stage to 3, .* zero.stage gives 1"),
+        (
+            {"zero_optimization": {"stage": 3}},
+            r"zero_optimization.stage to 3, .* zero.stage gives 1",
+        ),
         ({"gradient_clipping": 5}, r"gradient_clipping to 5, .* optimizer.max_grad_norm gives 0.3"),
         ({"train_batch_size": 64}, r"train_batch_size to 64, .* gives 8"),
         ({"fp16": {"enabled": True}}, r"fp16.enabled to true, .* train.dtype gives false"),

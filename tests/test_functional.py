@@ -1,4 +1,6 @@
-"""The layer's functions against their formulas and transformers' own; initial weights."""
+"""The layer's functions against their formulas and transformers' own."""
+# transformers' classes carry no types.
+# mypy: disable-error-code="no-untyped-call"
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ from torch import Tensor
 from transformers import LlamaConfig
 from transformers.models.llama import modeling_llama as stock
 
-from llama_ds.functional import initial_weight, kept_positions, rms_norm, rotary, swiglu
+from llama_ds.functional import kept_positions, rms_norm, rotary, swiglu
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -73,37 +75,3 @@ def test_swiglu_equals_transformers_bit_for_bit(dtype: torch.dtype) -> None:
 def test_kept_positions(logits_to_keep: int | Tensor, expected: list[object]) -> None:
     hidden = torch.arange(8.0).reshape(2, 4, 1)
     assert kept_positions(hidden, logits_to_keep).squeeze(-1).tolist() == expected
-
-
-def _weight(name: str = "a", *, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
-    return initial_weight(name, (256, 128), 0.02, seed, dtype, torch.device("cpu"))
-
-
-def test_initial_weight_depends_on_name_and_seed_only() -> None:
-    first = _weight()
-    torch.manual_seed(99)
-    assert torch.equal(_weight(), first)
-    assert not torch.equal(_weight("b"), first)
-    assert not torch.equal(_weight(seed=2), first)
-    with torch.device("meta"):
-        assert torch.equal(_weight(), first)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_initial_weight_in_another_dtype_is_the_rounded_fp32_weight(dtype: torch.dtype) -> None:
-    assert torch.equal(_weight(dtype=dtype), _weight().to(dtype))
-
-
-def test_initial_weight_distribution() -> None:
-    weight = _weight() / 0.02
-    # 32,768 draws: the mean's standard error is 0.0055 and the deviation's 0.0039; 4 of each.
-    assert abs(weight.mean().item()) < 0.022
-    assert abs(weight.std().item() - 1) < 0.016
-
-
-def test_initial_weights_stay_what_they_are() -> None:
-    """A change here changes every run from scratch; the changelog must say so."""
-    weight = initial_weight("lm_head.weight", (4, 8), 1.0, 0, torch.float32, torch.device("cpu"))
-    expected = torch.tensor([-0.0036740, 0.7645996, 0.1848865])
-    # Processors differ in the last bits of logarithm and cosine.
-    torch.testing.assert_close(weight[0, :3], expected, rtol=1e-5, atol=1e-6)

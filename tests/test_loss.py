@@ -1,4 +1,6 @@
 """The chunked loss against `F.linear` and `F.cross_entropy` in float64, and what it costs."""
+# PyTorch's `backward` and dispatch modes carry no types.
+# mypy: disable-error-code="no-untyped-call"
 
 from typing import Any
 
@@ -48,19 +50,20 @@ def test_loss_and_gradients(
     assert loss.shape == ()
     torch.testing.assert_close(loss.double(), expected, rtol=BOUNDS[dtype], atol=0)
     gradients = torch.autograd.grad(loss, (hidden, weight))
-    for got, want in zip(
-        gradients, torch.autograd.grad(expected, (hidden, weight)), strict=True
-    ):
+    for got, want in zip(gradients, torch.autograd.grad(expected, (hidden, weight)), strict=True):
         assert got.dtype == dtype
         error = (got.double() - want.double()).abs().max() / want.double().abs().max()
         assert error < BOUNDS[dtype]
 
 
 def test_gradcheck() -> None:
-    hidden, weight, labels = _inputs(torch.float64)
+    # Numerical derivatives need a forward pass per element.
+    hidden = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([6, IGNORE_INDEX, 0, 2, 2])
 
     def loss(hidden: Tensor, weight: Tensor) -> Tensor:
-        return chunked_cross_entropy(hidden, weight, labels, 7.5, 4)
+        return chunked_cross_entropy(hidden, weight, labels, 7.5, 2)
 
     assert torch.autograd.gradcheck(loss, (hidden, weight))
 
@@ -120,12 +123,35 @@ def test_backward_twice_gives_the_same_gradient() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+class _Watch(TorchDispatchMode):
+    """What matmuls there were, and the most elements that a result with V columns had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matmuls = self.largest_logits = 0
+        self.matmul_dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(name in str(func) for name in ("aten.mm", "aten.addmm")):
+            self.matmuls += 1
+            self.matmul_dtypes.add(args[-1].dtype)
+        is_matrix = isinstance(result, Tensor) and result.dim() == 2
+        # D rows of V are the transposed head weight.
+        if is_matrix and result.shape[1] == V and result.shape[0] != D:
+            self.largest_logits = max(self.largest_logits, result.numel())
+        return result
+
+
 def test_autocast_computes_in_its_dtype() -> None:
     hidden, weight, labels = _inputs(torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16), _Watch() as watch:
         loss = chunked_cross_entropy(hidden, weight, labels, None, 4)
         logits = F.linear(hidden, weight).float()
     expected = F.cross_entropy(logits.reshape(T, V), labels.reshape(T))
+    assert watch.matmul_dtypes == {torch.bfloat16}
     # The same bf16 logits; fp32 sums in another order.
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
     for got, want in zip(
@@ -136,24 +162,6 @@ def test_autocast_computes_in_its_dtype() -> None:
         assert got.dtype == torch.float32
         # bf16 keeps 8 bits.
         assert (got - want).abs().max() < 2e-2 * want.abs().max()
-
-
-class _Watch(TorchDispatchMode):
-    """Counts matmuls and remembers the most elements that a result with V columns had."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.matmuls = self.largest_logits = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.matmuls += any(name in str(func) for name in ("aten.mm", "aten.addmm"))
-        if isinstance(result, Tensor) and result.dim() == 2 and result.shape[-1] == V:
-            if result.shape[0] != D:  # the transposed head weight
-                self.largest_logits = max(self.largest_logits, result.numel())
-        return result
 
 
 def test_only_one_chunk_of_logits_exists_and_none_is_made_again() -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline import filters, pipeline
-from data_pipeline.document import Document, Source, content_id
+from data_pipeline.document import SCHEMA, Document, Source, content_id
 from data_pipeline.fingerprint import describe
 from data_pipeline.pipeline import build_corpus, build_documents, load_documents, read_manifest
 from data_pipeline.sources import folder
@@ -324,7 +324,7 @@ def test_killed_build_leaves_no_process_and_is_made_good(tmp_path: Path) -> None
 
 def test_document_row_is_the_schema() -> None:
     row = Document("é", "a.txt").row("books")
-    assert list(row) == pipeline.SCHEMA.names
+    assert list(row) == SCHEMA.names
     # xxhash of the two bytes C3 A9; a change would orphan every stored document.
     assert row["id"] == content_id("é")
     assert len(str(row["id"])) == 32

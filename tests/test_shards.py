@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def test_window_is_a_slice_of_the_concatenation(
     folder = tmp_path_factory.mktemp("store")
     starts = np.cumsum([0, *lengths])
     flat = np.arange(starts[-1]) % 60_000
-    documents = [flat[a:b].tolist() for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    documents = [flat[a:b].tolist() for a, b in itertools.pairwise(starts)]
     split = write_split(folder, "s", documents, min(num_shards, len(lengths)), dtype)
     stream = TokenStream(folder, split)
     assert stream.num_tokens == len(flat)
@@ -178,7 +179,7 @@ def test_damage_that_keeps_the_size_is_found(store: TokenStore) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="damaged shard: .*checksum"):
+    with pytest.raises(ValueError, match=r"damaged shard: .*checksum"):
         TokenStore.open(store.path).verify()
     path.write_bytes(bytes(len(content)))
     with pytest.raises(ValueError, match="damaged shard: "):

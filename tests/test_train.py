@@ -57,7 +57,9 @@ class Reference:
     def __init__(self, recipe: Recipe) -> None:
         torch.manual_seed(recipe.train.seed)
         store = TokenStore.open(recipe.data.store)
-        config = llama_model.hf_config(recipe.model, bos_token_id=1, eos_token_id=2, dtype=torch.float32)
+        config = llama_model.hf_config(
+            recipe.model, bos_token_id=1, eos_token_id=2, dtype=torch.float32
+        )
         ours = llama_model.LlamaForCausalLM(config)
         self.model = LlamaForCausalLM(config)
         self.model.load_state_dict(ours.state_dict())
@@ -142,9 +144,7 @@ def test_every_zero_stage_equals_plain_pytorch(
 def test_bf16_stays_near_fp32(
     gloo: Gloo, store: Path, tmp_path: Path, reference: Reference, stage: int
 ) -> None:
-    recipe = tiny_recipe(
-        store, tmp_path / "run", **{"zero.stage": stage, "train.dtype": "bf16"}
-    )
+    recipe = tiny_recipe(store, tmp_path / "run", **{"zero.stage": stage, "train.dtype": "bf16"})
     gloo(2, run_training, recipe)
     # bf16 has 8 bits: activations are off by 2^-9 each, a loss near 6 by some 1e-2.
     assert column(recipe, "loss") == pytest.approx(reference.losses, abs=2e-2)
@@ -163,9 +163,7 @@ def test_document_masking_equals_plain_pytorch(
     assert column(recipe, "grad_norm") == pytest.approx(expected.grad_norms, rel=2e-6)
 
 
-def test_held_out_loss_equals_stock_transformers(
-    gloo: Gloo, store: Path, tmp_path: Path
-) -> None:
+def test_held_out_loss_equals_stock_transformers(gloo: Gloo, store: Path, tmp_path: Path) -> None:
     from llama_ds.data import HeldOutData
 
     recipe = tiny_recipe(store, tmp_path / "run")
@@ -174,7 +172,7 @@ def test_held_out_loss_equals_stock_transformers(
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").requires_grad_(False)
     held_out = HeldOutData(TokenStore.open(store), 32, 5, document_masking=False)
     loss_sum, num_targets = 0.0, 0
-    for batch in held_out.batches(0, 1, 1):
+    for batch in held_out.micro_batches(0, 1, 1):
         logits = model(input_ids=batch.input_ids_BS).logits
         loss_sum += float(
             torch.nn.functional.cross_entropy(
@@ -397,9 +395,7 @@ def test_export_gives_a_stock_model_and_tokenizer(gloo: Gloo, store: Path, tmp_p
         export(recipe.run_dir, tmp_path / "other", step=5)
 
 
-def test_training_starts_from_a_hugging_face_model(
-    gloo: Gloo, store: Path, tmp_path: Path
-) -> None:
+def test_training_starts_from_a_hugging_face_model(gloo: Gloo, store: Path, tmp_path: Path) -> None:
     first = tiny_recipe(store, tmp_path / "first")
     gloo(2, run_training, first)
     export(first.run_dir, tmp_path / "model")
@@ -410,6 +406,10 @@ def test_training_starts_from_a_hugging_face_model(
         # Before its first step the second run scores the held-out rows as the first did at its end.
         expected = column(first, "loss", "eval")[-1]
         assert column(second, "loss", "eval")[0] == pytest.approx(expected, rel=1e-6)
+    (tmp_path / "model" / "tokenizer.model").write_bytes(b"another tokenizer")
+    errors = gloo(2, training_error, second)
+    assert "was made with another tokenizer" in errors[0]
+    (tmp_path / "model" / "tokenizer.model").unlink()
     wrong = {"train.init_from": tmp_path / "model", "model.num_hidden_layers": 3}
     errors = gloo(2, training_error, tiny_recipe(store, tmp_path / "third", **wrong))
     assert "has num_hidden_layers = 2, the recipe has model.num_hidden_layers = 3" in errors[0]

@@ -23,7 +23,27 @@ from llama_ds.config import (
 )
 
 VOCAB_SIZE = 320
-WORDS = "the a red blue small big cat dog house tree sees eats likes 1 23 456 and or not".split()
+WORDS = [
+    "the",
+    "a",
+    "red",
+    "blue",
+    "small",
+    "big",
+    "cat",
+    "dog",
+    "house",
+    "tree",
+    "sees",
+    "eats",
+    "likes",
+    "1",
+    "23",
+    "456",
+    "and",
+    "or",
+    "not",
+]
 
 
 def documents(seed: int, count: int, words: int) -> Dataset:

@@ -1,0 +1,145 @@
+"""The memory estimate against ZeRO's paper, and against what a real model keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig
+from transformers import LlamaForCausalLM as StockLlama
+
+from llama_ds.config import Recipe, batch_plan
+from llama_ds.deepspeed_config import deepspeed_config
+from llama_ds.memory import ZERO3_LIVE_ELEMENTS, estimate_memory, state_bytes_per_parameter
+from llama_ds.model import LlamaForCausalLM, hf_config
+from recipes.llama import llama_7b, llama_13b, llama_33b, llama_65b, llama_tiny
+
+RecipeFunction = Callable[[], Recipe]
+
+
+def with_stage(recipe: Recipe, stage: int, dtype: Any) -> Recipe:
+    return dataclasses.replace(
+        recipe,
+        zero=dataclasses.replace(recipe.zero, stage=stage),
+        train=dataclasses.replace(recipe.train, dtype=dtype),
+    )
+
+
+@pytest.mark.parametrize(
+    ("recipe_function", "num_parameters"),
+    [
+        (llama_tiny, 10_326_816),
+        (llama_7b, 6_738_415_616),
+        (llama_13b, 13_015_864_320),
+        (llama_33b, 32_528_943_616),
+        (llama_65b, 65_285_660_672),
+    ],
+)
+def test_parameter_counts_are_a_real_models(
+    recipe_function: RecipeFunction, num_parameters: int
+) -> None:
+    model = recipe_function().model
+    config = LlamaConfig(
+        hidden_size=model.hidden_size,
+        intermediate_size=model.intermediate_size,
+        num_hidden_layers=model.num_hidden_layers,
+        num_attention_heads=model.num_attention_heads,
+        num_key_value_heads=model.num_key_value_heads,
+        vocab_size=model.vocab_size,
+        tie_word_embeddings=False,
+    )
+    with torch.device("meta"):
+        stock = StockLlama(config)
+    assert sum(parameter.numel() for parameter in stock.parameters()) == num_parameters
+    assert model.num_parameters == num_parameters
+
+
+# ZeRO's paper (arXiv 1910.02054, figure 1): 7.5 B parameters on 64 devices take 120, 31.4, 16.6 and
+# 1.9 GB at stages 0 to 3, with 2-byte gradients. Ours are 4 bytes partitioned and 6 where whole;
+# with that exchanged the figure must come out, to the decimal it prints.
+@pytest.mark.parametrize(("stage", "gigabytes"), [(0, 120.0), (1, 31.4), (2, 16.6), (3, 1.9)])
+def test_states_are_those_of_the_zero_paper(stage: int, gigabytes: float) -> None:
+    dp_size = 64
+    weights, gradients, states = state_bytes_per_parameter(
+        with_stage(llama_7b(), stage, "bf16"), dp_size
+    )
+    share = dp_size if stage >= 2 else 1
+    assert gradients * share == (4 if stage >= 2 else 6)
+    assert 7.5 * (weights + 2 / share + states) == pytest.approx(gigabytes, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("stage", "bytes_per_parameter"),
+    [(0, 4 + 4 + 8), (1, 4 + 4 + 12 / 8), (2, 4 + (4 + 12) / 8), (3, (4 + 4 + 12) / 8)],
+)
+def test_states_of_fp32(stage: int, bytes_per_parameter: float) -> None:
+    states = state_bytes_per_parameter(with_stage(llama_tiny(), stage, "fp32"), 8)
+    assert sum(states) == pytest.approx(bytes_per_parameter)
+
+
+def saved_bytes(recipe: Recipe) -> int:
+    """Bytes of the distinct tensors that the trunk's forward pass leaves for its backward pass."""
+    dtype = torch.bfloat16 if recipe.train.dtype == "bf16" else torch.float32
+    config = hf_config(recipe.model, bos_token_id=1, eos_token_id=2, dtype=dtype)
+    model = LlamaForCausalLM._from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    if recipe.train.save_policy == "layer_input":
+        model.gradient_checkpointing_enable()
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    shape = (recipe.train.micro_batch_size, recipe.train.sequence_length)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model.model(torch.zeros(shape, dtype=torch.long), use_cache=False)
+    assert output.last_hidden_state.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+
+
+def small_recipe(dtype: Any, num_key_value_heads: int, save_policy: Any) -> Recipe:
+    recipe = llama_tiny()
+    return dataclasses.replace(
+        recipe,
+        model=dataclasses.replace(recipe.model, num_key_value_heads=num_key_value_heads),
+        train=dataclasses.replace(
+            recipe.train, dtype=dtype, save_policy=save_policy, micro_batch_size=2
+        ),
+    )
+
+
+@pytest.mark.parametrize("num_key_value_heads", [6, 2])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_activations_are_what_the_model_keeps(dtype: Any, num_key_value_heads: int) -> None:
+    recipe = small_recipe(dtype, num_key_value_heads, "keep_all")
+    # The formula leaves out what does not grow with the width: rotary tables, the norms' inverse
+    # roots, token ids. They are 1.3 % of this narrow model and vanish in a wide one.
+    assert saved_bytes(recipe) == pytest.approx(estimate_memory(recipe, 1).activations, rel=0.02)
+
+
+def test_layer_input_keeps_one_vector_per_layer() -> None:
+    recipe = small_recipe("fp32", 6, "layer_input")
+    kept_all = estimate_memory(small_recipe("fp32", 6, "keep_all"), 1).activations
+    tokens = recipe.train.micro_batch_size * recipe.train.sequence_length
+    one_layer = (kept_all - tokens * recipe.model.hidden_size * 8) / recipe.model.num_hidden_layers
+    # The layer that is being repeated is part of the estimate and comes after the forward pass.
+    expected = estimate_memory(recipe, 1).activations - one_layer
+    # The rotary tables and token ids are 3 % of what so narrow a model keeps under this policy.
+    assert saved_bytes(recipe) == pytest.approx(expected, rel=0.05)
+
+
+def test_live_parameters_are_deepspeeds_setting() -> None:
+    recipe = llama_65b()
+    config = deepspeed_config(recipe, batch_plan(recipe, 2048), "cuda")
+    assert config["zero_optimization"]["stage3_max_live_parameters"] == ZERO3_LIVE_ELEMENTS
+
+
+def test_parts_add_up() -> None:
+    estimate = estimate_memory(llama_13b(), 512)
+    assert sum(dataclasses.asdict(estimate).values()) == estimate.total
+    assert set(estimate.parts().values()) == set(dataclasses.asdict(estimate).values())
