@@ -235,7 +235,7 @@ def _state_bytes(engine: Any) -> int:
     elements = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
     weight_bytes = next(engine.module.parameters()).element_size()
     master_bytes = 4 if engine.zero_optimization() or weight_bytes == 2 else 0
-    return int(elements) * (weight_bytes + master_bytes + 8)
+    return int(elements * (weight_bytes + master_bytes + 8))
 
 
 def _require_free_space(root: Path, needed: int) -> None:

@@ -28,7 +28,7 @@ import deepspeed.ops
 import torch
 import torch.distributed as dist
 from torch.optim.lr_scheduler import LambdaLR
-from transformers.integrations import HfDeepSpeedConfig
+from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from data_pipeline.shards import TokenStore
 from llama_ds import checkpoint
@@ -221,7 +221,7 @@ def build_job(
     length = recipe.train.sequence_length
     data = TrainingData(store, recipe.data, length, recipe.train.seed)
     ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
-    engine = build_engine(build_model(recipe, store, ds_config), recipe, ds_config)
+    engine = build_engine(build_model(recipe, store, ds_config, device), recipe, ds_config)
     identity = run_identity(recipe, store)
     step = checkpoint.resume(engine, recipe.run_dir, identity)
     peak, peak_source = peak_tflops(recipe.metrics, device, TORCH_DTYPE[recipe.train.dtype])
@@ -274,7 +274,9 @@ def _tokenizer_sha256(model_dir: Path | None) -> str | None:
     return hashlib.sha256((model_dir / "tokenizer.model").read_bytes()).hexdigest()
 
 
-def build_model(recipe: Recipe, store: TokenStore, ds_config: dict[str, Any]) -> LlamaForCausalLM:
+def build_model(
+    recipe: Recipe, store: TokenStore, ds_config: dict[str, Any], device: torch.device
+) -> LlamaForCausalLM:
     """The model with its initial or given weights; partitioned from the start under ZeRO-3."""
     # transformers builds a model under zero.Init as long as this object is alive.
     partitioned = HfDeepSpeedConfig(dict(ds_config)) if recipe.zero.stage == 3 else None
@@ -290,22 +292,20 @@ def build_model(recipe: Recipe, store: TokenStore, ds_config: dict[str, Any]) ->
             eos_token_id=store.manifest.eos_token_id,
             dtype=dtype,
         )
-        model = LlamaForCausalLM._from_config(config, dtype=dtype)
+        with device:  # a large model is not held by the host once per rank
+            model = LlamaForCausalLM._from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     del partitioned
     model.loss_chunk_tokens = recipe.train.loss_chunk_tokens
     if recipe.train.save_policy == "layer_input":
-        model.gradient_checkpointing_enable()
+        model.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
     model.train()
     return model
 
 
 def _require_same_architecture(model: LlamaForCausalLM, recipe: Recipe) -> None:
+    found_by_name = {**model.config.to_dict(), **(model.config.rope_parameters or {})}
     for name, value in dataclasses.asdict(recipe.model).items():
-        found = (
-            model.config.rope_parameters["rope_theta"]
-            if name == "rope_theta"
-            else getattr(model.config, name)
-        )
+        found = found_by_name[name]
         if name != "initializer_range" and found != value:
             raise ValueError(
                 f"train.init_from {recipe.train.init_from} has {name} = {found}, the recipe has "

@@ -19,4 +19,35 @@ if [ "${DS_ACCELERATOR:-}" = cpu ] ||
   # DeepSpeed counts a machine without GPUs as one device, so the number of processes is stated.
   [ "${#launcher_args[@]}" -gt 0 ] || launcher_args=(--num_gpus 2)
 fi
-exec deepspeed ${launcher_args[@]+"${launcher_args[@]}"} "$0" "$@"
+
+# On one machine DeepSpeed's runner dies of a signal and leaves the training processes behind; its
+# child hands signals on to them. Over several machines the runner does that itself.
+stop_training() {
+  stopped=143
+  python - "$launcher" <<'PYTHON' || true
+import sys
+
+import psutil
+
+runner = psutil.Process(int(sys.argv[1]))
+local = [child for child in runner.children() if "deepspeed.launcher.launch" in child.cmdline()]
+for process in local or [runner]:
+    process.terminate()
+PYTHON
+}
+
+# The module behind the command `deepspeed`, which cannot start from a path with a space in it.
+python -m deepspeed.launcher.runner ${launcher_args[@]+"${launcher_args[@]}"} "$0" "$@" &
+launcher=$!
+stopped=0
+trap stop_training TERM INT
+
+# `wait` returns when a signal arrives, too; the processes are then still saving their checkpoint.
+code=0
+wait "$launcher" || code=$?
+while kill -0 "$launcher" 2>/dev/null; do
+  code=0
+  wait "$launcher" || code=$?
+done
+[ "$code" -eq 0 ] || [ "$stopped" -eq 0 ] || code="$stopped"
+exit "$code"

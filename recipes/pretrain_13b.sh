@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 ''':'
 # bash recipes/pretrain_13b.sh [options], or deepspeed [launcher flags] recipes/pretrain_13b.sh [options]
-# bash runs the lines up to its exec and reads no further; to Python they are a string.
+# bash ends in launch.sh and reads no further; to Python these lines are a string.
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 '''
 from recipes.launch import main

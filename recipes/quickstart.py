@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -177,24 +177,25 @@ def finish(options: Quickstart, recipe: Recipe) -> None:
     losses = [record["loss"] for record in read_metrics(recipe.run_dir / "metrics.jsonl", "eval")]
     print(f"exported {checkpoint} to {model}")
     print(_sample(model, options.prompt))
+    steps = recipe.train.num_steps
     print(f"""
-held-out loss: {losses[0]:.4f} before training, {losses[-1]:.4f} after {recipe.train.num_steps} steps
+held-out loss: {losses[0]:.4f} before training, {losses[-1]:.4f} after {steps} steps
 loss curve:    {curve}
 metrics:       {recipe.run_dir}/metrics.jsonl, tensorboard --logdir {recipe.run_dir}/tensorboard
-model:         {model} (AutoModelForCausalLM.from_pretrained("{model}") in stock transformers)
+model:         {model} (for AutoModelForCausalLM.from_pretrained in stock transformers)
 
 Next:
-  train longer:   bash recipes/quickstart.sh --out {options.out} --train.max-steps {2 * recipe.train.num_steps}
+  train longer:   bash recipes/quickstart.sh --out {options.out} --train.max-steps {2 * steps}
   your own text:  bash recipes/quickstart.sh --corpus FOLDER --out runs/mine
-  the real thing: bash recipes/pretrain_7b.sh --dry-run --world-size 64""")
+  the real thing: bash recipes/pretrain_65b.sh --dry-run --world-size 2048""")
 
 
 def _sample(model_dir: Path, prompt: str) -> str:
     """What stock transformers, without any code of this project, makes of the exported folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-    model = AutoModelForCausalLM.from_pretrained(model_dir)
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    model: Any = AutoModelForCausalLM.from_pretrained(model_dir)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model_dir)
     assert type(model).__module__.startswith("transformers."), f"{type(model)} is not stock"
     set_seed(0)
     inputs = tokenizer(prompt, return_tensors="pt")

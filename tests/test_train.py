@@ -204,7 +204,7 @@ def stop_at(recipe: Recipe, step: int) -> tuple[int, int | None]:
             os.kill(os.getpid(), signal.SIGTERM)
         return plain_step(*arguments)
 
-    module.train_step = step_with_signal
+    module.train_step = step_with_signal  # type: ignore[assignment]
     try:
         return run_training(recipe)
     finally:
@@ -303,7 +303,11 @@ def test_a_longer_schedule_may_be_cut_into_jobs(gloo: Gloo, store: Path, tmp_pat
     ],
 )
 def test_another_run_is_not_resumed(
-    gloo: Gloo, store: Path, tmp_path_factory: pytest.TempPathFactory, change: dict, message: str
+    gloo: Gloo,
+    store: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    change: dict[str, Any],
+    message: str,
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "not_resumed"
     recipe = tiny_recipe(store, folder, **{"train.stop_after_step": 1})
