@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import io
 import json
 import os
 import random
@@ -352,7 +353,7 @@ def _consolidated_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
         return dict(state["module"])
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    with contextlib.redirect_stdout(sys.stderr):  # it narrates with print
+    with contextlib.redirect_stdout(io.StringIO()):  # it narrates with print
         return dict(get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=STATE))
 
 

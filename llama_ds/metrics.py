@@ -231,7 +231,7 @@ def plot_losses(run_dir: Path) -> Path:
         )
     axes.set_xlabel("tokens")
     axes.set_ylabel("loss (nats per token)")
-    axes.set_title(run_dir.name)
+    axes.set_title(json.loads((run_dir / "recipe.json").read_text(encoding="utf-8"))["name"])
     axes.grid(alpha=0.3)
     axes.legend()
     path = run_dir / "loss.png"

@@ -43,8 +43,9 @@ TORCH_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a job ended: `step` of `num_steps`, stopped by `signal_number` if that is not None."""
+    """A job took the run from `first_step` to `step` of `num_steps`; which signal stopped it."""
 
+    first_step: int
     step: int
     num_steps: int
     signal_number: int | None
@@ -73,12 +74,12 @@ def train(
     `deepspeed_overrides` are merged over the generated DeepSpeed configuration. ValueError for a
     recipe that does not fit the store, the world size or the checkpoint it would resume from.
     """
-    job, step = build_job(recipe, local_rank, deepspeed_overrides or {})
+    job, first_step = build_job(recipe, local_rank, deepspeed_overrides or {})
     with StopSignal(job.device) as stop:
-        step = run_steps(job, step, stop)
+        step = run_steps(job, first_step, stop)
     if job.log is not None:
         job.log.close()
-    return TrainResult(step, job.plan.num_steps, stop.number)
+    return TrainResult(first_step, step, job.plan.num_steps, stop.number)
 
 
 def run_steps(job: Job, step: int, stop: StopSignal) -> int:
@@ -297,7 +298,11 @@ def build_model(
     del partitioned
     model.loss_chunk_tokens = recipe.train.loss_chunk_tokens
     if recipe.train.save_policy == "layer_input":
-        model.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
+        # transformers is renaming it: 5.17 has only the second, 5.23 warns of it.
+        for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):
+            if hasattr(model, name):
+                getattr(model, name)()
+                break
     model.train()
     return model
 

@@ -30,8 +30,9 @@ CODE_FILTERS = (
     partial(filters.long_line, max_characters=1_000),
     partial(filters.long_mean_line, max_characters=100.0),
     partial(filters.few_alphanumerics, min_share=0.25),
-    # Tables of numbers; the share of digits in ordinary Python is below a tenth. Our own figure.
-    partial(filters.many_digits, max_share=0.3),
+    # Tables of numbers and characters: above a tenth lie a few tables and no other file of the
+    # standard library. Our own figure.
+    partial(filters.many_digits, max_share=0.1),
     partial(filters.licence_not_allowed, allowed=PERMISSIVE),
 )
 

@@ -7,16 +7,19 @@ is imported, so that a wrong one is reported at once, in one line, with exit cod
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import io
 import logging
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import tyro
 
@@ -45,23 +48,50 @@ class Launch:
     )
 
 
-def main(recipe_function: RecipeFunction, arguments: list[str] | None = None) -> None:
+def main(
+    recipe_function: RecipeFunction,
+    *,
+    build_default_store: Callable[[Path], None] | None = None,
+    arguments: list[str] | None = None,
+) -> None:
     """Entry point of every `pretrain_*.sh`; ends the process with an exit code.
+
+    `build_default_store` makes the store that the recipe names by itself, where it does not exist.
 
     0: done; 2: bad input; 143 or 130: stopped by SIGTERM or SIGINT after saving a checkpoint.
     """
     try:
-        code = _run(recipe_function, sys.argv[1:] if arguments is None else arguments)
+        launch = parse(recipe_function, sys.argv[1:] if arguments is None else arguments)
+        if launch.dry_run:
+            code = _plan(launch)
+        else:
+            default_store = recipe_function(launch.cluster).data.store
+            if build_default_store is not None and launch.recipe.data.store == default_store:
+                _build_once(default_store, build_default_store)
+            code = _train(launch)
     except (ValueError, OSError) as error:
         code = bad_input(error)
     sys.exit(code)
 
 
-def _run(recipe_function: RecipeFunction, arguments: list[str]) -> int:
-    launch = parse(recipe_function, arguments)
-    if launch.dry_run:
-        return _plan(launch)
+def _build_once(store: Path, build: Callable[[Path], None]) -> None:
+    """The first rank builds; a store appears when it is whole, and the others wait for that."""
+    if os.environ.get("RANK", "0") == "0":
+        if not (store / "manifest.json").exists():
+            build(store)
+        return
+    while not (store / "manifest.json").exists():  # if the build fails, the launcher ends us
+        time.sleep(0.5)
+
+
+def _train(launch: Launch) -> int:
     _stand_alone_defaults()
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        # The launcher makes GPUs visible again; torch would then take them.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # More threads than cores make a CPU run several times slower, and DeepSpeed sets no limit.
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // local_ranks)))
     world_size = int(os.environ["WORLD_SIZE"])
     batch_plan(launch.recipe, world_size)  # refuses before torch is loaded
     overrides = read_overrides(launch.deepspeed_json) if launch.deepspeed_json else None
@@ -69,7 +99,14 @@ def _run(recipe_function: RecipeFunction, arguments: list[str]) -> int:
     from llama_ds.train import train
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 is retiring.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     result = train(launch.recipe, int(os.environ["LOCAL_RANK"]), overrides)
+    if result.step == result.first_step and os.environ["RANK"] == "0":
+        print(
+            f"{launch.recipe.run_dir} is at step {result.step} of {result.num_steps} already; "
+            "train further with more --train.max-steps, or anew in another --run-dir"
+        )
     if result.signal_number is not None:
         if os.environ["RANK"] == "0":
             print(
@@ -83,20 +120,42 @@ def _run(recipe_function: RecipeFunction, arguments: list[str]) -> int:
 def parse(recipe_function: RecipeFunction, arguments: list[str]) -> Launch:
     """Options -> Launch; ValueError naming the nearest option for one that does not exist."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--cluster", default="a100-80gb")
+    early.add_argument("--cluster", nargs="?", default="a100-80gb")
     cluster = early.parse_known_args(arguments)[0].cluster
+    if cluster not in get_args(Cluster):
+        raise ValueError(f"--cluster ({cluster}) must be one of {', '.join(get_args(Cluster))}")
     default = Launch(recipe=recipe_function(cluster), cluster=cluster)
-    launch, unknown = tyro.cli(
-        Launch,
-        args=arguments,
-        default=default,
-        prog=Path(sys.argv[0]).name,
-        description=recipe_function.__doc__,
-        return_unknown_args=True,
-    )
+    with errors_in_one_line():
+        launch, unknown = tyro.cli(
+            Launch,
+            args=arguments,
+            default=default,
+            prog=Path(sys.argv[0]).name,
+            description=recipe_function.__doc__,
+            return_unknown_args=True,
+        )
     if unknown:
         raise ValueError(_unknown_option(unknown[0], default))
     return launch
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """tyro draws a box around an error and ends the process; ValueError with its words instead."""
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            yield
+    except SystemExit as exit_request:
+        if not exit_request.code:  # --help
+            raise
+        message: list[str] = []
+        for line in box.getvalue().splitlines()[1:]:
+            words = line.strip("│╭╰╮╯ ")
+            if words.startswith("──") or not words:
+                break
+            message.append(words)
+        raise ValueError(" ".join(message)) from None
 
 
 def _unknown_option(option: str, default: Launch) -> str:

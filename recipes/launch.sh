@@ -15,7 +15,7 @@ done
 read -r -a launcher_args <<<"${DEEPSPEED_ARGS:-}"
 if [ "${DS_ACCELERATOR:-}" = cpu ] ||
   ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-  export DS_ACCELERATOR=cpu OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+  export DS_ACCELERATOR=cpu
   # DeepSpeed counts a machine without GPUs as one device, so the number of processes is stated.
   [ "${#launcher_args[@]}" -gt 0 ] || launcher_args=(--num_gpus 2)
 fi
@@ -37,7 +37,10 @@ PYTHON
 }
 
 # The module behind the command `deepspeed`, which cannot start from a path with a space in it.
-python -m deepspeed.launcher.runner ${launcher_args[@]+"${launcher_args[@]}"} "$0" "$@" &
+# A port of its own lets two runs share a machine.
+port="$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')"
+python -m deepspeed.launcher.runner --log_level warning --master_port "$port" \
+  ${launcher_args[@]+"${launcher_args[@]}"} "$0" "$@" &
 launcher=$!
 stopped=0
 trap stop_training TERM INT

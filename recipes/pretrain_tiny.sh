@@ -6,6 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 '''
 from recipes.launch import main
 from recipes.llama import llama_tiny
+from recipes.quickstart import build_builtin_store
 
 if __name__ == "__main__":
-    main(llama_tiny)
+    main(llama_tiny, build_default_store=build_builtin_store)

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import tyro
 
 from llama_ds.config import Recipe
-from recipes.launch import bad_input, parse
+from recipes.launch import bad_input, errors_in_one_line, parse
 from recipes.llama import llama_tiny
 
 RECIPE = Path(__file__).with_name("pretrain_tiny.sh")
@@ -73,9 +73,10 @@ def main() -> None:
 
 def _parse(arguments: Sequence[str]) -> tuple[Quickstart, Recipe, list[str]]:
     """The quickstart's options, the recipe they lead to, and that recipe's command line."""
-    options, rest = tyro.cli(
-        Quickstart, args=arguments, prog="quickstart.sh", return_unknown_args=True
-    )
+    with errors_in_one_line():
+        options, rest = tyro.cli(
+            Quickstart, args=arguments, prog="quickstart.sh", return_unknown_args=True
+        )
     overrides = [
         *("--data.store", str(options.out / "store"), "--run-dir", str(options.out / "run")),
         *("--model.vocab-size", str(options.tokenizer.vocab_size)),
@@ -87,11 +88,19 @@ def _parse(arguments: Sequence[str]) -> tuple[Quickstart, Recipe, list[str]]:
 def run(options: Quickstart, recipe: Recipe, overrides: list[str]) -> int:
     start = time.perf_counter()
     build_store(options)
+    if not _num_usable_gpus(recipe):
+        os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed warns when it has to find that out
     if code := pretrain(recipe, overrides):
         return code
     finish(options, recipe)
     print(f"\nAll of it took {time.perf_counter() - start:.0f} s.")
     return 0
+
+
+def build_builtin_store(store: Path) -> None:
+    """The quickstart's own store, for whoever starts its recipe without it."""
+    assert store.name == "store", f"the quickstart's store is OUT/store, not {store}"
+    build_store(Quickstart(out=store.parent))
 
 
 def build_store(options: Quickstart) -> None:

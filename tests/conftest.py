@@ -19,6 +19,12 @@ import pytest
 TIMEOUT_SECONDS = 240.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-golden", action="store_true", help="store the loss curves that tests compare with"
+    )
+
+
 def _serve(rank: int, world_size: int, store: str, pipe: Connection) -> None:
     """One process of the pool: run what arrives, answer ("ok", result) or ("error", traceback)."""
     os.environ |= {

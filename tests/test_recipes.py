@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, get_args
 
@@ -198,6 +199,53 @@ def test_scripts_are_python_after_bash(name: str) -> None:
     assert imported == {"main", name}
     bash_half = ast.literal_eval(ast.unparse(tree.body[0]))
     assert "launch.sh" in bash_half
+
+
+# In place of recipes/launch.py: says that it runs, then waits for the signal.
+STAND_IN = """
+import os, signal, sys, time
+
+def main(recipe_function):
+    folder = sys.argv[-1]
+    def stop(number, frame):
+        time.sleep(1)  # a checkpoint is being saved
+        with open(os.path.join(folder, "stopped" + os.environ["RANK"]), "w") as file:
+            file.write(f"{number} " + os.environ["WORLD_SIZE"] + " " + recipe_function.__name__)
+        sys.exit(143)
+    signal.signal(signal.SIGTERM, stop)
+    open(os.path.join(folder, "started" + os.environ["RANK"]), "w").close()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.dist
+def test_a_signal_reaches_every_process_and_is_waited_for(tmp_path: Path) -> None:
+    clone = tmp_path / "a clone's copy"
+    (clone / "recipes").mkdir(parents=True)
+    for name in ("__init__.py", "llama.py", "launch.sh", "pretrain_tiny.sh"):
+        shutil.copy(ROOT / "recipes" / name, clone / "recipes")
+    (clone / "recipes/setup.sh").touch()
+    (clone / "recipes/launch.py").write_text(STAND_IN)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{clone}:{ROOT}",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DS_ACCELERATOR": "cpu",
+    }
+    script = clone / "recipes/pretrain_tiny.sh"
+    process = subprocess.Popen([script, "--run-dir", str(clone)], env=environment, cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(clone.glob("started*"))) < 2:
+            assert process.poll() is None, "the launcher ended"
+            assert time.monotonic() < deadline, "the launcher did not start two processes"
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(60) == 143
+        stopped = {path.name: path.read_text() for path in clone.glob("stopped*")}
+        assert stopped == {f"stopped{rank}": "15 2 llama_tiny" for rank in (0, 1)}
+    finally:
+        process.kill()
 
 
 @pytest.mark.parametrize(

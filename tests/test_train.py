@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import make_store, tiny_recipe
+from tiny_run import make_store, run_training, tiny_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from data_pipeline.shards import TokenStore
@@ -30,14 +30,6 @@ Gloo = Callable[..., list[Any]]
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("store"))
-
-
-def run_training(recipe: Recipe) -> tuple[int, int | None]:
-    """One rank of a training job."""
-    from llama_ds.train import train
-
-    result = train(recipe, local_rank=0)
-    return result.step, result.signal_number
 
 
 def records(recipe: Recipe, kind: str = "train") -> list[dict[str, Any]]:

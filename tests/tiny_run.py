@@ -105,3 +105,11 @@ def tiny_recipe(store: Path, run_dir: Path, **overrides: Any) -> Recipe:
         else:
             recipe = dataclasses.replace(recipe, **{section: value})
     return recipe
+
+
+def run_training(recipe: Recipe) -> tuple[int, int | None]:
+    """One rank of a training job: where it ended, and by which signal."""
+    from llama_ds.train import train
+
+    result = train(recipe, local_rank=0)
+    return result.step, result.signal_number
