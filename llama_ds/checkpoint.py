@@ -52,8 +52,7 @@ def save(engine: Any, run_dir: Path, step: int, identity: dict[str, Any], keep_l
     root = run_dir / "checkpoints"
     final = root / f"step_{step:08d}"
     partial = root / f"{PARTIAL_PREFIX}{final.name}"
-    root.mkdir(parents=True, exist_ok=True)
-    _require_free_space(root, _state_bytes(engine))
+    require_room(engine, run_dir)
     if dist.get_rank() == 0:
         _remove_leftovers(root)
         partial.mkdir()
@@ -75,6 +74,13 @@ def save(engine: Any, run_dir: Path, step: int, identity: dict[str, Any], keep_l
         _remove_old(root, keep_last)
     dist.barrier()
     return final
+
+
+def require_room(engine: Any, run_dir: Path) -> None:
+    """OSError (ENOSPC) where the run folder's disk cannot hold another checkpoint."""
+    root = run_dir / "checkpoints"
+    root.mkdir(parents=True, exist_ok=True)
+    _require_free_space(root, _state_bytes(engine))
 
 
 def resume(engine: Any, run_dir: Path, identity: dict[str, Any]) -> int:

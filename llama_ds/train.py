@@ -75,10 +75,12 @@ def train(
     recipe that does not fit the store, the world size or the checkpoint it would resume from.
     """
     job, first_step = build_job(recipe, local_rank, deepspeed_overrides or {})
-    with StopSignal(job.device) as stop:
-        step = run_steps(job, first_step, stop)
-    if job.log is not None:
-        job.log.close()
+    try:
+        with StopSignal(job.device) as stop:
+            step = run_steps(job, first_step, stop)
+    finally:
+        if job.log is not None:
+            job.log.close()
     return TrainResult(first_step, step, job.plan.num_steps, stop.number)
 
 
@@ -225,6 +227,7 @@ def build_job(
     engine = build_engine(build_model(recipe, store, ds_config, device), recipe, ds_config)
     identity = run_identity(recipe, store)
     step = checkpoint.resume(engine, recipe.run_dir, identity)
+    checkpoint.require_room(engine, recipe.run_dir)  # before hours of work, not after
     peak, peak_source = peak_tflops(recipe.metrics, device, TORCH_DTYPE[recipe.train.dtype])
     log = None
     if dist.get_rank() == 0:

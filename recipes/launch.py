@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import errno
 import io
 import logging
 import os
@@ -212,7 +213,10 @@ def _stand_alone_defaults() -> None:
 def bad_input(error: Exception) -> int:
     """Say in one line what was wrong with the input; the exit code for it."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        hint = ""
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            hint = "; nothing half-written is left: free space and run the same command again"
+        print(f"error: {error}{hint}", file=sys.stderr, flush=True)
     else:
         # The launcher ends every rank when one fails: leave rank 0 the time to say why.
         time.sleep(5)

@@ -334,6 +334,7 @@ def test_a_disk_without_room_is_an_error_that_says_so(
         assert "a checkpoint needs" in error
         assert "the disk has 0.00 GiB free" in error
     assert list((recipe.run_dir / "checkpoints").iterdir()) == []
+    assert records(recipe) == []  # it is said before the first step
 
 
 def training_error_on_a_full_disk(recipe: Recipe) -> str:
