@@ -32,11 +32,13 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from data_pipeline.shards import TokenStore
 from llama_ds import checkpoint
-from llama_ds.config import BatchPlan, OptimizerConfig, Recipe, batch_plan
-from llama_ds.data import Batch, HeldOutData, TrainingData, check_vocab, prefetch
+from llama_ds.config import BatchPlan, OptimizerConfig, Recipe, batch_plan, data_parallel_size
+from llama_ds.data import IGNORED, Batch, HeldOutData, TrainingData, check_vocab, prefetch
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
 from llama_ds.metrics import MetricsLog, Throughput, peak_memory_bytes, peak_tflops
 from llama_ds.model import LlamaForCausalLM, hf_config
+from llama_ds.parallel import ParallelGroups
+from llama_ds.sequence_parallel import SequenceParallel
 
 TORCH_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -57,6 +59,7 @@ class Job:
 
     recipe: Recipe
     plan: BatchPlan
+    groups: ParallelGroups
     device: torch.device
     engine: Any
     data: TrainingData
@@ -93,7 +96,7 @@ def run_steps(job: Job, step: int, stop: StopSignal) -> int:
     batches = prefetch(_batches(job, first_step=step, last_step=last_step), depth=2)
     while step < last_step and stop.number is None:
         start = time.perf_counter()
-        result = train_step(job.engine, next(batches), job.device)
+        result = train_step(job.engine, next(batches), job.groups, job.device)
         step += 1
         stop.agree()
         if job.log is not None:
@@ -122,16 +125,21 @@ class StepResult:
     learning_rate: float
 
 
-def train_step(engine: Any, batches: list[Batch], device: torch.device) -> StepResult:
+def train_step(
+    engine: Any, batches: list[Batch], groups: ParallelGroups, device: torch.device
+) -> StepResult:
     """One optimiser step over this rank's micro-batches.
 
-    DeepSpeed divides each micro-batch's gradient by the accumulation steps and averages over ranks.
-    Giving the model `num_targets / (ranks * accumulation steps)` as its divisor undoes both, which
-    leaves the sum over the global batch divided by its number of targets.
+    DeepSpeed divides each micro-batch's gradient by the accumulation steps and averages over the
+    replicas, the ranks that hold the same part of the weights. Giving the model
+    `num_targets / (replicas * accumulation steps)` as its divisor undoes both, which leaves the sum
+    over the global batch divided by its number of targets; it is the only place where gradients are
+    scaled, and the same at every ZeRO stage.
     """
-    ranks = dist.get_world_size()
-    num_targets = _sum_over_ranks([sum(batch.num_targets for batch in batches)], device)[0]
-    divisor = num_targets / (ranks * len(batches))
+    num_targets = _sum_over_replicas([sum(batch.num_targets for batch in batches)], groups, device)[
+        0
+    ]
+    divisor = num_targets / (groups.num_replicas * len(batches))
     learning_rate = engine.get_lr()[0]
     loss_sum = torch.zeros((), device=device, dtype=torch.float32)
     grad_norm = math.nan
@@ -140,12 +148,12 @@ def train_step(engine: Any, batches: list[Batch], device: torch.device) -> StepR
         engine.backward(loss)
         loss_sum += loss.detach() * divisor
         if engine.is_gradient_accumulation_boundary():
-            grad_norm = _norm_of_unpartitioned_gradients(engine)
+            grad_norm = _norm_of_unpartitioned_gradients(engine, groups)
         engine.step()
     if engine.get_global_grad_norm() is not None:
         grad_norm = float(engine.get_global_grad_norm())
     return StepResult(
-        loss=_sum_over_ranks([float(loss_sum)], device)[0] / num_targets,
+        loss=_sum_over_replicas([float(loss_sum)], groups, device)[0] / num_targets,
         grad_norm=grad_norm,
         learning_rate=learning_rate,
     )
@@ -156,14 +164,15 @@ def evaluate(job: Job) -> float:
     """Mean loss per held-out token; each rank takes its share of the rows."""
     job.engine.eval()
     loss_sum, num_targets = 0.0, 0
-    for batch in job.held_out.micro_batches(
-        dist.get_rank(), dist.get_world_size(), job.plan.micro_batch_size
+    for rows in job.held_out.micro_batches(
+        job.groups.dp_rank, job.groups.dp_size, job.plan.micro_batch_size
     ):
+        batch = own_slice(rows, job.groups)
         output = job.engine(**_inputs(batch, job.device), num_items_in_batch=1, skip_logits=True)
         loss_sum += float(output.loss)
         num_targets += batch.num_targets
     job.engine.train()
-    total, count = _sum_over_ranks([loss_sum, float(num_targets)], job.device)
+    total, count = _sum_over_replicas([loss_sum, float(num_targets)], job.groups, job.device)
     return total / count
 
 
@@ -191,23 +200,48 @@ def _inputs(batch: Batch, device: torch.device) -> dict[str, Any]:
 def _batches(job: Job, first_step: int, last_step: int) -> Iterator[list[Batch]]:
     for step in range(first_step, last_step):
         yield [
-            job.data.micro_batch(step, accum_step, dist.get_rank(), job.plan)
+            own_slice(
+                job.data.micro_batch(step, accum_step, job.groups.dp_rank, job.plan), job.groups
+            )
             for accum_step in range(job.plan.grad_accum_steps)
         ]
 
 
-def _sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
+def own_slice(batch: Batch, groups: ParallelGroups) -> Batch:
+    """This rank's slice of the rows, along the sequence; labels are shifted already."""
+    if groups.sp_size == 1:
+        return batch
+    cut = SequenceParallel.of(groups).cut
+    labels_Bs = cut(batch.labels_BS)
+    positions_BS = batch.position_ids_BS
+    return Batch(
+        input_ids_BS=cut(batch.input_ids_BS),
+        labels_BS=labels_Bs,
+        position_ids_BS=None if positions_BS is None else cut(positions_BS),
+        num_targets=int((labels_Bs != IGNORED).sum()),
+    )
+
+
+def _sum_over_replicas(
+    values: list[float], groups: ParallelGroups, device: torch.device
+) -> list[float]:
+    """Sums over data and sequence; the tp ranks of a replica all have the same values."""
     total = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(total)
+    dist.all_reduce(total, group=groups.replica_group)
     return [float(value) for value in total.tolist()]
 
 
-def _norm_of_unpartitioned_gradients(engine: Any) -> float:
+def _norm_of_unpartitioned_gradients(engine: Any, groups: ParallelGroups) -> float:
     """DeepSpeed reports no norm at stage 0 in fp32; there each rank holds the reduced gradients."""
     if engine.zero_optimization() or engine.bfloat16_enabled():
         return math.nan
-    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients))
+    square = torch.zeros((), device=engine.device)
+    for parameter in engine.module.parameters():
+        is_part = getattr(parameter, "tensor_model_parallel", False)
+        if parameter.grad is not None and (is_part or groups.tp_rank == 0):
+            square += parameter.grad.norm() ** 2
+    dist.all_reduce(square, group=groups.tp_group)
+    return float(square.sqrt())
 
 
 # -- building -------------------------------------------------------------------------------------
@@ -218,13 +252,20 @@ def build_job(
 ) -> tuple[Job, int]:
     """Everything the loop needs, and the step it resumes after."""
     device = init_distributed(local_rank)
-    plan = batch_plan(recipe, dp_size=dist.get_world_size())
+    parallel = recipe.parallel
+    plan = batch_plan(recipe, data_parallel_size(recipe, dist.get_world_size()))
+    groups = ParallelGroups.build(
+        tp_size=parallel.tp,
+        sp_size=parallel.sp,
+        kv_replicas=max(1, parallel.tp // recipe.model.num_key_value_heads),
+    )
     store = TokenStore.open(recipe.data.store)
     check_vocab(store, recipe.model.vocab_size, _tokenizer_sha256(recipe.train.init_from))
     length = recipe.train.sequence_length
     data = TrainingData(store, recipe.data, length, recipe.train.seed)
     ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
-    engine = build_engine(build_model(recipe, store, ds_config, device), recipe, ds_config)
+    model = build_model(recipe, groups, store, ds_config, device)
+    engine = build_engine(model, recipe, groups, ds_config)
     identity = run_identity(recipe, store)
     step = checkpoint.resume(engine, recipe.run_dir, identity)
     checkpoint.require_room(engine, recipe.run_dir)  # before hours of work, not after
@@ -239,6 +280,7 @@ def build_job(
     job = Job(
         recipe=recipe,
         plan=plan,
+        groups=groups,
         device=device,
         engine=engine,
         data=data,
@@ -321,7 +363,9 @@ def _require_same_architecture(model: LlamaForCausalLM, recipe: Recipe) -> None:
             )
 
 
-def build_engine(model: LlamaForCausalLM, recipe: Recipe, ds_config: dict[str, Any]) -> Any:
+def build_engine(
+    model: LlamaForCausalLM, recipe: Recipe, groups: ParallelGroups, ds_config: dict[str, Any]
+) -> Any:
     """DeepSpeed's engine: AdamW with decay on matrices only, cosine schedule."""
     parameters = [p for p in model.parameters() if p.requires_grad]
 
@@ -339,6 +383,7 @@ def build_engine(model: LlamaForCausalLM, recipe: Recipe, ds_config: dict[str, A
             lambda step: learning_rate_scale(step, recipe.optimizer, recipe.train.num_steps),
         ),
         config=ds_config,
+        mpu=groups,
         dist_init_required=False,
     )
     if recipe.zero.stage == 0 and recipe.train.dtype == "bf16":
@@ -384,6 +429,8 @@ def run_identity(recipe: Recipe, store: TokenStore) -> dict[str, Any]:
         "train.sequence_length": recipe.train.sequence_length,
         "train.tokens_per_step": recipe.train.tokens_per_step,
         "zero.stage": recipe.zero.stage,
+        "parallel.tp": recipe.parallel.tp,
+        "parallel.sp": recipe.parallel.sp,
         "data.shares": dict(sorted(recipe.data.shares.items())),
         "data.block_rows": recipe.data.block_rows,
         "data.document_masking": recipe.data.document_masking,

@@ -16,7 +16,7 @@ LAYERS = (
     {"train"},
     {"checkpoint"},
     {"model", "data", "metrics"},
-    {"block", "loss"},
+    {"block", "loss", "weights"},
     {"tensor_parallel", "sequence_parallel"},
     {"parallel", "deepspeed_config", "memory"},
     {"config", "collectives", "functional", "attention"},
