@@ -23,24 +23,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import deepspeed
-import deepspeed.ops
 import torch
 import torch.distributed as dist
-from torch.optim.lr_scheduler import LambdaLR
-from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from data_pipeline.shards import TokenStore
 from llama_ds import checkpoint
-from llama_ds.config import BatchPlan, OptimizerConfig, Recipe, batch_plan, data_parallel_size
+from llama_ds.config import BatchPlan, Recipe, batch_plan, data_parallel_size
 from llama_ds.data import IGNORED, Batch, HeldOutData, TrainingData, check_vocab, prefetch
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
+from llama_ds.engine import TORCH_DTYPE, build_engine, build_model, init_distributed
 from llama_ds.metrics import MetricsLog, Throughput, peak_memory_bytes, peak_tflops
-from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.parallel import ParallelGroups
 from llama_ds.sequence_parallel import SequenceParallel
-
-TORCH_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -297,127 +291,11 @@ def build_job(
     return job, step
 
 
-def init_distributed(local_rank: int) -> torch.device:
-    """Join the process group of the launcher and return this rank's device."""
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)
-        device = torch.device("cuda", local_rank)
-    else:
-        device = torch.device("cpu")
-        # DeepSpeed would compile a shared-memory collective for the CPU; gloo needs no compiler.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if not deepspeed.comm.is_initialized():
-        deepspeed.init_distributed(
-            dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False
-        )
-    return device
-
-
 def _tokenizer_sha256(model_dir: Path | None) -> str | None:
     """Checksum of the SentencePiece model in a Hugging Face folder, where it holds one."""
     if model_dir is None or not (model_dir / "tokenizer.model").is_file():
         return None
     return hashlib.sha256((model_dir / "tokenizer.model").read_bytes()).hexdigest()
-
-
-def build_model(
-    recipe: Recipe, store: TokenStore, ds_config: dict[str, Any], device: torch.device
-) -> LlamaForCausalLM:
-    """The model with its initial or given weights; partitioned from the start under ZeRO-3."""
-    # transformers builds a model under zero.Init as long as this object is alive.
-    partitioned = HfDeepSpeedConfig(dict(ds_config)) if recipe.zero.stage == 3 else None
-    torch.manual_seed(recipe.train.seed)
-    dtype = TORCH_DTYPE[recipe.train.dtype]
-    if recipe.train.init_from is not None:
-        model = LlamaForCausalLM.from_pretrained(recipe.train.init_from, dtype=dtype)
-        _require_same_architecture(model, recipe)
-    else:
-        config = hf_config(
-            recipe.model,
-            bos_token_id=store.manifest.bos_token_id,
-            eos_token_id=store.manifest.eos_token_id,
-            dtype=dtype,
-        )
-        with device:  # a large model is not held by the host once per rank
-            model = LlamaForCausalLM._from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
-    del partitioned
-    model.loss_chunk_tokens = recipe.train.loss_chunk_tokens
-    if recipe.train.save_policy == "layer_input":
-        # transformers is renaming it: 5.17 has only the second, 5.23 warns of it.
-        for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):
-            if hasattr(model, name):
-                getattr(model, name)()
-                break
-    model.train()
-    return model
-
-
-def _require_same_architecture(model: LlamaForCausalLM, recipe: Recipe) -> None:
-    found_by_name = {**model.config.to_dict(), **(model.config.rope_parameters or {})}
-    for name, value in dataclasses.asdict(recipe.model).items():
-        found = found_by_name[name]
-        if name != "initializer_range" and found != value:
-            raise ValueError(
-                f"train.init_from {recipe.train.init_from} has {name} = {found}, the recipe has "
-                f"model.{name} = {value}; change the recipe to match"
-            )
-
-
-def build_engine(
-    model: LlamaForCausalLM, recipe: Recipe, groups: ParallelGroups, ds_config: dict[str, Any]
-) -> Any:
-    """DeepSpeed's engine: AdamW with decay on matrices only, cosine schedule."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-
-    def is_matrix(parameter: torch.nn.Parameter) -> bool:
-        return len(getattr(parameter, "ds_shape", parameter.shape)) > 1
-
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        model_parameters=[
-            {"params": [p for p in parameters if is_matrix(p)]},
-            {"params": [p for p in parameters if not is_matrix(p)], "weight_decay": 0.0},
-        ],
-        lr_scheduler=lambda optimizer: LambdaLR(
-            optimizer,
-            lambda step: learning_rate_scale(step, recipe.optimizer, recipe.train.num_steps),
-        ),
-        config=ds_config,
-        mpu=groups,
-        dist_init_required=False,
-    )
-    if recipe.zero.stage == 0 and recipe.train.dtype == "bf16":
-        _undo_step_at_start(engine)
-    return engine
-
-
-@torch.no_grad()
-def _undo_step_at_start(engine: Any) -> None:
-    """Take back the optimiser step that DeepSpeed 0.19 makes to allocate states at stage 0 in bf16.
-
-    Its gradients are zero, but it decays the fp32 weights once and counts as Adam's first step, so
-    that the bias correction of every later step would be that of the next one. The other stages
-    do not do this (`tests/test_train.py` compares all of them with plain PyTorch).
-    """
-    wrapper = engine.optimizer
-    wrapper.optimizer.state.clear()
-    for weights, masters in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True):
-        for weight, master in zip(weights, masters, strict=True):
-            master.copy_(weight)
-
-
-def learning_rate_scale(step: int, optimizer: OptimizerConfig, num_steps: int) -> float:
-    """Share of the peak rate for the step counted from 0: linear warm-up, then half a cosine.
-
-    The first step takes 1/warmup_steps of the peak, not zero, and the last step of the run the
-    minimum (paper, section 2.3: the final rate is 10 % of the peak).
-    """
-    if step < optimizer.warmup_steps:
-        return (step + 1) / optimizer.warmup_steps
-    decay_steps = max(1, num_steps - 1 - optimizer.warmup_steps)
-    progress = min(1.0, (step - optimizer.warmup_steps) / decay_steps)
-    low = optimizer.min_learning_rate_ratio
-    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def run_identity(recipe: Recipe, store: TokenStore) -> dict[str, Any]:
