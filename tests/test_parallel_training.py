@@ -1,9 +1,9 @@
 """Every layout trains as one process does: losses, gradient norms and updated weights.
 
-The reference is stock transformers under plain PyTorch (`reference.py`). The cases cover, of the
-product
-dp x tp x sp x Megatron's sequence parallelism x ZeRO stage x accumulation x dtype x kind of heads:
-every layout of up to four ranks meets every ZeRO stage, and every other choice meets every layout.
+The reference is stock transformers under plain PyTorch (`reference.py`). The product of dp, tp, sp,
+Megatron's sequence parallelism, ZeRO stage, accumulation, kind of heads, document masking, saved
+activations and dtype is covered so: every layout of up to four ranks meets every ZeRO stage, and
+there every other choice in turn.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tiny_run import make_store, tiny_recipe
 from transformers import AutoModelForCausalLM
 
 from llama_ds.checkpoint import export
-from llama_ds.config import ModelConfig, Recipe
+from llama_ds.config import Recipe, data_parallel_size
 from llama_ds.metrics import read_metrics
 
 pytestmark = pytest.mark.dist
@@ -51,7 +51,7 @@ class Case:
 
     def recipe(self, store: Path, run_dir: Path) -> Recipe:
         kv_heads = HEADS[self.heads]
-        recipe = tiny_recipe(
+        return tiny_recipe(
             store,
             run_dir,
             **{
@@ -69,7 +69,6 @@ class Case:
                 "parallel.sequence_parallel": self.megatron,
             },
         )
-        return recipe
 
 
 LAYOUTS = [  # dp, tp, sp, megatron
@@ -99,7 +98,7 @@ def cases() -> list[Case]:
                     megatron,
                     stage,
                     accum=1 + turn % 2,
-                    # Four ranks have to share two key/value heads.
+                    # Four ranks have to hold the same two key/value heads twice.
                     heads="gqa" if (turn // 2) % 2 else "mha",
                     masking=stage == (number + 1) % 4,
                     policy="layer_input" if stage == (number + 2) % 4 else "keep_all",
@@ -154,3 +153,163 @@ def test_every_layout_equals_plain_pytorch(
         # Adam divides by the gradient's root mean square, which enlarges rounding where a
         # gradient is near zero; the weights have moved by up to 4 steps of 1e-2.
         torch.testing.assert_close(trained[name], weight, rtol=0, atol=2e-5, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("dp", "tp", "sp", "megatron", "stage"),
+    [
+        (2, 2, 1, True, 1),
+        (2, 2, 1, True, 3),
+        (2, 1, 2, False, 2),
+        (2, 1, 2, False, 0),
+        (1, 2, 2, True, 1),
+        (1, 2, 2, True, 2),
+    ],
+)
+def test_bf16_stays_near_fp32(
+    gloo: Gloo,
+    store: Path,
+    tmp_path: Path,
+    reference: Callable[[Case], Reference],
+    dp: int,
+    tp: int,
+    sp: int,
+    megatron: bool,
+    stage: int,
+) -> None:
+    case = Case(dp, tp, sp, megatron, stage, accum=2, heads="gqa", dtype="bf16")
+    expected = reference(case)
+    recipe = case.recipe(store, tmp_path / "run")
+    gloo(dp * tp * sp, run_training, recipe)
+    # bf16 has 8 bits: activations are off by 2^-9 each, a loss near 6 by some 1e-2.
+    assert column(recipe, "loss") == pytest.approx(expected.losses, abs=2e-2)
+    assert column(recipe, "grad_norm") == pytest.approx(expected.grad_norms, rel=3e-2)
+
+
+def test_eight_ranks_of_every_kind(
+    gloo: Gloo, store: Path, tmp_path: Path, reference: Callable[[Case], Reference]
+) -> None:
+    case = Case(2, 2, 2, megatron=True, stage=3, heads="gqa", masking=True)
+    expected = reference(case)
+    recipe = case.recipe(store, tmp_path / "run")
+    gloo(8, run_training, recipe)
+    # As above.
+    assert column(recipe, "loss") == pytest.approx(expected.losses, rel=1e-6)
+    assert column(recipe, "grad_norm") == pytest.approx(expected.grad_norms, rel=3e-6)
+
+
+# -- the life of a run ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    gloo: Gloo, store: Path, tmp_path: Path, stage: int
+) -> None:
+    def recipe(name: str, **overrides: Any) -> Recipe:
+        case = Case(1, 2, 2, megatron=True, stage=stage, heads="gqa")
+        made = case.recipe(store, tmp_path / name)
+        train = dataclasses.replace(made.train, eval_rows=5, **overrides)
+        return dataclasses.replace(made, train=train)
+
+    gloo(4, run_training, recipe("straight"))
+    gloo(4, run_training, recipe("stopped", stop_after_step=2))
+    gloo(4, run_training, recipe("stopped"))
+    straight, stopped = recipe("straight"), recipe("stopped")
+    # Bit for bit: the same operations in the same order on the same numbers.
+    for name in ("loss", "grad_norm", "learning_rate", "tokens"):
+        assert column(stopped, name) == column(straight, name)
+    assert column(stopped, "loss", "eval")[-1] == column(straight, "loss", "eval")[-1]
+
+
+def test_held_out_loss_does_not_depend_on_the_layout(
+    gloo: Gloo, store: Path, tmp_path: Path
+) -> None:
+    losses = []
+    for case in (Case(1, 1, 1), Case(2, 2, 1, megatron=True), Case(1, 1, 4), Case(1, 2, 2)):
+        recipe = case.recipe(store, tmp_path / str(case))
+        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, eval_rows=5))
+        gloo(case.dp * case.tp * case.sp, run_training, recipe)
+        losses.append(column(recipe, "loss", "eval"))
+    for other in losses[1:]:
+        # fp32 sums in another order.
+        assert other == pytest.approx(losses[0], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (Case(1, 1, 2), r"parallel\.sp = 1, this run has 2|parallel\.tp = 2, this run has 1"),
+        (Case(2, 1, 1), r"parallel\.tp = 2, this run has 1"),
+    ],
+    ids=str,
+)
+def test_another_layout_is_not_resumed(
+    gloo: Gloo, store: Path, tmp_path: Path, other: Case, message: str
+) -> None:
+    recipe = Case(1, 2, 1).recipe(store, tmp_path / "run")
+    short = dataclasses.replace(recipe.train, stop_after_step=1)
+    gloo(2, run_training, dataclasses.replace(recipe, train=short))
+    for error in gloo(2, training_error, other.recipe(store, tmp_path / "run")):
+        with pytest.raises(ValueError, match=message):
+            raise ValueError(error)
+
+
+def training_error(recipe: Recipe) -> str:
+    try:
+        run_training(recipe)
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+# -- refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"parallel.tp": 3}, r"num_attention_heads \(4\) .* parallel\.tp \(3\)"),
+        ({"parallel.sp": 8}, r"num_attention_heads \(4\) .* parallel\.sp \(8\)"),
+        ({"parallel.tp": 4}, r"num_key_value_heads \(2\) .* parallel\.tp \(4\)"),
+        ({"parallel.sp": 4}, r"num_key_value_heads \(2\) .* parallel\.sp \(4\)"),
+        (
+            {"parallel.tp": 2, "model.intermediate_size": 97},
+            r"intermediate_size \(97\) .* parallel\.tp \(2\)",
+        ),
+        ({"parallel.tp": 2, "model.vocab_size": 321}, r"vocab_size \(321\) .* \(2\)"),
+        (
+            {"parallel.sp": 2, "train.sequence_length": 31, "train.tokens_per_step": 31},
+            r"sequence_length \(31\) .* parallel\.sp \(2\)",
+        ),
+        (
+            {"parallel.tp": 2, "train.sequence_length": 31, "train.tokens_per_step": 31},
+            r"sequence_length \(31\) .* x parallel\.tp \(2\), or parallel\.sequence_parallel off",
+        ),
+        (
+            {"parallel.tp": 2, "train.dtype": "bf16", "zero.stage": 0},
+            r"bf16 with parallel\.tp \(2\) needs zero\.stage 1, 2 or 3: at stage 0",
+        ),
+        ({"parallel.tp": 0}, r"parallel\.tp \(0\) must be positive"),
+        ({"parallel.sp": -1}, r"parallel\.sp \(-1\) must be positive"),
+        (
+            {
+                "parallel.tp": 4,
+                "parallel.replicate_kv_heads": True,
+                "model.num_attention_heads": 12,
+                "model.num_key_value_heads": 6,
+                "model.hidden_size": 48,
+            },
+            r"num_key_value_heads \(6\) and parallel\.tp \(4\): one must be a multiple",
+        ),
+    ],
+)
+def test_what_does_not_divide_is_refused(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_recipe(Path("store"), Path("run"), **overrides)
+
+
+def test_ranks_must_divide_into_replicas() -> None:
+    recipe = tiny_recipe(Path("store"), Path("run"), **{"parallel.tp": 2})
+    assert data_parallel_size(recipe, 6) == 3
+    with pytest.raises(ValueError, match=r"5 processes .* parallel\.tp \(2\) x parallel\.sp \(1\)"):
+        data_parallel_size(recipe, 5)
