@@ -23,10 +23,47 @@ from torch.autograd.function import once_differentiable
 
 from llama_ds.collectives import gathered
 from llama_ds.functional import accumulation_dtype
-from llama_ds.tensor_parallel import SINGLE_RANK, TensorParallel
+from llama_ds.tensor_parallel import (
+    SINGLE_RANK,
+    ColumnParallelLinear,
+    TensorParallel,
+    gather_vocabulary,
+)
 
 IGNORE_INDEX = -100
 """Label of a token that is not to be predicted, as in Hugging Face."""
+
+
+class LlamaHead(ColumnParallelLinear):
+    """The output head; with labels it gives the loss and never holds all logits.
+
+    The loss is computed inside this module's forward, so that whoever gathers a module's weights
+    just before its forward (ZeRO-3, FSDP, offloading) has gathered the head's.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        vocab_size: int,
+        tp: TensorParallel = SINGLE_RANK,
+    ) -> None:
+        super().__init__(hidden_size, vocab_size, False, tp)
+        self.tp = tp
+
+    def forward(
+        self,
+        input: Tensor,
+        labels: Tensor | None = None,
+        num_items: Tensor | float | None = None,
+        chunk_tokens: int = 1024,
+    ) -> Tensor:
+        """Logits [..., V]; with `labels` (shifted, see `chunked_cross_entropy`) the scalar loss."""
+        hidden_states = self.tp.enter(input)
+        if labels is None:
+            return gather_vocabulary(super().forward(hidden_states), self.tp)
+        return chunked_cross_entropy(
+            hidden_states, self.weight, labels, num_items, chunk_tokens, self.tp
+        )
 
 
 def chunked_cross_entropy(

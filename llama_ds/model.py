@@ -17,6 +17,7 @@ Shapes in names: B rows, S sequence, D hidden, V vocabulary.
 # transformers reads lists and dicts from class attributes.
 # ruff: noqa: RUF012
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,23 +29,21 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel, local_torch_dtype
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from llama_ds import weights
 from llama_ds.block import LlamaAttention, LlamaDecoderLayer, LlamaRMSNorm
 from llama_ds.config import ModelConfig
 from llama_ds.functional import initial_weight, kept_positions
-from llama_ds.loss import IGNORE_INDEX, chunked_cross_entropy
+from llama_ds.loss import IGNORE_INDEX, LlamaHead
 from llama_ds.parallel import ParallelGroups
 from llama_ds.sequence_parallel import SequenceParallel
 from llama_ds.tensor_parallel import (
-    SINGLE_RANK,
-    ColumnParallelLinear,
     TensorParallel,
     VocabParallelEmbedding,
-    gather_vocabulary,
 )
 
 
@@ -70,38 +69,6 @@ def hf_config(
         eos_token_id=eos_token_id,
         dtype=dtype,
     )
-
-
-class LlamaHead(ColumnParallelLinear):
-    """The output head; with labels it gives the loss and never holds all logits.
-
-    The loss is computed inside this module's forward, so that whoever gathers a module's weights
-    just before its forward (ZeRO-3, FSDP, offloading) has gathered the head's.
-    """
-
-    def __init__(
-        self,
-        hidden_size: int,
-        vocab_size: int,
-        tp: TensorParallel = SINGLE_RANK,
-    ) -> None:
-        super().__init__(hidden_size, vocab_size, False, tp)
-        self.tp = tp
-
-    def forward(
-        self,
-        input: Tensor,
-        labels: Tensor | None = None,
-        num_items: Tensor | float | None = None,
-        chunk_tokens: int = 1024,
-    ) -> Tensor:
-        """Logits [..., V]; with `labels` (shifted, see `chunked_cross_entropy`) the scalar loss."""
-        hidden_states = self.tp.enter(input)
-        if labels is None:
-            return gather_vocabulary(super().forward(hidden_states), self.tp)
-        return chunked_cross_entropy(
-            hidden_states, self.weight, labels, num_items, chunk_tokens, self.tp
-        )
 
 
 class LlamaPreTrainedModel(PreTrainedModel):
@@ -289,10 +256,53 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         """As `LlamaModel`; under sp the loss is that of this rank's slice."""
         super().__init__(config)
         self.model = LlamaModel(config, groups, sequence_parallel=sequence_parallel)
+        self.groups = groups
         self.tp, self.sp = self.model.tp, self.model.sp
         self.vocab_size = config.vocab_size
         self.lm_head = LlamaHead(config.hidden_size, config.vocab_size, self.tp)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any
+    ) -> "LlamaForCausalLM":
+        """As in transformers; with `groups`, this rank's part of a stock checkpoint folder.
+
+        A rank then reads only what it holds. Keywords beside `groups`: `sequence_parallel`, `dtype`
+        (the checkpoint's by default). Collective; the files must be safetensors.
+        """
+        groups = kwargs.pop("groups", None)
+        if groups is None:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        return cls._from_slices(Path(pretrained_model_name_or_path), groups, **kwargs)
+
+    @classmethod
+    def _from_slices(
+        cls,
+        folder: Path,
+        groups: ParallelGroups,
+        *,
+        sequence_parallel: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> "LlamaForCausalLM":
+        config = LlamaConfig.from_pretrained(folder)
+        made_in: Any = dtype or config.dtype or torch.float32
+        config.dtype = made_in
+        with init.no_init_weights(), local_torch_dtype(made_in):
+            model = cls(config, groups, sequence_parallel=sequence_parallel)
+        weights.load(model, folder, model.tp, groups)
+        model.eval()
+        return model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; a model in parts writes the stock checkpoint of the whole.
+
+        That is collective, and rank 0 holds no more than one file of `max_shard_size` bytes.
+        """
+        if self.groups is None:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        else:
+            weights.save_pretrained(self, Path(save_directory), self.tp, self.groups, **kwargs)
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Put another output head in place, as `resize_token_embeddings` does."""

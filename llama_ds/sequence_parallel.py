@@ -57,7 +57,7 @@ class SequenceParallel:
 
     def cut(self, x_BS: Tensor) -> Tensor:
         """This rank's slice [B, s] of whole rows; no gradient."""
-        return own_part(x_BS, 1, self.group)
+        return own_part(x_BS, 1, self.group).contiguous()
 
     def positions(self, s: int, device: torch.device) -> Tensor:
         """Position ids [s] of this rank's slice, in the whole row."""

@@ -73,13 +73,10 @@ def load(model: nn.Module, folder: Path, tp: TensorParallel, groups: ParallelGro
     files = _files_by_name(folder)
     parameters = dict(model.named_parameters())
     _require_same_names(set(parameters), set(files), folder, _tied_names(model))
-    with contextlib.ExitStack() as stack:
-        opened: dict[str, Any] = {}
-        for name, parameter in parameters.items():
-            file = files[name]
-            if file not in opened:
-                opened[file] = stack.enter_context(safe_open(folder / file, "pt"))
-            entry = opened[file].get_slice(name)
+    for name, parameter in parameters.items():
+        # Opened for each parameter: what was read of a file counts as memory while it is open.
+        with safe_open(folder / files[name], "pt") as file:
+            entry = file.get_slice(name)
             index = tp.sharding.local_slice(name, tuple(entry.get_shape()), tp.rank)
             _require_same_shape(name, parameter, index, folder)
             with _whole([parameter], modified=True), torch.no_grad():
@@ -138,14 +135,14 @@ def save(
     tp: TensorParallel,
     groups: ParallelGroups,
     *,
-    max_shard_bytes: int = 5 * 10**9,
+    max_shard_size: int = 5 * 10**9,
 ) -> None:
     """Write the weights as stock safetensors in `folder`, which must exist on rank 0.
 
-    Rank 0 holds at most one file of `max_shard_bytes` (or one parameter) at a time. The files have
+    Rank 0 holds at most one file of `max_shard_size` (or one parameter) at a time. The files have
     their final names when all are written.
     """
-    writer = _ShardWriter(folder, max_shard_bytes) if dist.get_rank() == 0 else None
+    writer = _ShardWriter(folder, max_shard_size) if dist.get_rank() == 0 else None
     for name, parameter in model.named_parameters():
         with _whole([parameter], modified=False):
             if groups.replica_rank == 0:
@@ -216,7 +213,7 @@ def save_pretrained(
     tp: TensorParallel,
     groups: ParallelGroups,
     *,
-    max_shard_bytes: int = 5 * 10**9,
+    max_shard_size: int = 5 * 10**9,
 ) -> None:
     """A stock Hugging Face folder of the whole model; it appears when it is complete.
 
@@ -234,7 +231,7 @@ def save_pretrained(
         model.config.save_pretrained(partial)
         if model.can_generate():
             model.generation_config.save_pretrained(partial)
-    save(model, partial, tp, groups, max_shard_bytes=max_shard_bytes)
+    save(model, partial, tp, groups, max_shard_size=max_shard_size)
     if dist.get_rank() == 0:
         partial.rename(folder)
     dist.barrier()
