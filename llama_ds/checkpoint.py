@@ -242,7 +242,8 @@ def _checksum(path: Path) -> str:
 
 def _state_bytes(engine: Any) -> int:
     """Size of a checkpoint: weights, and for mixed precision fp32 copies, plus two Adam moments."""
-    elements = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
+    own = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
+    elements = own * engine.mp_world_size  # every tp rank writes its part
     weight_bytes = next(engine.module.parameters()).element_size()
     master_bytes = 4 if engine.zero_optimization() or weight_bytes == 2 else 0
     return int(elements * (weight_bytes + master_bytes + 8))

@@ -108,8 +108,9 @@ def gathered(x: Tensor, dim: int, group: Group) -> Tensor:
         return x
     source = x.movedim(dim, 0).contiguous()
     out = source.new_empty((size * source.shape[0], *source.shape[1:]))
-    dist.all_gather_into_tensor(out, source, group=group)
-    return out.movedim(0, dim)
+    dist.all_gather_single(out, source, group=group)
+    # One copy here, in place of one by every matrix that the result enters.
+    return out.movedim(0, dim).contiguous()
 
 
 def reduce_scattered(x: Tensor, dim: int, group: Group) -> Tensor:
@@ -120,8 +121,8 @@ def reduce_scattered(x: Tensor, dim: int, group: Group) -> Tensor:
     source = x.movedim(dim, 0).contiguous()
     _require_divisible(source.shape[0], size, dim)
     out = source.new_empty((source.shape[0] // size, *source.shape[1:]))
-    dist.reduce_scatter_tensor(out, source, group=group)
-    return out.movedim(0, dim)
+    dist.reduce_scatter_single(out, source, group=group)
+    return out.movedim(0, dim).contiguous()
 
 
 def own_part(x: Tensor, dim: int, group: Group) -> Tensor:

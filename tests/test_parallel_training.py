@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from reference import Reference
-from tiny_run import make_store, tiny_recipe
+from tiny_run import make_store, run_training, tiny_recipe
 from transformers import AutoModelForCausalLM
 
 from llama_ds.checkpoint import export
@@ -124,13 +124,6 @@ def reference(store: Path) -> Callable[[Case], Reference]:
         return made[key]
 
     return of
-
-
-def run_training(recipe: Recipe) -> int:
-    """One rank of a training job."""
-    from llama_ds.train import train
-
-    return train(recipe, local_rank=0).step
 
 
 def column(recipe: Recipe, name: str, kind: str = "train") -> list[float]:
