@@ -31,6 +31,12 @@ OWNED_BY_RECIPE = {
     "optimizer.params.betas": "optimizer.beta1, optimizer.beta2",
     "optimizer.params.eps": "optimizer.eps",
     "optimizer.params.weight_decay": "optimizer.weight_decay",
+    # DeepSpeed's own parallelism and activation checkpointing would act beside the recipe's, or not
+    # at all: the model shards itself, and recomputes by torch's checkpointing. DeepSpeed's
+    # partition_activations is also silently wrong with Megatron's sequence parallelism.
+    "tensor_parallel": "parallel.tp",
+    "sequence_parallel_size": "parallel.sp",
+    "activation_checkpointing": "train.save_policy",
     "scheduler": "optimizer.warmup_steps, optimizer.min_learning_rate_ratio",
 }
 

@@ -149,6 +149,12 @@ def test_users_keys_are_merged_deep(recipe: Recipe) -> None:
         ({"train_batch_size": 64}, r"train_batch_size to 64, .* gives 8"),
         ({"fp16": {"enabled": True}}, r"fp16.enabled to true, .* train.dtype gives false"),
         ({"scheduler": {"type": "WarmupLR"}}, r"scheduler to .* optimizer.warmup_steps"),
+        ({"tensor_parallel": {"autotp_size": 2}}, r"tensor_parallel to .* parallel.tp"),
+        ({"sequence_parallel_size": 2}, r"sequence_parallel_size to 2, .* parallel.sp"),
+        (
+            {"activation_checkpointing": {"partition_activations": True}},
+            r"activation_checkpointing to .* train.save_policy",
+        ),
         ({"zero_optimization": True}, r"zero_optimization to a single value"),
     ],
 )

@@ -137,7 +137,9 @@ def small_recipe(dtype: Any, num_key_value_heads: int, save_policy: Any) -> Reci
     recipe = llama_tiny()
     return dataclasses.replace(
         recipe,
-        model=dataclasses.replace(recipe.model, num_key_value_heads=num_key_value_heads),
+        model=dataclasses.replace(
+            recipe.model, num_attention_heads=6, num_key_value_heads=num_key_value_heads
+        ),
         train=dataclasses.replace(
             recipe.train, dtype=dtype, save_policy=save_policy, micro_batch_size=2
         ),
