@@ -25,6 +25,7 @@ import os
 import random
 import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,8 @@ import torch.distributed as dist
 import xxhash
 
 from llama_ds import config as recipe_config
+from llama_ds.config import Recipe
+from llama_ds.tensor_parallel import Sharding
 
 CHECKPOINT_VERSION = 1
 STATE = "state"
@@ -239,7 +242,8 @@ def _checksum(path: Path) -> str:
 
 def _state_bytes(engine: Any) -> int:
     """Size of a checkpoint: weights, and for mixed precision fp32 copies, plus two Adam moments."""
-    elements = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
+    own = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
+    elements = own * engine.mp_world_size  # every tp rank writes its part
     weight_bytes = next(engine.module.parameters()).element_size()
     master_bytes = 4 if engine.zero_optimization() or weight_bytes == 2 else 0
     return int(elements * (weight_bytes + master_bytes + 8))
@@ -329,7 +333,9 @@ def export(run_dir: Path, out_dir: Path, step: int | None = None, dtype: str | N
         eos_token_id=tokenizer.eos_token_id,
         dtype=torch_dtype,
     )
-    weights = {name: w.to(torch_dtype) for name, w in _consolidated_weights(checkpoint).items()}
+    weights = {
+        name: w.to(torch_dtype) for name, w in _consolidated_weights(checkpoint, recipe).items()
+    }
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     model.load_state_dict(weights, assign=True)
@@ -347,20 +353,36 @@ def export(run_dir: Path, out_dir: Path, step: int | None = None, dtype: str | N
     return checkpoint
 
 
-def _consolidated_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Full fp32 weights by name, whatever the ZeRO stage that wrote the checkpoint."""
-    if not list((checkpoint / STATE).glob("*_optim_states.pt")):  # stage 0: nothing was partitioned
+def _consolidated_weights(checkpoint: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Full fp32 weights by name, whatever the layout and ZeRO stage that wrote the checkpoint."""
+    tp_size = recipe.parallel.tp
+    sharding = Sharding(tp_size, recipe.model.num_key_value_heads)
+    ranks = [_weights_of_tp_rank(checkpoint, tp_rank) for tp_rank in range(tp_size)]
+    # Each part is dropped once it is joined, so that the weights are not held twice.
+    return {
+        name: sharding.unshard(name, [weights.pop(name) for weights in ranks])
+        for name in list(ranks[0])
+    }
+
+
+def _weights_of_tp_rank(checkpoint: Path, tp_rank: int) -> dict[str, torch.Tensor]:
+    state = checkpoint / STATE
+    own = f"mp_rank_{tp_rank:02d}_"
+    if not list(state.glob("*_optim_states.pt")):  # stage 0: nothing was partitioned
         # DeepSpeed pickles its configuration beside the weights; the file is this program's own.
-        state = torch.load(
-            checkpoint / STATE / "mp_rank_00_model_states.pt",
-            map_location="cpu",
-            weights_only=False,
-        )
-        return dict(state["module"])
+        file = torch.load(state / f"{own}model_states.pt", map_location="cpu", weights_only=False)
+        return dict(file["module"])
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it narrates with print
-        return dict(get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=STATE))
+    # It reads a whole folder and refuses more than one tp rank: give it a folder of this rank's
+    # files, under the names of the first.
+    with tempfile.TemporaryDirectory() as folder:
+        links = Path(folder) / STATE
+        links.mkdir()
+        for file in state.glob(f"*{own}*"):
+            (links / file.name.replace(own, "mp_rank_00_")).symlink_to(file.resolve())
+        with contextlib.redirect_stdout(io.StringIO()):  # it narrates with print
+            return dict(get_fp32_state_dict_from_zero_checkpoint(folder, tag=STATE))
 
 
 def main(arguments: list[str] | None = None) -> int:

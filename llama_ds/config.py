@@ -134,6 +134,25 @@ class ZeroConfig:
 
 
 @dataclass(frozen=True)
+class ParallelConfig:
+    """How ranks share one copy of the model; the ranks that are left are data-parallel."""
+
+    tp: int = 1
+    """Tensor parallelism: ranks among which every large matrix is divided (within a node)."""
+    sp: int = 1
+    """Ulysses sequence parallelism: ranks among which every row is divided; for long rows."""
+    sequence_parallel: bool = True
+    """Divide what lies between the matrices along the sequence over the tp ranks (Megatron-LM)."""
+    replicate_kv_heads: bool = False
+    """Where key/value heads are fewer than the ranks, let several ranks hold the same ones."""
+
+    def __post_init__(self) -> None:
+        for name in ("tp", "sp"):
+            size = getattr(self, name)
+            _require(size > 0, f"parallel.{name} ({size}) must be positive")
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with a cosine schedule; defaults are the paper's (section 2.3).
 
@@ -308,6 +327,7 @@ class Recipe:
     optimizer: OptimizerConfig
     train: TrainConfig
     data: DataConfig
+    parallel: ParallelConfig = ParallelConfig()
     zero: ZeroConfig = ZeroConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     metrics: MetricsConfig = MetricsConfig()
@@ -323,10 +343,63 @@ class Recipe:
             f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) must be fewer than the run's "
             f"steps ({self.train.num_steps})",
         )
+        _check_parallel(self)
 
     def to_json(self) -> str:
         """The resolved recipe as indented JSON, keys in declaration order."""
         return json.dumps(dataclasses.asdict(self), indent=2, default=str)
+
+
+def _check_parallel(recipe: Recipe) -> None:
+    """ValueError where the model or the rows do not divide, or DeepSpeed would be wrong."""
+    model, parallel = recipe.model, recipe.parallel
+    tp, sp = parallel.tp, parallel.sp
+    heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
+    _require(
+        heads % (tp * sp) == 0,
+        f"model.num_attention_heads ({heads}) must be a multiple of parallel.tp ({tp}) x "
+        f"parallel.sp ({sp})",
+    )
+    if parallel.replicate_kv_heads:
+        _require(
+            kv_heads % tp == 0 or tp % kv_heads == 0,
+            f"model.num_key_value_heads ({kv_heads}) and parallel.tp ({tp}): one must be a "
+            "multiple of the other, also with parallel.replicate_kv_heads",
+        )
+    else:
+        _require(
+            kv_heads % (tp * sp) == 0,
+            f"model.num_key_value_heads ({kv_heads}) must be a multiple of parallel.tp ({tp}) x "
+            f"parallel.sp ({sp}); parallel.replicate_kv_heads lets ranks hold the same heads",
+        )
+    for name in ("intermediate_size", "vocab_size"):
+        size = getattr(model, name)
+        _require(size % tp == 0, f"model.{name} ({size}) must be a multiple of parallel.tp ({tp})")
+    length = recipe.train.sequence_length
+    _require(
+        length % sp == 0,
+        f"train.sequence_length ({length}) must be a multiple of parallel.sp ({sp})",
+    )
+    _require(
+        not parallel.sequence_parallel or length % (sp * tp) == 0,
+        f"train.sequence_length ({length}) must be a multiple of parallel.sp ({sp}) x parallel.tp "
+        f"({tp}), or parallel.sequence_parallel off",
+    )
+    _require(
+        tp == 1 or recipe.zero.stage > 0 or recipe.train.dtype == "fp32",
+        f"train.dtype bf16 with parallel.tp ({tp}) needs zero.stage 1, 2 or 3: at stage "
+        f"{recipe.zero.stage} DeepSpeed counts only one rank's part in the gradient norm",
+    )
+
+
+def data_parallel_size(recipe: Recipe, world_size: int) -> int:
+    """Data-parallel ranks among `world_size`; ValueError where tp and sp do not divide it."""
+    tp, sp = recipe.parallel.tp, recipe.parallel.sp
+    _require(
+        world_size % (tp * sp) == 0,
+        f"{world_size} processes must be a multiple of parallel.tp ({tp}) x parallel.sp ({sp})",
+    )
+    return world_size // (tp * sp)
 
 
 @dataclass(frozen=True)
@@ -381,6 +454,7 @@ def from_dict(tree: dict[str, Any]) -> Recipe:
         optimizer=OptimizerConfig(**tree["optimizer"]),
         train=TrainConfig(**train),
         data=DataConfig(**data),
+        parallel=ParallelConfig(**tree["parallel"]),
         zero=ZeroConfig(**tree["zero"]),
         checkpoint=CheckpointConfig(**tree["checkpoint"]),
         metrics=MetricsConfig(**tree["metrics"]),

@@ -39,7 +39,9 @@ def deepspeed_config(recipe: Recipe, plan: BatchPlan, device_type: str) -> dict[
     """The DeepSpeed configuration of a run on `device_type` ("cuda" or "cpu")."""
     bf16 = recipe.train.dtype == "bf16"
     config: dict[str, Any] = {
-        "train_batch_size": plan.rows_per_step,
+        # DeepSpeed takes the sp ranks for data-parallel ones (see `ParallelGroups`), and this for
+        # the product of the next two and their number.
+        "train_batch_size": plan.rows_per_step * recipe.parallel.sp,
         "train_micro_batch_size_per_gpu": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.grad_accum_steps,
         "gradient_clipping": recipe.optimizer.max_grad_norm,

@@ -6,6 +6,11 @@ their gradients, and are dropped before the next chunk's; so at most `chunk_toke
 none is made a second time in the backward pass. The gradients wait for the backward pass as one
 tensor of the hidden states' shape and one of the head's.
 
+Under tensor parallelism each rank has the logits of its rows of the head, v = V / tp. Ranks send
+each other two numbers per token: the log-sum-exp of their logits, and the target's logit where it
+is theirs. The loss is the same on every rank; the gradient of the hidden states is this rank's term
+of a sum that whoever divided the work (`TensorParallel.enter`) takes.
+
 Shapes in names: B rows, S sequence, D hidden, V vocabulary, T = B * S tokens, C a chunk's tokens.
 """
 
@@ -16,10 +21,49 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from llama_ds.collectives import gathered
 from llama_ds.functional import accumulation_dtype
+from llama_ds.tensor_parallel import (
+    SINGLE_RANK,
+    ColumnParallelLinear,
+    TensorParallel,
+    gather_vocabulary,
+)
 
 IGNORE_INDEX = -100
 """Label of a token that is not to be predicted, as in Hugging Face."""
+
+
+class LlamaHead(ColumnParallelLinear):
+    """The output head; with labels it gives the loss and never holds all logits.
+
+    The loss is computed inside this module's forward, so that whoever gathers a module's weights
+    just before its forward (ZeRO-3, FSDP, offloading) has gathered the head's.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        vocab_size: int,
+        tp: TensorParallel = SINGLE_RANK,
+    ) -> None:
+        super().__init__(hidden_size, vocab_size, False, tp)
+        self.tp = tp
+
+    def forward(
+        self,
+        input: Tensor,
+        labels: Tensor | None = None,
+        num_items: Tensor | float | None = None,
+        chunk_tokens: int = 1024,
+    ) -> Tensor:
+        """Logits [..., V]; with `labels` (shifted, see `chunked_cross_entropy`) the scalar loss."""
+        hidden_states = self.tp.enter(input)
+        if labels is None:
+            return gather_vocabulary(super().forward(hidden_states), self.tp)
+        return chunked_cross_entropy(
+            hidden_states, self.weight, labels, num_items, chunk_tokens, self.tp
+        )
 
 
 def chunked_cross_entropy(
@@ -28,6 +72,7 @@ def chunked_cross_entropy(
     labels_BS: Tensor,
     num_items: Tensor | float | None,
     chunk_tokens: int,
+    tp: TensorParallel = SINGLE_RANK,
 ) -> Tensor:
     """Sum of the tokens' cross-entropies divided once by `num_items`; a scalar, fp32 or wider.
 
@@ -57,6 +102,7 @@ def chunked_cross_entropy(
         labels_T,
         items,
         chunk_tokens,
+        tp,
         grad_enabled and hidden_BSD.requires_grad,
         grad_enabled and head_weight_VD.requires_grad,
     )
@@ -72,6 +118,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         labels_T: Tensor,
         num_items: Tensor,
         chunk_tokens: int,
+        tp: TensorParallel,
         need_dhidden: bool,
         need_dweight: bool,
     ) -> Tensor:
@@ -81,20 +128,28 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         loss_sum = torch.zeros((), dtype=sum_dtype, device=hidden_TD.device)
         dhidden_TD = torch.empty_like(hidden_TD) if need_dhidden else None
         dweight_VD = torch.zeros_like(weight_VD, dtype=sum_dtype) if need_dweight else None
+        first_row = tp.rank * weight_VD.shape[0]
         for start in range(0, hidden_TD.shape[0], chunk_tokens):
             chunk = slice(start, start + chunk_tokens)
             hidden_CD, labels_C = hidden_TD[chunk], labels_T[chunk]
             logits_CV = F.linear(hidden_CD, weight_VD).to(sum_dtype)
             counted_C = labels_C != IGNORE_INDEX
-            target_C1 = torch.where(counted_C, labels_C, 0).unsqueeze(-1)
-            lse_C1 = torch.logsumexp(logits_CV, dim=-1, keepdim=True)
-            losses_C = (lse_C1 - logits_CV.gather(-1, target_C1)).squeeze(-1)
+            row_C1 = (labels_C - first_row).unsqueeze(-1)
+            is_own_C1 = counted_C.unsqueeze(-1)
+            if tp.size > 1:
+                is_own_C1 = (row_C1 >= 0) & (row_C1 < weight_VD.shape[0])
+            row_C1 = torch.where(is_own_C1, row_C1, 0)
+            target_C1 = torch.where(is_own_C1, logits_CV.gather(-1, row_C1), 0.0)
+            lse_C1, target_C1 = _over_vocabulary(
+                torch.logsumexp(logits_CV, dim=-1, keepdim=True), target_C1, tp
+            )
+            losses_C = (lse_C1 - target_C1).squeeze(-1)
             loss_sum += losses_C.masked_fill(~counted_C, 0.0).sum()
             if not (need_dhidden or need_dweight):
                 continue
             # d loss / d logits = softmax - one_hot(target), in the memory of the logits.
             dlogits_CV = logits_CV.sub_(lse_C1).exp_()
-            dlogits_CV.scatter_add_(-1, target_C1, -torch.ones_like(lse_C1))
+            dlogits_CV.scatter_add_(-1, row_C1, -is_own_C1.to(sum_dtype))
             dlogits_CV.masked_fill_(~counted_C.unsqueeze(-1), 0.0)
             dlogits_CV = dlogits_CV.to(hidden_TD.dtype)
             if dhidden_TD is not None:
@@ -111,7 +166,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         dhidden_TD, dweight_VD, num_items = ctx.saved_tensors
         scale = dloss / num_items
-        return _scaled(dhidden_TD, scale), _scaled(dweight_VD, scale), None, None, None, None, None
+        return _scaled(dhidden_TD, scale), _scaled(dweight_VD, scale), *[None] * 6
+
+
+def _over_vocabulary(
+    lse_C1: Tensor, target_C1: Tensor, tp: TensorParallel
+) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp and target logit over all ranks' rows of the head; one all-gather."""
+    if tp.size == 1:
+        return lse_C1, target_C1
+    ranks_C2R = gathered(torch.cat((lse_C1, target_C1), dim=-1).unsqueeze(-1), -1, tp.group)
+    lse_CR, target_CR = ranks_C2R.unbind(1)
+    return lse_CR.logsumexp(-1, keepdim=True), target_CR.sum(-1, keepdim=True)
 
 
 def _add_matmul(total: Tensor, a: Tensor, b: Tensor) -> None:

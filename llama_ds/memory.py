@@ -5,14 +5,16 @@ for the forward and backward pass. It leaves out what no formula gives: the allo
 fragments, gradients of the layer whose backward pass is running, the device's context and NCCL's
 buffers. Recipes leave 15 % of the device free for these.
 
-P is the number of parameters, N the number of data-parallel ranks; all results are bytes per rank.
+Tensor parallelism divides matrices, ZeRO divides states over the N ranks that hold the same part of
+the weights (data x sequence), and sequence parallelism divides tokens; all results are bytes per
+rank.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llama_ds.config import ModelConfig, Recipe
+from llama_ds.config import Recipe
 
 ZERO3_LIVE_ELEMENTS = 1_000_000_000
 """Parameters that ZeRO-3 keeps gathered at once (DeepSpeed's stage3_max_live_parameters)."""
@@ -48,9 +50,10 @@ class MemoryEstimate:
 
 
 def estimate_memory(recipe: Recipe, dp_size: int) -> MemoryEstimate:
-    """Memory of one of `dp_size` data-parallel ranks that trains `recipe`."""
-    num_parameters = recipe.model.num_parameters
-    weight_bytes, gradient_bytes, optimizer_bytes = state_bytes_per_parameter(recipe, dp_size)
+    """Memory of one rank that trains `recipe` with `dp_size` data-parallel replicas."""
+    num_parameters = rank_parameters(recipe)
+    replicas = dp_size * recipe.parallel.sp
+    weight_bytes, gradient_bytes, optimizer_bytes = state_bytes_per_parameter(recipe, replicas)
     return MemoryEstimate(
         weights=round(num_parameters * weight_bytes),
         gradients=round(num_parameters * gradient_bytes),
@@ -61,8 +64,21 @@ def estimate_memory(recipe: Recipe, dp_size: int) -> MemoryEstimate:
     )
 
 
-def state_bytes_per_parameter(recipe: Recipe, dp_size: int) -> tuple[float, float, float]:
-    """(weights, gradients, optimiser states), bytes per parameter of the whole model.
+def rank_parameters(recipe: Recipe) -> int:
+    """Parameters of a tp rank: its part of every matrix, and all norms."""
+    model, tp = recipe.model, recipe.parallel.tp
+    norms = (2 * model.num_hidden_layers + 1) * model.hidden_size
+    key_value = 2 * model.num_hidden_layers * model.hidden_size * model.head_dim
+    others = model.num_parameters - norms - key_value * model.num_key_value_heads
+    return norms + others // tp + key_value * _rank_kv_heads(recipe)
+
+
+def _rank_kv_heads(recipe: Recipe) -> int:
+    return max(1, recipe.model.num_key_value_heads // recipe.parallel.tp)
+
+
+def state_bytes_per_parameter(recipe: Recipe, replicas: int) -> tuple[float, float, float]:
+    """(weights, gradients, optimiser states), bytes per parameter of the rank's part of the model.
 
     The scheme is ZeRO's (arXiv 1910.02054, section 5): stage 1 divides the optimiser states by N,
     stage 2 also the gradients, stage 3 also the weights. The bytes are those of the configuration
@@ -78,11 +94,11 @@ def state_bytes_per_parameter(recipe: Recipe, dp_size: int) -> tuple[float, floa
     gradients = 6.0 if bf16 and stage < 2 else 4.0
     optimizer = 8.0 if stage == 0 and not bf16 else 12.0
     if stage >= 1:
-        optimizer /= dp_size
+        optimizer /= replicas
     if stage >= 2:
-        gradients /= dp_size
+        gradients /= replicas
     if stage >= 3:
-        weights /= dp_size
+        weights /= replicas
     return weights, gradients, optimizer
 
 
@@ -91,7 +107,7 @@ def _buffer_bytes(recipe: Recipe) -> int:
 
     Stage 2 fills one bucket while the other is reduced in fp32; stage 3 has one bucket.
     """
-    width, num_parameters = _width(recipe), recipe.model.num_parameters
+    width, num_parameters = _width(recipe), rank_parameters(recipe)
     bucket = min(recipe.zero.reduce_bucket_elements, num_parameters)
     if recipe.zero.stage == 2:
         return bucket * (2 * width + 4)
@@ -107,31 +123,49 @@ def _activation_bytes(recipe: Recipe) -> int:
     keep_all: everything of every layer. layer_input: each layer's input, and everything of the one
     layer whose forward pass is being repeated.
     """
-    model, train = recipe.model, recipe.train
-    per_layer = layer_activation_bytes(model, _width(recipe))
-    if train.save_policy == "layer_input":
-        layers = model.num_hidden_layers * model.hidden_size * _width(recipe) + per_layer
+    model, width = recipe.model, _width(recipe)
+    per_layer = layer_activation_bytes(recipe)
+    outside = _outside(recipe)
+    if recipe.train.save_policy == "layer_input":
+        layers = model.num_hidden_layers * model.hidden_size * width / outside + per_layer
     else:
         layers = model.num_hidden_layers * per_layer
     # The final norm keeps its input in fp32, and the normalised vector in the model's dtype.
-    final_norm = model.hidden_size * (4 + _width(recipe))
-    return train.micro_batch_size * train.sequence_length * (layers + final_norm)
+    final_norm = model.hidden_size * (4 + width) / outside
+    return round(_rank_tokens(recipe) * (layers + final_norm))
 
 
-def layer_activation_bytes(model: ModelConfig, width: int) -> int:
-    """Bytes per token that one decoder layer keeps, at `width` bytes per element.
+def layer_activation_bytes(recipe: Recipe) -> float:
+    """Bytes per token of the rank's rows that one decoder layer keeps.
 
     In vectors per token, with d = hidden_size, k = key/value width, f = intermediate_size:
-    2 norms keep their input and the normalised vector (4 d); the linear layers keep their inputs,
-    the norms' outputs (2 d) and silu(gate) * up (f); attention keeps q, k, v and its output
-    (2 d + 2 k), which is also the output projection's input; SwiGLU keeps gate, up and silu(gate)
-    (3 f). Attention adds an fp32 log-sum-exp per head. In bf16 the norms keep their input as the
-    fp32 copy they compute with, which costs 2 d more.
+
+    - outside the blocks: 2 norms keep their input and the normalised vector (4 d). In bf16 they
+      keep their input as the fp32 copy they compute with, which costs 2 d more. Megatron's
+      sequence parallelism divides this by tp.
+    - at the blocks' entry: the norms' outputs (2 d), the input of the first matrices; every tp rank
+      keeps all of it.
+    - inside, divided by tp: attention keeps q, k, v and its output (2 d + 2 k), which is also the
+      output projection's input unless Ulysses exchanges it (d more); SwiGLU keeps gate, up and
+      silu(gate) (3 f) and the last matrix its input (f). Attention adds an fp32 log-sum-exp per
+      head.
     """
+    model, width, tp = recipe.model, _width(recipe), recipe.parallel.tp
     d, f = model.hidden_size, model.intermediate_size
-    k = model.num_key_value_heads * model.head_dim
-    fp32_copies = 2 * d if width < 4 else 0
-    return (8 * d + 2 * k + 4 * f + fp32_copies) * width + 4 * model.num_attention_heads
+    k = _rank_kv_heads(recipe) * model.head_dim
+    outside = (6 if width < 4 else 4) * d / _outside(recipe)
+    exchanged = d if recipe.parallel.sp > 1 else 0
+    inside = (2 * d + exchanged + 4 * f) / tp + 2 * k
+    return (outside + 2 * d + inside) * width + 4 * model.num_attention_heads / tp
+
+
+def _outside(recipe: Recipe) -> int:
+    """Ranks that share a replica's activations outside the blocks."""
+    return recipe.parallel.tp if recipe.parallel.sequence_parallel else 1
+
+
+def _rank_tokens(recipe: Recipe) -> int:
+    return recipe.train.micro_batch_size * recipe.train.sequence_length // recipe.parallel.sp
 
 
 def _loss_bytes(recipe: Recipe) -> int:
@@ -141,15 +175,11 @@ def _loss_bytes(recipe: Recipe) -> int:
     gradient of the hidden states; the gradient of the head's weight, summed in fp32 and then
     converted.
     """
-    model, train, width = recipe.model, recipe.train, _width(recipe)
-    tokens = train.micro_batch_size * train.sequence_length
+    model, width = recipe.model, _width(recipe)
+    tokens, rows = _rank_tokens(recipe), model.vocab_size // recipe.parallel.tp
     narrow_copy = width if width < 4 else 0
-    chunk = min(train.loss_chunk_tokens, tokens) * model.vocab_size * (4 + narrow_copy)
-    return (
-        chunk
-        + tokens * model.hidden_size * width
-        + model.vocab_size * model.hidden_size * (4 + narrow_copy)
-    )
+    chunk = min(recipe.train.loss_chunk_tokens, tokens) * rows * (4 + narrow_copy)
+    return chunk + tokens * model.hidden_size * width + rows * model.hidden_size * (4 + narrow_copy)
 
 
 def _width(recipe: Recipe) -> int:

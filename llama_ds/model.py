@@ -7,34 +7,44 @@ What differs from the class in transformers:
 - documents packed into one row never see each other when `position_ids` restart at 0 and no
   `attention_mask` is given, also where a cache is asked for; training makes no cache.
 
-Shapes in names: B rows, S sequence, D hidden, H heads, K kv heads, E head dim, V vocabulary.
+- given `ParallelGroups`, a rank has its part of the weights (`tensor_parallel.py`) and of the
+  sequence (`sequence_parallel.py`); without, this is one whole model.
+
+Shapes in names: B rows, S sequence, D hidden, V vocabulary.
 """
 # transformers' base classes, decorators and functions carry no types.
 # mypy: disable-error-code="no-untyped-call, untyped-decorator"
 # transformers reads lists and dicts from class attributes.
 # ruff: noqa: RUF012
 
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, LlamaConfig
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, eager_attention_forward
+from transformers.modeling_utils import PreTrainedModel, local_torch_dtype
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from llama_ds import weights
+from llama_ds.block import LlamaAttention, LlamaDecoderLayer, LlamaRMSNorm
 from llama_ds.config import ModelConfig
-from llama_ds.functional import initial_weight, kept_positions, rms_norm, rotary, swiglu
-from llama_ds.loss import IGNORE_INDEX, chunked_cross_entropy
+from llama_ds.functional import initial_weight, kept_positions
+from llama_ds.loss import IGNORE_INDEX, LlamaHead
+from llama_ds.parallel import ParallelGroups
+from llama_ds.sequence_parallel import SequenceParallel
+from llama_ds.tensor_parallel import (
+    TensorParallel,
+    VocabParallelEmbedding,
+)
 
 
 def hf_config(
@@ -61,131 +71,6 @@ def hf_config(
     )
 
 
-class LlamaRMSNorm(nn.Module):
-    def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.variance_epsilon = eps
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return rms_norm(hidden_states, self.weight, self.variance_epsilon)
-
-    def extra_repr(self) -> str:
-        return f"{tuple(self.weight.shape)}, eps={self.variance_epsilon}"
-
-
-class LlamaMLP(nn.Module):
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        hidden, intermediate, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate_proj = nn.Linear(hidden, intermediate, bias=bias)
-        self.up_proj = nn.Linear(hidden, intermediate, bias=bias)
-        self.down_proj = nn.Linear(intermediate, hidden, bias=bias)
-        # LLaMA's own activation has a function of its own, which a fused backward can replace.
-        self.act_fn = None if config.hidden_act == "silu" else ACT2FN[config.hidden_act]
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        gate, up = self.gate_proj(hidden_states), self.up_proj(hidden_states)
-        product = swiglu(gate, up) if self.act_fn is None else self.act_fn(gate) * up
-        return cast(Tensor, self.down_proj(product))
-
-
-class LlamaAttention(nn.Module):
-    """Causal self-attention; the scores are computed by transformers' chosen attention back end."""
-
-    def __init__(self, config: LlamaConfig, layer_idx: int) -> None:
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.head_dim: int = config.head_dim or config.hidden_size // config.num_attention_heads
-        num_key_value_heads = config.num_key_value_heads or config.num_attention_heads
-        # Read from this module by the attention back ends.
-        self.num_key_value_groups = config.num_attention_heads // num_key_value_heads
-        self.scaling = self.head_dim**-0.5
-        self.attention_dropout = config.attention_dropout
-        self.is_causal = True
-        query_size = config.num_attention_heads * self.head_dim
-        key_size = num_key_value_heads * self.head_dim
-        hidden, bias = config.hidden_size, config.attention_bias
-        self.q_proj = nn.Linear(hidden, query_size, bias=bias)
-        self.k_proj = nn.Linear(hidden, key_size, bias=bias)
-        self.v_proj = nn.Linear(hidden, key_size, bias=bias)
-        self.o_proj = nn.Linear(query_size, hidden, bias=bias)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Any = None,
-        past_key_values: Cache | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        rows_and_sequence = hidden_states.shape[:-1]
-        # -1 heads: under tensor parallelism a projection gives this rank's heads only.
-        heads_last = (*rows_and_sequence, -1, self.head_dim)
-        q_BHSE = self.q_proj(hidden_states).view(heads_last).transpose(1, 2)
-        k_BKSE = self.k_proj(hidden_states).view(heads_last).transpose(1, 2)
-        v_BKSE = self.v_proj(hidden_states).view(heads_last).transpose(1, 2)
-        q_BHSE = rotary(q_BHSE, *position_embeddings)
-        k_BKSE = rotary(k_BKSE, *position_embeddings)
-        if past_key_values is not None:
-            k_BKSE, v_BKSE = past_key_values.update(k_BKSE, v_BKSE, self.layer_idx)
-
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        out_BSHE, scores = attend(
-            self,
-            q_BHSE,
-            k_BKSE,
-            v_BKSE,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
-        return self.o_proj(out_BSHE.reshape(*rows_and_sequence, -1).contiguous()), scores
-
-
-class LlamaDecoderLayer(GradientCheckpointingLayer):
-    def __init__(self, config: LlamaConfig, layer_idx: int) -> None:
-        super().__init__()
-        self.self_attn = LlamaAttention(config, layer_idx)
-        self.mlp = LlamaMLP(config)
-        self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-
-    def forward(
-        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **kwargs: Any
-    ) -> Tensor:
-        attended, _ = self.self_attn(
-            self.input_layernorm(hidden_states), position_embeddings=position_embeddings, **kwargs
-        )
-        hidden_states = hidden_states + attended
-        normed = self.post_attention_layernorm(hidden_states)
-        return hidden_states + cast(Tensor, self.mlp(normed))
-
-
-class LlamaHead(nn.Linear):
-    """The output head; with labels it gives the loss and never holds all logits.
-
-    The loss is computed inside this module's forward, so that whoever gathers a module's weights
-    just before its forward (ZeRO-3, FSDP, offloading) has gathered the head's.
-    """
-
-    def forward(
-        self,
-        input: Tensor,
-        labels: Tensor | None = None,
-        num_items: Tensor | float | None = None,
-        chunk_tokens: int = 1024,
-    ) -> Tensor:
-        """Logits [..., V]; with `labels` (shifted, see `chunked_cross_entropy`) the scalar loss."""
-        if labels is None:
-            return super().forward(input)
-        return chunked_cross_entropy(input, self.weight, labels, num_items, chunk_tokens)
-
-
 class LlamaPreTrainedModel(PreTrainedModel):
     config_class = LlamaConfig
     config: LlamaConfig
@@ -198,6 +83,7 @@ class LlamaPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _can_compile_fullgraph = True
     _supports_attention_backend = True
+    tp: TensorParallel
     _can_record_outputs = {"hidden_states": LlamaDecoderLayer, "attentions": LlamaAttention}
 
     @torch.no_grad()
@@ -225,12 +111,13 @@ class LlamaPreTrainedModel(PreTrainedModel):
             )
         value = initial_weight(
             name,
-            tuple(weight.shape),
+            self._full_shape(name, weight),
             self.config.initializer_range,
             torch.initial_seed(),
             weight.dtype,
-            weight.device,
+            torch.device("cpu"),
         )
+        value = self.tp.sharding.shard(name, value, self.tp.rank).to(weight.device)
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             value[module.padding_idx] = 0.0
         if isinstance(weight, DTensor):
@@ -239,6 +126,14 @@ class LlamaPreTrainedModel(PreTrainedModel):
                 value, weight.device_mesh, weight.placements, src_data_rank=None
             )
         init.copy_(weight, value)
+
+    def _full_shape(self, name: str, weight: Tensor) -> tuple[int, ...]:
+        """Shape of the whole weight of which this rank has `weight`."""
+        shape = list(weight.shape)
+        dim = self.tp.sharding.dim(name)
+        if dim is not None:
+            shape[dim] *= self.tp.size // self.tp.sharding.replicas(name)
+        return tuple(shape)
 
     def _initial_name(self, module: nn.Module) -> str:
         names: dict[nn.Module, str] = {child: name for name, child in self.named_modules()}
@@ -251,15 +146,33 @@ class LlamaPreTrainedModel(PreTrainedModel):
 class LlamaModel(LlamaPreTrainedModel):
     """The decoder without an output head."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(
+        self,
+        config: LlamaConfig,
+        groups: ParallelGroups | None = None,
+        *,
+        sequence_parallel: bool = True,
+    ) -> None:
+        """With `groups`, this rank's part; `sequence_parallel` is Megatron's, within tp.
+
+        Under sp, `input_ids`, `position_ids` and `attention_mask` are this rank's slices.
+        """
         super().__init__(config)
+        num_kv_heads = config.num_key_value_heads or config.num_attention_heads
+        self.tp = TensorParallel.of(
+            groups, sequence_parallel=sequence_parallel, num_key_value_heads=num_kv_heads
+        )
+        self.sp = SequenceParallel.of(groups)
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
-        self.layers = nn.ModuleList(
-            LlamaDecoderLayer(config, index) for index in range(config.num_hidden_layers)
+        self.embed_tokens = VocabParallelEmbedding(
+            config.vocab_size, config.hidden_size, self.padding_idx, self.tp
         )
-        self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.layers = nn.ModuleList(
+            LlamaDecoderLayer(config, index, self.tp, self.sp)
+            for index in range(config.num_hidden_layers)
+        )
+        self.norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps, self.tp)
         self.rotary_emb = LlamaRotaryEmbedding(config)
         self.gradient_checkpointing = False
         self.post_init()
@@ -282,21 +195,26 @@ class LlamaModel(LlamaPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if inputs_embeds is None:
+            hidden_states = self.embed_tokens(input_ids)
+        else:
+            hidden_states = self.tp.outside(inputs_embeds)
         # The mask is made before any cache and from the caller's position_ids: transformers looks
         # for packed documents only without a cache, and looking makes the host wait for a GPU.
+        rows, s = hidden_states.shape[0], self.tp.sequence_length(hidden_states.shape[1])
         mask = create_causal_mask(
             config=self.config,
-            inputs_embeds=hidden_states,
-            attention_mask=attention_mask,
+            # Attention sees whole rows; of this argument only shape, dtype and device are read.
+            inputs_embeds=hidden_states.new_empty(1).expand(rows, s * self.sp.size, 1),
+            attention_mask=self._whole(attention_mask),
             past_key_values=past_key_values,
-            position_ids=position_ids,
+            position_ids=self._whole(position_ids),
         )
         if use_cache and past_key_values is None and not self.training:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             seen = 0 if past_key_values is None else past_key_values.get_seq_length()
-            positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+            positions = self.sp.positions(s, hidden_states.device)
             position_ids = (positions + seen).unsqueeze(0)
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
         for layer in self.layers[: self.config.num_hidden_layers]:
@@ -313,6 +231,9 @@ class LlamaModel(LlamaPreTrainedModel):
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
         )
 
+    def _whole(self, x_Bs: Tensor | None) -> Tensor | None:
+        return None if x_Bs is None else self.sp.whole(x_Bs)
+
 
 class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
     """The language model; reads and writes the checkpoints of transformers' class of this name."""
@@ -325,18 +246,70 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
     loss_chunk_tokens: int = 1024
     """Tokens whose logits exist at once while training."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(
+        self,
+        config: LlamaConfig,
+        groups: ParallelGroups | None = None,
+        *,
+        sequence_parallel: bool = True,
+    ) -> None:
+        """As `LlamaModel`; under sp the loss is that of this rank's slice."""
         super().__init__(config)
-        self.model = LlamaModel(config)
+        self.model = LlamaModel(config, groups, sequence_parallel=sequence_parallel)
+        self.groups = groups
+        self.tp, self.sp = self.model.tp, self.model.sp
         self.vocab_size = config.vocab_size
-        self.lm_head = LlamaHead(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = LlamaHead(config.hidden_size, config.vocab_size, self.tp)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any
+    ) -> "LlamaForCausalLM":
+        """As in transformers; with `groups`, this rank's part of a stock checkpoint folder.
+
+        A rank then reads only what it holds. Keywords beside `groups`: `sequence_parallel`, `dtype`
+        (the checkpoint's by default). Collective; the files must be safetensors.
+        """
+        groups = kwargs.pop("groups", None)
+        if groups is None:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        return cls._from_slices(Path(pretrained_model_name_or_path), groups, **kwargs)
+
+    @classmethod
+    def _from_slices(
+        cls,
+        folder: Path,
+        groups: ParallelGroups,
+        *,
+        sequence_parallel: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> "LlamaForCausalLM":
+        config = LlamaConfig.from_pretrained(folder)
+        made_in: Any = dtype or config.dtype or torch.float32
+        config.dtype = made_in
+        with init.no_init_weights(), local_torch_dtype(made_in):
+            model = cls(config, groups, sequence_parallel=sequence_parallel)
+        weights.load(model, folder, model.tp, groups)
+        model.eval()
+        return model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; a model in parts writes the stock checkpoint of the whole.
+
+        That is collective, and rank 0 holds no more than one file of `max_shard_size` bytes.
+        """
+        if self.groups is None:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        else:
+            weights.save_pretrained(self, Path(save_directory), self.tp, self.groups, **kwargs)
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Put another output head in place, as `resize_token_embeddings` does."""
         if type(new_embeddings) is nn.Linear and new_embeddings.bias is None:
             rows, columns = new_embeddings.weight.shape
-            head = LlamaHead(columns, rows, bias=False, device="meta")
+            with torch.device("meta"):
+                head = LlamaHead(columns, rows)
             head.weight = new_embeddings.weight
             new_embeddings = head
         self.lm_head = new_embeddings
@@ -369,6 +342,11 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         has_labels = labels is not None or shift_labels is not None
         if skip_logits and not has_labels:
             raise ValueError("skip_logits=True without labels or shift_labels leaves no output")
+        if self.sp.size > 1 and (labels is not None or num_items is None) and has_labels:
+            raise ValueError(
+                "a slice of the sequence needs shift_labels, shifted before the cut, and "
+                "num_items_in_batch, which counts all slices' labels"
+            )
         if skip_logits is None:
             keeps_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
             skip_logits = self.training and has_labels and keeps_all

@@ -6,14 +6,14 @@ on the same machine:
     rank = (dp_rank * sp_size + sp_rank) * tp_size + tp_rank
 
 `ParallelGroups` is also what DeepSpeed calls an `mpu`: an object that it asks for groups, ranks and
-sizes. DeepSpeed looks methods up by name, and one more or less changes what it does:
+sizes. DeepSpeed looks methods up by name, and one more or less changes what it does.
 
-- `initialize_sequence_parallel` must not exist here. Where it does, ZeRO drops the tensor-parallel
-  group, and gradient norms are then wrong.
-- `get_data_parallel_group` gives the ranks that hold copies of the same weights, dp x sp. ZeRO-3
-  partitions weights and reduces gradients over it; with the dp ranks alone the gradients of the
-  sequence slices would never meet. `get_data_parallel_world_size` is the true dp size, because
-  DeepSpeed's batch arithmetic multiplies by it.
+DeepSpeed is not told of sequence parallelism. To it the dp x sp ranks that hold the same part of
+the weights are data-parallel ranks, which is all that ZeRO needs to know: it partitions over them
+and averages their gradients. Told of it, DeepSpeed 0.19 scales gradients by sp at stages 1 and 2
+but not at 3, and at 3 reduces over the dp ranks alone, so that the gradients of the slices never
+meet. So `get_sequence_parallel_*`, `get_sequence_data_parallel_*` and
+`initialize_sequence_parallel` must not exist here.
 """
 
 from __future__ import annotations
@@ -79,6 +79,14 @@ class Layout:
             for tp in range(self.tp_size)
         ]
 
+    def kv_groups(self, replicas: int) -> list[Ranks]:
+        """Adjacent ranks of a tp group, `replicas` at a time: they hold the same kv heads."""
+        return [
+            ranks[first : first + replicas]
+            for ranks in self.tp_groups()
+            for first in range(0, self.tp_size, replicas)
+        ]
+
 
 def layout_of(world_size: int, *, tp_size: int, sp_size: int) -> Layout:
     """The grid over `world_size` ranks; ValueError where it does not divide."""
@@ -105,13 +113,23 @@ class ParallelGroups:
     sp_group: dist.ProcessGroup
     tp_group: dist.ProcessGroup
     replica_group: dist.ProcessGroup
+    kv_replicas: int
+    """Adjacent tp ranks that hold the same key and value heads."""
+    kv_group: dist.ProcessGroup | None
+    """Those ranks; None where each holds heads of its own."""
 
     @classmethod
-    def build(cls, *, tp_size: int = 1, sp_size: int = 1) -> ParallelGroups:
+    def build(cls, *, tp_size: int = 1, sp_size: int = 1, kv_replicas: int = 1) -> ParallelGroups:
         """Groups over the initialised default process group; every rank must call it.
 
-        ValueError where the world size is not a multiple of tp_size * sp_size.
+        ValueError where the world size is not a multiple of tp_size * sp_size, or tp_size of
+        kv_replicas.
         """
+        if tp_size % kv_replicas != 0:
+            raise ValueError(
+                f"tp_size {tp_size} must be a multiple of kv_replicas {kv_replicas}, the ranks "
+                "that hold the same key and value heads"
+            )
         layout = layout_of(dist.get_world_size(), tp_size=tp_size, sp_size=sp_size)
         dp_rank, sp_rank, tp_rank = layout.place(dist.get_rank())
         dp_group = _own_group(layout.dp_groups())
@@ -125,6 +143,8 @@ class ParallelGroups:
             tp_group=_own_group(layout.tp_groups()),
             # The same ranks need no second group: each costs a communicator with its own buffers.
             replica_group=dp_group if sp_size == 1 else _own_group(layout.replica_groups()),
+            kv_replicas=kv_replicas,
+            kv_group=None if kv_replicas == 1 else _own_group(layout.kv_groups(kv_replicas)),
         )
 
     @property
@@ -138,6 +158,16 @@ class ParallelGroups:
     @property
     def tp_size(self) -> int:
         return self.layout.tp_size
+
+    @property
+    def replica_rank(self) -> int:
+        """Number among the ranks that hold the same part of the weights."""
+        return self.dp_rank * self.sp_size + self.sp_rank
+
+    @property
+    def num_replicas(self) -> int:
+        """Ranks that hold the same part of the weights, dp x sp."""
+        return self.dp_size * self.sp_size
 
     # -- DeepSpeed's names for the same; see the module's docstring ------------------------------
 
@@ -163,28 +193,10 @@ class ParallelGroups:
         return self.replica_group
 
     def get_data_parallel_rank(self) -> int:
-        return self.dp_rank
+        return self.replica_rank
 
     def get_data_parallel_world_size(self) -> int:
-        return self.dp_size
-
-    def get_sequence_parallel_group(self) -> dist.ProcessGroup:
-        return self.sp_group
-
-    def get_sequence_parallel_rank(self) -> int:
-        return self.sp_rank
-
-    def get_sequence_parallel_world_size(self) -> int:
-        return self.sp_size
-
-    def get_sequence_data_parallel_group(self) -> dist.ProcessGroup:
-        return self.replica_group
-
-    def get_sequence_data_parallel_rank(self) -> int:
-        return self.dp_rank * self.sp_size + self.sp_rank
-
-    def get_sequence_data_parallel_world_size(self) -> int:
-        return self.dp_size * self.sp_size
+        return self.num_replicas
 
 
 def _own_group(groups: Sequence[Ranks]) -> dist.ProcessGroup:

@@ -23,22 +23,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import deepspeed
-import deepspeed.ops
 import torch
 import torch.distributed as dist
-from torch.optim.lr_scheduler import LambdaLR
-from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from data_pipeline.shards import TokenStore
 from llama_ds import checkpoint
-from llama_ds.config import BatchPlan, OptimizerConfig, Recipe, batch_plan
-from llama_ds.data import Batch, HeldOutData, TrainingData, check_vocab, prefetch
+from llama_ds.config import BatchPlan, Recipe, batch_plan, data_parallel_size
+from llama_ds.data import IGNORED, Batch, HeldOutData, TrainingData, check_vocab, prefetch
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
+from llama_ds.engine import TORCH_DTYPE, build_engine, build_model, init_distributed
 from llama_ds.metrics import MetricsLog, Throughput, peak_memory_bytes, peak_tflops
-from llama_ds.model import LlamaForCausalLM, hf_config
-
-TORCH_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
+from llama_ds.parallel import ParallelGroups
+from llama_ds.sequence_parallel import SequenceParallel
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,7 @@ class Job:
 
     recipe: Recipe
     plan: BatchPlan
+    groups: ParallelGroups
     device: torch.device
     engine: Any
     data: TrainingData
@@ -93,7 +90,7 @@ def run_steps(job: Job, step: int, stop: StopSignal) -> int:
     batches = prefetch(_batches(job, first_step=step, last_step=last_step), depth=2)
     while step < last_step and stop.number is None:
         start = time.perf_counter()
-        result = train_step(job.engine, next(batches), job.device)
+        result = train_step(job.engine, next(batches), job.groups, job.device)
         step += 1
         stop.agree()
         if job.log is not None:
@@ -122,16 +119,21 @@ class StepResult:
     learning_rate: float
 
 
-def train_step(engine: Any, batches: list[Batch], device: torch.device) -> StepResult:
+def train_step(
+    engine: Any, batches: list[Batch], groups: ParallelGroups, device: torch.device
+) -> StepResult:
     """One optimiser step over this rank's micro-batches.
 
-    DeepSpeed divides each micro-batch's gradient by the accumulation steps and averages over ranks.
-    Giving the model `num_targets / (ranks * accumulation steps)` as its divisor undoes both, which
-    leaves the sum over the global batch divided by its number of targets.
+    DeepSpeed divides each micro-batch's gradient by the accumulation steps and averages over the
+    replicas, the ranks that hold the same part of the weights. Giving the model
+    `num_targets / (replicas * accumulation steps)` as its divisor undoes both, which leaves the sum
+    over the global batch divided by its number of targets; it is the only place where gradients are
+    scaled, and the same at every ZeRO stage.
     """
-    ranks = dist.get_world_size()
-    num_targets = _sum_over_ranks([sum(batch.num_targets for batch in batches)], device)[0]
-    divisor = num_targets / (ranks * len(batches))
+    num_targets = _sum_over_replicas([sum(batch.num_targets for batch in batches)], groups, device)[
+        0
+    ]
+    divisor = num_targets / (groups.num_replicas * len(batches))
     learning_rate = engine.get_lr()[0]
     loss_sum = torch.zeros((), device=device, dtype=torch.float32)
     grad_norm = math.nan
@@ -140,12 +142,12 @@ def train_step(engine: Any, batches: list[Batch], device: torch.device) -> StepR
         engine.backward(loss)
         loss_sum += loss.detach() * divisor
         if engine.is_gradient_accumulation_boundary():
-            grad_norm = _norm_of_unpartitioned_gradients(engine)
+            grad_norm = _norm_of_unpartitioned_gradients(engine, groups)
         engine.step()
     if engine.get_global_grad_norm() is not None:
         grad_norm = float(engine.get_global_grad_norm())
     return StepResult(
-        loss=_sum_over_ranks([float(loss_sum)], device)[0] / num_targets,
+        loss=_sum_over_replicas([float(loss_sum)], groups, device)[0] / num_targets,
         grad_norm=grad_norm,
         learning_rate=learning_rate,
     )
@@ -156,14 +158,15 @@ def evaluate(job: Job) -> float:
     """Mean loss per held-out token; each rank takes its share of the rows."""
     job.engine.eval()
     loss_sum, num_targets = 0.0, 0
-    for batch in job.held_out.micro_batches(
-        dist.get_rank(), dist.get_world_size(), job.plan.micro_batch_size
+    for rows in job.held_out.micro_batches(
+        job.groups.dp_rank, job.groups.dp_size, job.plan.micro_batch_size
     ):
+        batch = own_slice(rows, job.groups)
         output = job.engine(**_inputs(batch, job.device), num_items_in_batch=1, skip_logits=True)
         loss_sum += float(output.loss)
         num_targets += batch.num_targets
     job.engine.train()
-    total, count = _sum_over_ranks([loss_sum, float(num_targets)], job.device)
+    total, count = _sum_over_replicas([loss_sum, float(num_targets)], job.groups, job.device)
     return total / count
 
 
@@ -191,23 +194,48 @@ def _inputs(batch: Batch, device: torch.device) -> dict[str, Any]:
 def _batches(job: Job, first_step: int, last_step: int) -> Iterator[list[Batch]]:
     for step in range(first_step, last_step):
         yield [
-            job.data.micro_batch(step, accum_step, dist.get_rank(), job.plan)
+            own_slice(
+                job.data.micro_batch(step, accum_step, job.groups.dp_rank, job.plan), job.groups
+            )
             for accum_step in range(job.plan.grad_accum_steps)
         ]
 
 
-def _sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
+def own_slice(batch: Batch, groups: ParallelGroups) -> Batch:
+    """This rank's slice of the rows, along the sequence; labels are shifted already."""
+    if groups.sp_size == 1:
+        return batch
+    cut = SequenceParallel.of(groups).cut
+    labels_Bs = cut(batch.labels_BS)
+    positions_BS = batch.position_ids_BS
+    return Batch(
+        input_ids_BS=cut(batch.input_ids_BS),
+        labels_BS=labels_Bs,
+        position_ids_BS=None if positions_BS is None else cut(positions_BS),
+        num_targets=int((labels_Bs != IGNORED).sum()),
+    )
+
+
+def _sum_over_replicas(
+    values: list[float], groups: ParallelGroups, device: torch.device
+) -> list[float]:
+    """Sums over data and sequence; the tp ranks of a replica all have the same values."""
     total = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(total)
+    dist.all_reduce(total, group=groups.replica_group)
     return [float(value) for value in total.tolist()]
 
 
-def _norm_of_unpartitioned_gradients(engine: Any) -> float:
+def _norm_of_unpartitioned_gradients(engine: Any, groups: ParallelGroups) -> float:
     """DeepSpeed reports no norm at stage 0 in fp32; there each rank holds the reduced gradients."""
     if engine.zero_optimization() or engine.bfloat16_enabled():
         return math.nan
-    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients))
+    square = torch.zeros((), device=engine.device)
+    for parameter in engine.module.parameters():
+        is_part = getattr(parameter, "tensor_model_parallel", False)
+        if parameter.grad is not None and (is_part or groups.tp_rank == 0):
+            square += parameter.grad.norm() ** 2
+    dist.all_reduce(square, group=groups.tp_group)
+    return float(square.sqrt())
 
 
 # -- building -------------------------------------------------------------------------------------
@@ -218,13 +246,20 @@ def build_job(
 ) -> tuple[Job, int]:
     """Everything the loop needs, and the step it resumes after."""
     device = init_distributed(local_rank)
-    plan = batch_plan(recipe, dp_size=dist.get_world_size())
+    parallel = recipe.parallel
+    plan = batch_plan(recipe, data_parallel_size(recipe, dist.get_world_size()))
+    groups = ParallelGroups.build(
+        tp_size=parallel.tp,
+        sp_size=parallel.sp,
+        kv_replicas=max(1, parallel.tp // recipe.model.num_key_value_heads),
+    )
     store = TokenStore.open(recipe.data.store)
     check_vocab(store, recipe.model.vocab_size, _tokenizer_sha256(recipe.train.init_from))
     length = recipe.train.sequence_length
     data = TrainingData(store, recipe.data, length, recipe.train.seed)
     ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
-    engine = build_engine(build_model(recipe, store, ds_config, device), recipe, ds_config)
+    model = build_model(recipe, groups, store, ds_config, device)
+    engine = build_engine(model, recipe, groups, ds_config)
     identity = run_identity(recipe, store)
     step = checkpoint.resume(engine, recipe.run_dir, identity)
     checkpoint.require_room(engine, recipe.run_dir)  # before hours of work, not after
@@ -239,6 +274,7 @@ def build_job(
     job = Job(
         recipe=recipe,
         plan=plan,
+        groups=groups,
         device=device,
         engine=engine,
         data=data,
@@ -255,124 +291,11 @@ def build_job(
     return job, step
 
 
-def init_distributed(local_rank: int) -> torch.device:
-    """Join the process group of the launcher and return this rank's device."""
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)
-        device = torch.device("cuda", local_rank)
-    else:
-        device = torch.device("cpu")
-        # DeepSpeed would compile a shared-memory collective for the CPU; gloo needs no compiler.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if not deepspeed.comm.is_initialized():
-        deepspeed.init_distributed(
-            dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False
-        )
-    return device
-
-
 def _tokenizer_sha256(model_dir: Path | None) -> str | None:
     """Checksum of the SentencePiece model in a Hugging Face folder, where it holds one."""
     if model_dir is None or not (model_dir / "tokenizer.model").is_file():
         return None
     return hashlib.sha256((model_dir / "tokenizer.model").read_bytes()).hexdigest()
-
-
-def build_model(
-    recipe: Recipe, store: TokenStore, ds_config: dict[str, Any], device: torch.device
-) -> LlamaForCausalLM:
-    """The model with its initial or given weights; partitioned from the start under ZeRO-3."""
-    # transformers builds a model under zero.Init as long as this object is alive.
-    partitioned = HfDeepSpeedConfig(dict(ds_config)) if recipe.zero.stage == 3 else None
-    torch.manual_seed(recipe.train.seed)
-    dtype = TORCH_DTYPE[recipe.train.dtype]
-    if recipe.train.init_from is not None:
-        model = LlamaForCausalLM.from_pretrained(recipe.train.init_from, dtype=dtype)
-        _require_same_architecture(model, recipe)
-    else:
-        config = hf_config(
-            recipe.model,
-            bos_token_id=store.manifest.bos_token_id,
-            eos_token_id=store.manifest.eos_token_id,
-            dtype=dtype,
-        )
-        with device:  # a large model is not held by the host once per rank
-            model = LlamaForCausalLM._from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
-    del partitioned
-    model.loss_chunk_tokens = recipe.train.loss_chunk_tokens
-    if recipe.train.save_policy == "layer_input":
-        # transformers is renaming it: 5.17 has only the second, 5.23 warns of it.
-        for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):
-            if hasattr(model, name):
-                getattr(model, name)()
-                break
-    model.train()
-    return model
-
-
-def _require_same_architecture(model: LlamaForCausalLM, recipe: Recipe) -> None:
-    found_by_name = {**model.config.to_dict(), **(model.config.rope_parameters or {})}
-    for name, value in dataclasses.asdict(recipe.model).items():
-        found = found_by_name[name]
-        if name != "initializer_range" and found != value:
-            raise ValueError(
-                f"train.init_from {recipe.train.init_from} has {name} = {found}, the recipe has "
-                f"model.{name} = {value}; change the recipe to match"
-            )
-
-
-def build_engine(model: LlamaForCausalLM, recipe: Recipe, ds_config: dict[str, Any]) -> Any:
-    """DeepSpeed's engine: AdamW with decay on matrices only, cosine schedule."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-
-    def is_matrix(parameter: torch.nn.Parameter) -> bool:
-        return len(getattr(parameter, "ds_shape", parameter.shape)) > 1
-
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        model_parameters=[
-            {"params": [p for p in parameters if is_matrix(p)]},
-            {"params": [p for p in parameters if not is_matrix(p)], "weight_decay": 0.0},
-        ],
-        lr_scheduler=lambda optimizer: LambdaLR(
-            optimizer,
-            lambda step: learning_rate_scale(step, recipe.optimizer, recipe.train.num_steps),
-        ),
-        config=ds_config,
-        dist_init_required=False,
-    )
-    if recipe.zero.stage == 0 and recipe.train.dtype == "bf16":
-        _undo_step_at_start(engine)
-    return engine
-
-
-@torch.no_grad()
-def _undo_step_at_start(engine: Any) -> None:
-    """Take back the optimiser step that DeepSpeed 0.19 makes to allocate states at stage 0 in bf16.
-
-    Its gradients are zero, but it decays the fp32 weights once and counts as Adam's first step, so
-    that the bias correction of every later step would be that of the next one. The other stages
-    do not do this (`tests/test_train.py` compares all of them with plain PyTorch).
-    """
-    wrapper = engine.optimizer
-    wrapper.optimizer.state.clear()
-    for weights, masters in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True):
-        for weight, master in zip(weights, masters, strict=True):
-            master.copy_(weight)
-
-
-def learning_rate_scale(step: int, optimizer: OptimizerConfig, num_steps: int) -> float:
-    """Share of the peak rate for the step counted from 0: linear warm-up, then half a cosine.
-
-    The first step takes 1/warmup_steps of the peak, not zero, and the last step of the run the
-    minimum (paper, section 2.3: the final rate is 10 % of the peak).
-    """
-    if step < optimizer.warmup_steps:
-        return (step + 1) / optimizer.warmup_steps
-    decay_steps = max(1, num_steps - 1 - optimizer.warmup_steps)
-    progress = min(1.0, (step - optimizer.warmup_steps) / decay_steps)
-    low = optimizer.min_learning_rate_ratio
-    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def run_identity(recipe: Recipe, store: TokenStore) -> dict[str, Any]:
@@ -384,6 +307,8 @@ def run_identity(recipe: Recipe, store: TokenStore) -> dict[str, Any]:
         "train.sequence_length": recipe.train.sequence_length,
         "train.tokens_per_step": recipe.train.tokens_per_step,
         "zero.stage": recipe.zero.stage,
+        "parallel.tp": recipe.parallel.tp,
+        "parallel.sp": recipe.parallel.sp,
         "data.shares": dict(sorted(recipe.data.shares.items())),
         "data.block_rows": recipe.data.block_rows,
         "data.document_masking": recipe.data.document_masking,

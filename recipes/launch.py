@@ -24,7 +24,7 @@ from typing import Annotated, get_args
 
 import tyro
 
-from llama_ds.config import Recipe, batch_plan
+from llama_ds.config import Recipe, batch_plan, data_parallel_size
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides, read_overrides
 from recipes.llama import Cluster
 
@@ -97,7 +97,9 @@ def _train(launch: Launch) -> int:
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // local_ranks)))
     world_size = int(os.environ["WORLD_SIZE"])
-    batch_plan(launch.recipe, world_size)  # refuses before torch is loaded
+    batch_plan(
+        launch.recipe, data_parallel_size(launch.recipe, world_size)
+    )  # refuses before torch is loaded
     overrides = read_overrides(launch.deepspeed_json) if launch.deepspeed_json else None
 
     from llama_ds.train import train
@@ -189,7 +191,7 @@ def _plan(launch: Launch) -> int:
     from recipes.plan import print_plan
 
     world_size = launch.world_size or intended_world_size(launch.recipe, launch.cluster)
-    plan = batch_plan(launch.recipe, world_size)
+    plan = batch_plan(launch.recipe, data_parallel_size(launch.recipe, world_size))
     config = deepspeed_config(launch.recipe, plan, "cuda")
     if launch.deepspeed_json is not None:
         config = merge_overrides(config, read_overrides(launch.deepspeed_json))

@@ -2,8 +2,7 @@
 
 Architecture, optimiser and data follow the paper (arXiv 2302.13971, tables 1 and 2, section 2).
 What the paper leaves open, and depends on the GPUs, stands in one table below: number of GPUs,
-ZeRO stage, micro-batch and activations kept. ZeRO is the only sharding these recipes use: every
-rank works on its own rows.
+tensor parallelism, ZeRO stage, micro-batch and activations kept.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from llama_ds.config import (
     DataConfig,
     ModelConfig,
     OptimizerConfig,
+    ParallelConfig,
     Recipe,
     SavePolicy,
     TrainConfig,
@@ -42,6 +42,7 @@ class Placement:
     """How a model is laid on a cluster."""
 
     num_gpus: int
+    tp: int
     zero_stage: int
     micro_batch_size: int
     save_policy: SavePolicy
@@ -50,30 +51,32 @@ class Placement:
 # Chosen by arithmetic on memory and traffic, not yet by measurement.
 # 7B and 13B: every GPU holds the weights (ZeRO-2), and nothing is computed twice; the micro-batch
 # is what the memory then takes.
-# 33B and 65B: ZeRO-3 sends all weights to every GPU for each pass over a micro-batch, and that
-# traffic is what limits it. So all rows of a GPU are one micro-batch, and layers are computed a
-# second time to make room for it; where a GPU has a single row there is room without.
+# 33B and 65B: a GPU cannot hold the weights with their gradients. The GPUs of a node share them
+# (tensor parallelism with Megatron's sequence parallelism), because their links are the fast ones;
+# 33B by 4, into which its 52 heads divide. Between nodes ZeRO-1 then sends each gradient once per
+# step, where ZeRO-3 would send all weights for each pass over a micro-batch. What gradients in fp32
+# leave on 80 GB takes layers' inputs only, and layers are computed a second time.
 # The faster GPUs are fewer, so that each has more rows per step to work on.
 PLACEMENTS: dict[str, dict[Cluster, Placement]] = {
     "llama_7b": {
-        "a100-80gb": Placement(256, 2, 4, "keep_all"),
-        "h100-80gb": Placement(128, 2, 4, "keep_all"),
-        "h200-141gb": Placement(128, 2, 8, "keep_all"),
+        "a100-80gb": Placement(256, 1, 2, 4, "keep_all"),
+        "h100-80gb": Placement(128, 1, 2, 4, "keep_all"),
+        "h200-141gb": Placement(128, 1, 2, 8, "keep_all"),
     },
     "llama_13b": {
-        "a100-80gb": Placement(512, 2, 2, "keep_all"),
-        "h100-80gb": Placement(256, 2, 2, "keep_all"),
-        "h200-141gb": Placement(256, 2, 4, "keep_all"),
+        "a100-80gb": Placement(512, 1, 2, 2, "keep_all"),
+        "h100-80gb": Placement(256, 1, 2, 2, "keep_all"),
+        "h200-141gb": Placement(256, 1, 2, 4, "keep_all"),
     },
     "llama_33b": {
-        "a100-80gb": Placement(1024, 3, 2, "layer_input"),
-        "h100-80gb": Placement(512, 3, 4, "layer_input"),
-        "h200-141gb": Placement(512, 3, 4, "layer_input"),
+        "a100-80gb": Placement(1024, 4, 1, 1, "layer_input"),
+        "h100-80gb": Placement(512, 4, 1, 1, "layer_input"),
+        "h200-141gb": Placement(512, 4, 1, 4, "keep_all"),
     },
     "llama_65b": {
-        "a100-80gb": Placement(2048, 3, 1, "keep_all"),
-        "h100-80gb": Placement(1024, 3, 2, "layer_input"),
-        "h200-141gb": Placement(512, 3, 4, "layer_input"),
+        "a100-80gb": Placement(2048, 8, 1, 2, "layer_input"),
+        "h100-80gb": Placement(1024, 8, 1, 2, "layer_input"),
+        "h200-141gb": Placement(512, 8, 1, 4, "keep_all"),
     },
 }
 
@@ -240,5 +243,6 @@ def _llama1(
             save_policy=placement.save_policy,
         ),
         data=DataConfig(store=Path("runs/llama1/store"), shares=LLAMA1_SHARES),
+        parallel=ParallelConfig(tp=placement.tp, sequence_parallel=True),
         zero=ZeroConfig(stage=placement.zero_stage),
     )

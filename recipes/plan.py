@@ -43,17 +43,18 @@ def print_plan(
 ) -> None:
     """The dry run; ValueError for a batch that does not divide or memory that does not suffice."""
     # Everything is worked out before the first line, so that a refusal is the only output.
-    layout = layout_of(world_size, tp_size=1, sp_size=1)
+    tp, sp = recipe.parallel.tp, recipe.parallel.sp
+    layout = layout_of(world_size, tp_size=tp, sp_size=sp)
     batch = batch_plan(recipe, layout.dp_size)
     memory = estimate_memory(recipe, layout.dp_size)
     check_memory(memory, recipe, cluster)
-    groups = check_groups(world_size)
+    groups = check_groups(world_size, tp_size=tp, sp_size=sp)
 
     _print_recipe(recipe)
     _section("Parameters")
     _print_parameters(recipe)
     _section("Batch")
-    _print_batch(recipe, batch)
+    _print_batch(recipe, batch, world_size)
     _section("Parallel groups")
     for line in groups:
         print(f"  {line}")
@@ -83,6 +84,8 @@ def _ways_to_save(recipe: Recipe) -> list[str]:
         ways.append(f"set train.save-policy to layer_input (now {recipe.train.save_policy})")
     if recipe.zero.stage < 3:
         ways.append(f"raise zero.stage (now {recipe.zero.stage})")
+    if recipe.parallel.tp < 8:
+        ways.append(f"raise parallel.tp (now {recipe.parallel.tp})")
     return ways or ["take more GPUs, among which ZeRO divides the states"]
 
 
@@ -202,7 +205,7 @@ def paper_count(num_parameters: int) -> str:
     return f"{num_parameters:,}"
 
 
-def _print_batch(recipe: Recipe, batch: BatchPlan) -> None:
+def _print_batch(recipe: Recipe, batch: BatchPlan, world_size: int) -> None:
     rows_per_rank = batch.micro_batch_size * batch.grad_accum_steps
     tokens = batch.tokens_per_step * batch.num_steps
     print(
@@ -216,7 +219,7 @@ def _print_batch(recipe: Recipe, batch: BatchPlan) -> None:
     print(f"  {batch.num_steps:,} steps = {tokens:,} tokens ({tokens / 1e12:.3f} T)")
     rate = PAPER_TOKENS_PER_SECOND.get(recipe.name)
     if rate is not None:
-        days = tokens / (rate * batch.dp_size) / 86_400
+        days = tokens / (rate * world_size) / 86_400
         print(
             f"  {days:.1f} days if every GPU trained the paper's {rate:,} tokens/s (on A100-80GB; "
             "not a measurement of this program)"

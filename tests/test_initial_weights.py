@@ -15,7 +15,7 @@ from transformers import LlamaConfig
 
 from llama_ds import LlamaForCausalLM, LlamaModel
 from llama_ds.functional import initial_weight
-from llama_ds.model import LlamaHead
+from llama_ds.loss import LlamaHead
 
 V = 97
 

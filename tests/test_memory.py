@@ -8,13 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import LlamaConfig
 from transformers import LlamaForCausalLM as StockLlama
 
-from llama_ds.config import Recipe, batch_plan
+from llama_ds.config import ParallelConfig, Recipe, ZeroConfig, batch_plan
 from llama_ds.deepspeed_config import deepspeed_config
-from llama_ds.memory import ZERO3_LIVE_ELEMENTS, estimate_memory, state_bytes_per_parameter
+from llama_ds.memory import (
+    ZERO3_LIVE_ELEMENTS,
+    estimate_memory,
+    rank_parameters,
+    state_bytes_per_parameter,
+)
 from llama_ds.model import LlamaForCausalLM, hf_config
+from llama_ds.parallel import ParallelGroups
 from recipes.llama import llama_7b, llama_13b, llama_33b, llama_65b, llama_tiny
 
 RecipeFunction = Callable[[], Recipe]
@@ -81,10 +89,33 @@ def test_states_of_fp32(stage: int, bytes_per_parameter: float) -> None:
 
 
 def saved_bytes(recipe: Recipe) -> int:
-    """Bytes of the distinct tensors that the trunk's forward pass leaves for its backward pass."""
+    """Bytes of the distinct tensors that the trunk's forward pass leaves for its backward pass.
+
+    On one rank of a fake process group, whose collectives send nothing but give the right shapes.
+    """
+    parallel = recipe.parallel
+    world_size = parallel.tp * parallel.sp
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
+    try:
+        replicas = max(1, parallel.tp // recipe.model.num_key_value_heads)
+        groups = ParallelGroups.build(
+            tp_size=parallel.tp, sp_size=parallel.sp, kv_replicas=replicas
+        )
+        return saved_bytes_of_rank(recipe, groups)
+    finally:
+        dist.destroy_process_group()
+
+
+def saved_bytes_of_rank(recipe: Recipe, groups: ParallelGroups) -> int:
     dtype = torch.bfloat16 if recipe.train.dtype == "bf16" else torch.float32
     config = hf_config(recipe.model, bos_token_id=1, eos_token_id=2, dtype=dtype)
-    model = LlamaForCausalLM._from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    model = LlamaForCausalLM._from_config(  # type: ignore[no-untyped-call]
+        config,
+        dtype=dtype,
+        groups=groups,
+        sequence_parallel=recipe.parallel.sequence_parallel,
+    )
+    assert sum(p.numel() for p in model.parameters()) == rank_parameters(recipe)
     if recipe.train.save_policy == "layer_input":
         model.gradient_checkpointing_enable()
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -95,7 +126,7 @@ def saved_bytes(recipe: Recipe) -> int:
             saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    shape = (recipe.train.micro_batch_size, recipe.train.sequence_length)
+    shape = (recipe.train.micro_batch_size, recipe.train.sequence_length // recipe.parallel.sp)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = model.model(torch.zeros(shape, dtype=torch.long), use_cache=False)
     assert output.last_hidden_state.requires_grad
@@ -133,9 +164,29 @@ def test_layer_input_keeps_one_vector_per_layer() -> None:
     assert saved_bytes(recipe) == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("tp", "sp", "sequence_parallel", "num_key_value_heads"),
+    [(2, 1, True, 6), (2, 1, False, 6), (6, 1, True, 6), (6, 1, True, 2), (1, 3, False, 6)],
+)
+def test_activations_of_a_rank(
+    dtype: Any, tp: int, sp: int, sequence_parallel: bool, num_key_value_heads: int
+) -> None:
+    recipe = small_recipe(dtype, num_key_value_heads, "keep_all")
+    parallel = ParallelConfig(
+        tp=tp, sp=sp, sequence_parallel=sequence_parallel, replicate_kv_heads=True
+    )
+    train = dataclasses.replace(recipe.train, sequence_length=192, tokens_per_step=1536)
+    model = dataclasses.replace(recipe.model, vocab_size=4_098)
+    recipe = dataclasses.replace(recipe, model=model, train=train, parallel=parallel)
+    # As above; what does not grow with the width is not divided, and weighs more.
+    assert saved_bytes(recipe) == pytest.approx(estimate_memory(recipe, 1).activations, rel=0.06)
+
+
 def test_live_parameters_are_deepspeeds_setting() -> None:
     recipe = llama_65b()
-    config = deepspeed_config(recipe, batch_plan(recipe, 2048), "cuda")
+    zero_3 = dataclasses.replace(recipe, zero=ZeroConfig(stage=3))
+    config = deepspeed_config(zero_3, batch_plan(recipe, 256), "cuda")
     assert config["zero_optimization"]["stage3_max_live_parameters"] == ZERO3_LIVE_ELEMENTS
 
 

@@ -107,21 +107,18 @@ def describe(groups: ParallelGroups) -> dict[str, tuple[int, list[int]]]:
 
     sizes = {
         "tp": (groups.get_model_parallel_world_size(), groups.get_model_parallel_group()),
-        "sp": (groups.get_sequence_parallel_world_size(), groups.get_sequence_parallel_group()),
-        "dp": (groups.get_data_parallel_world_size(), groups.dp_group),
-        "replica": (
-            groups.get_sequence_data_parallel_world_size(),
-            groups.get_sequence_data_parallel_group(),
-        ),
+        "sp": (groups.sp_size, groups.sp_group),
+        "dp": (groups.dp_size, groups.dp_group),
+        "replica": (groups.get_data_parallel_world_size(), groups.get_data_parallel_group()),
     }
     assert {name: len(members(group)) for name, (_, group) in sizes.items()} == {
         name: size for name, (size, _) in sizes.items()
     }
     return {
         "tp": (groups.get_tensor_model_parallel_rank(), members(groups.tp_group)),
-        "sp": (groups.get_sequence_parallel_rank(), members(groups.sp_group)),
-        "dp": (groups.get_data_parallel_rank(), members(groups.dp_group)),
-        "replica": (groups.get_sequence_data_parallel_rank(), members(groups.replica_group)),
+        "sp": (groups.sp_rank, members(groups.sp_group)),
+        "dp": (groups.dp_rank, members(groups.dp_group)),
+        "replica": (groups.get_data_parallel_rank(), members(groups.replica_group)),
     }
 
 
@@ -146,15 +143,41 @@ def test_a_large_cluster_is_checked_quickly(tp: int, sp: int) -> None:
 
 
 def test_deepspeed_finds_the_methods_it_must_and_no_other() -> None:
-    # With this method ZeRO drops the tensor-parallel group (stage_1_and_2.py, stage3.py, groups.py
-    # of DeepSpeed 0.19 look for it by name).
-    assert not hasattr(ParallelGroups, "initialize_sequence_parallel")
+    # DeepSpeed 0.19 looks for these by name; told of sequence parallelism it scales gradients by
+    # ZeRO stage, and may drop the tensor-parallel group.
+    for name in (
+        "initialize_sequence_parallel",
+        "get_sequence_parallel_world_size",
+        "get_sequence_parallel_group",
+        "get_sequence_data_parallel_world_size",
+        "get_sequence_data_parallel_group",
+    ):
+        assert not hasattr(ParallelGroups, name)
     dist.init_process_group("fake", store=FakeStore(), rank=5, world_size=8)
     try:
         groups = ParallelGroups.build(tp_size=2, sp_size=2)
-        # ZeRO-3 reduces gradients over this group, and they must meet across sequence slices.
+        # ZeRO reduces gradients over this group, and they must meet across sequence slices.
         assert dist.get_process_group_ranks(groups.get_data_parallel_group()) == [1, 3, 5, 7]
-        assert groups.get_data_parallel_world_size() == 2
+        assert groups.get_data_parallel_world_size() == 4
+        assert groups.get_data_parallel_rank() == 2
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("rank", "replicas", "members"), [(5, 2, [4, 5]), (6, 2, [6, 7]), (6, 4, [4, 5, 6, 7])]
+)
+def test_ranks_that_hold_the_same_heads_are_adjacent(
+    rank: int, replicas: int, members: list[int]
+) -> None:
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=8)
+    try:
+        assert ParallelGroups.build(tp_size=4).kv_group is None
+        kv_group = ParallelGroups.build(tp_size=4, kv_replicas=replicas).kv_group
+        assert kv_group is not None
+        assert dist.get_process_group_ranks(kv_group) == members
+        with pytest.raises(ValueError, match="tp_size 4 must be a multiple of kv_replicas 3"):
+            ParallelGroups.build(tp_size=4, kv_replicas=3)
     finally:
         dist.destroy_process_group()
 

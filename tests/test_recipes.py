@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import pytest
 
-from llama_ds.config import Recipe, batch_plan
+from llama_ds.config import Recipe, ZeroConfig, batch_plan, data_parallel_size
 from llama_ds.memory import estimate_memory
 from recipes import llama
 from recipes.llama import Cluster, intended_world_size
@@ -82,10 +82,11 @@ def test_shares_are_table_1() -> None:
 def test_sizes_fit_their_cluster(name: str, cluster: Cluster) -> None:
     recipe = build(name, cluster)
     world_size = intended_world_size(recipe, cluster)
-    plan = batch_plan(recipe, world_size)
+    dp_size = data_parallel_size(recipe, world_size)
+    plan = batch_plan(recipe, dp_size)
     assert plan.tokens_per_step == recipe.train.tokens_per_step
     # What the estimate leaves out, fragments and NCCL's buffers among it, needs room too.
-    assert estimate_memory(recipe, world_size).total < 0.85 * DEVICE_BYTES[cluster]
+    assert estimate_memory(recipe, dp_size).total < 0.85 * DEVICE_BYTES[cluster]
 
 
 def test_docstrings_state_the_intended_numbers_of_gpus() -> None:
@@ -97,10 +98,11 @@ def test_docstrings_state_the_intended_numbers_of_gpus() -> None:
 
 
 def test_advice_names_only_what_is_left_to_change() -> None:
-    recipe = changed(build("llama_65b"), save_policy="layer_input")
+    recipe = changed(build("llama_65b"), save_policy="layer_input", micro_batch_size=1)
+    recipe = dataclasses.replace(recipe, zero=ZeroConfig(stage=3))
     with pytest.raises(ValueError, match="more GPUs") as error:
-        check_memory(estimate_memory(recipe, 8), recipe, "a100-80gb")
-    for exhausted in ("micro-batch", "zero.stage", "save-policy"):
+        check_memory(estimate_memory(recipe, 1), recipe, "a100-80gb")
+    for exhausted in ("micro-batch", "zero.stage", "save-policy", "parallel.tp"):
         assert exhausted not in str(error.value)
 
 
@@ -140,9 +142,10 @@ def test_plan_prints_the_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
     ("recipe", "world_size", "numbers"),
     [
         (build("llama_7b"), 300, ["2048 rows", "1200 rows"]),
-        (build("llama_65b"), 4096, ["2048 rows", "4096 rows"]),
+        (changed(build("llama_65b"), micro_batch_size=4), 8192, ["2048 rows", "4096 rows"]),
+        (build("llama_65b"), 2044, ["2044", "tp_size 8"]),
         (changed(build("llama_7b"), micro_batch_size=8), 256, ["109.1 GiB", "79 GiB"]),
-        (build("llama_65b"), 64, ["80.4 GiB", "79 GiB"]),
+        (build("llama_65b"), 32, ["86.7 GiB", "79 GiB"]),
         (build("llama_7b"), 0, ["world size (0)"]),
     ],
 )

@@ -20,6 +20,7 @@ from llama_ds.config import (
     Recipe,
     TrainConfig,
     ZeroConfig,
+    from_dict,
 )
 
 VOCAB_SIZE = 320
@@ -97,14 +98,15 @@ def tiny_recipe(store: Path, run_dir: Path, **overrides: Any) -> Recipe:
         checkpoint=CheckpointConfig(every_steps=4),
         metrics=MetricsConfig(tensorboard=False, peak_tflops=0.1),
     )
+    # All at once: one after the other, the first could be refused for want of the second.
+    tree = dataclasses.asdict(recipe)
     for name, value in overrides.items():
         section, _, field = name.partition(".")
         if field:
-            changed = dataclasses.replace(getattr(recipe, section), **{field: value})
-            recipe = dataclasses.replace(recipe, **{section: changed})
+            tree[section][field] = value
         else:
-            recipe = dataclasses.replace(recipe, **{section: value})
-    return recipe
+            tree[section] = value
+    return from_dict(tree)
 
 
 def run_training(recipe: Recipe) -> tuple[int, int | None]:

@@ -1,0 +1,231 @@
+"""Collectives with gradients.
+
+Each function names what it does forward; the docstring says what its backward does. A group of one
+(`None`) makes every function the identity, so that callers need no special case. All of them work
+on gloo and NCCL; backward collectives run on the same group as their forward.
+
+The pairs are those of Megatron-LM (Shoeybi et al. 2019, figure 3; Korthikanti et al. 2022, figure
+5): `copy_to_group`/`reduce_from_group` around a tensor-parallel block, or `all_gather`/
+`reduce_scatter` along the sequence in their place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Group = dist.ProcessGroup | None
+
+
+def size_of(group: Group) -> int:
+    """Ranks in the group."""
+    return 1 if group is None else dist.get_world_size(group)
+
+
+def rank_in(group: Group) -> int:
+    """This rank's number in the group."""
+    return 0 if group is None else dist.get_rank(group)
+
+
+def copy_to_group(x: Tensor, group: Group) -> Tensor:
+    """`x` unchanged; backward sums the gradient over the group.
+
+    For a tensor that every rank holds whole and uses for a different part of the result.
+    """
+    if size_of(group) == 1:
+        return x
+    out: Tensor = _Copy.apply(x, group)  # type: ignore[no-untyped-call]
+    return out
+
+
+def reduce_from_group(x: Tensor, group: Group) -> Tensor:
+    """Sum of `x` over the group; backward passes the gradient through.
+
+    For partial results whose sum every rank then uses in the same way.
+    """
+    if size_of(group) == 1:
+        return x
+    out: Tensor = _Reduce.apply(x, group)  # type: ignore[no-untyped-call]
+    return out
+
+
+def all_gather(x: Tensor, dim: int, group: Group) -> Tensor:
+    """The ranks' parts joined along `dim`; backward sums over ranks and keeps the own part."""
+    if size_of(group) == 1:
+        return x
+    out: Tensor = _AllGather.apply(x, dim, group)  # type: ignore[no-untyped-call]
+    return out
+
+
+def reduce_scatter(x: Tensor, dim: int, group: Group) -> Tensor:
+    """Sum over the group, of which each rank keeps its part along `dim`; backward gathers."""
+    if size_of(group) == 1:
+        return x
+    out: Tensor = _ReduceScatter.apply(x, dim, group)  # type: ignore[no-untyped-call]
+    return out
+
+
+def scatter(x: Tensor, dim: int, group: Group) -> Tensor:
+    """The own part along `dim` of a tensor that all ranks hold; backward gathers the parts."""
+    if size_of(group) == 1:
+        return x
+    out: Tensor = _Scatter.apply(x, dim, group)  # type: ignore[no-untyped-call]
+    return out
+
+
+def gather(x: Tensor, dim: int, group: Group) -> Tensor:
+    """The ranks' parts joined along `dim`, for a result that all ranks then use in the same way.
+
+    Backward keeps the own part: unlike `all_gather`'s, every rank's gradient is the whole one.
+    """
+    if size_of(group) == 1:
+        return x
+    out: Tensor = _Gather.apply(x, dim, group)  # type: ignore[no-untyped-call]
+    return out
+
+
+def all_to_all(x: Tensor, split_dim: int, join_dim: int, group: Group) -> Tensor:
+    """Cut `x` along `split_dim`, send part r to rank r, join what arrives along `join_dim`.
+
+    Backward is the same exchange the other way round.
+    """
+    if size_of(group) == 1:
+        return x
+    out: Tensor = _AllToAll.apply(x, split_dim, join_dim, group)  # type: ignore[no-untyped-call]
+    return out
+
+
+# -- plain collectives, without gradients ---------------------------------------------------------
+
+
+def gathered(x: Tensor, dim: int, group: Group) -> Tensor:
+    """The ranks' parts joined along `dim`."""
+    size = size_of(group)
+    if size == 1:
+        return x
+    source = x.movedim(dim, 0).contiguous()
+    out = source.new_empty((size * source.shape[0], *source.shape[1:]))
+    dist.all_gather_single(out, source, group=group)
+    # One copy here, in place of one by every matrix that the result enters.
+    return out.movedim(0, dim).contiguous()
+
+
+def reduce_scattered(x: Tensor, dim: int, group: Group) -> Tensor:
+    """The own part along `dim` of the sum over the group."""
+    size = size_of(group)
+    if size == 1:
+        return x
+    source = x.movedim(dim, 0).contiguous()
+    _require_divisible(source.shape[0], size, dim)
+    out = source.new_empty((source.shape[0] // size, *source.shape[1:]))
+    dist.reduce_scatter_single(out, source, group=group)
+    return out.movedim(0, dim).contiguous()
+
+
+def own_part(x: Tensor, dim: int, group: Group) -> Tensor:
+    """The own part along `dim` of a tensor that all ranks hold."""
+    size = size_of(group)
+    _require_divisible(x.shape[dim], size, dim)
+    return x.chunk(size, dim)[rank_in(group)]
+
+
+def exchanged(x: Tensor, split_dim: int, join_dim: int, group: Group) -> Tensor:
+    """`x` cut along `split_dim` and sent to the ranks; what arrives is joined along `join_dim`."""
+    size = size_of(group)
+    if size == 1:
+        return x
+    _require_divisible(x.shape[split_dim], size, split_dim)
+    parts = torch.stack(x.chunk(size, split_dim))
+    received = torch.empty_like(parts)
+    dist.all_to_all_single(received, parts, group=group)
+    return torch.cat(received.unbind(0), join_dim)
+
+
+def _require_divisible(length: int, size: int, dim: int) -> None:
+    assert length % size == 0, f"dim {dim} of length {length} does not divide over {size} ranks"
+
+
+# -- forward and backward -------------------------------------------------------------------------
+
+
+class _Copy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None]:
+        dx = dout.contiguous().clone()
+        dist.all_reduce(dx, group=ctx.group)
+        return dx, None
+
+
+class _Reduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
+        out = x.contiguous().clone()
+        dist.all_reduce(out, group=group)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None]:
+        return dout, None
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int, group: Group) -> Tensor:
+        ctx.dim, ctx.group = dim, group
+        return gathered(x, dim, group)
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None]:
+        return reduce_scattered(dout, ctx.dim, ctx.group), None, None
+
+
+class _ReduceScatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int, group: Group) -> Tensor:
+        ctx.dim, ctx.group = dim, group
+        return reduce_scattered(x, dim, group)
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None]:
+        return gathered(dout, ctx.dim, ctx.group), None, None
+
+
+class _Scatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int, group: Group) -> Tensor:
+        ctx.dim, ctx.group = dim, group
+        return own_part(x, dim, group)
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None]:
+        return gathered(dout, ctx.dim, ctx.group), None, None
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int, group: Group) -> Tensor:
+        ctx.dim, ctx.group = dim, group
+        return gathered(x, dim, group)
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None]:
+        return own_part(dout, ctx.dim, ctx.group), None, None
+
+
+class _AllToAll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, split_dim: int, join_dim: int, group: Group) -> Tensor:
+        ctx.split_dim, ctx.join_dim, ctx.group = split_dim, join_dim, group
+        return exchanged(x, split_dim, join_dim, group)
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None, None]:
+        return exchanged(dout, ctx.join_dim, ctx.split_dim, ctx.group), None, None, None

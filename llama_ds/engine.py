@@ -1,0 +1,165 @@
+"""The model and DeepSpeed's engine of a recipe, on this rank's device."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from typing import Any
+
+import deepspeed
+import deepspeed.ops
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import LlamaConfig
+from transformers.initialization import no_init_weights
+from transformers.integrations.deepspeed import prevent_arange_dtype_change
+from transformers.modeling_utils import local_torch_dtype
+
+from data_pipeline.shards import TokenStore
+from llama_ds import weights
+from llama_ds.config import OptimizerConfig, Recipe
+from llama_ds.model import LlamaForCausalLM, hf_config
+from llama_ds.parallel import ParallelGroups
+
+TORCH_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def init_distributed(local_rank: int) -> torch.device:
+    """Join the process group of the launcher and return this rank's device."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+        device = torch.device("cuda", local_rank)
+    else:
+        device = torch.device("cpu")
+        # DeepSpeed would compile a shared-memory collective for the CPU; gloo needs no compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(
+            dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False
+        )
+    return device
+
+
+def build_model(
+    recipe: Recipe,
+    groups: ParallelGroups,
+    store: TokenStore,
+    ds_config: dict[str, Any],
+    device: torch.device,
+) -> LlamaForCausalLM:
+    """This rank's part of the model with its initial or given weights.
+
+    Under ZeRO-3 it is partitioned from the start: each module as soon as it exists.
+    """
+    torch.manual_seed(recipe.train.seed)
+    dtype = TORCH_DTYPE[recipe.train.dtype]
+    init_from = recipe.train.init_from
+    if init_from is None:
+        config = hf_config(
+            recipe.model,
+            bos_token_id=store.manifest.bos_token_id,
+            eos_token_id=store.manifest.eos_token_id,
+            dtype=dtype,
+        )
+    else:
+        config = LlamaConfig.from_pretrained(init_from, dtype=dtype)
+        _require_same_architecture(config, recipe)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(no_init_weights())
+        stack.enter_context(local_torch_dtype(dtype))
+        stack.enter_context(device)  # a large model is not held by the host once per rank
+        if recipe.zero.stage == 3:
+            # zero.Init would make the rotary frequencies bf16.
+            stack.enter_context(prevent_arange_dtype_change())
+            stack.enter_context(
+                deepspeed.zero.Init(
+                    data_parallel_group=groups.replica_group,
+                    config_dict_or_path=dict(ds_config),
+                    mpu=groups,
+                )
+            )
+        model = LlamaForCausalLM(
+            config, groups, sequence_parallel=recipe.parallel.sequence_parallel
+        )
+    if init_from is None:
+        weights.initialise(model, groups)
+    else:
+        weights.load(model, init_from, model.tp, groups)
+    model.loss_chunk_tokens = recipe.train.loss_chunk_tokens
+    if recipe.train.save_policy == "layer_input":
+        # transformers is renaming it: 5.17 has only the second, 5.23 warns of it.
+        for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):
+            if hasattr(model, name):
+                getattr(model, name)()
+                break
+    model.train()
+    return model
+
+
+def _require_same_architecture(config: LlamaConfig, recipe: Recipe) -> None:
+    found_by_name = {**config.to_dict(), **(config.rope_parameters or {})}
+    for name, value in dataclasses.asdict(recipe.model).items():
+        found = found_by_name[name]
+        if name != "initializer_range" and found != value:
+            raise ValueError(
+                f"train.init_from {recipe.train.init_from} has {name} = {found}, the recipe has "
+                f"model.{name} = {value}; change the recipe to match"
+            )
+
+
+def build_engine(
+    model: LlamaForCausalLM, recipe: Recipe, groups: ParallelGroups, ds_config: dict[str, Any]
+) -> Any:
+    """DeepSpeed's engine: AdamW with decay on matrices only, cosine schedule."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def is_matrix(parameter: torch.nn.Parameter) -> bool:
+        return len(getattr(parameter, "ds_shape", parameter.shape)) > 1
+
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        model_parameters=[
+            {"params": [p for p in parameters if is_matrix(p)]},
+            {"params": [p for p in parameters if not is_matrix(p)], "weight_decay": 0.0},
+        ],
+        lr_scheduler=lambda optimizer: LambdaLR(
+            optimizer,
+            lambda step: learning_rate_scale(step, recipe.optimizer, recipe.train.num_steps),
+        ),
+        config=ds_config,
+        mpu=groups,
+        dist_init_required=False,
+    )
+    if recipe.zero.stage == 0 and recipe.train.dtype == "bf16":
+        _undo_step_at_start(engine)
+    return engine
+
+
+@torch.no_grad()
+def _undo_step_at_start(engine: Any) -> None:
+    """Take back the optimiser step that DeepSpeed 0.19 makes to allocate states at stage 0 in bf16.
+
+    Its gradients are zero, but it decays the fp32 weights once and counts as Adam's first step, so
+    that the bias correction of every later step would be that of the next one. The other stages
+    do not do this (`tests/test_train.py` compares all of them with plain PyTorch).
+    """
+    wrapper = engine.optimizer
+    wrapper.optimizer.state.clear()
+    for live, masters in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True):
+        for weight, master in zip(live, masters, strict=True):
+            master.copy_(weight)
+
+
+def learning_rate_scale(step: int, optimizer: OptimizerConfig, num_steps: int) -> float:
+    """Share of the peak rate for the step counted from 0: linear warm-up, then half a cosine.
+
+    The first step takes 1/warmup_steps of the peak, not zero, and the last step of the run the
+    minimum (paper, section 2.3: the final rate is 10 % of the peak).
+    """
+    if step < optimizer.warmup_steps:
+        return (step + 1) / optimizer.warmup_steps
+    decay_steps = max(1, num_steps - 1 - optimizer.warmup_steps)
+    progress = min(1.0, (step - optimizer.warmup_steps) / decay_steps)
+    low = optimizer.min_learning_rate_ratio
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))

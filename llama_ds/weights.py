@@ -1,0 +1,237 @@
+"""The weights of a model of which each rank holds a part: initial values, and stock checkpoints.
+
+A full parameter never meets another one: loading reads from the files what this rank holds and
+nothing more, and saving brings the ranks' parts together one parameter at a time. Where ZeRO-3 has
+partitioned the parameters, each is gathered for the moment in which it is filled or read.
+
+Every rank must call these functions, as they are collective.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from llama_ds.collectives import gathered
+from llama_ds.parallel import ParallelGroups
+from llama_ds.tensor_parallel import TensorParallel
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+@contextlib.contextmanager
+def _whole(parameters: list[nn.Parameter], *, modified: bool) -> Iterator[None]:
+    """While open, parameters that ZeRO-3 has partitioned are whole; a change is kept on leaving.
+
+    The change that is kept is that of the first replica, which is the only one that needs to read.
+    """
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        yield
+        return
+    import deepspeed  # present: it has partitioned the parameters
+
+    with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if modified else None):
+        yield
+
+
+def initialise(model: Any, groups: ParallelGroups) -> None:
+    """Give every parameter its initial value (`LlamaPreTrainedModel._init_weights`)."""
+    for module in model.modules():
+        parameters = list(module.parameters(recurse=False))
+        if not parameters:
+            continue
+        with _whole(parameters, modified=True), torch.no_grad():
+            if _is_source(parameters, groups):
+                model._init_weights(module)
+
+
+def _is_source(parameters: list[nn.Parameter], groups: ParallelGroups) -> bool:
+    is_partitioned = any(hasattr(parameter, "ds_id") for parameter in parameters)
+    return not is_partitioned or groups.replica_rank == 0
+
+
+# -- loading --------------------------------------------------------------------------------------
+
+
+def load(model: nn.Module, folder: Path, tp: TensorParallel, groups: ParallelGroups) -> None:
+    """Fill `model` from the safetensors of a stock Hugging Face folder, each rank its slices.
+
+    ValueError where a name or a shape of the model is not that of the files.
+    """
+    files = _files_by_name(folder)
+    parameters = dict(model.named_parameters())
+    _require_same_names(set(parameters), set(files), folder, _tied_names(model))
+    for name, parameter in parameters.items():
+        # Opened for each parameter: what was read of a file counts as memory while it is open.
+        with safe_open(folder / files[name], "pt") as file:
+            entry = file.get_slice(name)
+            index = tp.sharding.local_slice(name, tuple(entry.get_shape()), tp.rank)
+            _require_same_shape(name, parameter, index, folder)
+            with _whole([parameter], modified=True), torch.no_grad():
+                if _is_source([parameter], groups):
+                    parameter.copy_(entry[index])
+
+
+def _files_by_name(folder: Path) -> dict[str, str]:
+    if (folder / INDEX).is_file():
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return dict(index["weight_map"])
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(
+            f"{folder} holds neither {WEIGHTS} nor {INDEX}; save the model with transformers' "
+            "save_pretrained, which writes one of them"
+        )
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        return dict.fromkeys(file.keys(), WEIGHTS)
+
+
+def _tied_names(model: nn.Module) -> set[str]:
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return names - {name for name, _ in model.named_parameters()}
+
+
+def _require_same_names(model: set[str], files: set[str], folder: Path, tied: set[str]) -> None:
+    # Rotary frequencies were once saved with the weights; they follow from the configuration.
+    extra = {name for name in files - model - tied if not name.endswith("rotary_emb.inv_freq")}
+    missing = model - files
+    for names, what in ((missing, "lacks"), (extra, "has, beside the model's,")):
+        if names:
+            raise ValueError(
+                f"{folder} {what} {len(names)} weights, the first is {min(names)}; its config.json "
+                "is not that of its weights"
+            )
+
+
+def _require_same_shape(
+    name: str, parameter: nn.Parameter, index: tuple[slice, ...], folder: Path
+) -> None:
+    expected = tuple(getattr(parameter, "ds_shape", parameter.shape))
+    found = tuple(part.stop - part.start for part in index)
+    if found != expected:
+        raise ValueError(
+            f"{folder}: {name} gives a rank the shape {found}, the model has {expected}; its "
+            "config.json is not that of its weights"
+        )
+
+
+# -- saving ---------------------------------------------------------------------------------------
+
+
+def save(
+    model: nn.Module,
+    folder: Path,
+    tp: TensorParallel,
+    groups: ParallelGroups,
+    *,
+    max_shard_size: int = 5 * 10**9,
+) -> None:
+    """Write the weights as stock safetensors in `folder`, which must exist on rank 0.
+
+    Rank 0 holds at most one file of `max_shard_size` (or one parameter) at a time. The files have
+    their final names when all are written.
+    """
+    writer = _ShardWriter(folder, max_shard_size) if dist.get_rank() == 0 else None
+    for name, parameter in model.named_parameters():
+        with _whole([parameter], modified=False):
+            if groups.replica_rank == 0:
+                full = _full(name, parameter.detach(), tp)
+                if writer is not None:
+                    writer.add(name, full.cpu())
+    if writer is not None:
+        writer.finish()
+    dist.barrier()
+
+
+def _full(name: str, local: Tensor, tp: TensorParallel) -> Tensor:
+    """The whole parameter, on every rank of the tp group."""
+    if tp.sharding.dim(name) is None:
+        return local.clone()
+    parts = gathered(local.unsqueeze(0), 0, tp.group)
+    return tp.sharding.unshard(name, list(parts.unbind(0)))
+
+
+class _ShardWriter:
+    """Collects tensors into files of limited size."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._tensors: dict[str, Tensor] = {}
+        self._bytes = self._total_bytes = 0
+        self._files: list[list[str]] = []
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        if self._tensors and self._bytes + tensor.nbytes > self._max_bytes:
+            self._write()
+        self._tensors[name] = tensor.contiguous()
+        self._bytes += tensor.nbytes
+        self._total_bytes += tensor.nbytes
+
+    def finish(self) -> None:
+        self._write()
+        count = len(self._files)
+        if count == 1:
+            self._part(0).rename(self._folder / WEIGHTS)
+            return
+        weight_map: dict[str, str] = {}
+        for number, names in enumerate(self._files):
+            file = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+            self._part(number).rename(self._folder / file)
+            weight_map |= dict.fromkeys(names, file)
+        index = {"metadata": {"total_size": self._total_bytes}, "weight_map": weight_map}
+        temporary = self._folder / f".{INDEX}"
+        temporary.write_text(json.dumps(index, indent=1), encoding="utf-8")
+        temporary.rename(self._folder / INDEX)
+
+    def _part(self, number: int) -> Path:
+        return self._folder / f".part-{number:05d}.safetensors"
+
+    def _write(self) -> None:
+        path = self._part(len(self._files))
+        save_file(self._tensors, path, metadata={"format": "pt"})
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        self._files.append(list(self._tensors))
+        self._tensors, self._bytes = {}, 0
+
+
+def save_pretrained(
+    model: Any,
+    folder: Path,
+    tp: TensorParallel,
+    groups: ParallelGroups,
+    *,
+    max_shard_size: int = 5 * 10**9,
+) -> None:
+    """A stock Hugging Face folder of the whole model; it appears when it is complete.
+
+    ValueError where `folder` exists.
+    """
+    exists: list[bool] = [folder.exists()]
+    dist.broadcast_object_list(exists, src=0)
+    if exists[0]:
+        raise ValueError(f"{folder} exists already; name a new folder, or remove it")
+    partial = folder.parent / f".partial_{folder.name}"
+    if dist.get_rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(partial)
+        if model.can_generate():
+            model.generation_config.save_pretrained(partial)
+    save(model, partial, tp, groups, max_shard_size=max_shard_size)
+    if dist.get_rank() == 0:
+        partial.rename(folder)
+    dist.barrier()
