@@ -70,6 +70,9 @@ def main(
             if build_default_store is not None and launch.recipe.data.store == default_store:
                 _build_once(default_store, build_default_store)
             code = _train(launch)
+    except BrokenPipeError:  # whoever reads the plan has seen enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except (ValueError, OSError) as error:
         code = bad_input(error)
     sys.exit(code)

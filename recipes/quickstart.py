@@ -194,9 +194,18 @@ metrics:       {recipe.run_dir}/metrics.jsonl, tensorboard --logdir {recipe.run_
 model:         {model} (for AutoModelForCausalLM.from_pretrained in stock transformers)
 
 Next:
-  train longer:   bash recipes/quickstart.sh --out {options.out} --train.max-steps {2 * steps}
+  train longer:   bash recipes/quickstart.sh {_longer(sys.argv[1:], 2 * steps)}
   your own text:  bash recipes/quickstart.sh --corpus FOLDER --out runs/mine
   the real thing: bash recipes/pretrain_65b.sh --dry-run --world-size 2048""")
+
+
+def _longer(arguments: Sequence[str], num_steps: int) -> str:
+    """The same command line with another number of steps."""
+    words = list(arguments)
+    if "--train.max-steps" in words:
+        at = words.index("--train.max-steps")
+        del words[at : at + 2]
+    return shlex.join([*words, "--train.max-steps", str(num_steps)])
 
 
 def _sample(model_dir: Path, prompt: str) -> str:
