@@ -110,7 +110,7 @@ def llama_tiny(cluster: Cluster = "a100-80gb") -> Recipe:
             vocab_size=4_096,
             max_position_embeddings=256,
         ),
-        optimizer=OptimizerConfig(peak_learning_rate=1e-3, warmup_steps=20),
+        optimizer=OptimizerConfig(peak_learning_rate=2e-3, warmup_steps=20),
         train=TrainConfig(
             sequence_length=256,
             tokens_per_step=2_048,
