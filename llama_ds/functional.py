@@ -73,9 +73,7 @@ def swiglu(gate_BSF: Tensor, up_BSF: Tensor) -> Tensor:
     return F.silu(gate_BSF) * up_BSF
 
 
-def swiglu_backward(
-    dout_BSF: Tensor, gate_BSF: Tensor, up_BSF: Tensor
-) -> tuple[Tensor, Tensor]:
+def swiglu_backward(dout_BSF: Tensor, gate_BSF: Tensor, up_BSF: Tensor) -> tuple[Tensor, Tensor]:
     """(dgate, dup) of `swiglu`."""
     dgate = torch.ops.aten.silu_backward(dout_BSF * up_BSF, gate_BSF)
     return dgate, dout_BSF * F.silu(gate_BSF)
