@@ -79,6 +79,19 @@ def swiglu_backward(dout_BSF: Tensor, gate_BSF: Tensor, up_BSF: Tensor) -> tuple
     return dgate, dout_BSF * F.silu(gate_BSF)
 
 
+def repeat_heads(k_BSKE: Tensor, num_heads: int) -> Tensor:
+    """Each of K heads `num_heads / K` times in a row: [B, S, num_heads, E]."""
+    repeats = num_heads // k_BSKE.shape[2]
+    return k_BSKE if repeats == 1 else k_BSKE.repeat_interleave(repeats, dim=2)
+
+
+def repeat_heads_backward(dout_BSHE: Tensor, num_kv_heads: int) -> Tensor:
+    """dk of `repeat_heads`: the sum over the copies of each of `num_kv_heads`."""
+    if dout_BSHE.shape[2] == num_kv_heads:
+        return dout_BSHE
+    return dout_BSHE.unflatten(2, (num_kv_heads, -1)).sum(3)  # type: ignore[no-any-return]
+
+
 def kept_positions(hidden_BSD: Tensor, logits_to_keep: int | Tensor) -> Tensor:
     """The positions whose logits are wanted, in the forms that transformers' `generate` uses.
 
