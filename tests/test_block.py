@@ -22,8 +22,8 @@ from llama_ds.tensor_parallel import SINGLE_RANK
 Gloo = Callable[..., list[Any]]
 
 V, S = 64, 16
-POLICIES = {
-    **PRESETS,
+POLICIES: dict[str, SavePolicy] = {
+    **{str(name): policy for name, policy in PRESETS.items()},
     "regather": SavePolicy.of("linear_outputs", attn_in="regather", mlp_in="regather"),
     # Each tensor that others are computed from, missing alone.
     "no_mid": SavePolicy.of("keep_all", mid="recompute"),
@@ -83,7 +83,8 @@ def relative_error(found: list[Tensor], expected: list[Tensor]) -> float:
 def test_every_policy_equals_autograd(
     dtype: torch.dtype, num_key_value_heads: int, packed: bool
 ) -> None:
-    model = LlamaForCausalLM(config(num_key_value_heads)).to(dtype).train()
+    model: Any = LlamaForCausalLM(config(num_key_value_heads))
+    model.to(dtype).train()
     ids, positions = batch()
     inputs = {"input_ids": ids, "labels": ids, "position_ids": positions if packed else None}
     expected = gradients(model, None, **inputs)
@@ -94,10 +95,11 @@ def test_every_policy_equals_autograd(
 
 def small_layer() -> tuple[LlamaDecoderLayer, list[Tensor]]:
     """A layer, and what it is a function of: its input, and its weights in their order."""
-    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2}
     torch.manual_seed(0)
-    config = LlamaConfig(**sizes, num_key_value_heads=1, head_dim=4)
-    layer = LlamaDecoderLayer(config, 0, SINGLE_RANK, SequenceParallel()).double()
+    sizes = LlamaConfig(
+        hidden_size=8, intermediate_size=12, num_attention_heads=2, num_key_value_heads=1
+    )
+    layer = LlamaDecoderLayer(sizes, 0, SINGLE_RANK, SequenceParallel()).double()
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
     return layer, [torch.randn(2, 5, 8, dtype=torch.float64, requires_grad=True)]
@@ -115,14 +117,16 @@ def test_gradcheck(kernel: Any, policy: str) -> None:
     def function(x: Tensor, *weights: Tensor) -> Tensor:
         tables = angles.cos(), angles.sin()
         arguments = (x, tables, options)
-        return torch.func.functional_call(layer, dict(zip(names, weights, strict=True)), arguments)
+        named = dict(zip(names, weights, strict=True))
+        out: Tensor = torch.func.functional_call(layer, named, arguments)
+        return out
 
     # float64 differences are exact to 1e-8 or so.
     assert torch.autograd.gradcheck(function, (x, *weights), eps=1e-6, atol=1e-6, rtol=1e-5)
 
 
 def test_backward_runs_twice_where_the_graph_is_kept() -> None:
-    model = LlamaForCausalLM(config(4)).train()
+    model: Any = LlamaForCausalLM(config(4)).train()
     ids, _ = batch()
     loss = model(input_ids=ids, labels=ids).loss
     weight = model.model.layers[0].mlp.up_proj.weight
@@ -133,7 +137,7 @@ def test_backward_runs_twice_where_the_graph_is_kept() -> None:
 
 
 def test_frozen_weights_get_no_gradient() -> None:
-    model = LlamaForCausalLM(config(4)).train()
+    model: Any = LlamaForCausalLM(config(4)).train()
     frozen = model.model.layers[0].requires_grad_(False)
     model.model.embed_tokens.requires_grad_(False)
     ids, _ = batch()
@@ -143,7 +147,7 @@ def test_frozen_weights_get_no_gradient() -> None:
 
 
 def test_policies_save_less_and_less() -> None:
-    model = LlamaForCausalLM(config(4, num_layers=1)).train()
+    model: Any = LlamaForCausalLM(config(4, num_layers=1)).train()
     ids, _ = batch()
     saved = {}
     for name in PRESETS:
@@ -174,14 +178,14 @@ def errors_of_rank(
         tp_size=tp, sp_size=sp, kv_replicas=max(1, tp // num_key_value_heads)
     )
     torch.manual_seed(0)
-    model = LlamaForCausalLM(
+    model: Any = LlamaForCausalLM(
         config(num_key_value_heads), groups, sequence_parallel=sequence_parallel
     )
-    model = model.to(dtype).train()
+    model.to(dtype).train()
     ids, positions = batch()
     labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
     cut = model.sp.cut
-    worst = {}
+    worst: dict[str, float] = {}
     for packed in (False, True):
         inputs = {
             "input_ids": cut(ids),
