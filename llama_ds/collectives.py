@@ -101,6 +101,14 @@ def all_to_all(x: Tensor, split_dim: int, join_dim: int, group: Group) -> Tensor
 # -- plain collectives, without gradients ---------------------------------------------------------
 
 
+def summed(x: Tensor, group: Group) -> Tensor:
+    """Sum over the group; it takes the place of a contiguous `x`."""
+    if size_of(group) > 1:
+        x = x.contiguous()
+        dist.all_reduce(x, group=group)
+    return x
+
+
 def gathered(x: Tensor, dim: int, group: Group) -> Tensor:
     """The ranks' parts joined along `dim`."""
     size = size_of(group)

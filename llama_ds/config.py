@@ -2,7 +2,7 @@
 
 A recipe is written in Python (`recipes/llama.py`), overridden on the command line
 (`--train.max-steps 5`), validated here and nowhere else, and stored in the run folder.
-This module imports nothing but the standard library, so that a wrong option is reported before
+This module imports nothing heavy, so that a wrong option is reported before
 torch is loaded.
 
 Units are in the names: `*_tokens`, `*_steps`, `*_rows`; a step is one optimiser update over the
@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from llama_ds.save_policy import Choice, SavePolicy, SavePolicyName
+
 Dtype = Literal["bf16", "fp32"]
-SavePolicy = Literal["keep_all", "layer_input"]
+AttentionName = Literal["auto", "math", "cpu", "flash", "cudnn", "xformers", "flash_attn"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -217,8 +219,12 @@ class TrainConfig:
     """Rows that one data-parallel rank takes through the model at once."""
     dtype: Dtype = "bf16"
     """Dtype of weights in matmuls; the optimiser's states are always fp32."""
-    save_policy: SavePolicy = "layer_input"
-    """Activations kept for the backward pass: keep_all, or only each layer's input (recompute)."""
+    save_policy: SavePolicyName = "linear_outputs"
+    """Activations that a layer keeps for the backward pass; `save_policy.py` explains each name."""
+    save_tensors: dict[str, Choice] = field(default_factory=dict)
+    """Tensors of the layer to treat otherwise: keep or recompute, or regather (sent again)."""
+    attention: AttentionName = "auto"
+    """Attention kernel; auto: PyTorch's own for the device."""
     loss_chunk_tokens: int = 1_024
     """The output head sees this many tokens at once, so that all logits never exist together."""
     seed: int = 0
@@ -253,6 +259,12 @@ class TrainConfig:
             f"train.tokens_per_step ({self.tokens_per_step}) must be a multiple of "
             f"train.sequence_length ({self.sequence_length})",
         )
+        SavePolicy.of(self.save_policy, **self.save_tensors)
+
+    @property
+    def saved(self) -> SavePolicy:
+        """`save_policy` with the choices of `save_tensors`."""
+        return SavePolicy.of(self.save_policy, **self.save_tensors)
 
     @property
     def num_steps(self) -> int:
@@ -344,6 +356,11 @@ class Recipe:
             f"steps ({self.train.num_steps})",
         )
         _check_parallel(self)
+        _require(
+            not (self.data.document_masking and self.train.attention == "cudnn"),
+            "train.attention cudnn cannot keep packed documents apart; set it to flash, or "
+            "data.document_masking to False",
+        )
 
     def to_json(self) -> str:
         """The resolved recipe as indented JSON, keys in declaration order."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import deepspeed
 import deepspeed.ops
+import deepspeed.utils
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import LlamaConfig
@@ -18,6 +19,7 @@ from transformers.modeling_utils import local_torch_dtype
 
 from data_pipeline.shards import TokenStore
 from llama_ds import weights
+from llama_ds.block import LlamaDecoderLayer
 from llama_ds.config import OptimizerConfig, Recipe
 from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.parallel import ParallelGroups
@@ -87,12 +89,11 @@ def build_model(
     else:
         weights.load(model, init_from, model.tp, groups)
     model.loss_chunk_tokens = recipe.train.loss_chunk_tokens
-    if recipe.train.save_policy == "layer_input":
-        # transformers is renaming it: 5.17 has only the second, 5.23 warns of it.
-        for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):
-            if hasattr(model, name):
-                getattr(model, name)()
-                break
+    model.model.save_policy = recipe.train.saved
+    model.model.attention = recipe.train.attention
+    if recipe.zero.stage == 3:
+        # The fused layer reads all its weights at once, so they are gathered at once.
+        deepspeed.utils.set_z3_leaf_modules(model, [LlamaDecoderLayer])
     model.train()
     return model
 

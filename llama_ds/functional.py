@@ -1,5 +1,9 @@
 """The layer's elementwise mathematics and the initial weights, as pure tensor functions.
 
+Each function of the layer has its backward directly below: from the gradient of the result and the
+forward's inputs to the gradients of these. They are what autograd would find, without what autograd
+would save. `dx` is the gradient of `x`.
+
 Shapes in names: B rows, S sequence, D hidden, H heads, E head dim, F intermediate; a bare name may
 have any leading dimensions.
 """
@@ -26,6 +30,24 @@ def rms_norm(x_BSD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return weight_D * normalised.to(x_BSD.dtype)
 
 
+def rms_norm_backward(
+    dout_BSD: Tensor, x_BSD: Tensor, weight_D: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """(dx, dweight) of `rms_norm`; sums over positions and over D run in the accumulation dtype.
+
+    With r = 1 / sqrt(mean(x^2) + eps), n = r x and dn = weight dout: dx = r (dn - n mean(n dn)),
+    because x moves n directly and through r.
+    """
+    dtype = accumulation_dtype(x_BSD.dtype)
+    x, dout = x_BSD.to(dtype), dout_BSD.to(dtype)
+    r = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+    n = x * r
+    dweight = (dout * n).flatten(0, -2).sum(0)
+    dn = dout * weight_D
+    dx = (dn - n * (n * dn).mean(-1, keepdim=True)) * r
+    return dx.to(x_BSD.dtype), dweight.to(weight_D.dtype)
+
+
 def rotate_half(x_BHSE: Tensor) -> Tensor:
     """(first, second) -> (-second, first) of the head dimension's two halves."""
     first, second = x_BHSE.chunk(2, dim=-1)
@@ -41,9 +63,33 @@ def rotary(x_BHSE: Tensor, cos_BSE: Tensor, sin_BSE: Tensor) -> Tensor:
     return x_BHSE * cos_BSE.unsqueeze(1) + rotate_half(x_BHSE) * sin_BSE.unsqueeze(1)
 
 
+def rotary_backward(dout_BHSE: Tensor, cos_BSE: Tensor, sin_BSE: Tensor) -> Tensor:
+    """dx of `rotary`: its transpose. That of `rotate_half` is its negative, a rotation back."""
+    return dout_BHSE * cos_BSE.unsqueeze(1) - rotate_half(dout_BHSE * sin_BSE.unsqueeze(1))
+
+
 def swiglu(gate_BSF: Tensor, up_BSF: Tensor) -> Tensor:
     """`silu(gate) * up` (arXiv 2002.05202)."""
     return F.silu(gate_BSF) * up_BSF
+
+
+def swiglu_backward(dout_BSF: Tensor, gate_BSF: Tensor, up_BSF: Tensor) -> tuple[Tensor, Tensor]:
+    """(dgate, dup) of `swiglu`."""
+    dgate = torch.ops.aten.silu_backward(dout_BSF * up_BSF, gate_BSF)
+    return dgate, dout_BSF * F.silu(gate_BSF)
+
+
+def repeat_heads(k_BSKE: Tensor, num_heads: int) -> Tensor:
+    """Each of K heads `num_heads / K` times in a row: [B, S, num_heads, E]."""
+    repeats = num_heads // k_BSKE.shape[2]
+    return k_BSKE if repeats == 1 else k_BSKE.repeat_interleave(repeats, dim=2)
+
+
+def repeat_heads_backward(dout_BSHE: Tensor, num_kv_heads: int) -> Tensor:
+    """dk of `repeat_heads`: the sum over the copies of each of `num_kv_heads`."""
+    if dout_BSHE.shape[2] == num_kv_heads:
+        return dout_BSHE
+    return dout_BSHE.unflatten(2, (num_kv_heads, -1)).sum(3)  # type: ignore[no-any-return]
 
 
 def kept_positions(hidden_BSD: Tensor, logits_to_keep: int | Tensor) -> Tensor:

@@ -12,9 +12,11 @@ rank.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from llama_ds.config import Recipe
+from llama_ds.config import ModelConfig, ParallelConfig, Recipe
+from llama_ds.save_policy import PRESETS, SavePolicy
 
 ZERO3_LIVE_ELEMENTS = 1_000_000_000
 """Parameters that ZeRO-3 keeps gathered at once (DeepSpeed's stage3_max_live_parameters)."""
@@ -70,11 +72,11 @@ def rank_parameters(recipe: Recipe) -> int:
     norms = (2 * model.num_hidden_layers + 1) * model.hidden_size
     key_value = 2 * model.num_hidden_layers * model.hidden_size * model.head_dim
     others = model.num_parameters - norms - key_value * model.num_key_value_heads
-    return norms + others // tp + key_value * _rank_kv_heads(recipe)
+    return norms + others // tp + key_value * _rank_kv_heads(model, recipe.parallel)
 
 
-def _rank_kv_heads(recipe: Recipe) -> int:
-    return max(1, recipe.model.num_key_value_heads // recipe.parallel.tp)
+def _rank_kv_heads(model: ModelConfig, parallel: ParallelConfig) -> int:
+    return max(1, model.num_key_value_heads // parallel.tp)
 
 
 def state_bytes_per_parameter(recipe: Recipe, replicas: int) -> tuple[float, float, float]:
@@ -120,48 +122,59 @@ def _buffer_bytes(recipe: Recipe) -> int:
 def _activation_bytes(recipe: Recipe) -> int:
     """What the forward pass leaves for the backward pass.
 
-    keep_all: everything of every layer. layer_input: each layer's input, and everything of the one
-    layer whose forward pass is being repeated.
+    Each layer leaves what its policy keeps; the layer whose backward pass is running has the rest
+    of its tensors as well.
     """
-    model, width = recipe.model, _width(recipe)
-    per_layer = layer_activation_bytes(recipe)
-    outside = _outside(recipe)
-    if recipe.train.save_policy == "layer_input":
-        layers = model.num_hidden_layers * model.hidden_size * width / outside + per_layer
-    else:
-        layers = model.num_hidden_layers * per_layer
+    model, train, parallel = recipe.model, recipe.train, recipe.parallel
+    tokens, width = train.micro_batch_size * train.sequence_length, _width(recipe)
+    kept = activation_bytes(train.saved, model, parallel, tokens, width)
+    everything = activation_bytes(PRESETS["keep_all"], model, parallel, tokens, width)
     # The final norm keeps its input in fp32, and the normalised vector in the model's dtype.
-    final_norm = model.hidden_size * (4 + width) / outside
-    return round(_rank_tokens(recipe) * (layers + final_norm))
+    final_norm = _tokens_outside(parallel, tokens) * model.hidden_size * (4 + width)
+    return model.num_hidden_layers * kept + max(0, everything - kept) + final_norm
 
 
-def layer_activation_bytes(recipe: Recipe) -> float:
-    """Bytes per token of the rank's rows that one decoder layer keeps.
+def activation_bytes(
+    policy: SavePolicy, model: ModelConfig, parallel: ParallelConfig, tokens: int, width: int
+) -> int:
+    """Bytes that one fused decoder layer keeps on a rank, for `tokens` in whole rows.
 
-    In vectors per token, with d = hidden_size, k = key/value width, f = intermediate_size:
-
-    - outside the blocks: 2 norms keep their input and the normalised vector (4 d). In bf16 they
-      keep their input as the fp32 copy they compute with, which costs 2 d more. Megatron's
-      sequence parallelism divides this by tp.
-    - at the blocks' entry: the norms' outputs (2 d), the input of the first matrices; every tp rank
-      keeps all of it.
-    - inside, divided by tp: attention keeps q, k, v and its output (2 d + 2 k), which is also the
-      output projection's input unless Ulysses exchanges it (d more); SwiGLU keeps gate, up and
-      silu(gate) (3 f) and the last matrix its input (f). Attention adds an fp32 log-sum-exp per
-      head.
+    `width` is the bytes of an element. It is exact: with `linear_outputs` on one rank, with
+    d = hidden_size, k = key/value width and f = intermediate_size, (4 d + 2 k + 2 f) elements per
+    token and a log-sum-exp of 4 bytes per head. Rotary tables are shared by all layers and not
+    counted.
     """
-    model, width, tp = recipe.model, _width(recipe), recipe.parallel.tp
-    d, f = model.hidden_size, model.intermediate_size
-    k = _rank_kv_heads(recipe) * model.head_dim
-    outside = (6 if width < 4 else 4) * d / _outside(recipe)
-    exchanged = d if recipe.parallel.sp > 1 else 0
-    inside = (2 * d + exchanged + 4 * f) / tp + 2 * k
-    return (outside + 2 * d + inside) * width + 4 * model.num_attention_heads / tp
+    heads, kv_heads = model.num_attention_heads // parallel.tp, _rank_kv_heads(model, parallel)
+    inside, outside = tokens // parallel.sp, _tokens_outside(parallel, tokens)
+    d, f = model.hidden_size, model.intermediate_size // parallel.tp
+    # Ulysses repeats key/value heads until every rank can have as many.
+    query, key = heads * model.head_dim, math.lcm(kv_heads, parallel.sp) * model.head_dim
+    elements = {
+        "x": outside * d,
+        "attn_normed": outside * d,
+        "attn_in": inside * d,
+        "q": inside * query,
+        "k": inside * key,
+        "v": inside * key,
+        "attn_out": inside * query,
+        # Without Ulysses it is attn_out itself.
+        "o_in": inside * query if parallel.sp > 1 else 0,
+        "mid": outside * d,
+        "mlp_normed": outside * d,
+        "mlp_in": inside * d,
+        "gate": inside * f,
+        "up": inside * f,
+        "product": inside * f,
+    }
+    kept = policy.kept()
+    lse = inside * heads * max(4, width) if "lse" in kept else 0
+    return sum(elements[name] for name in kept if name != "lse") * width + lse
 
 
-def _outside(recipe: Recipe) -> int:
-    """Ranks that share a replica's activations outside the blocks."""
-    return recipe.parallel.tp if recipe.parallel.sequence_parallel else 1
+def _tokens_outside(parallel: ParallelConfig, tokens: int) -> int:
+    """Tokens of a rank outside the blocks, where Megatron's sequence parallelism divides its own
+    rows once more."""
+    return tokens // parallel.sp // (parallel.tp if parallel.sequence_parallel else 1)
 
 
 def _rank_tokens(recipe: Recipe) -> int:

@@ -5,8 +5,8 @@ What differs from the class in transformers:
 - `LlamaHead` fuses the output head with the loss, so that training never holds all logits;
 - every initial weight depends on the seed and its own name only (`initial_weight`);
 - documents packed into one row never see each other when `position_ids` restart at 0 and no
-  `attention_mask` is given, also where a cache is asked for; training makes no cache.
-
+  `attention_mask` is given, also where a cache is asked for; training makes no cache;
+- training runs on the fused layer of `block.py`, wherever nothing needs the layer's modules;
 - given `ParallelGroups`, a rank has its part of the weights (`tensor_parallel.py`) and of the
   sequence (`sequence_parallel.py`); without, this is one whole model.
 
@@ -17,6 +17,7 @@ Shapes in names: B rows, S sequence, D hidden, V vocabulary.
 # transformers reads lists and dicts from class attributes.
 # ruff: noqa: RUF012
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,22 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from llama_ds import weights
-from llama_ds.block import LlamaAttention, LlamaDecoderLayer, LlamaRMSNorm
-from llama_ds.config import ModelConfig
+from llama_ds.attention import choose
+from llama_ds.attention_kernels import Documents
+from llama_ds.block import FusedOptions, LlamaAttention, LlamaDecoderLayer, LlamaRMSNorm
+from llama_ds.config import AttentionName, ModelConfig
+from llama_ds.fallback import against_fusing
 from llama_ds.functional import initial_weight, kept_positions
 from llama_ds.loss import IGNORE_INDEX, LlamaHead
 from llama_ds.parallel import ParallelGroups
+from llama_ds.save_policy import PRESETS, SavePolicy
 from llama_ds.sequence_parallel import SequenceParallel
 from llama_ds.tensor_parallel import (
     TensorParallel,
     VocabParallelEmbedding,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def hf_config(
@@ -146,6 +153,11 @@ class LlamaPreTrainedModel(PreTrainedModel):
 class LlamaModel(LlamaPreTrainedModel):
     """The decoder without an output head."""
 
+    save_policy: SavePolicy | None = PRESETS["linear_outputs"]
+    """What the fused layer keeps for its backward pass; None: the layer's modules are called."""
+    attention: AttentionName = "auto"
+    """The fused layer's attention kernel; the modules use transformers' attn_implementation."""
+
     def __init__(
         self,
         config: LlamaConfig,
@@ -175,6 +187,7 @@ class LlamaModel(LlamaPreTrainedModel):
         self.norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps, self.tp)
         self.rotary_emb = LlamaRotaryEmbedding(config)
         self.gradient_checkpointing = False
+        self._reasons_told: set[str] = set()
         self.post_init()
 
     @merge_with_config_defaults
@@ -201,15 +214,19 @@ class LlamaModel(LlamaPreTrainedModel):
             hidden_states = self.tp.outside(inputs_embeds)
         # The mask is made before any cache and from the caller's position_ids: transformers looks
         # for packed documents only without a cache, and looking makes the host wait for a GPU.
+        uses_cache = past_key_values is not None or bool(use_cache and not self.training)
+        fused = self._fused(hidden_states, attention_mask, position_ids, uses_cache, kwargs)
         rows, s = hidden_states.shape[0], self.tp.sequence_length(hidden_states.shape[1])
-        mask = create_causal_mask(
-            config=self.config,
-            # Attention sees whole rows; of this argument only shape, dtype and device are read.
-            inputs_embeds=hidden_states.new_empty(1).expand(rows, s * self.sp.size, 1),
-            attention_mask=self._whole(attention_mask),
-            past_key_values=past_key_values,
-            position_ids=self._whole(position_ids),
-        )
+        mask = None
+        if fused is None:
+            mask = create_causal_mask(
+                config=self.config,
+                # Attention sees whole rows; only shape, dtype and device are read of this argument.
+                inputs_embeds=hidden_states.new_empty(1).expand(rows, s * self.sp.size, 1),
+                attention_mask=self._whole(attention_mask),
+                past_key_values=past_key_values,
+                position_ids=self._whole(position_ids),
+            )
         if use_cache and past_key_values is None and not self.training:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
@@ -221,6 +238,7 @@ class LlamaModel(LlamaPreTrainedModel):
             hidden_states = layer(
                 hidden_states,
                 position_embeddings=position_embeddings,
+                fused=fused,
                 attention_mask=mask,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
@@ -230,6 +248,53 @@ class LlamaModel(LlamaPreTrainedModel):
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
         )
+
+    def _fused(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        uses_cache: bool,
+        kwargs: dict[str, Any],
+    ) -> FusedOptions | None:
+        """Options for the fused layer; None where the layer's modules must be called.
+
+        The reason is logged once; not without gradients, where there is nothing to save.
+        """
+        if self.save_policy is None:
+            return None
+        reason = self._against_fusing(hidden_states, attention_mask, uses_cache, kwargs)
+        if reason is not None:
+            if torch.is_grad_enabled() and reason not in self._reasons_told:
+                self._reasons_told.add(reason)
+                logger.warning("decoder layers run unfused, without a save policy: %s", reason)
+            return None
+        # As in transformers, an attention mask ends the search for packed documents.
+        packed = None if attention_mask is not None else self._whole(position_ids)
+        documents = None if packed is None else Documents.of(packed)
+        head_dim = self.config.head_dim or (
+            self.config.hidden_size // self.config.num_attention_heads
+        )
+        queries = hidden_states.new_empty(0, head_dim)
+        kernel = choose(self.attention, queries, packed=documents is not None)
+        return FusedOptions(self.save_policy, kernel, documents)
+
+    def _against_fusing(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        uses_cache: bool,
+        kwargs: dict[str, Any],
+    ) -> str | None:
+        if uses_cache:
+            return "a key/value cache is in use"
+        if kwargs.get("output_attentions", self.config.output_attentions):
+            return "output_attentions is set"
+        # Looking makes the host wait for a GPU; without padding nothing need be given.
+        if attention_mask is not None and not (attention_mask.ndim == 2 and attention_mask.all()):
+            return "attention_mask hides positions"
+        layers = list(self.layers)
+        return against_fusing(layers, self.config, hidden_states, training=self.training)
 
     def _whole(self, x_Bs: Tensor | None) -> Tensor | None:
         return None if x_Bs is None else self.sp.whole(x_Bs)

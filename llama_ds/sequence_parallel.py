@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llama_ds.collectives import Group, all_to_all, gathered, own_part
+from llama_ds.collectives import Group, all_to_all, exchanged, gathered, own_part
 from llama_ds.parallel import ParallelGroups
 
 
@@ -50,6 +50,17 @@ class SequenceParallel:
     def to_sequence(self, out_BShE: Tensor) -> Tensor:
         """[B, S, h, E] -> [B, s, H, E]."""
         return all_to_all(out_BShE, 1, 2, self.group)
+
+    # The same without autograd and with heads behind the sequence, for a backward pass written by
+    # hand.
+
+    def exchanged_to_heads(self, q_BsHE: Tensor) -> Tensor:
+        """[B, s, H, E] -> [B, S, h, E]."""
+        return exchanged(q_BsHE, 2, 1, self.group)
+
+    def exchanged_to_sequence(self, out_BShE: Tensor) -> Tensor:
+        """[B, S, h, E] -> [B, s, H, E]; each of the two is the other's backward."""
+        return exchanged(out_BShE, 1, 2, self.group)
 
     def whole(self, x_Bs: Tensor) -> Tensor:
         """The whole rows [B, S] of what is cut along the sequence; no gradient."""

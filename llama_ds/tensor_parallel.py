@@ -29,9 +29,12 @@ from llama_ds.collectives import (
     all_gather,
     copy_to_group,
     gather,
+    gathered,
     reduce_from_group,
     reduce_scatter,
+    reduce_scattered,
     scatter,
+    summed,
 )
 from llama_ds.parallel import ParallelGroups
 
@@ -142,6 +145,22 @@ class TensorParallel:
         if self.sequence_parallel:
             return reduce_scatter(partial_BSD, SEQUENCE_DIM, self.group)
         return reduce_from_group(partial_BSD, self.group)
+
+    # The same without autograd, for a backward pass written by hand.
+
+    def gathered(self, x_BsD: Tensor) -> Tensor:
+        """Forward of `enter`, and backward of `leave`."""
+        return gathered(x_BsD, SEQUENCE_DIM, self.group) if self.sequence_parallel else x_BsD
+
+    def summed(self, partial_BSD: Tensor) -> Tensor:
+        """Forward of `leave`, and backward of `enter`; it may overwrite what it is given."""
+        if self.sequence_parallel:
+            return reduce_scattered(partial_BSD, SEQUENCE_DIM, self.group)
+        return summed(partial_BSD, self.group)
+
+    def summed_replicated(self, dweight: Tensor) -> Tensor:
+        """Backward of `replicated`; it may overwrite what it is given."""
+        return summed(dweight, self.group) if self.sequence_parallel else dweight
 
     def outside(self, x_BSD: Tensor) -> Tensor:
         """[B, S, D] that all ranks hold -> the part [B, s, D] to work on outside the blocks."""

@@ -2,15 +2,29 @@
 # transformers' classes carry no types.
 # mypy: disable-error-code="no-untyped-call"
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from transformers import LlamaConfig
 from transformers.models.llama import modeling_llama as stock
 
-from llama_ds.functional import kept_positions, rms_norm, rotary, swiglu
+from llama_ds.functional import (
+    kept_positions,
+    rms_norm,
+    rms_norm_backward,
+    rotary,
+    rotary_backward,
+    swiglu,
+    swiglu_backward,
+)
 
 DTYPES = [torch.float32, torch.bfloat16]
+
+# Inputs, the function of them, and its backward as a function of the result's gradient.
+Case = tuple[tuple[Tensor, ...], Callable[..., Tensor], Callable[[Tensor], tuple[Any, ...]]]
 
 
 def _randn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -59,6 +73,54 @@ def test_swiglu_equals_transformers_bit_for_bit(dtype: torch.dtype) -> None:
     mlp = stock.LlamaMLP(config).to(dtype)
     x = _randn(3, 8, dtype=dtype)
     assert torch.equal(mlp.down_proj(swiglu(mlp.gate_proj(x), mlp.up_proj(x))), mlp(x))
+
+
+# -- backward -------------------------------------------------------------------------------------
+
+
+def _rms_norm_case(dtype: torch.dtype) -> Case:
+    x, weight = _randn(2, 5, 16, dtype=dtype), _randn(16, dtype=dtype, seed=1)
+    return (
+        (x, weight),
+        lambda x, weight: rms_norm(x, weight, 1e-2),
+        lambda dout: rms_norm_backward(dout, x, weight, 1e-2),
+    )
+
+
+def _rotary_case(dtype: torch.dtype) -> Case:
+    # Halves of a table are equal in LLaMA; the backward function does not rely on it.
+    cos, sin = _randn(2, 5, 8, dtype=dtype, seed=1), _randn(2, 5, 8, dtype=dtype, seed=2)
+    return (
+        (_randn(2, 3, 5, 8, dtype=dtype),),
+        lambda x: rotary(x, cos, sin),
+        lambda dout: (rotary_backward(dout, cos, sin),),
+    )
+
+
+def _swiglu_case(dtype: torch.dtype) -> Case:
+    gate, up = _randn(2, 5, 24, dtype=dtype), _randn(2, 5, 24, dtype=dtype, seed=1)
+    return (gate, up), swiglu, lambda dout: swiglu_backward(dout, gate, up)
+
+
+@pytest.mark.parametrize("make", [_rms_norm_case, _rotary_case, _swiglu_case])
+@pytest.mark.parametrize(
+    ("dtype", "rtol"),
+    # A few roundings of each dtype's own precision; in bf16 autograd rounds more often than we do.
+    [(torch.float64, 1e-13), (torch.float32, 1e-5), (torch.bfloat16, 4e-2)],
+)
+def test_backward_equals_autograd(
+    make: Callable[[torch.dtype], Case], dtype: torch.dtype, rtol: float
+) -> None:
+    inputs, forward, backward = make(dtype)
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    out = forward(*leaves)
+    dout = _randn(*out.shape, dtype=dtype, seed=9)
+    expected = torch.autograd.grad(out, leaves, dout)
+    for gradient, wanted in zip(backward(dout), expected, strict=True):
+        assert gradient.dtype == dtype
+        torch.testing.assert_close(
+            gradient, wanted, rtol=rtol, atol=rtol * float(wanted.abs().mean())
+        )
 
 
 @pytest.mark.parametrize(

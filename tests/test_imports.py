@@ -16,10 +16,14 @@ LAYERS = (
     {"train"},
     {"checkpoint", "engine"},
     {"model", "data", "metrics"},
+    {"fallback"},
     {"block", "loss", "weights"},
     {"tensor_parallel", "sequence_parallel"},
     {"parallel", "deepspeed_config", "memory"},
-    {"config", "collectives", "functional", "attention"},
+    {"attention"},
+    {"attention_packages"},
+    {"config", "collectives", "attention_kernels"},
+    {"save_policy", "functional"},
 )
 DEEPSPEED_USERS = {"llama_ds.engine", "llama_ds.checkpoint", "llama_ds.weights"}
 VAGUE_NAMES = {"utils", "common", "base", "helpers", "misc"}

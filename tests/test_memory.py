@@ -17,12 +17,14 @@ from llama_ds.config import ParallelConfig, Recipe, ZeroConfig, batch_plan
 from llama_ds.deepspeed_config import deepspeed_config
 from llama_ds.memory import (
     ZERO3_LIVE_ELEMENTS,
+    activation_bytes,
     estimate_memory,
     rank_parameters,
     state_bytes_per_parameter,
 )
 from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.parallel import ParallelGroups
+from llama_ds.save_policy import PRESETS
 from recipes.llama import llama_7b, llama_13b, llama_33b, llama_65b, llama_tiny
 
 RecipeFunction = Callable[[], Recipe]
@@ -116,8 +118,7 @@ def saved_bytes_of_rank(recipe: Recipe, groups: ParallelGroups) -> int:
         sequence_parallel=recipe.parallel.sequence_parallel,
     )
     assert sum(p.numel() for p in model.parameters()) == rank_parameters(recipe)
-    if recipe.train.save_policy == "layer_input":
-        model.gradient_checkpointing_enable()
+    model.model.save_policy = recipe.train.saved
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, torch.Tensor] = {}
 
@@ -135,54 +136,99 @@ def saved_bytes_of_rank(recipe: Recipe, groups: ParallelGroups) -> int:
 
 def small_recipe(dtype: Any, num_key_value_heads: int, save_policy: Any) -> Recipe:
     recipe = llama_tiny()
+    save_tensors: dict[str, Any] = {}
+    if save_policy == "regather":
+        save_policy, save_tensors = "keep_all", {"attn_in": "regather", "mlp_in": "regather"}
     return dataclasses.replace(
         recipe,
         model=dataclasses.replace(
             recipe.model, num_attention_heads=6, num_key_value_heads=num_key_value_heads
         ),
         train=dataclasses.replace(
-            recipe.train, dtype=dtype, save_policy=save_policy, micro_batch_size=2
+            recipe.train,
+            dtype=dtype,
+            save_policy=save_policy,
+            save_tensors=save_tensors,
+            micro_batch_size=2,
         ),
     )
 
 
-@pytest.mark.parametrize("num_key_value_heads", [6, 2])
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_activations_are_what_the_model_keeps(dtype: Any, num_key_value_heads: int) -> None:
-    recipe = small_recipe(dtype, num_key_value_heads, "keep_all")
-    # The formula leaves out what does not grow with the width: rotary tables, the norms' inverse
-    # roots, token ids. They are 1.3 % of this narrow model and vanish in a wide one.
-    assert saved_bytes(recipe) == pytest.approx(estimate_memory(recipe, 1).activations, rel=0.02)
+POLICIES = [*PRESETS, "regather"]
+LAYOUTS = [  # tp, sp, sequence_parallel, num_key_value_heads
+    (1, 1, True, 6),
+    (1, 1, True, 2),
+    (2, 1, True, 6),
+    (2, 1, False, 6),
+    (6, 1, True, 2),
+    (1, 3, True, 6),
+    (1, 3, True, 2),
+    (2, 3, True, 2),
+]
 
 
-def test_layer_input_keeps_one_vector_per_layer() -> None:
-    recipe = small_recipe("fp32", 6, "layer_input")
-    kept_all = estimate_memory(small_recipe("fp32", 6, "keep_all"), 1).activations
-    tokens = recipe.train.micro_batch_size * recipe.train.sequence_length
-    one_layer = (kept_all - tokens * recipe.model.hidden_size * 8) / recipe.model.num_hidden_layers
-    # The layer that is being repeated is part of the estimate and comes after the forward pass.
-    expected = estimate_memory(recipe, 1).activations - one_layer
-    # The rotary tables and token ids are 3 % of what so narrow a model keeps under this policy.
-    assert saved_bytes(recipe) == pytest.approx(expected, rel=0.05)
-
-
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize(
-    ("tp", "sp", "sequence_parallel", "num_key_value_heads"),
-    [(2, 1, True, 6), (2, 1, False, 6), (6, 1, True, 6), (6, 1, True, 2), (1, 3, False, 6)],
-)
-def test_activations_of_a_rank(
-    dtype: Any, tp: int, sp: int, sequence_parallel: bool, num_key_value_heads: int
-) -> None:
-    recipe = small_recipe(dtype, num_key_value_heads, "keep_all")
+def laid_out(recipe: Recipe, tp: int, sp: int, sequence_parallel: bool, num_layers: int) -> Recipe:
     parallel = ParallelConfig(
         tp=tp, sp=sp, sequence_parallel=sequence_parallel, replicate_kv_heads=True
     )
     train = dataclasses.replace(recipe.train, sequence_length=192, tokens_per_step=1536)
-    model = dataclasses.replace(recipe.model, vocab_size=4_098)
-    recipe = dataclasses.replace(recipe, model=model, train=train, parallel=parallel)
-    # As above; what does not grow with the width is not divided, and weighs more.
-    assert saved_bytes(recipe) == pytest.approx(estimate_memory(recipe, 1).activations, rel=0.06)
+    model = dataclasses.replace(recipe.model, vocab_size=4_098, num_hidden_layers=num_layers)
+    return dataclasses.replace(recipe, model=model, train=train, parallel=parallel)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(("tp", "sp", "sequence_parallel", "num_key_value_heads"), LAYOUTS)
+def test_layer_keeps_what_is_predicted_to_the_byte(
+    policy: Any,
+    dtype: Any,
+    tp: int,
+    sp: int,
+    sequence_parallel: bool,
+    num_key_value_heads: int,
+) -> None:
+    recipe = small_recipe(dtype, num_key_value_heads, policy)
+    two, three = (laid_out(recipe, tp, sp, sequence_parallel, count) for count in (2, 3))
+    tokens = two.train.micro_batch_size * two.train.sequence_length
+    predicted = activation_bytes(
+        two.train.saved, two.model, two.parallel, tokens, 2 if dtype == "bf16" else 4
+    )
+    # What is not a layer's, rotary tables and the final norm, is in both.
+    assert saved_bytes(three) - saved_bytes(two) == predicted
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(32, 32), (64, 8)])
+def test_linear_outputs_is_the_formula(heads: int, kv_heads: int) -> None:
+    """4 d + 2 k + 2 f elements per token, and 4 bytes per head."""
+    d, f, k = 4_096, 11_008, 4_096 // heads * kv_heads
+    model = dataclasses.replace(
+        llama_7b().model, num_attention_heads=heads, num_key_value_heads=kv_heads
+    )
+    kept = activation_bytes(PRESETS["linear_outputs"], model, ParallelConfig(), 100, 2)
+    assert kept == 100 * ((4 * d + 2 * k + 2 * f) * 2 + 4 * heads)
+
+
+def test_parallel_ranks_divide_what_linear_outputs_keeps() -> None:
+    model, policy = llama_7b().model, PRESETS["linear_outputs"]
+    whole = activation_bytes(policy, model, ParallelConfig(), 4_096, 2)
+    for parallel in (ParallelConfig(tp=8), ParallelConfig(sp=8), ParallelConfig(tp=2, sp=4)):
+        assert activation_bytes(policy, model, parallel, 4_096, 2) * 8 == whole
+
+
+@pytest.mark.parametrize("policy", PRESETS)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_estimate_is_what_the_model_keeps(dtype: Any, policy: Any) -> None:
+    recipe = small_recipe(dtype, 6, policy)
+    model, tokens, width = recipe.model, 2 * 256, 2 if dtype == "bf16" else 4
+    kept, everything = (
+        activation_bytes(policy, model, recipe.parallel, tokens, width)
+        for policy in (recipe.train.saved, PRESETS["keep_all"])
+    )
+    # The layer that is being computed again is part of the estimate and comes after the forward.
+    expected = estimate_memory(recipe, 1).activations - (everything - kept)
+    # The rotary tables, token ids and the final norm's inverse roots are 4 % of what so narrow a
+    # model keeps under layer_input, and vanish in a wide one.
+    assert saved_bytes(recipe) == pytest.approx(expected, rel=0.05)
 
 
 def test_live_parameters_are_deepspeeds_setting() -> None:

@@ -2,8 +2,8 @@
 
 The reference is stock transformers under plain PyTorch (`reference.py`). The product of dp, tp, sp,
 Megatron's sequence parallelism, ZeRO stage, accumulation, kind of heads, document masking, saved
-activations and dtype is covered so: every layout of up to four ranks meets every ZeRO stage, and
-there every other choice in turn.
+activations and dtype is covered so: every layout of up to four ranks meets every ZeRO stage and
+every save policy, every stage every policy, and there every other choice in turn.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from transformers import AutoModelForCausalLM
 from llama_ds.checkpoint import export
 from llama_ds.config import Recipe, data_parallel_size
 from llama_ds.metrics import read_metrics
+from llama_ds.save_policy import PRESETS
 
 pytestmark = pytest.mark.dist
 
 Gloo = Callable[..., list[Any]]
 
+POLICIES = list(PRESETS)
 HEADS = {"mha": 4, "gqa": 2}
 
 
@@ -40,7 +42,7 @@ class Case:
     accum: int = 1
     heads: str = "mha"
     masking: bool = False
-    policy: str = "keep_all"
+    policy: str = "linear_outputs"
     dtype: str = "fp32"
 
     def __str__(self) -> str:
@@ -101,7 +103,7 @@ def cases() -> list[Case]:
                     # Four ranks have to hold the same two key/value heads twice.
                     heads="gqa" if (turn // 2) % 2 else "mha",
                     masking=stage == (number + 1) % 4,
-                    policy="layer_input" if stage == (number + 2) % 4 else "keep_all",
+                    policy=POLICIES[(number + 2 * stage + stage // 2) % 4],
                 )
             )
     return found

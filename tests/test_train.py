@@ -19,6 +19,7 @@ from data_pipeline.shards import TokenStore
 from llama_ds.checkpoint import export, newest
 from llama_ds.config import Recipe
 from llama_ds.metrics import read_metrics
+from llama_ds.save_policy import PRESETS
 
 pytestmark = pytest.mark.dist
 
@@ -87,7 +88,7 @@ def test_bf16_stays_near_fp32(
     assert column(recipe, "grad_norm") == pytest.approx(reference.grad_norms, rel=3e-2)
 
 
-@pytest.mark.parametrize("save_policy", ["keep_all", "layer_input"])
+@pytest.mark.parametrize("save_policy", PRESETS)
 def test_document_masking_equals_plain_pytorch(
     gloo: Gloo, store: Path, tmp_path: Path, save_policy: str
 ) -> None:
