@@ -100,6 +100,10 @@ def all_to_all(x: Tensor, split_dim: int, join_dim: int, group: Group) -> Tensor
 
 # -- plain collectives, without gradients ---------------------------------------------------------
 
+# torch 2.13 warns of the names that earlier versions know alone.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 def summed(x: Tensor, group: Group) -> Tensor:
     """Sum over the group; it takes the place of a contiguous `x`."""
@@ -116,7 +120,7 @@ def gathered(x: Tensor, dim: int, group: Group) -> Tensor:
         return x
     source = x.movedim(dim, 0).contiguous()
     out = source.new_empty((size * source.shape[0], *source.shape[1:]))
-    dist.all_gather_single(out, source, group=group)
+    _all_gather(out, source, group=group)
     # One copy here, in place of one by every matrix that the result enters.
     return out.movedim(0, dim).contiguous()
 
@@ -129,7 +133,7 @@ def reduce_scattered(x: Tensor, dim: int, group: Group) -> Tensor:
     source = x.movedim(dim, 0).contiguous()
     _require_divisible(source.shape[0], size, dim)
     out = source.new_empty((source.shape[0] // size, *source.shape[1:]))
-    dist.reduce_scatter_single(out, source, group=group)
+    _reduce_scatter(out, source, group=group)
     return out.movedim(0, dim).contiguous()
 
 
