@@ -266,6 +266,7 @@ def plot(results: list[Result], path: Path) -> None:
 
 
 def commit() -> str:
+    """Of the code that is measured: asked at the start, since a run takes minutes."""
     answer = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=Path(__file__).parent,
@@ -276,7 +277,7 @@ def commit() -> str:
     return answer.stdout.strip() or "unknown"
 
 
-def report(size: Size, results: list[Result], device: torch.device, stem: Path) -> str:
+def report(size: Size, results: list[Result], device: torch.device, stem: Path, code: str) -> str:
     model = size.model
     is_cuda = device.type == "cuda"
     hardware = torch.cuda.get_device_name() if is_cuda else platform.processor() or "CPU"
@@ -287,7 +288,7 @@ def report(size: Size, results: list[Result], device: torch.device, stem: Path) 
         f"{size.sequence_length} tokens, {size.rounds} rounds; {hardware}, one thread, "
         f"{'wall time' if is_cuda else 'CPU time of the process'}, medians.",
         f"Python {platform.python_version()}, torch {torch.__version__}, transformers "
-        f"{transformers.__version__}, commit {commit()}. Command: `python benchmarks/layer.py`.",
+        f"{transformers.__version__}, commit {code}. Command: `python benchmarks/layer.py`.",
         "Saved bytes exclude weights and the rotary tables that all layers share.",
     ]
     for dtype in dict.fromkeys(result.dtype for result in results):
@@ -308,14 +309,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size = size_of(arguments.rehearse)
+    size, code = size_of(arguments.rehearse), commit()
     results = []
     for dtype in WIDTHS:
         results += measure(size, dtype, device)
     arguments.out.mkdir(parents=True, exist_ok=True)
     stem = arguments.out / f"layer_{device.type}_{time.strftime('%Y%m')}"
     plot(results, stem.with_suffix(".png"))
-    text = report(size, results, device, stem)
+    text = report(size, results, device, stem, code)
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
     raw = [asdict(result) for result in results]
     stem.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
