@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +23,9 @@ SCHEMA = pa.schema(
         pa.field("timestamp", pa.string()),
         pa.field("source_file", pa.string()),
         pa.field("offset", pa.int64()),
+        pa.field("language_score", pa.float64()),
+        pa.field("perplexity", pa.float64()),
+        pa.field("reference_score", pa.float64()),
     ]
 )
 """Columns of a documents folder."""
@@ -41,16 +44,30 @@ class Document:
     source_file: str
     """Input file, relative to the source's root."""
     offset: int | None = None
-    """Where in `source_file`: character for plain text, line (from 1) for JSON lines, row (from 0)
-    for Parquet; None if the document is the whole file."""
+    """Where in `source_file`, by the reader's own count (characters, lines, records, ids; its
+    docstring says which); with `source_file` it names the document. None: the whole file."""
     url: str | None = None
     title: str | None = None
     language: str | None = None
     licence: str | None = None
     """SPDX licence expression where known."""
     timestamp: str | None = None
+    """ISO 8601, as far as the source says."""
+    language_score: float | None = None
+    """Probability of `language`, where it was identified."""
+    perplexity: float | None = None
+    """Of an n-gram model of good text in this language."""
+    reference_score: float | None = None
+    """Probability of being a page that Wikipedia uses as a reference."""
 
-    def row(self, source: str) -> dict[str, str | int | None]:
+    def with_text(self, text: str) -> Document:
+        return replace(self, text=text)
+
+    def rejected(self, reason: str, detail: str | None = None) -> Rejected:
+        """This document's place, with the reason for which it is dropped."""
+        return Rejected(reason, self.source_file, self.offset, detail)
+
+    def row(self, source: str) -> dict[str, str | int | float | None]:
         """The document as one row of `SCHEMA`."""
         return {
             "id": content_id(self.text),
@@ -63,6 +80,9 @@ class Document:
             "timestamp": self.timestamp,
             "source_file": self.source_file,
             "offset": self.offset,
+            "language_score": self.language_score,
+            "perplexity": self.perplexity,
+            "reference_score": self.reference_score,
         }
 
 
@@ -78,12 +98,24 @@ class Rejected:
     """What exactly was wrong, for the person who looks it up."""
 
 
+Edit = Callable[[Document], Document | Rejected]
+"""Changes a document's text or says more about it; rejects what it cannot make sense of."""
+Filter = Callable[[Document], str | None]
+"""The reason to drop a document, or None to keep it."""
+
+
+def whole_text(text: str) -> str:
+    """The text itself: documents are the same where every character is."""
+    return text
+
+
 @dataclass(frozen=True)
 class Source:
     """How one kind of raw data becomes documents.
 
-    The functions are module-level functions, or `functools.partial` of one with plain values, so
-    that they can be sent to other processes and a change of any threshold can be noticed.
+    The functions are module-level functions, or `functools.partial` of one with plain values or
+    other such functions, so that they can be sent to other processes and a change of any threshold
+    or of the code can be noticed.
     """
 
     name: str
@@ -91,7 +123,9 @@ class Source:
     """The files under the source's root, to read and ignored."""
     read: Callable[[InputFile], Iterator[Document | Rejected]]
     """The documents of one file in order, streamed."""
-    edits: tuple[Callable[[str], str], ...] = ()
-    """Changes of the text, applied in order."""
-    filters: tuple[Callable[[Document], str | None], ...] = ()
-    """Asked in order, after all edits: the reason to drop a document, or None to keep it."""
+    edits: tuple[Edit, ...] = ()
+    """Applied in order."""
+    filters: tuple[Filter, ...] = ()
+    """Asked in order, after all edits."""
+    same_text: Callable[[str], str] = whole_text
+    """Documents for whose texts this is equal are duplicates; the first in reading order stays."""

@@ -53,6 +53,8 @@ _MIN_GROUP_BYTES = 1 << 20
 _MAX_GROUP_BYTES = 256 << 20
 _NUM_GROUPS = 32
 
+Row = dict[str, str | int | float | None]
+
 
 @dataclass(frozen=True)
 class ShardFile:
@@ -227,16 +229,14 @@ def _group(found: Inputs, source: Source, folder: Path) -> list[_Group]:
 
 def _build_part(group: _Group) -> None:
     """Read, edit and filter the documents of one group."""
-    dropped: list[dict[str, str | int | None]] = []
+    dropped: list[Row] = []
     with pq.ParquetWriter(group.documents, SCHEMA, compression="zstd") as writer:
         for batch in _batches(_kept_rows(group, dropped)):
             writer.write_batch(batch)
     pq.write_table(pa.Table.from_pylist(dropped, DROPPED_SCHEMA), group.dropped, compression="zstd")
 
 
-def _kept_rows(
-    group: _Group, dropped: list[dict[str, str | int | None]]
-) -> Iterator[dict[str, str | int | None]]:
+def _kept_rows(group: _Group, dropped: list[Row]) -> Iterator[Row]:
     for file in group.files:
         for item in group.source.read(file):
             result = _process(group.source, item)
@@ -250,21 +250,21 @@ def _kept_rows(
 def _process(source: Source, item: Document | Rejected) -> Document | Rejected:
     if isinstance(item, Rejected):
         return item
-    text = item.text
     for edit in source.edits:
-        text = edit(text)
-    if not text.strip():
-        return Rejected("empty", item.source_file, item.offset)
-    document = Document(**{**vars(item), "text": text})
+        item = edit(item)
+        if isinstance(item, Rejected):
+            return item
+    if not item.text.strip():
+        return item.rejected("empty")
     for why_dropped in source.filters:
-        if (reason := why_dropped(document)) is not None:
-            return Rejected(reason, item.source_file, item.offset)
-    return document
+        if (reason := why_dropped(item)) is not None:
+            return item.rejected(reason)
+    return item
 
 
-def _batches(rows: Iterator[dict[str, str | int | None]]) -> Iterator[pa.RecordBatch]:
+def _batches(rows: Iterator[Row]) -> Iterator[pa.RecordBatch]:
     """Rows as record batches, small enough that one fits easily into memory."""
-    batch: list[dict[str, str | int | None]] = []
+    batch: list[Row] = []
     size = 0
     for row in rows:
         batch.append(row)

@@ -22,8 +22,8 @@ from data_pipeline.pipeline import build_corpus, build_documents, load_documents
 from data_pipeline.sources import folder
 
 
-def trim(text: str) -> str:
-    return text.strip()
+def trim(document: Document) -> Document:
+    return document.with_text(document.text.strip())
 
 
 TEXT = Source(
@@ -35,11 +35,11 @@ TEXT = Source(
 )
 
 
-def upper(text: str) -> str:
-    return text.upper()
+def upper(document: Document) -> Document:
+    return document.with_text(document.text.upper())
 
 
-def disk_full(text: str) -> str:
+def disk_full(document: Document) -> Document:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -6,24 +6,21 @@ grow with the size of a file.
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile, Inputs, walk
+from data_pipeline.streams import DAMAGE, chunks, lines, one_line, open_stream, uncompressed_name
 from data_pipeline.text import NotTextError, clean, detect_encoding
 
 TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex"})
 JSON_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson"})
-_COMPRESSIONS = frozenset({".gz", ".zst"})
 _KNOWN_COLUMNS = {
     "url": "url",
     "title": "title",
@@ -34,11 +31,8 @@ _KNOWN_COLUMNS = {
 }
 """Field of a JSON line or Parquet row -> field of `Document`; only strings are taken over."""
 
-_CHUNK_BYTES = 1 << 20
 _MAX_JSON_LINE_BYTES = 64 << 20
 _PARQUET_BATCH_ROWS = 64
-# What the readers of gzip, zstd and Parquet raise on damaged bytes (Arrow: ArrowInvalid, OSError).
-_DAMAGE = (OSError, EOFError, zlib.error, pa.ArrowException)
 
 
 def inputs(root: Path) -> Inputs:
@@ -73,42 +67,32 @@ def read(
 
 
 def _kind(path: Path) -> str:
-    name = PurePosixPath(path.name.lower())
-    if name.suffix == ".parquet":
+    suffix = PurePosixPath(uncompressed_name(path.name)).suffix
+    if suffix == ".parquet" and path.name.lower().endswith(suffix):
         return "parquet"
-    suffix = PurePosixPath(name.stem).suffix if name.suffix in _COMPRESSIONS else name.suffix
     if suffix in TEXT_SUFFIXES:
         return "text"
     return "json" if suffix in JSON_SUFFIXES else "unknown"
 
 
-def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rb")
-    if path.suffix.lower() == ".zst":
-        compressed = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
-        return io.BufferedReader(compressed)
-    return path.open("rb")
-
-
 def _read_plain_text(file: InputFile, max_document_bytes: int) -> Iterator[Document | Rejected]:
     offset = 0
     try:
-        with _open(file.path) as stream:
-            encoding = detect_encoding(iter(lambda: stream.read(_CHUNK_BYTES), b""))
+        with open_stream(file.path) as stream:
+            encoding = detect_encoding(chunks(stream))
         with (
-            _open(file.path) as stream,
-            io.TextIOWrapper(stream, encoding, errors="replace") as lines,
+            open_stream(file.path) as stream,
+            io.TextIOWrapper(stream, encoding, errors="replace") as decoded,
         ):
-            for piece in cut_at_blank_lines(lines, max_document_bytes):
+            for piece in cut_at_blank_lines(decoded, max_document_bytes):
                 yield Document(clean(piece), file.source_file, offset)
                 offset += len(piece)
         if offset == 0:
             yield Rejected("empty", file.source_file)
     except (FileNotFoundError, PermissionError):
         raise
-    except _DAMAGE as error:
-        yield Rejected("damaged", file.source_file, offset, _one_line(error))
+    except DAMAGE as error:
+        yield Rejected("damaged", file.source_file, offset, one_line(error))
 
 
 def cut_at_blank_lines(lines: io.TextIOBase, max_bytes: int) -> Iterator[str]:
@@ -147,11 +131,9 @@ def cut_at_blank_lines(lines: io.TextIOBase, max_bytes: int) -> Iterator[str]:
 def _read_json_lines(file: InputFile, text_field: str) -> Iterator[Document | Rejected]:
     number = 0
     try:
-        with _open(file.path) as stream:
-            while line := stream.readline(_MAX_JSON_LINE_BYTES):
-                number += 1
-                if len(line) == _MAX_JSON_LINE_BYTES and not line.endswith(b"\n"):
-                    _skip_line(stream)
+        with open_stream(file.path) as stream:
+            for number, line in enumerate(lines(stream, _MAX_JSON_LINE_BYTES), start=1):
+                if line is None:
                     detail = f"line {number} is longer than {_MAX_JSON_LINE_BYTES} bytes"
                     yield Rejected("bad_json", file.source_file, number, detail)
                 elif line.strip():
@@ -160,14 +142,9 @@ def _read_json_lines(file: InputFile, text_field: str) -> Iterator[Document | Re
             yield Rejected("empty", file.source_file)
     except (FileNotFoundError, PermissionError):
         raise
-    except _DAMAGE as error:
-        detail = f"after line {number}: {_one_line(error)}"
+    except DAMAGE as error:
+        detail = f"after line {number}: {one_line(error)}"
         yield Rejected("damaged", file.source_file, number, detail)
-
-
-def _skip_line(stream: gzip.GzipFile | io.BufferedReader) -> None:
-    while (piece := stream.readline(_CHUNK_BYTES)) and not piece.endswith(b"\n"):
-        pass
 
 
 def _json_document(
@@ -176,7 +153,7 @@ def _json_document(
     try:
         row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8, huge number
-        detail = f"line {number}: {_one_line(error)}"
+        detail = f"line {number}: {one_line(error)}"
         return Rejected("bad_json", file.source_file, number, detail)
     if not isinstance(row, dict):
         detail = f"line {number} holds no object; expected one {{...}} per line"
@@ -195,7 +172,7 @@ def _row_document(
     if not isinstance(text, str):
         detail = f"'{text_field}' at {offset} is {type(text).__name__}, not text"
         return Rejected("text_not_string", file.source_file, offset, detail)
-    known = {
+    known: dict[str, Any] = {
         ours: clean(row[theirs])
         for theirs, ours in _KNOWN_COLUMNS.items()
         if isinstance(row.get(theirs), str)
@@ -223,10 +200,6 @@ def _read_parquet(file: InputFile, text_field: str) -> Iterator[Document | Rejec
     except (FileNotFoundError, PermissionError):
         raise
     # UnicodeDecodeError: Parquet does not check that its strings are UTF-8.
-    except (*_DAMAGE, UnicodeDecodeError) as error:
-        detail = f"after row {number}: {_one_line(error)}"
+    except (*DAMAGE, UnicodeDecodeError) as error:
+        detail = f"after row {number}: {one_line(error)}"
         yield Rejected("damaged", file.source_file, number, detail)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
