@@ -15,19 +15,15 @@ def as_ids(ids: Iterable[str]) -> Ids:
     return np.array(list(ids), dtype="S32")
 
 
-def keep_first(parts: Sequence[Ids], earlier: Sequence[Ids]) -> list[npt.NDArray[np.bool_]]:
-    """For every part, which of its documents stay: the first of each id in reading order, unless
-    it is among `earlier`.
+def keep_first(parts: Sequence[Ids]) -> list[npt.NDArray[np.bool_]]:
+    """For every part, which of its documents stay: the first of each id in reading order.
 
-    With parts in the order of their input files and `earlier` from the sources before this one,
-    the copy that stays has the smallest (source order, source_file, offset). Needs about 60 bytes
-    of memory per document.
+    With parts in the order of their input files, the copy that stays has the smallest
+    (source_file, offset). Needs about 60 bytes of memory per document.
     """
     everything = np.concatenate([as_ids(()), *parts])
     _, first = np.unique(everything, return_index=True)
     keep = np.zeros(len(everything), dtype=bool)
     keep[first] = True
-    for ids in earlier:
-        keep &= ~np.isin(everything, ids)
     ends = np.cumsum([len(ids) for ids in parts])
     return np.split(keep, ends[:-1]) if parts else []

@@ -1,11 +1,14 @@
-"""What a documents folder was made from, as one short string: inputs, thresholds and code."""
+"""What a result was made from, as one short string: inputs, thresholds and code."""
 
 from __future__ import annotations
 
+import ast
+import functools
+import importlib.metadata
 import inspect
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,37 +16,68 @@ from typing import Any
 import xxhash
 
 from data_pipeline.document import Source
-from data_pipeline.inputs import Inputs
+from data_pipeline.inputs import InputFile
 
-_CODE = ("dedup", "document", "filters", "inputs", "licences", "pipeline", "text")
-"""Modules here that decide about the result, besides those of the source's own functions."""
+_PACKAGE = "data_pipeline"
+_STARTING_POINT = f"{_PACKAGE}.parts"
+# They decide how and when a result is written, and not what is in it.
+_WITHOUT_EFFECT = frozenset({f"{_PACKAGE}.publish"})
 
 
-def source_fingerprint(source: Source, found: Inputs, extra: Sequence[str]) -> str:
-    """xxh3 of 128 bits over all that decides about the result of building `found` with `source`.
+def source_fingerprint(source: Source) -> str:
+    """xxh3 of 128 bits over all that decides about the result, but for the files.
 
-    Input files count by name, size and modification time.
+    That is the source's functions with their thresholds, every module of this package that they
+    import, directly or not, and the versions of the other packages that those modules import.
     """
-    functions: list[Callable[..., Any]] = [
-        source.inputs,
-        source.read,
-        *source.edits,
-        *source.filters,
-    ]
+    functions = functions_of(source)
     digest = xxhash.xxh3_128()
-    lines = [source.name, unicodedata.unidata_version, *extra, *map(describe, functions)]
-    lines += [
-        f"{file.source_file} {file.size} {file.mtime_ns} {file.title} {file.licence}"
-        for file in found.files
-    ]
-    lines += [f"{item.source_file} {item.reason}" for item in found.ignored]
-    for line in lines:
+    for line in [source.name, unicodedata.unidata_version, *map(describe, functions)]:
         digest.update(line.encode("utf-8") + b"\0")
-    own = {Path(__file__).with_name(f"{name}.py") for name in _CODE}
-    theirs = {Path(str(sys.modules[_plain(f).__module__].__file__)) for f in functions}
-    for path in sorted(own | theirs, key=lambda path: path.name):
-        digest.update(path.read_bytes())
+    modules = modules_behind(functions)
+    for name in sorted(modules):
+        digest.update(name.encode() + b"\0" + modules[name].read_bytes())
+    for name, version in sorted(package_versions(modules.values()).items()):
+        digest.update(f"{name} {version}\0".encode())
     return digest.hexdigest()
+
+
+def files_fingerprint(files: Iterable[InputFile], extra: Sequence[str]) -> str:
+    """xxh3 of 128 bits over files, by name, size and modification time, and `extra`."""
+    digest = xxhash.xxh3_128()
+    lines = [
+        f"{file.source_file} {file.size} {file.mtime_ns} {file.title} {file.licence}"
+        for file in files
+    ]
+    for line in (*extra, *lines):
+        digest.update(line.encode("utf-8") + b"\0")
+    return digest.hexdigest()
+
+
+def functions_of(source: Source) -> list[Callable[..., Any]]:
+    return [source.inputs, source.read, *source.edits, *source.filters, source.same_text]
+
+
+def modules_behind(functions: Iterable[Callable[..., Any]]) -> dict[str, Path]:
+    """Name and file of the functions' modules, and of all that they import from this package."""
+    names = [_STARTING_POINT]
+    for function in functions:
+        names += [plain.__module__ for plain in _plain_functions(function)]
+    found: dict[str, Path] = {}
+    while names:
+        name = names.pop()
+        if name not in found and name not in _WITHOUT_EFFECT:
+            found[name] = _file_of(name)
+            names += [n for n in _imports(found[name]) if n.split(".")[0] == _PACKAGE]
+    return found
+
+
+def package_versions(files: Iterable[Path]) -> dict[str, str]:
+    """Versions of the installed packages that the modules in `files` import."""
+    imported = {name.split(".")[0] for file in files for name in _imports(file)}
+    packages = _packages()
+    names = {package for name in imported for package in packages.get(name, ())}
+    return {name: importlib.metadata.version(name) for name in names if name != "llama-ds"}
 
 
 def describe(function: Callable[..., Any]) -> str:
@@ -56,16 +90,54 @@ def describe(function: Callable[..., Any]) -> str:
     if isinstance(function, partial):
         bound += [_describe_value(value) for value in function.args]
         bound += [f"{k}={_describe_value(v)}" for k, v in sorted(function.keywords.items())]
-    plain = _plain(function)
-    if not inspect.isfunction(plain) or "<" in plain.__qualname__:
-        raise ValueError(f"{plain} in a Source must be a module-level function or a partial of one")
-    return f"{plain.__module__}.{plain.__qualname__}({', '.join(bound)})"
-
-
-def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function.func if isinstance(function, partial) else function
+        function = function.func
+    if not inspect.isfunction(function) or "<" in function.__qualname__:
+        raise ValueError(
+            f"{function} in a Source must be a module-level function or a partial of one"
+        )
+    return f"{function.__module__}.{function.__qualname__}({', '.join(bound)})"
 
 
 def _describe_value(value: object) -> str:
+    if callable(value):
+        return describe(value)
+    if isinstance(value, Path) and value.is_file():
+        # A model or a list: another file under the same name is another threshold.
+        return f"{value} {value.stat().st_size} {value.stat().st_mtime_ns}"
     # The order of a set of strings changes from run to run.
     return repr(sorted(value)) if isinstance(value, frozenset) else repr(value)
+
+
+def _plain_functions(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    if not isinstance(function, partial):
+        yield function
+        return
+    yield from _plain_functions(function.func)
+    for value in (*function.args, *function.keywords.values()):
+        if callable(value):
+            yield from _plain_functions(value)
+
+
+def _file_of(module: str) -> Path:
+    if module in sys.modules:
+        return Path(str(sys.modules[module].__file__))
+    return Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+
+
+@functools.cache
+def _imports(file: Path) -> tuple[str, ...]:
+    """Names of the modules that a module imports, also inside its functions."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.append(node.module)
+            if node.module in (_PACKAGE, f"{_PACKAGE}.sources"):
+                names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return tuple(n for n in names if n not in (_PACKAGE, f"{_PACKAGE}.sources"))
+
+
+@functools.cache
+def _packages() -> dict[str, list[str]]:
+    return dict(importlib.metadata.packages_distributions())

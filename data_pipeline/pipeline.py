@@ -1,22 +1,21 @@
 """From a source's raw files to a folder of clean, distinct documents.
 
 The input files are cut into groups, in the order of their names. Each group becomes one part
-(documents that pass the filters, and a list of what was dropped), by whichever process is free;
-then exact duplicates are removed over all parts. How files are grouped depends on the files alone,
-so that the result is the same, byte for byte, for any number of processes.
-
-A documents folder:
-    manifest.json           counts, and the files with their checksums
-    documents-00000.parquet …   columns of `document.SCHEMA`
-    dropped-00000.parquet …     what was dropped, and why (`DROPPED_SCHEMA`)
-    ignored.parquet         files under the root that were not read, and why
+(`parts.py`), by whichever process is free, and every finished part outlives a kill. Then the parts
+are compared: duplicates are removed, and what stays is published as a documents folder
+(`documents.py`). How files are grouped depends on the files alone, so the result is the same, byte
+for byte, for any number of processes and after any number of interruptions.
 """
 
 from __future__ import annotations
 
-import json
+import importlib.metadata
+import os
+import platform
+import shutil
+import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,88 +24,35 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xxhash
-from datasets import Dataset
 
 from data_pipeline.dedup import as_ids, keep_first
-from data_pipeline.document import SCHEMA, Document, Rejected, Source, content_id
-from data_pipeline.fingerprint import source_fingerprint
-from data_pipeline.inputs import InputFile, Inputs
+from data_pipeline.document import SCHEMA, Source
+from data_pipeline.documents import (
+    DROPPED_SCHEMA,
+    IGNORED_SCHEMA,
+    MANIFEST_VERSION,
+    Manifest,
+    ShardFile,
+    checksum,
+    described,
+    finished_manifest,
+    read_manifest,
+)
+from data_pipeline.fingerprint import (
+    files_fingerprint,
+    functions_of,
+    modules_behind,
+    package_versions,
+    source_fingerprint,
+)
+from data_pipeline.inputs import Inputs
+from data_pipeline.parts import Part, build_part, groups
 from data_pipeline.publish import atomic_directory
 from data_pipeline.workers import in_processes
 
-MANIFEST_VERSION = 1
-DROPPED_SCHEMA = pa.schema(
-    [
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("source_file", pa.string(), nullable=False),
-        pa.field("offset", pa.int64()),
-        pa.field("id", pa.string()),
-        pa.field("detail", pa.string()),
-    ]
-)
-_IGNORED_SCHEMA = pa.schema([("source_file", pa.string()), ("reason", pa.string())])
 
-_BATCH_BYTES = 8 << 20
-_BATCH_ROWS = 1_000
-_MIN_GROUP_BYTES = 1 << 20
-_MAX_GROUP_BYTES = 256 << 20
-_NUM_GROUPS = 32
-
-Row = dict[str, str | int | float | None]
-
-
-@dataclass(frozen=True)
-class ShardFile:
-    path: str
-    rows: int
-    bytes: int
-    xxh3_64: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a documents folder holds. num_read = num_kept + all of `dropped`."""
-
-    version: int
-    source: str
-    fingerprint: str
-    num_read: int
-    num_kept: int
-    dropped: dict[str, int]
-    """Documents per drop reason."""
-    ignored: dict[str, int]
-    """Files (or whole folders) that were not read, per reason."""
-    num_text_bytes: int
-    """UTF-8 bytes of the kept texts."""
-    files: tuple[ShardFile, ...]
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Input files that become one part."""
-
-    index: int
-    files: tuple[InputFile, ...]
-    source: Source
-    folder: Path
-
-    @property
-    def documents(self) -> Path:
-        return self.folder / f"documents-{self.index:05}.parquet"
-
-    @property
-    def dropped(self) -> Path:
-        return self.folder / f"dropped-{self.index:05}.parquet"
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A finished part; without a shard if none of its documents stayed."""
-
-    shard: ShardFile | None
-    num_text_bytes: int
-    dropped: Counter[str]
+class BuildError(RuntimeError):
+    """A reader, an edit or a filter failed on some files; what it made of the others is kept."""
 
 
 def build_corpus(
@@ -131,8 +77,9 @@ def build_documents(
     """Read everything under `root` and publish the folder `out`, with `jobs` processes.
 
     Documents that the folders `earlier` hold are dropped as duplicates. A finished `out` that was
-    made from the same files by the same code and thresholds is left as it is. ValueError if
-    nothing is there to read or nothing is kept.
+    made from the same files by the same code and thresholds is left as it is, and so is each part
+    of an unfinished or outdated one (they lie in `.parts/` beside `out`). ValueError if nothing is
+    there to read or nothing is kept, BuildError if a function of the source failed.
     """
     if jobs < 1:
         raise ValueError(f"jobs ({jobs}) must be at least 1")
@@ -143,232 +90,234 @@ def build_documents(
         )
     found = source.inputs(root)
     if not found.files:
-        counts = _counts(Counter(item.reason for item in found.ignored))
+        counts = described(Counter(item.reason for item in found.ignored))
         raise ValueError(f"{root} has nothing that source '{source.name}' reads: {counts} ignored")
-    fingerprint = source_fingerprint(
-        source, found, [str(MANIFEST_VERSION), *(read_manifest(f).fingerprint for f in earlier)]
+    parts = _parts(source, found, out.parent / ".parts" / out.name)
+    fingerprint = files_fingerprint(
+        (),
+        [
+            *(part.folder.name for part in parts),
+            *(f"{item.source_file} {item.reason}" for item in found.ignored),
+            *(read_manifest(folder).fingerprint for folder in earlier),
+        ],
     )
-    if (finished := _finished(out)) is not None and finished.fingerprint == fingerprint:
+    if (finished := finished_manifest(out)) is not None and finished.fingerprint == fingerprint:
         return finished
+    _build_parts(parts, jobs)
     with atomic_directory(out) as folder:
-        groups = _group(found, source, folder)
-        sizes = [sum(file.size for file in group.files) for group in groups]
-        in_processes(_build_part, groups, sizes, jobs=jobs, label=f"read {source.name}")
-        tasks = _duplicates(groups, earlier)
+        sizes = [part.num_bytes for part in parts]
         label = f"deduplicate {source.name}"
-        manifest = _summary(
-            in_processes(_finish_part, tasks, sizes, jobs=jobs, label=label),
-            found,
-            source,
-            fingerprint,
-        )
+        tasks = _duplicates(parts, earlier, folder)
+        published = in_processes(_publish_part, tasks, sizes, jobs=jobs, label=label)
+        manifest = _summary(published, parts, found, fingerprint)
         if manifest.num_kept == 0:
-            raise ValueError(f"no document of {root} was kept: {_why_nothing(manifest, groups)}")
-        ignored = pa.Table.from_pylist([asdict(item) for item in found.ignored], _IGNORED_SCHEMA)
+            raise ValueError(f"no document of {root} was kept: {_why_nothing(manifest, parts)}")
+        inputs = pa.concat_tables([pq.read_table(part.inputs) for part in parts])
+        pq.write_table(inputs, folder / "inputs.parquet", compression="zstd")
+        ignored = pa.Table.from_pylist([asdict(item) for item in found.ignored], IGNORED_SCHEMA)
         pq.write_table(ignored, folder / "ignored.parquet", compression="zstd")
-        data = json.dumps(asdict(manifest), indent=2).encode()
-        (folder / "manifest.json").write_bytes(data)
+        (folder / "manifest.json").write_bytes(manifest.to_json())
+    _forget_other_parts(parts)
     return manifest
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a documents folder; ValueError if a file is missing or not of its size."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} is no documents folder: it has no manifest.json")
-    fields = json.loads(path.read_bytes())
-    if fields.get("version") != MANIFEST_VERSION:
-        raise ValueError(
-            f"{path} has version {fields.get('version')}, and this program reads version "
-            f"{MANIFEST_VERSION}; delete {folder} to have it built again"
+# -- parts ----------------------------------------------------------------------------------------
+
+
+def _parts(source: Source, found: Inputs, folder: Path) -> list[Part]:
+    how = source_fingerprint(source)
+    parts = []
+    for files in groups(found.files):
+        name = files_fingerprint(files, [how])
+        # Two levels: a crawl has hundreds of thousands of files.
+        parts.append(Part(source, files, folder / name[:2] / name))
+    return parts
+
+
+@dataclass(frozen=True)
+class _Failure:
+    part: Part
+    trace: str
+
+
+def _build_parts(parts: Sequence[Part], jobs: int) -> None:
+    missing = [part for part in parts if not part.is_whole()]
+    if not missing:
+        return
+    sizes = [part.num_bytes for part in missing]
+    label = f"read {missing[0].source.name}"
+    results = in_processes(_try_part, missing, sizes, jobs=jobs, label=label)
+    failures = [result for result in results if result is not None]
+    if failures:
+        first = failures[0]
+        files = ", ".join(file.source_file for file in first.part.files[:3])
+        raise BuildError(
+            f"source '{first.part.source.name}' failed on {len(failures)} of {len(missing)} groups "
+            f"of files; the others are finished and kept. The first is {files}:\n{first.trace}"
         )
-    files = tuple(ShardFile(**file) for file in fields.pop("files"))
-    for file in files:
-        shard = folder / file.path
-        size = shard.stat().st_size if shard.is_file() else None
-        if size != file.bytes:
-            found = "is missing" if size is None else f"is truncated to {size} bytes"
-            raise ValueError(
-                f"{shard} {found} and should have {file.bytes} bytes; "
-                f"delete {folder} to have it built again"
-            )
-    return Manifest(**fields, files=files)
 
 
-def load_documents(folder: Path) -> Dataset:
-    """The documents of a finished folder, memory-mapped, in order.
-
-    The mapped copy lies in the folder itself (`cache/`) and goes with it.
-    """
-    manifest = read_manifest(folder)
-    paths = [str(folder / file.path) for file in manifest.files]
-    return Dataset.from_parquet(paths, cache_dir=str(folder / "cache"))
-
-
-def _finished(out: Path) -> Manifest | None:
+def _try_part(part: Part) -> _Failure | None:
+    """An error of the source's own functions ends its part only; the disk's ends the build."""
     try:
-        return read_manifest(out)
-    except (ValueError, TypeError, KeyError):  # not there, damaged, or of another version
-        return None
+        build_part(part)
+    except OSError:
+        raise
+    except Exception:
+        return _Failure(part, traceback.format_exc())
+    return None
 
 
-def _group(found: Inputs, source: Source, folder: Path) -> list[_Group]:
-    """Consecutive files, about `_NUM_GROUPS` groups within the bounds on a group's size."""
-    total = sum(file.size for file in found.files)
-    limit = min(max(total // _NUM_GROUPS, _MIN_GROUP_BYTES), _MAX_GROUP_BYTES)
-    groups: list[list[InputFile]] = [[]]
-    used = 0
-    for file in found.files:
-        if groups[-1] and used + file.size > limit:
-            groups.append([])
-            used = 0
-        groups[-1].append(file)
-        used += file.size
-    return [_Group(i, tuple(files), source, folder) for i, files in enumerate(groups)]
+def _forget_other_parts(parts: Sequence[Part]) -> None:
+    """Remove parts made from other files or thresholds, and what killed processes left."""
+    names = {part.folder.name for part in parts}
+    for half in parts[0].folder.parent.parent.iterdir():
+        for folder in half.iterdir():
+            if folder.name not in names:
+                shutil.rmtree(folder)
+        if not any(half.iterdir()):
+            half.rmdir()
 
 
-def _build_part(group: _Group) -> None:
-    """Read, edit and filter the documents of one group."""
-    dropped: list[Row] = []
-    with pq.ParquetWriter(group.documents, SCHEMA, compression="zstd") as writer:
-        for batch in _batches(_kept_rows(group, dropped)):
-            writer.write_batch(batch)
-    pq.write_table(pa.Table.from_pylist(dropped, DROPPED_SCHEMA), group.dropped, compression="zstd")
+# -- documents ------------------------------------------------------------------------------------
 
 
-def _kept_rows(group: _Group, dropped: list[Row]) -> Iterator[Row]:
-    for file in group.files:
-        for item in group.source.read(file):
-            result = _process(group.source, item)
-            if isinstance(result, Document):
-                yield result.row(group.source.name)
-            else:
-                text_id = content_id(item.text) if isinstance(item, Document) else None
-                dropped.append({**asdict(result), "id": text_id})
+@dataclass(frozen=True)
+class _Publication:
+    """A part, which of its documents stay, and where they go."""
+
+    part: Part
+    index: int
+    keep: npt.NDArray[np.bool_]
+    folder: Path
 
 
-def _process(source: Source, item: Document | Rejected) -> Document | Rejected:
-    if isinstance(item, Rejected):
-        return item
-    for edit in source.edits:
-        item = edit(item)
-        if isinstance(item, Rejected):
-            return item
-    if not item.text.strip():
-        return item.rejected("empty")
-    for why_dropped in source.filters:
-        if (reason := why_dropped(item)) is not None:
-            return item.rejected(reason)
-    return item
+@dataclass(frozen=True)
+class _Published:
+    files: tuple[ShardFile, ...]
+    num_text_bytes: int
+    dropped: Counter[str]
 
 
-def _batches(rows: Iterator[Row]) -> Iterator[pa.RecordBatch]:
-    """Rows as record batches, small enough that one fits easily into memory."""
-    batch: list[Row] = []
-    size = 0
-    for row in rows:
-        batch.append(row)
-        size += len(str(row["text"]))
-        if size >= _BATCH_BYTES or len(batch) == _BATCH_ROWS:
-            yield pa.RecordBatch.from_pylist(batch, SCHEMA)
-            batch, size = [], 0
-    if batch:
-        yield pa.RecordBatch.from_pylist(batch, SCHEMA)
-
-
-def _duplicates(
-    groups: Sequence[_Group], earlier: Sequence[Path]
-) -> list[tuple[_Group, npt.NDArray[np.bool_]]]:
-    """Each group with the mask of its documents that stay."""
-    parts = [as_ids(_column(group.documents, "id")) for group in groups]
-    known = [
-        as_ids(_column(folder / file.path, "id"))
-        for folder in earlier
-        for file in read_manifest(folder).files
+def _duplicates(parts: Sequence[Part], earlier: Sequence[Path], folder: Path) -> list[_Publication]:
+    """Each part with the mask of its documents that stay."""
+    keys = [np.load(part.keys) for part in parts]
+    keep = keep_first(keys)
+    for known in earlier:
+        ids = np.concatenate(
+            [as_ids(()), *(_ids(known / file.path) for file in read_manifest(known).files)]
+        )
+        for part, mask in zip(parts, keep, strict=True):
+            own = [_ids(path) for path in part.documents]
+            mask &= ~np.isin(np.concatenate([as_ids(()), *own]), ids)
+    return [
+        _Publication(part, index, mask, folder)
+        for index, (part, mask) in enumerate(zip(parts, keep, strict=True))
     ]
-    return list(zip(groups, keep_first(parts, known), strict=True))
 
 
-def _column(path: Path, name: str) -> list[str]:
-    column: list[str] = pq.read_table(path, columns=[name]).column(name).to_pylist()
-    return column
+def _ids(path: Path) -> npt.NDArray[np.bytes_]:
+    return as_ids(pq.read_table(path, columns=["id"]).column("id").to_pylist())
 
 
-def _finish_part(task: tuple[_Group, npt.NDArray[np.bool_]]) -> _Part:
-    """Move a part's duplicates to its dropped documents, and count what it holds then."""
-    group, keep = task
-    if not keep.all():
-        _move_duplicates(group, keep)
-    num_text_bytes = num_rows = 0
-    with pq.ParquetFile(group.documents) as parquet:
-        for batch in parquet.iter_batches(_BATCH_ROWS, columns=["text"], use_threads=False):
-            num_rows += batch.num_rows
-            num_text_bytes += pc.sum(pc.binary_length(batch.column(0))).as_py()
-    dropped = Counter(_column(group.dropped, "reason"))
-    if num_rows == 0:
-        group.documents.unlink()
-        return _Part(None, 0, dropped)
-    size = group.documents.stat().st_size
-    shard = ShardFile(group.documents.name, num_rows, size, _checksum(group.documents))
-    return _Part(shard, num_text_bytes, dropped)
+def _publish_part(task: _Publication) -> _Published:
+    """Put the documents that stay, and a list of all that do not, into the documents folder."""
+    dropped_path = task.folder / f"dropped-{task.index:05}.parquet"
+    files: list[ShardFile] = []
+    num_text_bytes = start = 0
+    with pq.ParquetWriter(dropped_path, DROPPED_SCHEMA, compression="zstd") as dropped:
+        with pq.ParquetFile(task.part.dropped) as earlier:
+            for batch in earlier.iter_batches(use_threads=False):
+                dropped.write_batch(batch)
+        for number, path in enumerate(task.part.documents):
+            target = task.folder / f"documents-{task.index:05}-{number:03}.parquet"
+            num_rows = pq.read_metadata(path).num_rows
+            mask = task.keep[start : start + num_rows]
+            start += num_rows
+            if mask.all():
+                _link(path, target)
+            else:
+                _write_kept(path, target, mask, dropped)
+            if mask.any():
+                size = target.stat().st_size
+                name = target.name
+                files.append(ShardFile(name, int(mask.sum()), size, checksum(target)))
+                num_text_bytes += _text_bytes(target)
+    assert start == len(task.keep), f"{task.part.folder}: {start} rows, {len(task.keep)} keys"
+    reasons = pq.read_table(dropped_path, columns=["reason"]).column("reason").to_pylist()
+    return _Published(tuple(files), num_text_bytes, Counter(reasons))
 
 
-def _move_duplicates(group: _Group, keep: npt.NDArray[np.bool_]) -> None:
-    rewritten = group.documents.with_suffix(".rewritten")
-    dropped = [pq.read_table(group.dropped)]
+def _link(path: Path, target: Path) -> None:
+    """The same file under a second name, where the file system can."""
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copyfile(path, target)
+
+
+def _write_kept(
+    path: Path, target: Path, mask: npt.NDArray[np.bool_], dropped: pq.ParquetWriter
+) -> None:
+    """The rows that `mask` keeps as the file `target` (none: no file), the others to `dropped`."""
     start = 0
     with (
-        pq.ParquetFile(group.documents) as parquet,
-        pq.ParquetWriter(rewritten, SCHEMA, compression="zstd") as writer,
+        pq.ParquetFile(path) as parquet,
+        pq.ParquetWriter(target, SCHEMA, compression="zstd") as writer,
     ):
         for index in range(parquet.num_row_groups):
             rows = parquet.read_row_group(index, use_threads=False)
-            mask = pa.array(keep[start : start + rows.num_rows])
+            keep = pa.array(mask[start : start + rows.num_rows])
             start += rows.num_rows
-            if mask.true_count:
-                writer.write_table(rows.filter(mask))
-            gone = rows.filter(pc.invert(mask)).select(["source_file", "offset", "id"])
+            if keep.true_count:
+                writer.write_table(rows.filter(keep))
+            gone = rows.filter(pc.invert(keep)).select(["source_file", "offset", "id"]).to_pylist()
             reasons = {"reason": "duplicate", "detail": None}
-            dropped.append(
-                pa.Table.from_pylist(
-                    [{**row, **reasons} for row in gone.to_pylist()], DROPPED_SCHEMA
-                )
+            dropped.write_table(
+                pa.Table.from_pylist([{**row, **reasons} for row in gone], DROPPED_SCHEMA)
             )
-    rewritten.replace(group.documents)
-    pq.write_table(pa.concat_tables(dropped), group.dropped, compression="zstd")
+    if not mask.any():
+        target.unlink()
 
 
-def _checksum(path: Path) -> str:
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while chunk := file.read(_BATCH_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _text_bytes(path: Path) -> int:
+    total = 0
+    with pq.ParquetFile(path) as parquet:
+        for batch in parquet.iter_batches(columns=["text"], use_threads=False):
+            total += pc.sum(pc.binary_length(batch.column(0))).as_py()
+    return total
 
 
-def _summary(parts: Sequence[_Part], found: Inputs, source: Source, fingerprint: str) -> Manifest:
-    dropped = sum((part.dropped for part in parts), Counter[str]())
-    files = tuple(part.shard for part in parts if part.shard is not None)
+def _summary(
+    published: Sequence[_Published], parts: Sequence[Part], found: Inputs, fingerprint: str
+) -> Manifest:
+    source = parts[0].source
+    dropped = sum((part.dropped for part in published), Counter[str]())
+    files = tuple(file for part in published for file in part.files)
     num_kept = sum(file.rows for file in files)
     return Manifest(
         version=MANIFEST_VERSION,
         source=source.name,
         fingerprint=fingerprint,
+        versions={
+            "llama-ds": importlib.metadata.version("llama-ds"),
+            "python": platform.python_version(),
+            **dict(sorted(package_versions(modules_behind(functions_of(source)).values()).items())),
+        },
+        num_input_files=len(found.files),
+        num_input_bytes=sum(file.size for file in found.files),
         num_read=num_kept + dropped.total(),
         num_kept=num_kept,
         dropped=dict(sorted(dropped.items())),
         ignored=dict(sorted(Counter(item.reason for item in found.ignored).items())),
-        num_text_bytes=sum(part.num_text_bytes for part in parts),
+        num_text_bytes=sum(part.num_text_bytes for part in published),
         files=files,
     )
 
 
-def _why_nothing(manifest: Manifest, groups: Sequence[_Group]) -> str:
+def _why_nothing(manifest: Manifest, parts: Sequence[Part]) -> str:
     """Counts per reason, and the first thing that was dropped."""
-    first = next(row for g in groups for row in pq.read_table(g.dropped).slice(0, 1).to_pylist())
+    rows = (row for part in parts for row in pq.read_table(part.dropped).slice(0, 1).to_pylist())
+    first = next(rows)
     detail = f"{first['source_file']}: {first['detail'] or first['reason']}"
-    return f"{_counts(manifest.dropped)} (first: {detail})"
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "0"
+    return f"{described(manifest.dropped)} (first: {detail})"

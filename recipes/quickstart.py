@@ -109,7 +109,8 @@ def build_store(options: Quickstart) -> None:
     from datasets import concatenate_datasets
 
     from data_pipeline import tokenization
-    from data_pipeline.pipeline import build_corpus, load_documents
+    from data_pipeline.documents import load_documents
+    from data_pipeline.pipeline import build_corpus
     from recipes.corpus import builtin_corpus, folder_corpus
 
     _title("1/5 documents")

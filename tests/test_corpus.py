@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.documents import load_documents
 from data_pipeline.licences import is_allowed
-from data_pipeline.pipeline import build_corpus, load_documents
+from data_pipeline.pipeline import build_corpus
 from recipes.corpus import PERMISSIVE, builtin_corpus, folder_corpus
 
 

@@ -4,21 +4,25 @@ import errno
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 
-from data_pipeline import filters, pipeline
+from data_pipeline import filters, parts
 from data_pipeline.document import SCHEMA, Document, Source, content_id
+from data_pipeline.documents import load_documents, read_manifest
 from data_pipeline.fingerprint import describe
-from data_pipeline.pipeline import build_corpus, build_documents, load_documents, read_manifest
+from data_pipeline.pipeline import BuildError, build_corpus, build_documents
 from data_pipeline.sources import folder
 
 
@@ -59,7 +63,7 @@ def raw(tmp_path: Path) -> Path:
     return root
 
 
-def many_files(root: Path, *, num_bytes: int = 4 << 20) -> Path:
+def many_files(root: Path, *, num_bytes: int = 12 << 20) -> Path:
     """Enough for several groups, with duplicates within groups and across them."""
     root.mkdir()
     for i in range(40):
@@ -168,7 +172,7 @@ def add_input(raw: Path, out: Path) -> Source:
 
 
 def damage_shard(raw: Path, out: Path) -> Source:
-    shard = out / "documents-00000.parquet"
+    shard = out / "documents-00000-000.parquet"
     shard.write_bytes(shard.read_bytes()[:-1])
     return TEXT
 
@@ -179,7 +183,7 @@ def damage_manifest(raw: Path, out: Path) -> Source:
 
 
 def remove_shard(raw: Path, out: Path) -> Source:
-    (out / "documents-00000.parquet").unlink()
+    (out / "documents-00000-000.parquet").unlink()
     return TEXT
 
 
@@ -210,13 +214,13 @@ def test_anything_else_is_rebuilt(
 def test_truncated_shard_is_named(raw: Path, tmp_path: Path) -> None:
     build_documents(TEXT, raw, tmp_path / "out", jobs=1)
     damage_shard(raw, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"documents-00000.parquet is truncated to \d+ bytes"):
+    with pytest.raises(ValueError, match=r"documents-00000-000.parquet is truncated to \d+ bytes"):
         load_documents(tmp_path / "out")
     with pytest.raises(ValueError, match="no documents folder"):
         load_documents(tmp_path / "missing")
     fields = json.loads((tmp_path / "out" / "manifest.json").read_text())
     (tmp_path / "out" / "manifest.json").write_text(json.dumps({**fields, "version": 99}))
-    with pytest.raises(ValueError, match="has version 99, and this program reads version 1"):
+    with pytest.raises(ValueError, match="has version 99, and this program reads version 2"):
         read_manifest(tmp_path / "out")
 
 
@@ -239,7 +243,7 @@ def test_nothing_to_read_is_one_clear_line(
     with pytest.raises(ValueError, match=message) as caught:
         build_documents(TEXT, root, tmp_path / "out", jobs=1)
     assert "\n" not in str(caught.value)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+    assert not (tmp_path / "out").exists()
 
 
 def test_refused_arguments(raw: Path, tmp_path: Path) -> None:
@@ -258,15 +262,17 @@ def test_full_disk_leaves_nothing(tmp_path: Path, jobs: int) -> None:
     with pytest.raises(OSError, match="No space left") as caught:
         build_documents(replace(TEXT, edits=(disk_full,)), root, tmp_path / "out", jobs=jobs)
     assert caught.value.errno == errno.ENOSPC
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+    assert not (tmp_path / "out").exists()
+    # Hidden: the folder of a process that the error of another one has not reached yet.
+    assert not list(tmp_path.glob(".parts/out/*/[!.]*"))
 
 
 def test_long_documents_are_written_in_small_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_BATCH_BYTES", 10_000)
-    build_documents(TEXT, many_files(tmp_path / "raw"), tmp_path / "out", jobs=1)
-    parquet = pq.ParquetFile(tmp_path / "out" / "documents-00000.parquet")
+    monkeypatch.setattr(parts, "_BATCH_BYTES", 10_000)
+    build_documents(TEXT, many_files(tmp_path / "raw", num_bytes=1 << 20), tmp_path / "out", jobs=1)
+    parquet = pq.ParquetFile(tmp_path / "out" / "documents-00000-000.parquet")
     assert parquet.num_row_groups > 10
 
 
@@ -286,7 +292,7 @@ build_documents(source, Path(sys.argv[1]), Path(sys.argv[2]), jobs=2)
 
 @pytest.mark.parametrize("how", ["build.sh", "-"])
 def test_main_program_may_be_a_shell_script_or_standard_input(tmp_path: Path, how: str) -> None:
-    root = many_files(tmp_path / "raw")
+    root = many_files(tmp_path / "raw", num_bytes=5 << 20)
     (tmp_path / "build.sh").write_text(SCRIPT)
     program = how if how == "-" else str(tmp_path / how)
     done = subprocess.run(
@@ -302,24 +308,121 @@ def test_main_program_may_be_a_shell_script_or_standard_input(tmp_path: Path, ho
     assert "read text" in done.stderr  # the progress bar
 
 
-def test_killed_build_leaves_no_process_and_is_made_good(tmp_path: Path) -> None:
-    root = many_files(tmp_path / "raw", num_bytes=32 << 20)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_build_killed_ten_times_ends_with_the_same_bytes(tmp_path: Path, jobs: int) -> None:
+    root = many_files(tmp_path / "raw", num_bytes=24 << 20)
+    start = time.monotonic()
+    build_documents(TEXT, root, tmp_path / "whole", jobs=jobs)
+    seconds = time.monotonic() - start
     out = tmp_path / "out"
-    command = [sys.executable, "-c", SCRIPT, str(root), str(out)]
+    moments = random.Random(jobs)
+    num_killed = 0
+    for _ in range(10):
+        # Forked, as the build's own processes: that needs no new interpreter.
+        build = get_context("fork").Process(
+            target=build_documents, args=(TEXT, root, out), kwargs={"jobs": jobs}
+        )
+        build.start()
+        time.sleep(moments.uniform(0.0, seconds / 3))
+        num_killed += build.is_alive()
+        build.kill()
+        build.join(10)
+    assert num_killed > 0
+    build_documents(TEXT, root, out, jobs=jobs)
+    assert checksums(out) == checksums(tmp_path / "whole")
+    assert not [p for p in tmp_path.rglob(".*") if ".tmp-" in p.name or p.name.endswith(".old")]
+
+
+def test_a_killed_build_leaves_no_process(tmp_path: Path) -> None:
+    root = many_files(tmp_path / "raw", num_bytes=32 << 20)
+    command = [sys.executable, "-c", SCRIPT, str(root), str(tmp_path / "out")]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     build = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 30
-    while not list(tmp_path.glob(".out.tmp-*/documents-*")):
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".parts/out/*/*")):
         assert time.monotonic() < deadline, "the build did not start"
         assert build.poll() is None, "the build ended before it could be killed"
         time.sleep(0.01)
     build.kill()
     # Ends only when every process that holds the pipe has gone.
     build.communicate(timeout=10)
-    assert not out.exists()
-    build_documents(TEXT, many_files(tmp_path / "small"), out, jobs=1)
-    assert read_manifest(out).num_kept > 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw", "small"]
+    assert not (tmp_path / "out").exists()
+
+
+def fail_on_second(document: Document) -> Document:
+    if document.text == "second":
+        raise KeyError("no such thing")
+    return document
+
+
+def test_a_failing_function_is_named_and_costs_its_part_only(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_PART_INPUT_BYTES", 1)
+    failing = replace(TEXT, edits=(fail_on_second,))
+    with pytest.raises(BuildError, match=r"failed on 2 of 8 groups.*The first is c.txt") as caught:
+        build_documents(failing, raw, tmp_path / "out", jobs=1)
+    assert "KeyError: 'no such thing'" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    assert len(list(tmp_path.glob(".parts/out/*/*/sizes.json"))) == 6
+
+
+def test_only_what_a_change_affects_is_made_again(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_PART_INPUT_BYTES", 1)
+    build_documents(TEXT, raw, tmp_path / "out", jobs=1)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".parts/out/*/*")}
+    (raw / "a.txt").write_text("another first text")
+    (raw / "short.txt").unlink()
+    build_documents(TEXT, raw, tmp_path / "out", jobs=1)
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".parts/out/*/*")}
+    assert len(before) == 8
+    assert len(after) == 7
+    assert len(set(after) - set(before)) == 1
+    assert all(before[path] == after[path] for path in set(after) & set(before))
+
+
+def one_letter(text: str) -> str:
+    return text[:1]
+
+
+def test_a_source_says_which_texts_are_the_same(raw: Path, tmp_path: Path) -> None:
+    manifest = build_documents(replace(TEXT, same_text=one_letter), raw, tmp_path / "out", jobs=1)
+    (raw / "z.txt").write_text("feature")
+    build_documents(replace(TEXT, same_text=one_letter), raw, tmp_path / "out", jobs=1)
+    assert manifest.num_kept == 3
+    assert load_documents(tmp_path / "out")["text"][:] == ["first text", "second", "third"]
+
+
+def test_a_large_part_has_several_files(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_SHARD_TEXT_BYTES", 12)
+    manifest = build_documents(TEXT, raw, tmp_path / "out", jobs=1)
+    assert [file.path for file in manifest.files] == [
+        "documents-00000-000.parquet",
+        "documents-00000-001.parquet",
+    ]
+    assert load_documents(tmp_path / "out")["text"][:] == ["first text", "second", "third"]
+
+
+def test_every_input_file_is_listed(raw: Path, tmp_path: Path) -> None:
+    manifest = build_documents(TEXT, raw, tmp_path / "out", jobs=1)
+    rows = pq.read_table(tmp_path / "out" / "inputs.parquet").to_pylist()
+    assert [row["source_file"] for row in rows] == sorted(
+        path.name for path in raw.iterdir() if path.name != "f.bin"
+    )
+    assert sum(row["num_read"] for row in rows) == manifest.num_read
+    duplicates = manifest.dropped["duplicate"]
+    assert sum(row["num_dropped"] for row in rows) + duplicates == sum(manifest.dropped.values())
+    assert rows[0] == {
+        "source_file": "a.txt",
+        "bytes": 11,
+        "xxh3_64": xxhash.xxh3_64_hexdigest(b"first text\n"),
+        "num_read": 1,
+        "num_dropped": 0,
+    }
 
 
 def test_document_row_is_the_schema() -> None:
