@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import sysconfig
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +44,12 @@ class Corpus:
 
     name: str
     sources: tuple[tuple[Source, Path], ...]
+    left_out: tuple[str, ...] = ()
+    """Steps of the paper that this build does without, each with what would bring it in."""
+
+    def only(self, names: Sequence[str]) -> Corpus:
+        """The corpus with the sources of these names."""
+        return replace(self, sources=tuple(s for s in self.sources if s[0].name in names))
 
 
 def builtin_corpus(*, max_bytes: int = 24_000_000) -> Corpus:
