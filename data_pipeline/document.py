@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,6 +98,16 @@ class Rejected:
     """What exactly was wrong, for the person who looks it up."""
 
 
+@dataclass(frozen=True)
+class Removal:
+    """A document that goes, and the one that stays for it, by their ids."""
+
+    removed_id: str
+    kept_id: str
+    similarity: float
+    """From 0 to 1; of what, says whoever found it."""
+
+
 Edit = Callable[[Document], Document | Rejected]
 """Changes a document's text or says more about it; rejects what it cannot make sense of."""
 Filter = Callable[[Document], str | None]
@@ -129,3 +139,6 @@ class Source:
     """Asked in order, after all edits."""
     same_text: Callable[[str], str] = whole_text
     """Documents for whose texts this is equal are duplicates; the first in reading order stays."""
+    near_duplicates: Callable[[Sequence[Path]], Sequence[Removal]] | None = None
+    """What to remove besides, found in Parquet files with the columns `id` and `text` that hold all
+    documents, each id once."""

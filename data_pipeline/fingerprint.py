@@ -25,14 +25,16 @@ _WITHOUT_EFFECT = frozenset({f"{_PACKAGE}.publish"})
 
 
 def source_fingerprint(source: Source) -> str:
-    """xxh3 of 128 bits over all that decides about the result, but for the files.
+    """`code_fingerprint` of the functions that make documents of a file."""
+    return code_fingerprint([source.name], functions_of(source))
 
-    That is the source's functions with their thresholds, every module of this package that they
-    import, directly or not, and the versions of the other packages that those modules import.
+
+def code_fingerprint(extra: Sequence[str], functions: Sequence[Callable[..., Any]]) -> str:
+    """xxh3 of 128 bits over functions with their thresholds, every module of this package that
+    they import, directly or not, and the versions of the other packages that those import.
     """
-    functions = functions_of(source)
     digest = xxhash.xxh3_128()
-    for line in [source.name, unicodedata.unidata_version, *map(describe, functions)]:
+    for line in [*extra, unicodedata.unidata_version, *map(describe, functions)]:
         digest.update(line.encode("utf-8") + b"\0")
     modules = modules_behind(functions)
     for name in sorted(modules):

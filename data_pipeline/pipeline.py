@@ -15,9 +15,10 @@ import platform
 import shutil
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.dedup import as_ids, keep_first
-from data_pipeline.document import SCHEMA, Source
+from data_pipeline.document import SCHEMA, Removal, Source
 from data_pipeline.documents import (
     DROPPED_SCHEMA,
     IGNORED_SCHEMA,
@@ -39,6 +40,7 @@ from data_pipeline.documents import (
     read_manifest,
 )
 from data_pipeline.fingerprint import (
+    code_fingerprint,
     files_fingerprint,
     functions_of,
     modules_behind,
@@ -99,6 +101,7 @@ def build_documents(
             *(part.folder.name for part in parts),
             *(f"{item.source_file} {item.reason}" for item in found.ignored),
             *(read_manifest(folder).fingerprint for folder in earlier),
+            *_fingerprint_of_comparing(source),
         ],
     )
     if (finished := finished_manifest(out)) is not None and finished.fingerprint == fingerprint:
@@ -109,6 +112,8 @@ def build_documents(
         label = f"deduplicate {source.name}"
         tasks = _duplicates(parts, earlier, folder)
         published = in_processes(_publish_part, tasks, sizes, jobs=jobs, label=label)
+        if source.near_duplicates is not None:
+            published = _without_near_duplicates(folder, published, source.near_duplicates)
         manifest = _summary(published, parts, found, fingerprint)
         if manifest.num_kept == 0:
             raise ValueError(f"no document of {root} was kept: {_why_nothing(manifest, parts)}")
@@ -179,6 +184,12 @@ def _forget_other_parts(parts: Sequence[Part]) -> None:
             half.rmdir()
 
 
+def _fingerprint_of_comparing(source: Source) -> list[str]:
+    """Of what decides about the documents after the parts are made."""
+    compare = source.near_duplicates
+    return [] if compare is None else [code_fingerprint([], [compare])]
+
+
 # -- documents ------------------------------------------------------------------------------------
 
 
@@ -222,7 +233,7 @@ def _ids(path: Path) -> npt.NDArray[np.bytes_]:
 
 def _publish_part(task: _Publication) -> _Published:
     """Put the documents that stay, and a list of all that do not, into the documents folder."""
-    dropped_path = task.folder / f"dropped-{task.index:05}.parquet"
+    dropped_path = task.folder / _dropped_name(task.index)
     files: list[ShardFile] = []
     num_text_bytes = start = 0
     with pq.ParquetWriter(dropped_path, DROPPED_SCHEMA, compression="zstd") as dropped:
@@ -239,13 +250,66 @@ def _publish_part(task: _Publication) -> _Published:
             else:
                 _write_kept(path, target, mask, dropped)
             if mask.any():
-                size = target.stat().st_size
-                name = target.name
-                files.append(ShardFile(name, int(mask.sum()), size, checksum(target)))
+                files.append(_shard_file(target, int(mask.sum())))
                 num_text_bytes += _text_bytes(target)
     assert start == len(task.keep), f"{task.part.folder}: {start} rows, {len(task.keep)} keys"
-    reasons = pq.read_table(dropped_path, columns=["reason"]).column("reason").to_pylist()
-    return _Published(tuple(files), num_text_bytes, Counter(reasons))
+    return _Published(tuple(files), num_text_bytes, _reasons(dropped_path))
+
+
+def _without_near_duplicates(
+    folder: Path,
+    published: Sequence[_Published],
+    find: Callable[[Sequence[Path]], Sequence[Removal]],
+) -> list[_Published]:
+    """What was published, without the documents that `find` removes."""
+    paths = [folder / file.path for part in published for file in part.files]
+    removals = {removal.removed_id: removal for removal in find(paths)}
+    return [_remove(folder, index, part, removals) for index, part in enumerate(published)]
+
+
+def _remove(
+    folder: Path, index: int, part: _Published, removals: Mapping[str, Removal]
+) -> _Published:
+    files: list[ShardFile] = []
+    dropped_path = folder / _dropped_name(index)
+    dropped = [pq.read_table(dropped_path)]
+    num_text_bytes = 0
+    for file in part.files:
+        path = folder / file.path
+        rows = pq.read_table(path, columns=["source_file", "offset", "id"]).to_pylist()
+        mask = np.array([row["id"] not in removals for row in rows], dtype=bool)
+        if not mask.all():
+            rewritten = path.with_suffix(".rewritten")
+            _write_rows(path, rewritten, mask)
+            rewritten.replace(path)
+            gone = [_near_duplicate(row, removals) for row in rows if row["id"] in removals]
+            dropped.append(pa.Table.from_pylist(gone, DROPPED_SCHEMA))
+        if mask.any():
+            files.append(file if mask.all() else _shard_file(path, int(mask.sum())))
+            num_text_bytes += _text_bytes(path)
+        else:
+            path.unlink()
+    if len(dropped) > 1:
+        pq.write_table(pa.concat_tables(dropped), dropped_path, compression="zstd")
+    return _Published(tuple(files), num_text_bytes, _reasons(dropped_path))
+
+
+def _near_duplicate(row: Mapping[str, Any], removals: Mapping[str, Removal]) -> dict[str, Any]:
+    removal = removals[row["id"]]
+    detail = f"{removal.similarity:.3f} like {removal.kept_id}"
+    return {**row, "reason": "near_duplicate", "detail": detail}
+
+
+def _dropped_name(index: int) -> str:
+    return f"dropped-{index:05}.parquet"
+
+
+def _shard_file(path: Path, num_rows: int) -> ShardFile:
+    return ShardFile(path.name, num_rows, path.stat().st_size, checksum(path))
+
+
+def _reasons(dropped: Path) -> Counter[str]:
+    return Counter(pq.read_table(dropped, columns=["reason"]).column("reason").to_pylist())
 
 
 def _link(path: Path, target: Path) -> None:
@@ -260,6 +324,16 @@ def _write_kept(
     path: Path, target: Path, mask: npt.NDArray[np.bool_], dropped: pq.ParquetWriter
 ) -> None:
     """The rows that `mask` keeps as the file `target` (none: no file), the others to `dropped`."""
+    if mask.any():
+        _write_rows(path, target, mask)
+    places = pq.read_table(path, columns=["source_file", "offset", "id"])
+    gone = places.filter(pa.array(~mask)).to_pylist()
+    reasons = {"reason": "duplicate", "detail": None}
+    dropped.write_table(pa.Table.from_pylist([{**row, **reasons} for row in gone], DROPPED_SCHEMA))
+
+
+def _write_rows(path: Path, target: Path, mask: npt.NDArray[np.bool_]) -> None:
+    """The rows of `path` that `mask` keeps, row group by row group."""
     start = 0
     with (
         pq.ParquetFile(path) as parquet,
@@ -271,13 +345,6 @@ def _write_kept(
             start += rows.num_rows
             if keep.true_count:
                 writer.write_table(rows.filter(keep))
-            gone = rows.filter(pc.invert(keep)).select(["source_file", "offset", "id"]).to_pylist()
-            reasons = {"reason": "duplicate", "detail": None}
-            dropped.write_table(
-                pa.Table.from_pylist([{**row, **reasons} for row in gone], DROPPED_SCHEMA)
-            )
-    if not mask.any():
-        target.unlink()
 
 
 def _text_bytes(path: Path) -> int:

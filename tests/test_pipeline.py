@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -19,7 +19,7 @@ import pytest
 import xxhash
 
 from data_pipeline import filters, parts
-from data_pipeline.document import SCHEMA, Document, Source, content_id
+from data_pipeline.document import SCHEMA, Document, Removal, Source, content_id
 from data_pipeline.documents import load_documents, read_manifest
 from data_pipeline.fingerprint import describe
 from data_pipeline.pipeline import BuildError, build_corpus, build_documents
@@ -393,6 +393,33 @@ def test_a_source_says_which_texts_are_the_same(raw: Path, tmp_path: Path) -> No
     build_documents(replace(TEXT, same_text=one_letter), raw, tmp_path / "out", jobs=1)
     assert manifest.num_kept == 3
     assert load_documents(tmp_path / "out")["text"][:] == ["first text", "second", "third"]
+
+
+def all_but_the_first(shards: Sequence[Path]) -> list[Removal]:
+    ids = [row for path in shards for row in pq.read_table(path).column("id").to_pylist()]
+    return [Removal(other, ids[0], 0.5) for other in ids[1:]]
+
+
+@pytest.mark.parametrize("part_bytes", [1, 1000])
+def test_near_duplicates_are_removed_with_the_one_that_stays(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_bytes: int
+) -> None:
+    monkeypatch.setattr(parts, "_PART_INPUT_BYTES", part_bytes)
+    plain = build_documents(TEXT, raw, tmp_path / "out", jobs=1)
+    source = replace(TEXT, near_duplicates=all_but_the_first)
+    manifest = build_documents(source, raw, tmp_path / "out", jobs=1)
+    assert manifest.dropped == {**plain.dropped, "near_duplicate": 2}
+    assert (manifest.num_read, manifest.num_kept) == (plain.num_read, 1)
+    assert manifest.num_text_bytes == len("first text")
+    assert manifest == read_manifest(tmp_path / "out")
+    assert load_documents(tmp_path / "out")["text"][:] == ["first text"]
+    rows = [
+        row for p in (tmp_path / "out").glob("dropped-*") for row in pq.read_table(p).to_pylist()
+    ]
+    assert len(rows) == sum(manifest.dropped.values())
+    (second,) = [row for row in rows if row["id"] == content_id("second") and row["detail"]]
+    assert second["reason"] == "near_duplicate"
+    assert second["detail"] == f"0.500 like {content_id('first text')}"
 
 
 def test_a_large_part_has_several_files(
