@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import gc
 import statistics
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +23,16 @@ from typing import Any
 import matplotlib
 import report
 import torch
+from activation_memory import saved_bytes
+from contenders import CHECKPOINTED, STOCK, Contender, contenders, ours
 from torch import Tensor
-from transformers import LlamaConfig
-from transformers import LlamaForCausalLM as StockLlama
 
 from llama_ds.config import ModelConfig, ParallelConfig
 from llama_ds.memory import activation_bytes
-from llama_ds.model import LlamaForCausalLM, hf_config
+from llama_ds.model import hf_config
 from llama_ds.save_policy import PRESETS
 
 WIDTHS = {torch.float32: 4, torch.bfloat16: 2}
-STOCK, CHECKPOINTED, PLAIN = "stock sdpa", "stock + checkpointing", "ours, plain"
 
 
 @dataclass(frozen=True)
@@ -81,65 +79,21 @@ def size_of(rehearse: bool) -> Size:
     return Size(model, *((1, 32, 2) if rehearse else (1, 1_024, 7)))
 
 
-# -- contenders -----------------------------------------------------------------------------------
+# -- building -------------------------------------------------------------------------------------
 
 
-def contenders() -> dict[str, Callable[[LlamaConfig], Any]]:
-    """Name -> the stack of layers of a configuration, in training mode."""
-
-    def stock(config: LlamaConfig) -> Any:
-        return StockLlama._from_config(config, dtype=config.dtype).model
-
-    def checkpointed(config: LlamaConfig) -> Any:
-        stack = stock(config)
-        # transformers is renaming it: 5.17 has only the second, 5.23 warns of it.
-        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
-        next(getattr(stack, name) for name in names if hasattr(stack, name))()
-        return stack
-
-    def ours(policy: Any) -> Callable[[LlamaConfig], Any]:
-        def make(config: LlamaConfig) -> Any:
-            stack = LlamaForCausalLM._from_config(config, dtype=config.dtype).model  # type: ignore[no-untyped-call]
-            stack.save_policy = policy
-            return stack
-
-        return make
-
-    fused = {f"ours, {name}": ours(policy) for name, policy in PRESETS.items()}
-    return {STOCK: stock, CHECKPOINTED: checkpointed, PLAIN: ours(None), **fused}
-
-
-def built(
-    make: Callable[[LlamaConfig], Any],
-    size: Size,
-    dtype: torch.dtype,
-    device: torch.device,
-    num_layers: int,
-) -> Any:
+def built(contender: Contender, size: Size, dtype: torch.dtype, num_layers: int) -> Any:
+    """The stack of layers without embedding and head."""
     config = hf_config(size.model, bos_token_id=1, eos_token_id=2, dtype=dtype)
     config.num_hidden_layers = num_layers
-    torch.manual_seed(0)
-    with device:
-        return make(config).to(device).train()
+    return contender.build(config, report.device_of_choice()).model
 
 
 # -- measuring ------------------------------------------------------------------------------------
 
 
-def saved_bytes(stack: Any, inputs: Tensor) -> int:
-    """Bytes of the distinct storages that a forward pass keeps, weights left out."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in stack.parameters()}
-    saved: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
-            saved[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = stack(inputs_embeds=inputs, use_cache=False)
-    assert output.last_hidden_state.requires_grad
-    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+def kept_bytes(stack: Any, inputs: Tensor) -> int:
+    return saved_bytes(stack, lambda: stack(inputs_embeds=inputs, use_cache=False))
 
 
 def one_step(stack: Any, inputs: Tensor, device: torch.device) -> tuple[float, float]:
@@ -157,10 +111,10 @@ def measure(size: Size, dtype: torch.dtype, device: torch.device) -> list[Result
     shape = (size.rows, size.sequence_length, size.model.hidden_size)
     inputs = torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
     saved, stacks = {}, {}
-    for name, make in contenders().items():
-        one, two = (saved_bytes(built(make, size, dtype, device, n), inputs) for n in (1, 2))
+    for name, contender in contenders(with_gpu_packages=False).items():
+        one, two = (kept_bytes(built(contender, size, dtype, n), inputs) for n in (1, 2))
         saved[name] = (two - one) / size.tokens
-        stacks[name] = built(make, size, dtype, device, size.model.num_hidden_layers)
+        stacks[name] = built(contender, size, dtype, size.model.num_hidden_layers)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in stacks}
     for round_number in range(size.rounds + 1):
         for name, stack in stacks.items():
@@ -184,7 +138,7 @@ def measure(size: Size, dtype: torch.dtype, device: torch.device) -> list[Result
 
 def predicted(contender: str, size: Size, width: int) -> float | None:
     for name, policy in PRESETS.items():
-        if contender == f"ours, {name}":
+        if contender == ours(name):
             total = activation_bytes(policy, size.model, ParallelConfig(), size.tokens, width)
             return total / size.tokens
     return None
