@@ -1,12 +1,13 @@
 """The whole training step: stock transformers and this project's model under one configuration.
 
-    python benchmarks/step.py [--out benchmarks/results] [--rehearse]
+    python benchmarks/step.py [--out benchmarks/results] [--rehearse] [--without-deepspeed]
 
 A step is forward, loss, backward and optimiser over two or more micro-batches, through DeepSpeed
 with the configuration that a recipe would generate, on one rank. Every contender has an engine of
 its own, with the same initial weights, and sees the same tokens. They take turns in every round; a
 ratio is the median over rounds of ratios within a round. On a CPU, time is the process's own CPU
-time on one thread. Where DeepSpeed is missing all of them step in the same arithmetic without it.
+time on one thread. Where DeepSpeed is missing, or with `--without-deepspeed`, all of them step in
+the same arithmetic without it.
 
 Activation memory is that of one micro-batch, from the embedding to the loss: what is saved for the
 backward pass by autograd's account, and the most that forward and backward hold at once.
@@ -259,10 +260,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="time and memory of a whole training step")
     parser.add_argument("--out", type=Path, default=report.RESULTS)
     parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
+    parser.add_argument("--without-deepspeed", action="store_true", help="also where it is there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     device, code = report.device_of_choice(), report.commit()
-    size, no_deepspeed = size_of(device, arguments.rehearse), without_deepspeed()
+    size = size_of(device, arguments.rehearse)
+    no_deepspeed = "as asked for" if arguments.without_deepspeed else without_deepspeed()
+    # What imports have made stays: DeepSpeed and the rounds below collect garbage very often.
+    gc.collect()
+    gc.freeze()
     results = []
     with stepping(device, deepspeed=not no_deepspeed) as make_stepper:
         for dtype in size.dtypes:

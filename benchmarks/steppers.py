@@ -128,13 +128,14 @@ def _marking(model: Any, parts: Parts | None) -> Iterator[Callable[[str], None]]
 
 
 class DeepSpeedStepper:
-    def __init__(self, model: nn.Module, recipe: Recipe, groups: Any, device: torch.device) -> None:
+    def __init__(self, model: Any, recipe: Recipe, groups: Any, device: torch.device) -> None:
         """An engine of its own for `model`, in the configuration of `recipe` for one rank."""
         from llama_ds.deepspeed_config import deepspeed_config
         from llama_ds.engine import build_engine
 
-        self.model: Any = model
+        self.model = model
         config = deepspeed_config(recipe, batch_plan(recipe, dp_size=1), device.type)
+        # Any causal language model will do: only its parameters are read.
         self.engine = build_engine(self.model, recipe, groups, config)
 
     def step(self, micro_batches: list[Tensor], parts: Parts | None = None) -> float:
