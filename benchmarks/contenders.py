@@ -70,7 +70,8 @@ def _checkpointed(config: LlamaConfig, device: torch.device) -> Any:
 
 def _compiled(config: LlamaConfig, device: torch.device) -> Any:
     model = _stock(config, device)
-    model.compile()
+    # A CPU only rehearses, and may have no compiler.
+    model.compile(backend="inductor" if device.type == "cuda" else "aot_eager")
     return model
 
 

@@ -1,0 +1,182 @@
+"""Ceilings of the device, and whole training steps of one contender on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from typing import Any
+
+import torch
+from contenders import COMPILED, Contender, contenders
+from gpu_worker import Bench
+from report import hardware, seconds, synchronize
+from steppers import BACKWARD, FORWARD, HEAD, Parts, Stepper
+from torch import Tensor
+
+from llama_ds.config import AttentionName, Recipe
+from llama_ds.metrics import PEAK_TFLOPS_BF16, measured_matmul_tflops
+from llama_ds.model import hf_config
+from llama_ds.save_policy import PRESETS, SavePolicyName
+
+TIMED_STEPS = 4
+SEARCH_MICRO_BATCHES = 2
+
+# -- ceilings -------------------------------------------------------------------------------------
+
+
+def ceilings(bench: Bench, *, seconds: float, copy_bytes: int) -> None:
+    """Who the device is, and how fast it multiplies and copies."""
+    name, is_cuda = hardware(bench.device), bench.device.type == "cuda"
+    rate = measured_matmul_tflops(bench.device, torch.bfloat16, seconds)
+    source = torch.zeros(copy_bytes, dtype=torch.uint8, device=bench.device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    best = min(_wall_seconds(lambda: target.copy_(source), bench.device) for _ in range(10))
+    properties = torch.cuda.get_device_properties(bench.device) if is_cuda else None
+    bench.emit(
+        {
+            "device": name,
+            "memory_bytes": properties.total_memory if properties else None,
+            "cuda": torch.version.cuda if is_cuda else None,
+            "data_sheet_tflops": next((t for key, t in PEAK_TFLOPS_BF16 if key in name), None),
+            "matmul_tflops": rate,
+            # Each byte is read and written.
+            "copy_gb_per_second": 2 * copy_bytes / best / 1e9,
+        }
+    )
+
+
+def _wall_seconds(run: Any, device: torch.device) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    micro_batch_size: int
+    policy: SavePolicyName | None = None
+    """Of the fused layer; None for stock."""
+
+
+def search(
+    bench: Bench,
+    *,
+    recipe: Recipe,
+    contender: str,
+    attention: AttentionName,
+    candidates: list[Candidate],
+) -> None:
+    """Rate of forward and backward of each candidate; ends at the first that does not fit.
+
+    Candidates come in order of the memory they need.
+    """
+    num_rows = SEARCH_MICRO_BATCHES
+    recipe = with_batch(recipe, micro_batch_size=1, num_rows=num_rows)
+    entrant = contenders(with_gpu_packages=True)[contender]
+    model, stepper = _built(bench, recipe, entrant)
+    last = 0.0
+    for number, candidate in enumerate(candidates):
+        start = time.monotonic()
+        if number > 0 and bench.seconds_left < 2 * last:
+            bench.emit({"given_up": len(candidates) - number})
+            return
+        _choose(model, candidate.policy, attention)
+        shape = (num_rows, candidate.micro_batch_size, recipe.train.sequence_length)
+        batches = _tokens(recipe, shape, bench.device)
+        record = dataclasses.asdict(candidate)
+        parts = Parts(bench.device)
+        try:
+            _reset_peak(bench.device)
+            with entrant.surroundings():
+                stepper.step(batches)
+                stepper.step(batches, parts)
+        except torch.OutOfMemoryError:
+            bench.emit({**record, "out_of_memory": True})
+            return
+        spent = parts.seconds()
+        duration = sum(spent[part] for part in (FORWARD, HEAD, BACKWARD))
+        tokens = num_rows * candidate.micro_batch_size * recipe.train.sequence_length
+        bench.emit(
+            {
+                **record,
+                "tokens_per_second": tokens / duration,
+                "peak_bytes": _peak(bench.device),
+            }
+        )
+        last = time.monotonic() - start
+
+
+def timed(
+    bench: Bench,
+    *,
+    recipe: Recipe,
+    contender: str,
+    attention: AttentionName,
+    candidate: Candidate,
+) -> None:
+    """Whole steps of `recipe`'s tokens; where its time ends earlier, fewer of them."""
+    rows = recipe.train.tokens_per_step // recipe.train.sequence_length
+    recipe = with_batch(recipe, candidate.micro_batch_size, rows)
+    entrant = contenders(with_gpu_packages=True)[contender]
+    model, stepper = _built(bench, recipe, entrant)
+    _choose(model, candidate.policy, attention)
+    num_batches = rows // candidate.micro_batch_size
+    shape = (num_batches, candidate.micro_batch_size, recipe.train.sequence_length)
+    batches = _tokens(recipe, shape, bench.device)
+    with entrant.surroundings():
+        bench.emit({"first_loss": stepper.step(batches)})
+        _reset_peak(bench.device)
+        durations: list[float] = []
+        for _ in range(TIMED_STEPS):
+            if durations and bench.seconds_left < 2 * statistics.median(durations):
+                break
+            duration, loss = seconds(lambda: stepper.step(batches), bench.device)
+            durations.append(duration)
+            bench.emit({"step_seconds": duration, "loss": loss, "peak_bytes": _peak(bench.device)})
+        if contender != COMPILED and bench.seconds_left > statistics.median(durations):
+            parts = Parts(bench.device)
+            stepper.step(batches, parts)
+            bench.emit({"parts": parts.seconds()})
+
+
+def with_batch(recipe: Recipe, micro_batch_size: int, num_rows: int) -> Recipe:
+    """`recipe` with steps of `num_rows` rows."""
+    train = dataclasses.replace(
+        recipe.train,
+        micro_batch_size=micro_batch_size,
+        tokens_per_step=num_rows * recipe.train.sequence_length,
+    )
+    return dataclasses.replace(recipe, train=train)
+
+
+def _built(bench: Bench, recipe: Recipe, entrant: Contender) -> tuple[Any, Stepper]:
+    config = hf_config(recipe.model, bos_token_id=1, eos_token_id=2, dtype=torch.bfloat16)
+    model = entrant.build(config, bench.device)
+    return model, bench.make_stepper(model, recipe)
+
+
+def _choose(model: Any, policy: SavePolicyName | None, attention: AttentionName) -> None:
+    if policy is not None:
+        model.model.save_policy, model.model.attention = PRESETS[policy], attention
+
+
+def _tokens(recipe: Recipe, shape: tuple[int, int, int], device: torch.device) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(recipe.model.vocab_size, shape, generator=generator)
+    return list(tokens.to(device).unbind(0))
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
