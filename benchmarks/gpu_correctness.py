@@ -122,4 +122,4 @@ def check_layer(bench: Bench, *, model: ModelConfig, rows: int, length: int) -> 
 def _loss_and_gradients(model: Any, input_ids: Tensor) -> tuple[float, dict[str, Tensor]]:
     loss = loss_of(model, input_ids)
     loss.backward()
-    return float(loss), {name: weight.grad for name, weight in model.named_parameters()}
+    return float(loss.detach()), {name: weight.grad for name, weight in model.named_parameters()}

@@ -155,15 +155,14 @@ def _setting(findings: Findings, code: str) -> str:
 
 
 def _ceilings(findings: Findings) -> str:
-    found = findings.ceilings
-    if not found:
-        return "Not measured."
-    sheet = found["data_sheet_tflops"]
-    rows = [
-        ["dense bf16, data sheet", f"{sheet:,.1f} TFLOP/s" if sheet else "not known"],
-        ["large square bf16 matmul, best", f"{found['matmul_tflops']:,.3f} TFLOP/s"],
-        ["device copy, read and written", f"{found['copy_gb_per_second']:,.1f} GB/s"],
-    ]
+    rows = []
+    for key, what, unit in (
+        ("data_sheet_tflops", "dense bf16, data sheet", "TFLOP/s"),
+        ("matmul_tflops", "large square bf16 matmul, best", "TFLOP/s"),
+        ("copy_gb_per_second", "device copy, read and written", "GB/s"),
+    ):
+        value = findings.ceilings.get(key)
+        rows.append([what, f"{value:,.3f} {unit}" if value else "not known"])
     return report.table(("ceiling", "rate"), rows)
 
 
@@ -309,7 +308,10 @@ def _rates(findings: Findings, name: str, whole: float) -> str:
     rows = [
         ["tokens/s" + ("" if depth.is_whole else " (extrapolated)"), f"{per_second:,.0f}"],
     ]
-    peaks = {"data sheet": found["data_sheet_tflops"], "measured matmul": found["matmul_tflops"]}
+    peaks = {
+        "data sheet": found.get("data_sheet_tflops"),
+        "measured matmul": found.get("matmul_tflops"),
+    }
     for of, tflops in peaks.items():
         for count, causal in (("non-causal", False), ("causal", True)):
             flops = depth.model.flops_per_token(findings.sequence_length, causal=causal)

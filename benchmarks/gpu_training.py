@@ -27,24 +27,23 @@ SEARCH_MICRO_BATCHES = 2
 
 def ceilings(bench: Bench, *, seconds: float, copy_bytes: int) -> None:
     """Who the device is, and how fast it multiplies and copies."""
-    name, is_cuda = hardware(bench.device), bench.device.type == "cuda"
-    rate = measured_matmul_tflops(bench.device, torch.bfloat16, seconds)
-    source = torch.zeros(copy_bytes, dtype=torch.uint8, device=bench.device)
-    target = torch.empty_like(source)
-    target.copy_(source)
-    best = min(_wall_seconds(lambda: target.copy_(source), bench.device) for _ in range(10))
-    properties = torch.cuda.get_device_properties(bench.device) if is_cuda else None
+    device, is_cuda = bench.device, bench.device.type == "cuda"
+    name = hardware(device)
     bench.emit(
         {
             "device": name,
-            "memory_bytes": properties.total_memory if properties else None,
+            "memory_bytes": torch.cuda.mem_get_info(device)[1] if is_cuda else None,
             "cuda": torch.version.cuda if is_cuda else None,
             "data_sheet_tflops": next((t for key, t in PEAK_TFLOPS_BF16 if key in name), None),
-            "matmul_tflops": rate,
-            # Each byte is read and written.
-            "copy_gb_per_second": 2 * copy_bytes / best / 1e9,
         }
     )
+    bench.emit({"matmul_tflops": measured_matmul_tflops(device, torch.bfloat16, seconds)})
+    source = torch.zeros(copy_bytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    best = min(_wall_seconds(lambda: target.copy_(source), device) for _ in range(10))
+    # Each byte is read and written.
+    bench.emit({"copy_gb_per_second": 2 * copy_bytes / best / 1e9})
 
 
 def _wall_seconds(run: Any, device: torch.device) -> float:

@@ -112,9 +112,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write(stem: Path, parts: Sequence[str], raw: Any) -> str:
-    """Write `parts` as the paragraphs of `stem`.md and `raw` as `stem`.json; the text written."""
+    """Write both files of a result; the Markdown text."""
+    write_json(stem, raw)
+    return write_markdown(stem, parts)
+
+
+def write_json(stem: Path, raw: Any) -> None:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+
+
+def write_markdown(stem: Path, parts: Sequence[str]) -> str:
+    """Write `parts` as paragraphs; the text."""
     text = "\n\n".join(parts) + "\n"
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
-    stem.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
     return text
