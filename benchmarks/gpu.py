@@ -22,15 +22,16 @@ import gpu_correctness
 import gpu_report
 import gpu_training
 import report
+import torch
 from contenders import CHECKPOINTED, COMPILED, LIGER, STOCK, contenders, ours
 from gpu_report import Depth, Findings, Run
 from gpu_training import Candidate
 from gpu_worker import Record, Task, Worker
 from steppers import without_deepspeed
 
-from llama_ds.config import AttentionName, ModelConfig, ParallelConfig, Recipe
-from llama_ds.memory import activation_bytes
-from llama_ds.save_policy import PRESETS
+from llama_ds.config import AttentionName, ModelConfig, Recipe
+from llama_ds.memory import estimate_memory
+from llama_ds.save_policy import SavePolicyName
 from recipes.llama import PLACEMENTS, llama_7b, llama_13b
 
 OURS = ours("linear_outputs")
@@ -38,8 +39,13 @@ OURS = ours("linear_outputs")
 STATE_BYTES = {"torch": 18, "deepspeed": 22}
 """Per parameter: bf16 weight 2, fp32 gradient 4, fp32 master and Adam's moments 12. DeepSpeed's
 ZeRO-2 flattens the fp32 gradients into a copy when it steps."""
+POLICIES: tuple[SavePolicyName, ...] = ("linear_outputs", "keep_all", "no_mlp", "layer_input")
+"""In the order in which they are tried."""
 USABLE = 0.93
-"""Share of the memory that is planned with; the rest is the context, libraries and fragments."""
+"""Share of the memory that a model's depth is planned with; the rest is the context, libraries and
+fragments."""
+ALMOST_ALL = 0.97
+"""Share up to which a candidate is tried; it may run out of memory."""
 
 # Share of the budget that is over at a phase's end at the latest.
 PHASES = {
@@ -175,8 +181,11 @@ class Session:
         self.notes.append(f"{self.phase_name}, {what}: {words}")
 
 
-def measure(session: Session, scale: Scale, no_deepspeed: str) -> Findings:
-    findings = Findings(session.notes, no_deepspeed)
+def measure(
+    session: Session, scale: Scale, device: torch.device, no_deepspeed: str, *, rehearse: bool
+) -> Findings:
+    length = scale.recipes["LLaMA-7B"].train.sequence_length
+    findings = Findings(session.notes, no_deepspeed, length, is_rehearsal=rehearse)
     session.phase("ceilings")
     records = session.run(
         "matmul and copy",
@@ -187,7 +196,7 @@ def measure(session: Session, scale: Scale, no_deepspeed: str) -> Findings:
         findings.ceilings |= record
     session.phase("attention kernels")
     for name in typing.get_args(AttentionName):
-        if name != "auto":
+        if name != "auto" and (name != "cpu" or device.type == "cpu"):
             arguments = {
                 "name": name,
                 "shape": scale.attention_shape,
@@ -209,7 +218,9 @@ def measure(session: Session, scale: Scale, no_deepspeed: str) -> Findings:
     state_bytes = STATE_BYTES["torch" if no_deepspeed else "deepspeed"]
     for name, recipe in scale.recipes.items():
         layers = fitting_layers(recipe, memory, state_bytes)
-        findings.depths[name] = Depth(recipe.model, layers, recipe.train.tokens_per_step, memory)
+        findings.depths[name] = Depth(
+            recipe.model, layers, recipe.train.tokens_per_step, memory, state_bytes
+        )
     measure_models(session, scale, findings)
     return findings
 
@@ -236,36 +247,30 @@ def measure_models(session: Session, scale: Scale, findings: Findings) -> None:
         if contender == COMPILED and STOCK in runs:
             # Each shape would be compiled anew.
             known = runs[STOCK].candidate
-        run = one_run(session, scale, recipe, contender, findings.attention, known)
-        runs[contender] = run
+        arguments = {"recipe": recipe, "contender": contender, "attention": findings.attention}
+        left = depth.memory_bytes * ALMOST_ALL - depth.state_bytes * recipe.model.num_parameters
+        tried = candidates(scale, recipe, contender, left)
+        runs[contender] = run = one_run(session, arguments, tried, known)
         if contender == OURS and not depth.is_whole and run.candidate is not None:
-            half = with_depth(scale.recipes[model], depth.half)
-            findings.half_runs[model] = one_run(
-                session, scale, half, contender, findings.attention, run.candidate
-            )
+            arguments["recipe"] = with_depth(scale.recipes[model], depth.half)
+            findings.half_runs[model] = one_run(session, arguments, [], run.candidate)
 
 
 def one_run(
     session: Session,
-    scale: Scale,
-    recipe: Recipe,
-    contender: str,
-    attention: AttentionName,
+    arguments: dict[str, Any],
+    tried: list[Candidate],
     known: Candidate | None,
 ) -> Run:
     """Search for the best candidate, unless it is `known`, and whole steps of it."""
-    what = f"{contender}, {recipe.model.num_hidden_layers} layers"
-    arguments: dict[str, Any] = {
-        "recipe": recipe,
-        "contender": contender,
-        "attention": attention,
-    }
+    layers = arguments["recipe"].model.num_hidden_layers
+    what = f"{arguments['contender']}, {layers} layers"
     run = Run(candidate=known)
     if known is None:
         run.search = session.run(
             f"search of {what}",
             gpu_training.search,
-            {**arguments, "candidates": candidates(scale, recipe, contender)},
+            {**arguments, "candidates": tried},
             share=0.5,
         )
         found = [record for record in run.search if "tokens_per_second" in record]
@@ -282,20 +287,24 @@ def one_run(
     return run
 
 
-def candidates(scale: Scale, recipe: Recipe, contender: str) -> list[Candidate]:
-    """Micro-batch sizes, for the fused layer with each policy, in order of the memory they need."""
+def candidates(
+    scale: Scale, recipe: Recipe, contender: str, memory_bytes: float
+) -> list[Candidate]:
+    """Micro-batch sizes, for the fused layer with each policy for which they should fit."""
     rows = recipe.train.tokens_per_step // recipe.train.sequence_length
     sizes = [size for size in scale.micro_batch_sizes if rows % size == 0]
     if contender != OURS:
         return [Candidate(size) for size in sizes]
 
-    def need(candidate: Candidate) -> int:
-        assert candidate.policy is not None, "the fused layer has one"
-        tokens = candidate.micro_batch_size * recipe.train.sequence_length
-        policy = PRESETS[candidate.policy]
-        return activation_bytes(policy, recipe.model, ParallelConfig(), tokens, 2)
+    def need(size: int, policy: SavePolicyName) -> int:
+        train = dataclasses.replace(recipe.train, micro_batch_size=size, save_policy=policy)
+        estimate = estimate_memory(dataclasses.replace(recipe, train=train), dp_size=1)
+        return estimate.activations + estimate.loss
 
-    return sorted((Candidate(size, name) for size in sizes for name in PRESETS), key=need)
+    pairs = [(size, policy) for policy in POLICIES for size in sizes]
+    fitting = [Candidate(*pair) for pair in pairs if need(*pair) <= memory_bytes]
+    # The least of all is tried whatever the estimate says.
+    return fitting or [Candidate(sizes[0], "layer_input")]
 
 
 # -- what fits ------------------------------------------------------------------------------------
@@ -350,7 +359,7 @@ def main() -> None:
     scale = rehearsal_scale() if arguments.rehearse else full_scale()
     session = Session(Worker(deepspeed=not no_deepspeed), arguments.budget_seconds)
     try:
-        findings = measure(session, scale, no_deepspeed)
+        findings = measure(session, scale, device, no_deepspeed, rehearse=arguments.rehearse)
     finally:
         session.worker.close()
     findings.seconds = time.monotonic() - session.start

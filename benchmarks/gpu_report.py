@@ -17,7 +17,6 @@ from steppers import BACKWARD, FORWARD, HEAD, OPTIMIZER
 from llama_ds.config import AttentionName, ModelConfig
 
 OURS = ours("linear_outputs")
-SEQUENCE_LENGTH = 2_048
 TARGET_TOKENS_PER_SECOND, AIM_TOKENS_PER_SECOND, TARGET_RATIO = 12_700, 13_850, 1.3
 GIB = 2**30
 
@@ -31,6 +30,9 @@ class Depth:
     layers: int
     tokens_per_step: int
     memory_bytes: int
+    """Of the device."""
+    state_bytes: int
+    """Of weight, gradient and optimiser per parameter."""
 
     @property
     def is_whole(self) -> bool:
@@ -73,7 +75,8 @@ class Findings:
     """What was given up, and why."""
     no_deepspeed: str
     """Why steps ran without it; empty where they ran through it."""
-    sequence_length: int = SEQUENCE_LENGTH
+    sequence_length: int
+    is_rehearsal: bool
     seconds: float = 0.0
     ceilings: Record = field(default_factory=dict)
     kernels: list[Record] = field(default_factory=list)
@@ -106,6 +109,7 @@ def raw(findings: Findings) -> dict[str, Any]:
 def paragraphs(findings: Findings, code: str) -> list[str]:
     parts = [
         "# LLaMA's training steps on one GPU",
+        *(["A rehearsal in a tiny size: no number here means anything."] * findings.is_rehearsal),
         _setting(findings, code),
         "## Ceilings",
         _ceilings(findings),
@@ -228,8 +232,9 @@ def _depth_in_words(depth: Depth, name: str) -> str:
     if depth.is_whole:
         return f"All {total} layers. {work}"
     return (
-        f"{name} with its optimiser does not fit into {depth.memory_bytes / GIB:.3f} GiB: measured "
-        f"with {depth.layers} of {total} layers, embedding and head whole, and ours also with "
+        f"{name} with its optimiser ({depth.state_bytes} bytes per parameter: "
+        f"{depth.state_bytes * depth.model.num_parameters / GIB:.3f} GiB) and activations does not "
+        f"fit into {depth.memory_bytes / GIB:.3f} GiB: measured with {depth.layers} of {total} layers, embedding and head whole, and ours also with "
         f"{depth.half}. All that a layer costs is the same for each, so the time of {total} layers "
         f"lies on the line through both; it is extrapolated, not measured. {work}"
     )
@@ -245,7 +250,11 @@ def _search(records: list[Record]) -> str:
         ]
         for record in records
     ]
-    return report.table(("policy", "micro-batch", "tokens/s", "peak GiB"), rows)
+    return (
+        report.table(("policy", "micro-batch", "tokens/s", "peak GiB"), rows)
+        + "\n\nPolicies that repeat matmuls are tried with micro-batches for which others keep too "
+        "much, and none where the estimate of memory says that it cannot fit."
+    )
 
 
 def _steps(findings: Findings, name: str) -> str:
@@ -256,9 +265,7 @@ def _steps(findings: Findings, name: str) -> str:
         if contender not in runs:
             continue
         run = runs[contender]
-        label = contender
-        if contender == OURS and run.candidate is not None:
-            label = f"ours, {run.candidate.policy}"
+        label = _label(contender, run)
         if run.missing or run.seconds is None:
             rows.append([label, run.missing or "not measured", *[""] * 5])
             continue
@@ -286,6 +293,12 @@ def _steps(findings: Findings, name: str) -> str:
     return report.table(header, rows)
 
 
+def _label(contender: str, run: Run) -> str:
+    if contender == OURS and run.candidate is not None:
+        return ours(str(run.candidate.policy))
+    return contender
+
+
 def _time_of_parts(runs: dict[str, Run]) -> str:
     rows = []
     for contender, run in runs.items():
@@ -295,7 +308,7 @@ def _time_of_parts(runs: dict[str, Run]) -> str:
                 f"{run.parts[part]:.3f} ({run.parts[part] / total:.0%})"
                 for part in (FORWARD, HEAD, BACKWARD, OPTIMIZER)
             ]
-            rows.append([contender, *cells])
+            rows.append([_label(contender, run), *cells])
     return (
         report.table(("seconds", FORWARD, HEAD, BACKWARD, OPTIMIZER), rows)
         + "\n\nOne step of its own; our loss head computes its gradients with the loss."

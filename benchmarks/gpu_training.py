@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from contenders import COMPILED, Contender, contenders
-from gpu_worker import Bench
+from gpu_worker import Bench, Record
 from report import hardware, seconds, synchronize
 from steppers import BACKWARD, FORWARD, HEAD, Parts, Stepper
 from torch import Tensor
@@ -64,6 +64,10 @@ class Candidate:
     """Of the fused layer; None for stock."""
 
 
+REPEATS_MATMULS: tuple[SavePolicyName, ...] = ("no_mlp", "layer_input")
+"""Worth trying only with micro-batches for which other policies keep too much."""
+
+
 def search(
     bench: Bench,
     *,
@@ -72,44 +76,44 @@ def search(
     attention: AttentionName,
     candidates: list[Candidate],
 ) -> None:
-    """Rate of forward and backward of each candidate; ends at the first that does not fit.
-
-    Candidates come in order of the memory they need.
-    """
-    num_rows = SEARCH_MICRO_BATCHES
-    recipe = with_batch(recipe, micro_batch_size=1, num_rows=num_rows)
+    """Rate of forward and backward of each candidate, as long as there is time."""
+    recipe = with_batch(recipe, micro_batch_size=1, num_rows=SEARCH_MICRO_BATCHES)
     entrant = contenders(with_gpu_packages=True)[contender]
     model, stepper = _built(bench, recipe, entrant)
-    last = 0.0
+    fitting_sizes, last = set(), 0.0
     for number, candidate in enumerate(candidates):
+        size = candidate.micro_batch_size
+        if candidate.policy in REPEATS_MATMULS and size in fitting_sizes:
+            continue
         start = time.monotonic()
         if number > 0 and bench.seconds_left < 2 * last:
             bench.emit({"given_up": len(candidates) - number})
             return
         _choose(model, candidate.policy, attention)
-        shape = (num_rows, candidate.micro_batch_size, recipe.train.sequence_length)
-        batches = _tokens(recipe, shape, bench.device)
-        record = dataclasses.asdict(candidate)
-        parts = Parts(bench.device)
         try:
-            _reset_peak(bench.device)
             with entrant.surroundings():
-                stepper.step(batches)
-                stepper.step(batches, parts)
+                result = _rate(stepper, recipe, size, bench.device)
         except torch.OutOfMemoryError:
-            bench.emit({**record, "out_of_memory": True})
-            return
-        spent = parts.seconds()
-        duration = sum(spent[part] for part in (FORWARD, HEAD, BACKWARD))
-        tokens = num_rows * candidate.micro_batch_size * recipe.train.sequence_length
-        bench.emit(
-            {
-                **record,
-                "tokens_per_second": tokens / duration,
-                "peak_bytes": _peak(bench.device),
-            }
-        )
+            result = {"out_of_memory": True}
+        bench.emit({**dataclasses.asdict(candidate), **result})
         last = time.monotonic() - start
+        if "out_of_memory" not in result:
+            fitting_sizes.add(size)
+        elif candidate.policy is None or not stepper.forget():
+            # Stock's candidates grow; an engine cannot go on.
+            return
+
+
+def _rate(stepper: Stepper, recipe: Recipe, size: int, device: torch.device) -> Record:
+    length, parts = recipe.train.sequence_length, Parts(device)
+    batches = _tokens(recipe, (SEARCH_MICRO_BATCHES, size, length), device)
+    _reset_peak(device)
+    stepper.step(batches)
+    stepper.step(batches, parts)
+    spent = parts.seconds()
+    duration = sum(spent[part] for part in (FORWARD, HEAD, BACKWARD))
+    tokens = SEARCH_MICRO_BATCHES * size * length
+    return {"tokens_per_second": tokens / duration, "peak_bytes": _peak(device)}
 
 
 def timed(

@@ -61,12 +61,14 @@ class Worker:
         self.deepspeed = deepspeed
         self._process: Any = None
         self._pipe: Any = None
+        self._is_busy = False
 
     def run(self, task: Task, seconds: float, arguments: dict[str, Any]) -> Outcome:
         """Run `task` for about `seconds` at most."""
         end = time.monotonic() + seconds
         self._start()
         self._pipe.send((task, seconds, arguments))
+        self._is_busy = True
         records: list[Record] = []
         while self._pipe.poll(max(0.0, end + GRACE_SECONDS - time.monotonic())):
             try:
@@ -77,6 +79,7 @@ class Worker:
             if kind == "record":
                 records.append(content)
                 continue
+            self._is_busy = False
             if kind == "failed":
                 self.close()
                 return Outcome(records, content)
@@ -87,7 +90,10 @@ class Worker:
         return Outcome(records, f"stopped after {seconds:.0f} s")
 
     def close(self) -> None:
+        """End the process: idle it ends itself, when nothing more can come."""
         if self._process is not None:
+            self._pipe.close()
+            self._process.join(0 if self._is_busy else GRACE_SECONDS)
             self._process.kill()
             self._process.join()
         self._process = self._pipe = None

@@ -34,6 +34,9 @@ class Stepper(Protocol):
         that this takes: it is timed as a whole.
         """
 
+    def forget(self) -> bool:
+        """Drop what a step that failed has left; False where that is not possible."""
+
 
 def without_deepspeed() -> str:
     """Why DeepSpeed cannot be used; empty where it can."""
@@ -152,6 +155,10 @@ class DeepSpeedStepper:
                 total += loss.detach()
         return float(total) / len(micro_batches)
 
+    def forget(self) -> bool:
+        # The engine counts micro-batches and fills buckets on the way.
+        return False
+
 
 # -- without it -----------------------------------------------------------------------------------
 
@@ -195,6 +202,13 @@ class TorchStepper:
             self._update()
             end(OPTIMIZER)
         return float(total) / len(micro_batches)
+
+    def forget(self) -> bool:
+        self.optimizer.zero_grad(set_to_none=False)
+        for weight, master in zip(self.weights, self.masters, strict=True):
+            if weight is not master:
+                weight.grad = None
+        return True
 
     @torch.no_grad()
     def _update(self) -> None:
