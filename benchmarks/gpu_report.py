@@ -234,9 +234,10 @@ def _depth_in_words(depth: Depth, name: str) -> str:
     return (
         f"{name} with its optimiser ({depth.state_bytes} bytes per parameter: "
         f"{depth.state_bytes * depth.model.num_parameters / GIB:.3f} GiB) and activations does not "
-        f"fit into {depth.memory_bytes / GIB:.3f} GiB: measured with {depth.layers} of {total} layers, embedding and head whole, and ours also with "
-        f"{depth.half}. All that a layer costs is the same for each, so the time of {total} layers "
-        f"lies on the line through both; it is extrapolated, not measured. {work}"
+        f"fit into {depth.memory_bytes / GIB:.3f} GiB: measured with {depth.layers} of {total} "
+        f"layers, embedding and head whole, and ours also with {depth.half}. All layers cost the "
+        f"same, so the time of {total} lies on the line through both; it is extrapolated, not "
+        f"measured. {work}"
     )
 
 
