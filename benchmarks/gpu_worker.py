@@ -113,17 +113,22 @@ def _serve(pipe: Connection, deepspeed: bool) -> None:
     if device.type == "cpu":
         torch.set_num_threads(1)
     with contextlib.ExitStack() as stack:
-        make_stepper = None
+        makers: list[Callable[..., Stepper]] = []
+
+        def make_stepper(*arguments: Any) -> Stepper:
+            # Only for those who train: importing DeepSpeed takes its time.
+            if not makers:
+                makers.append(stack.enter_context(stepping(device, deepspeed=deepspeed)))
+            return makers[0](*arguments)
+
         while True:
             try:
                 task, seconds, arguments = pipe.recv()
             except EOFError:
                 return
             deadline = time.monotonic() + seconds
+            bench = Bench(device, make_stepper, deadline, lambda r: pipe.send(("record", r)))
             try:
-                if make_stepper is None:
-                    make_stepper = stack.enter_context(stepping(device, deepspeed=deepspeed))
-                bench = Bench(device, make_stepper, deadline, lambda r: pipe.send(("record", r)))
                 task(bench, **arguments)
             except Exception as error:
                 traceback.print_exc()
