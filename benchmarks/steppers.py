@@ -9,6 +9,7 @@ DeepSpeed keeps for communication.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -40,10 +41,12 @@ class Stepper(Protocol):
 
 def without_deepspeed() -> str:
     """Why DeepSpeed cannot be used; empty where it can."""
-    try:
-        import deepspeed  # noqa: F401
-    except ImportError as error:
-        return f"deepspeed cannot be imported ({error})"
+    for module in ("deepspeed", "llama_ds.engine"):
+        try:
+            importlib.import_module(module)
+        # Not only ImportError: DeepSpeed looks for compilers and CUDA's headers as it is imported.
+        except Exception as error:
+            return f"{module} cannot be imported ({error})"
     return ""
 
 
