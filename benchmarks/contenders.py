@@ -19,7 +19,6 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_utils import local_torch_dtype
 from transformers.models.llama import modeling_llama
 
-from llama_ds.config import AttentionName
 from llama_ds.model import LlamaForCausalLM
 from llama_ds.save_policy import PRESETS, SavePolicy
 
@@ -75,12 +74,10 @@ def _compiled(config: LlamaConfig, device: torch.device) -> Any:
     return model
 
 
-def _ours(
-    policy: SavePolicy | None, attention: AttentionName = "auto"
-) -> Callable[[LlamaConfig, torch.device], Any]:
+def _ours(policy: SavePolicy | None) -> Callable[[LlamaConfig, torch.device], Any]:
     def build(config: LlamaConfig, device: torch.device) -> Any:
         model = _built(LlamaForCausalLM, config, device)
-        model.model.save_policy, model.model.attention = policy, attention
+        model.model.save_policy = policy
         return model
 
     return build

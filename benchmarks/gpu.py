@@ -5,7 +5,7 @@
 
 Everything happens in worker processes under a budget of time, phase by phase. A phase may use what
 earlier ones have left over; what there is no time for is given up and named in the report.
-`--rehearse` runs all of it on the CPU in a tiny size.
+`--rehearse` runs all of it in a tiny size, on the CPU where there is no GPU.
 """
 
 from __future__ import annotations
@@ -244,9 +244,9 @@ def measure_models(session: Session, scale: Scale, findings: Findings) -> None:
         depth = findings.depths[model]
         recipe = with_depth(scale.recipes[model], depth.layers)
         known = None
-        if contender == COMPILED and STOCK in runs:
-            # Each shape would be compiled anew.
-            known = runs[STOCK].candidate
+        if contender == COMPILED:
+            # Stock's choice: each shape would be compiled anew.
+            known = runs.get(STOCK, Run()).candidate or Candidate(1)
         arguments = {"recipe": recipe, "contender": contender, "attention": findings.attention}
         left = depth.memory_bytes * ALMOST_ALL - depth.state_bytes * recipe.model.num_parameters
         tried = candidates(scale, recipe, contender, left)
@@ -348,7 +348,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=report.RESULTS)
     parser.add_argument("--budget-seconds", type=float, default=480.0)
     parser.add_argument("--without-deepspeed", action="store_true", help="also where it is there")
-    parser.add_argument("--rehearse", action="store_true", help="tiny, on the CPU")
+    parser.add_argument("--rehearse", action="store_true", help="everything in a tiny size")
     arguments = parser.parse_args()
     device, code = report.device_of_choice(), report.commit()
     if device.type == "cpu" and not arguments.rehearse:
@@ -363,7 +363,8 @@ def main() -> None:
     finally:
         session.worker.close()
     findings.seconds = time.monotonic() - session.start
-    stem = report.result_stem(arguments.out, "gpu", device)
+    what = "rehearsal" if arguments.rehearse else "gpu"
+    stem = report.result_stem(arguments.out, what, device)
     # The numbers first: whatever goes wrong with words, they are kept.
     report.write_json(stem, gpu_report.raw(findings))
     print(report.write_markdown(stem, gpu_report.paragraphs(findings, code)))

@@ -28,7 +28,7 @@ from typing import Any
 import report
 import torch
 from activation_memory import peak_bytes, saved_bytes
-from contenders import CHECKPOINTED, STOCK, Contender, contenders, ours
+from contenders import CHECKPOINTED, COMPILED, LIGER, STOCK, Contender, contenders, ours
 from steppers import Stepper, loss_of, stepping, without_deepspeed
 from torch import Tensor, nn
 
@@ -122,30 +122,38 @@ def measure(
         torch.randint(size.model.vocab_size, shape, generator=tokens).to(device).unbind(0)
     )
     entrants = contenders(with_gpu_packages=device.type == "cuda")
-    present = {name: entrant for name, entrant in entrants.items() if not entrant.missing}
-    steppers, memory = {}, {}
-    for name, entrant in present.items():
+    missing = {name: entrant.missing for name, entrant in entrants.items() if entrant.missing}
+    steppers: dict[str, Stepper] = {}
+    memory: dict[str, tuple[int, int]] = {}
+    for name, entrant in entrants.items():
+        if name in missing:
+            continue
         config = hf_config(size.model, bos_token_id=1, eos_token_id=2, dtype=DTYPES[dtype])
-        model = entrant.build(config, device)
-        memory[name] = activation_memory(entrant, model, batches[0], device)
-        steppers[name] = make_stepper(model, size.recipe(dtype))
-    seconds: dict[str, list[float]] = {name: [] for name in present}
-    losses: dict[str, list[float]] = {name: [] for name in present}
+        try:
+            model = entrant.build(config, device)
+            memory[name] = activation_memory(entrant, model, batches[0], device)
+            steppers[name] = make_stepper(model, size.recipe(dtype))
+        except Exception as error:
+            if name not in (LIGER, COMPILED):
+                raise
+            # Their failures are results too, and must not cost the others theirs.
+            missing[name] = f"fails: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    seconds: dict[str, list[float]] = {name: [] for name in steppers}
+    losses: dict[str, list[float]] = {name: [] for name in steppers}
     for round_number in range(size.rounds + 1):
-        for name, entrant in present.items():
+        for name, stepper in steppers.items():
             gc.collect()
-            with entrant.surroundings():
-                step = partial(steppers[name].step, batches)
-                duration, loss = report.seconds(step, device)
+            with entrants[name].surroundings():
+                duration, loss = report.seconds(partial(stepper.step, batches), device)
             losses[name].append(loss)
             # The first round warms up caches, the allocator and compilers.
             if round_number > 0:
                 seconds[name].append(duration)
     return [
-        Result(name, dtype, entrant.missing)
-        if entrant.missing
+        Result(name, dtype, missing[name])
+        if name in missing
         else Result(name, dtype, "", *memory[name], tuple(seconds[name]), tuple(losses[name]))
-        for name, entrant in entrants.items()
+        for name in entrants
     ]
 
 

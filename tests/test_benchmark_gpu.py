@@ -48,7 +48,9 @@ def rehearse(folder: Path, budget_seconds: int) -> tuple[str, dict[str, Any]]:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    (raw,), (report,) = (list(folder.glob(f"gpu_cpu_*.{ending}")) for ending in ("json", "md"))
+    (raw,), (report,) = (
+        list(folder.glob(f"rehearsal_cpu_*.{ending}")) for ending in ("json", "md")
+    )
     text = report.read_text(encoding="utf-8")
     assert text in ran.stdout
     assert [line for line in text.splitlines() if line.startswith("#")] == SECTIONS
