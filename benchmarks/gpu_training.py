@@ -88,7 +88,7 @@ def search(
         start = time.monotonic()
         if number > 0 and bench.seconds_left < 2 * last:
             bench.emit({"given_up": len(candidates) - number})
-            return
+            break
         _choose(model, candidate.policy, attention)
         try:
             with entrant.surroundings():
@@ -101,7 +101,8 @@ def search(
             fitting_sizes.add(size)
         elif candidate.policy is None or not stepper.forget():
             # Stock's candidates grow; an engine cannot go on.
-            return
+            break
+    stepper.close()
 
 
 def _rate(stepper: Stepper, recipe: Recipe, size: int, device: torch.device) -> Record:
@@ -147,6 +148,7 @@ def timed(
             parts = Parts(bench.device)
             stepper.step(batches, parts)
             bench.emit({"parts": parts.seconds()})
+    stepper.close()
 
 
 def with_batch(recipe: Recipe, micro_batch_size: int, num_rows: int) -> Recipe:

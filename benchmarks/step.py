@@ -149,6 +149,8 @@ def measure(
             # The first round warms up caches, the allocator and compilers.
             if round_number > 0:
                 seconds[name].append(duration)
+    for stepper in steppers.values():
+        stepper.close()
     return [
         Result(name, dtype, missing[name])
         if name in missing

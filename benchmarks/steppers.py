@@ -38,6 +38,9 @@ class Stepper(Protocol):
     def forget(self) -> bool:
         """Drop what a step that failed has left; False where that is not possible."""
 
+    def close(self) -> None:
+        """Give the memory of the optimiser back."""
+
 
 def without_deepspeed() -> str:
     """Why DeepSpeed cannot be used; empty where it can."""
@@ -162,6 +165,9 @@ class DeepSpeedStepper:
         # The engine counts micro-batches and fills buckets on the way.
         return False
 
+    def close(self) -> None:
+        self.engine.destroy()
+
 
 # -- without it -----------------------------------------------------------------------------------
 
@@ -212,6 +218,9 @@ class TorchStepper:
             if weight is not master:
                 weight.grad = None
         return True
+
+    def close(self) -> None:
+        """Nothing but this object holds anything."""
 
     @torch.no_grad()
     def _update(self) -> None:
