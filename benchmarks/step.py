@@ -254,7 +254,9 @@ def paragraphs(
         through,
         f"{report.versions('torch', 'transformers', 'deepspeed', 'liger-kernel')}, commit {code}. "
         "Command: `python benchmarks/step.py`.",
-        "Bytes are those of one micro-batch, weights and accumulated gradients left out.",
+        "Bytes are those of one micro-batch, weights and accumulated gradients left out. Our loss "
+        "computes the gradient of the head's weight in the forward pass; it is counted as saved, "
+        f"{model.vocab_size * model.hidden_size:,} elements whatever the number of tokens.",
     ]
     for dtype in size.dtypes:
         chosen = [result for result in results if result.dtype == dtype]
