@@ -93,6 +93,21 @@ def test_every_policy_equals_autograd(
         assert relative_error(found, expected) < TOLERANCE[dtype], name
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("packed", [False, True], ids=["rows", "packed"])
+@pytest.mark.parametrize("num_key_value_heads", [4, 2])
+def test_every_policy_equals_autograd_on_a_gpu(num_key_value_heads: int, packed: bool) -> None:
+    model: Any = LlamaForCausalLM(config(num_key_value_heads))
+    model.to("cuda", torch.bfloat16).train()
+    ids, positions = (x.to("cuda") for x in batch())
+    inputs = {"input_ids": ids, "labels": ids, "position_ids": positions if packed else None}
+    expected = gradients(model, None, **inputs)
+    for name, policy in POLICIES.items():
+        found = gradients(model, policy, **inputs)
+        assert relative_error(found, expected) < TOLERANCE[torch.bfloat16], name
+
+
 def small_layer() -> tuple[LlamaDecoderLayer, list[Tensor]]:
     """A layer, and what it is a function of: its input, and its weights in their order."""
     torch.manual_seed(0)

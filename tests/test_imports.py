@@ -42,6 +42,7 @@ SOURCES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
+BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 
 
 def imported_modules(module: str, path: Path) -> Iterator[str]:
@@ -144,7 +145,7 @@ def test_environment_is_read_only_in_recipes(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [*SOURCES.values(), *TESTS], ids=lambda p: str(p.relative_to(ROOT))
+    "path", [*SOURCES.values(), *TESTS, *BENCHMARKS], ids=lambda p: str(p.relative_to(ROOT))
 )
 def test_files_and_functions_stay_small_and_named(path: Path) -> None:
     assert path.stem not in VAGUE_NAMES, "a file is named after its one job"
