@@ -48,9 +48,7 @@ def attention_half(
     return a.mid
 
 
-def _start_inputs(
-    a: Activations, w: LayerWeights, fixed: Fixed, num_chunks: int
-) -> list[Pending]:
+def _start_inputs(a: Activations, w: LayerWeights, fixed: Fixed, num_chunks: int) -> list[Pending]:
     """Step 1, begun: `attn_in` in chunks that arrive one after another."""
     # 1. Norm; the ranks' parts of the sequence come together.
     if a.attn_in is not None:
@@ -92,7 +90,7 @@ def _attend(
 
 def _heads(name: str, projected_BSh: Tensor, tables: Tables, fixed: Fixed) -> Tensor:
     """[B, S, heads, E] as the exchange takes queries ("q"), keys ("k") or values ("v")."""
-    x_BSHE = projected_BSh.unflatten(-1, (-1, fixed.head_dim))
+    x_BSHE: Tensor = projected_BSh.unflatten(-1, (-1, fixed.head_dim))
     if name != "v":
         x_BSHE = rotary(x_BSHE.transpose(1, 2), *tables).transpose(1, 2)
     if name != "q":

@@ -67,7 +67,7 @@ def _start_input(tile: Activations, w: LayerWeights, fixed: Fixed) -> Pending:
 
 
 def _widen(tile: Activations, mlp_in: Pending, w: LayerWeights) -> None:
-    """Fill in what `tile` lacks from `gate` to `product`; `mlp_in` may be under way until needed."""
+    """Fill in what `tile` lacks from `gate` to `product`, waiting for `mlp_in` only if needed."""
     # 8. The two wide projections.
     if tile.gate is None:
         tile.gate = F.linear(mlp_in.wait(), w.gate)
