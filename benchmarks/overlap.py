@@ -3,8 +3,8 @@
     python benchmarks/overlap.py [--processes 2] [--out benchmarks/results] [--rehearse]
 
 A stack of layers, forward and backward, on processes that this program starts: with NCCL where
-every process has a GPU, else with gloo on the CPU, one thread each. Without overlap and with it, cut
-into more and more chunks, the contenders take turns in every round; a ratio is the median over
+every process has a GPU, else with gloo on the CPU, one thread each. Without overlap and with it,
+cut into more and more chunks, the contenders take turns in every round; a ratio is the median over
 rounds of ratios within a round. Two answers to how much is hidden:
 
 - by the clock: (step without overlap - step with it) / communication alone, where that is the time
@@ -35,6 +35,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from torch.profiler import ProfilerActivity, profile
 
 from llama_ds.collectives import Pending
@@ -360,7 +361,7 @@ def main() -> None:
     stem = f"overlap_{'cuda' if is_cuda else 'cpu'}_{time.strftime('%Y%m')}"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        torch.multiprocessing.spawn(  # type: ignore[no-untyped-call]
+        spawn(  # type: ignore[no-untyped-call]
             run_rank, (processes, size, is_cuda, folder), nprocs=processes
         )
         raw = json.loads((folder / "results.json").read_text(encoding="utf-8"))

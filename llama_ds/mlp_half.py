@@ -121,10 +121,8 @@ def _tile_backward(
     """dmid of a tile; the same being gathered; the tile's terms of the weights' gradients."""
     _widen(tile, mlp_in, w)
     mid_BsD, gate_BSf, up_BSf = present(tile.mid), present(tile.gate), present(tile.up)
-    # 10.
-    dproduct_BSf = ddown_out.wait() @ w.down
-    # 9.
-    dgate_BSf, dup_BSf = swiglu_backward(dproduct_BSf, gate_BSf, up_BSf)
+    # 10. and 9.
+    dgate_BSf, dup_BSf = swiglu_backward(ddown_out.wait() @ w.down, gate_BSf, up_BSf)
     # 8.
     dmlp_in_BSD = dgate_BSf @ w.gate
     dmlp_in_BSD += dup_BSf @ w.up
