@@ -1,6 +1,6 @@
 """How much of a decoder layer's communication is hidden behind its computation.
 
-    python benchmarks/overlap.py [--processes 2] [--out benchmarks/results] [--rehearse]
+    python benchmarks/overlap.py [--processes 2] [--link 2gbit] [--out FOLDER] [--rehearse]
 
 A stack of layers, forward and backward, on processes that this program starts: with NCCL where
 every process has a GPU, else with gloo on the CPU, one thread each. Without overlap and with it,
@@ -13,6 +13,11 @@ rounds of ratios within a round. Two answers to how much is hidden:
 - by the trace: the part of the collectives' time that lies under matmuls and attention (on a GPU:
   under any other kernel). It does not say that these ran as fast as they would have alone.
 
+On a CPU gloo's loopback is memory that the cores copy, and what they copy they do not compute.
+`--link 2gbit` runs the processes in a network of their own (Linux, `unshare` and `tc`), whose only
+link lets no more than that through: there a rank waits for the link, as a GPU does, and does not
+work for it.
+
 Each contender's trace of rank 0 is written as `overlap_*.trace.json.gz`, which Perfetto and
 chrome://tracing open. `--rehearse` runs everything in a small size.
 """
@@ -22,15 +27,17 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import platform
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -104,7 +111,7 @@ def size_of(rehearse: bool, is_cuda: bool) -> Size:
     elif is_cuda:
         hidden, intermediate, layers, heads, rows, length, rounds = 4096, 11008, 8, 32, 1, 4096, 9
     else:
-        hidden, intermediate, layers, heads, rows, length, rounds = 512, 1376, 4, 8, 1, 1024, 9
+        hidden, intermediate, layers, heads, rows, length, rounds = 512, 1376, 4, 8, 1, 1024, 15
     model = ModelConfig(
         hidden_size=hidden,
         intermediate_size=intermediate,
@@ -267,6 +274,14 @@ def union(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
 # -- processes ------------------------------------------------------------------------------------
 
 
+def behind_link(rate: str) -> NoReturn:
+    """Start this program again where the only network is a loopback of this rate."""
+    link = f"ip link set lo up && tc qdisc add dev lo root tbf rate {rate} burst 1mb latency 2s"
+    command = ["unshare", "--map-root-user", "--net", "sh", "-c", f'{link} && exec "$@"', "sh"]
+    again = [sys.executable, *sys.argv, "--behind-link"]
+    os.execvpe(command[0], [*command, *again], os.environ | {"GLOO_SOCKET_IFNAME": "lo"})
+
+
 def run_rank(rank: int, processes: int, size: Size, is_cuda: bool, folder: Path) -> None:
     torch.set_num_threads(1)
     device = torch.device("cuda", rank) if is_cuda else torch.device("cpu")
@@ -312,26 +327,26 @@ def table(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-def report(size: Size, results: list[Result], processes: int, hardware: str, code: str) -> str:
+def report(
+    size: Size, results: list[Result], arguments: argparse.Namespace, hardware: str, code: str
+) -> str:
+    link, processes = arguments.link, arguments.processes
+    options = f"--processes {processes}" + (f" --link {link}" if link else "")
     model = size.model
     parts = [
         "# Communication hidden behind a decoder layer's computation",
         f"{model.num_hidden_layers} layers, hidden_size {model.hidden_size}, intermediate_size "
         f"{model.intermediate_size}, {model.num_attention_heads} heads, {size.rows} x "
         f"{size.sequence_length} tokens, {size.dtype}, save policy linear_outputs, {size.rounds} "
-        f"rounds; {processes} processes on {hardware}; wall time, medians.",
+        f"rounds; {processes} processes on {hardware}"
+        + (f" behind a link of {link}" if link else "")
+        + f"; load {os.getloadavg()[1]:.0f}; wall time, medians.",
         f"Python {platform.python_version()}, torch {torch.__version__}, commit {code}. Command: "
-        f"`python benchmarks/overlap.py --processes {processes}`, which defines the columns.",
+        f"`python benchmarks/overlap.py {options}`, which defines the columns.",
     ]
     for layout in layouts(processes):
         chosen = [result for result in results if result.layout == layout.name]
         parts += [f"## {layout.title}", table(chosen)]
-    if hardware.endswith("CPU"):
-        parts.append(
-            "On a CPU the processes of gloo copy and add on the cores that the matmuls need, so "
-            "that hiding them gains little; a GPU's links and copy engines are its own. Not "
-            "measured: any GPU."
-        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -352,13 +367,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
+    parser.add_argument("--link", metavar="RATE", help="CPU only: rate of the link, as tc takes it")
+    parser.add_argument("--behind-link", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.link and not arguments.behind_link:
+        behind_link(arguments.link)
     processes, code = arguments.processes, commit()
     is_cuda = torch.cuda.device_count() >= processes
     hardware = torch.cuda.get_device_name() if is_cuda else f"a {torch.get_num_threads()}-core CPU"
     size = size_of(arguments.rehearse, is_cuda)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    stem = f"overlap_{'cuda' if is_cuda else 'cpu'}_{time.strftime('%Y%m')}"
+    network = f"_{arguments.link}" if arguments.link else ""
+    stem = f"overlap_{'cuda' if is_cuda else 'cpu'}{network}_{time.strftime('%Y%m')}"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         spawn(  # type: ignore[no-untyped-call]
@@ -370,7 +390,7 @@ def main() -> None:
             with gzip.open(arguments.out / f"{target}.trace.json.gz", "wb") as file:
                 file.write(trace.read_bytes())
     results = [Result(**fields) for fields in raw]
-    text = report(size, results, processes, hardware, code)
+    text = report(size, results, arguments, hardware, code)
     (arguments.out / f"{stem}.md").write_text(text, encoding="utf-8")
     summary = json.dumps(raw, indent=1) + "\n"
     (arguments.out / f"{stem}.json").write_text(summary, encoding="utf-8")
