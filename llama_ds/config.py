@@ -158,6 +158,10 @@ class ParallelConfig:
         for name in ("tp", "sp", "overlap_chunks"):
             size = getattr(self, name)
             _require(size > 0, f"parallel.{name} ({size}) must be positive")
+        _require(
+            self.overlap in ("auto", "on", "off"),
+            f"parallel.overlap ({self.overlap}) must be auto, on or off",
+        )
 
 
 @dataclass(frozen=True)

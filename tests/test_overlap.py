@@ -121,9 +121,10 @@ def test_overlap_changes_no_bit(
 # -- tiles ----------------------------------------------------------------------------------------
 
 
-def small_stack(mlp_tiles: int, dtype: torch.dtype = torch.float32) -> Any:
+def small_stack(mlp_tiles: int, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
-    stack: Any = LlamaForCausalLM(config()).to(dtype).train().model
+    model: Any = LlamaForCausalLM(config())
+    stack = model.to(dtype).train().model
     stack.save_policy, stack.mlp_tiles = PRESETS["no_mlp"], mlp_tiles
     return stack
 
@@ -140,7 +141,7 @@ def test_tiles_sum_weight_gradients_in_fp32() -> None:
 
 def peak_bytes(mlp_tiles: int, folder: Path) -> int:
     """Of a forward and backward pass, above what was there before."""
-    stack, inputs = small_stack(mlp_tiles), torch.randn(1, SEQUENCE, HIDDEN)
+    stack, inputs = small_stack(mlp_tiles, torch.float32), torch.randn(1, SEQUENCE, HIDDEN)
     gradients(stack, inputs)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         gradients(stack, inputs)
@@ -152,8 +153,8 @@ def peak_bytes(mlp_tiles: int, folder: Path) -> int:
         for event in events
         if event["name"] == "[memory]"
     )
-    before = changes[0][1] - changes[0][2]
-    return max(total for _, total, _ in changes) - before
+    before: int = changes[0][1] - changes[0][2]
+    return max(int(total) for _, total, _ in changes) - before
 
 
 def test_wide_tensors_exist_for_one_tile_at_a_time(tmp_path: Path) -> None:
