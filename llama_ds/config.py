@@ -151,8 +151,7 @@ class ParallelConfig:
     overlap: OverlapChoice = "auto"
     """Send a layer's tensors while it computes, under tp and sp; auto: on GPUs."""
     overlap_chunks: int = 2
-    """Parts of the sequence that an overlapped forward pass sends one after another, each under the
-    matmuls of another; more parts hide more, and make the matmuls smaller."""
+    """Parts of the sequence that an overlapped forward pass sends, each under another's matmuls."""
 
     def __post_init__(self) -> None:
         for name in ("tp", "sp", "overlap_chunks"):
@@ -273,13 +272,9 @@ class TrainConfig:
             f"train.tokens_per_step ({self.tokens_per_step}) must be a multiple of "
             f"train.sequence_length ({self.sequence_length})",
         )
-        wide = [name for name in ("gate", "up", "product") if name in self.saved.kept()]
-        _require(
-            self.mlp_tiles == 1 or not wide,
-            f"train.mlp_tiles ({self.mlp_tiles}) is to hold {', '.join(wide)} of one tile at a "
-            f"time, but train.save_policy ({self.save_policy}) keeps all of them; set it to no_mlp "
-            "or layer_input, or train.mlp_tiles to 1",
-        )
+        saved = self.saved  # refuses what contradicts itself
+        if self.mlp_tiles > 1:
+            saved.require_tiles_pay()
 
     @property
     def saved(self) -> SavePolicy:

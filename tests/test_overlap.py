@@ -242,6 +242,16 @@ def test_forward_sends_a_chunk_under_the_matmuls_of_another(rehearsal: Path) -> 
 
 
 @pytest.mark.dist
+def test_ulysses_sends_under_matmuls(rehearsal: Path) -> None:
+    events = events_of(rehearsal, "ulysses_on_1_chunk")
+    # Each time in two layers. Forward: queries under the matmuls of keys and values, keys under
+    # that of values; backward: o_in under that of W_o, values under those of W_q and W_k.
+    for collective, hidden in {"q": 2, "k": 1, "o_in": 1, "dv": 2, "dk": 1}.items():
+        matmuls = [between.count("aten::mm") for between in under(events, collective)]
+        assert sum(count >= hidden for count in matmuls) == 2, (collective, matmuls)
+
+
+@pytest.mark.dist
 def test_without_overlap_nothing_runs_while_a_collective_is_under_way(rehearsal: Path) -> None:
     for layout, collective in (("megatron", "dmlp_in"), ("tp", "mid"), ("ulysses", "dattn_out")):
         for between in under(events_of(rehearsal, f"{layout}_off"), collective):
