@@ -69,6 +69,7 @@ class Size:
     rows: int
     sequence_length: int
     rounds: int
+    traced_steps: int
     dtype: str
 
 
@@ -92,16 +93,18 @@ class Result:
     communication_seconds: list[float]
     """The collectives of a step, alone."""
     traced_seconds: float
-    """Of collectives, in one traced step."""
+    """Of collectives, in the traced steps."""
     covered_seconds: float
     """Of these, under computation."""
 
     def hidden_by_trace(self) -> float:
         return self.covered_seconds / self.traced_seconds
 
-    def hidden_by_clock(self, off: Result) -> float:
+    def hidden_by_clock(self, off: Result) -> list[float]:
+        """Lower quartile, median and upper quartile over rounds."""
         rounds = zip(off.step_seconds, self.step_seconds, self.communication_seconds, strict=True)
-        return statistics.median((without - own) / alone for without, own, alone in rounds)
+        shares = [(without - own) / alone for without, own, alone in rounds]
+        return statistics.quantiles(shares, n=4)
 
 
 def size_of(rehearse: bool, is_cuda: bool) -> Size:
@@ -121,7 +124,8 @@ def size_of(rehearse: bool, is_cuda: bool) -> Size:
         vocab_size=256,
         max_position_embeddings=max(2_048, length),
     )
-    return Size(model, rows, length, rounds, "bfloat16" if is_cuda else "float32")
+    dtype, traced_steps = "bfloat16" if is_cuda else "float32", 1 if rehearse else 3
+    return Size(model, rows, length, rounds, traced_steps, dtype)
 
 
 def layouts(processes: int) -> list[Layout]:
@@ -222,7 +226,8 @@ def measure(layout: Layout, size: Size, device: torch.device, folder: Path) -> l
         label = f"{layout.name}_{name}".replace(",", "").replace(" ", "_")
         path = folder / f"rank{dist.get_rank()}.{label}.json"
         with profile(activities=activities(device)) as profiler:
-            step()
+            for _ in range(size.traced_steps):
+                step()
             settle(device)
         profiler.export_chrome_trace(str(path))
         traced, covered = hidden_in(json.loads(path.read_text(encoding="utf-8"))["traceEvents"])
@@ -309,8 +314,8 @@ def run_rank(rank: int, processes: int, size: Size, is_cuda: bool, folder: Path)
 def table(results: list[Result]) -> str:
     off = next(result for result in results if result.overlap == OFF)
     lines = [
-        "| overlap | step s | step / off | communication alone s | hidden, by the clock "
-        "| hidden, by the trace |",
+        "| overlap | step s | step / off | communication alone s "
+        "| hidden, by the clock (quartiles) | hidden, by the trace |",
         "|---|---|---|---|---|---|",
     ]
     for result in results:
@@ -320,11 +325,16 @@ def table(results: list[Result]) -> str:
             f"{statistics.median(result.step_seconds):.4f}",
             f"{statistics.median(own / other for own, other in pairs):.3f}",
             f"{statistics.median(result.communication_seconds):.4f}",
-            "" if result is off else f"{result.hidden_by_clock(off):.0%}",
+            "" if result is off else clock_share(result, off),
             f"{result.hidden_by_trace():.0%}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def clock_share(result: Result, off: Result) -> str:
+    low, middle, high = result.hidden_by_clock(off)
+    return f"{middle:.0%} ({low:.0%} to {high:.0%})"
 
 
 def report(
