@@ -391,9 +391,7 @@ def main() -> None:
     stem = f"overlap_{'cuda' if is_cuda else 'cpu'}{network}_{time.strftime('%Y%m')}"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        spawn(  # type: ignore[no-untyped-call]
-            run_rank, (processes, size, is_cuda, folder), nprocs=processes
-        )
+        spawn(run_rank, (processes, size, is_cuda, folder), nprocs=processes)
         raw = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         for trace in folder.glob("rank0.*.json"):
             target = f"{stem}_{trace.name.removeprefix('rank0.').removesuffix('.json')}"
