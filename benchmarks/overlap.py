@@ -19,7 +19,8 @@ link lets no more than that through: there a rank waits for the link, as a GPU d
 work for it.
 
 Each contender's trace of rank 0 is written as `overlap_*.trace.json.gz`, which Perfetto and
-chrome://tracing open. `--rehearse` runs everything in a small size.
+chrome://tracing open; on a CPU one layer's backward pass is drawn from it. `--rehearse` runs
+everything in a small size.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import matplotlib
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -114,7 +116,7 @@ def size_of(rehearse: bool, is_cuda: bool) -> Size:
     elif is_cuda:
         hidden, intermediate, layers, heads, rows, length, rounds = 4096, 11008, 8, 32, 1, 4096, 9
     else:
-        hidden, intermediate, layers, heads, rows, length, rounds = 512, 1376, 4, 8, 1, 1024, 15
+        hidden, intermediate, layers, heads, rows, length, rounds = 512, 1376, 4, 8, 1, 1024, 9
     model = ModelConfig(
         hidden_size=hidden,
         intermediate_size=intermediate,
@@ -276,6 +278,45 @@ def union(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return joined
 
 
+def draw(events: list[dict[str, Any]], path: Path) -> None:
+    """A layer's backward pass on a CPU: what was computed, and what was under way meanwhile."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    events = sorted((event for event in events if event.get("ph") == "X"), key=lambda e: e["ts"])
+    begins = [event["ts"] for event in events if event["name"] == "start: ddown_out"]
+    begin, end = begins[0], begins[1]
+    sent = [e for e in events if e["name"].startswith("gloo:") and e["name"] != "gloo:barrier"]
+    bars: list[tuple[dict[str, Any], int, str, str]] = []
+    for event in events:
+        kind, _, name = event["name"].partition(": ")
+        if event["name"] in COMPUTATIONS:
+            bars.append((event, 3, "tab:blue", ""))
+        elif kind == "weight gradient":
+            bars.append((event, 2, "tab:green", name))
+        elif kind == "wait":
+            bars.append((event, 0, "tab:red", ""))
+        elif kind == "start":
+            # Collectives begin in the order of their starts.
+            while sent[0]["ts"] < event["ts"]:
+                sent.pop(0)
+            bars.append((sent.pop(0), 1, "tab:orange", name))
+    figure, axis = pyplot.subplots(figsize=(12, 3))
+    for event, lane, colour, label in bars:
+        if begin <= event["ts"] < end:
+            left, width = (event["ts"] - begin) / 1e3, event["dur"] / 1e3
+            axis.barh(lane, width, 0.8, left, color=colour, edgecolor="white", linewidth=0.5)
+            axis.text(left, lane, label, fontsize=7, rotation=30, va="center")
+    lanes = ["waiting", "on the wire", "weight gradient", "matmul, attention"]
+    axis.set_yticks(range(4), lanes)
+    axis.set(
+        xlabel="milliseconds", title="Backward pass of one layer", xlim=(0, (end - begin) / 1e3)
+    )
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
 # -- processes ------------------------------------------------------------------------------------
 
 
@@ -338,8 +379,10 @@ def clock_share(result: Result, off: Result) -> str:
 
 
 def report(
-    size: Size, results: list[Result], arguments: argparse.Namespace, hardware: str, code: str
+    size: Size, results: list[Result], arguments: argparse.Namespace, stem: str, code: str
 ) -> str:
+    is_cuda = "cuda" in stem
+    hardware = torch.cuda.get_device_name() if is_cuda else f"a CPU of {os.cpu_count()} cores"
     link, processes = arguments.link, arguments.processes
     options = f"--processes {processes}" + (f" --link {link}" if link else "")
     model = size.model
@@ -357,6 +400,11 @@ def report(
     for layout in layouts(processes):
         chosen = [result for result in results if result.layout == layout.name]
         parts += [f"## {layout.title}", table(chosen)]
+    if not is_cuda:
+        parts.append(
+            f"Rank 0 with Megatron's sequence parallelism and overlap, as traced:\n\n"
+            f"![what is computed while tensors are sent]({stem}.png)\n\nNot measured: any GPU."
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -384,7 +432,6 @@ def main() -> None:
         behind_link(arguments.link)
     processes, code = arguments.processes, commit()
     is_cuda = torch.cuda.device_count() >= processes
-    hardware = torch.cuda.get_device_name() if is_cuda else f"a {torch.get_num_threads()}-core CPU"
     size = size_of(arguments.rehearse, is_cuda)
     arguments.out.mkdir(parents=True, exist_ok=True)
     network = f"_{arguments.link}" if arguments.link else ""
@@ -393,12 +440,16 @@ def main() -> None:
         folder = Path(name)
         spawn(run_rank, (processes, size, is_cuda, folder), nprocs=processes)
         raw = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        if not is_cuda:
+            drawn = folder / "rank0.megatron_on_2_chunks.json"
+            events = json.loads(drawn.read_text(encoding="utf-8"))["traceEvents"]
+            draw(events, arguments.out / f"{stem}.png")
         for trace in folder.glob("rank0.*.json"):
             target = f"{stem}_{trace.name.removeprefix('rank0.').removesuffix('.json')}"
             with gzip.open(arguments.out / f"{target}.trace.json.gz", "wb") as file:
                 file.write(trace.read_bytes())
     results = [Result(**fields) for fields in raw]
-    text = report(size, results, arguments, hardware, code)
+    text = report(size, results, arguments, stem, code)
     (arguments.out / f"{stem}.md").write_text(text, encoding="utf-8")
     summary = json.dumps(raw, indent=1) + "\n"
     (arguments.out / f"{stem}.json").write_text(summary, encoding="utf-8")
