@@ -38,10 +38,11 @@ from transformers.utils.output_capturing import capture_outputs
 from llama_ds import weights
 from llama_ds.attention import choose
 from llama_ds.attention_kernels import Documents
-from llama_ds.block import FusedOptions, LlamaAttention, LlamaDecoderLayer, LlamaRMSNorm
+from llama_ds.block import LlamaAttention, LlamaDecoderLayer, LlamaRMSNorm
 from llama_ds.config import AttentionName, ModelConfig
 from llama_ds.fallback import against_fusing
 from llama_ds.functional import initial_weight, kept_positions
+from llama_ds.layer_tensors import FusedOptions
 from llama_ds.loss import IGNORE_INDEX, LlamaHead
 from llama_ds.parallel import ParallelGroups
 from llama_ds.save_policy import PRESETS, SavePolicy
@@ -157,6 +158,11 @@ class LlamaModel(LlamaPreTrainedModel):
     """What the fused layer keeps for its backward pass; None: the layer's modules are called."""
     attention: AttentionName = "auto"
     """The fused layer's attention kernel; the modules use transformers' attn_implementation."""
+    overlap: bool = False
+    """The fused layer computes while tensors are sent, in `overlap_chunks` where it must cut."""
+    overlap_chunks: int = 2
+    mlp_tiles: int = 1
+    """Parts of the sequence that the fused layer's MLP works on one after another."""
 
     def __init__(
         self,
@@ -277,7 +283,14 @@ class LlamaModel(LlamaPreTrainedModel):
         )
         queries = hidden_states.new_empty(0, head_dim)
         kernel = choose(self.attention, queries, packed=documents is not None)
-        return FusedOptions(self.save_policy, kernel, documents)
+        return FusedOptions(
+            self.save_policy,
+            kernel,
+            documents,
+            overlap=self.overlap,
+            overlap_chunks=self.overlap_chunks,
+            mlp_tiles=self.mlp_tiles,
+        )
 
     def _against_fusing(
         self,

@@ -90,6 +90,16 @@ class SavePolicy:
                 names.append(part[field.name] if choice == "regather" else field.name)
         return tuple(names)
 
+    def require_tiles_pay(self) -> None:
+        """ValueError where the MLP's tiles would save little: what is kept is there for all."""
+        kept = [name for name in ("gate", "up", "product") if getattr(self, name) != "recompute"]
+        if kept:
+            raise ValueError(
+                f"train.mlp_tiles is to hold {', '.join(kept)} of one tile at a time, but "
+                f"train.save_policy and save_tensors keep {'it' if len(kept) == 1 else 'them'} of "
+                "all; set save_policy to no_mlp or layer_input, or mlp_tiles to 1"
+            )
+
 
 PRESETS: dict[SavePolicyName, SavePolicy] = {
     "keep_all": SavePolicy(),
