@@ -121,8 +121,11 @@ def test_gradcheck(kernel: Any, policy: str) -> None:
         out: Tensor = torch.func.functional_call(layer, named, arguments)
         return out
 
-    # float64 differences are exact to 1e-8 or so.
-    assert torch.autograd.gradcheck(function, (x, *weights), eps=1e-6, atol=1e-6, rtol=1e-5)
+    # float64 differences are exact to 1e-8 or so. The fast mode compares the Jacobians' product with
+    # random vectors, which a wrong entry changes; element by element it takes 20 times as long.
+    assert torch.autograd.gradcheck(
+        function, (x, *weights), eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True
+    )
 
 
 def test_backward_runs_twice_where_the_graph_is_kept() -> None:
@@ -169,9 +172,14 @@ def test_policies_save_less_and_less() -> None:
 
 
 def errors_of_rank(
-    tp: int, sp: int, sequence_parallel: bool, num_key_value_heads: int, dtype: torch.dtype
-) -> dict[str, float]:
-    """Error of every policy on this rank, against the plain layer in the same layout."""
+    tp: int, sp: int, sequence_parallel: bool, num_key_value_heads: int
+) -> dict[tuple[torch.dtype, bool, str], float]:
+    """Error of every case on this rank, against the plain layer in the same layout.
+
+    Every policy in float64 on packed rows. Packing and dtype act inside single operations, which
+    know nothing of the layout: rows of one document and fp32 under one policy each that keeps and
+    one that computes again.
+    """
     from llama_ds.parallel import ParallelGroups
 
     groups = ParallelGroups.build(
@@ -180,27 +188,30 @@ def errors_of_rank(
     torch.manual_seed(0)
     model: Any = LlamaForCausalLM(
         config(num_key_value_heads), groups, sequence_parallel=sequence_parallel
-    )
-    model.to(dtype).train()
+    ).train()
     ids, positions = batch()
     labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
     cut = model.sp.cut
-    worst: dict[str, float] = {}
-    for packed in (False, True):
+    worst: dict[tuple[torch.dtype, bool, str], float] = {}
+    for dtype, packed, names in (
+        (torch.float64, True, list(POLICIES)),
+        (torch.float64, False, ["linear_outputs", "layer_input"]),
+        (torch.float32, True, ["linear_outputs", "layer_input"]),
+    ):
+        model.to(dtype)
         inputs = {
             "input_ids": cut(ids),
             "shift_labels": cut(labels),
             "position_ids": cut(positions) if packed else None,
         }
         expected = gradients(model, None, **inputs)
-        for name, policy in POLICIES.items():
-            error = relative_error(gradients(model, policy, **inputs), expected)
-            worst[name] = max(worst.get(name, 0.0), error)
+        for name in names:
+            found = gradients(model, POLICIES[name], **inputs)
+            worst[dtype, packed, name] = relative_error(found, expected)
     return worst
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(
     ("tp", "sp", "sequence_parallel", "num_key_value_heads"),
     [
@@ -214,13 +225,9 @@ def errors_of_rank(
     ],
 )
 def test_every_policy_in_every_layout(
-    gloo: Gloo,
-    tp: int,
-    sp: int,
-    sequence_parallel: bool,
-    num_key_value_heads: int,
-    dtype: torch.dtype,
+    gloo: Gloo, tp: int, sp: int, sequence_parallel: bool, num_key_value_heads: int
 ) -> None:
-    layout = (tp, sp, sequence_parallel, num_key_value_heads, dtype)
+    layout = (tp, sp, sequence_parallel, num_key_value_heads)
     for errors in gloo(tp * sp, errors_of_rank, *layout):
-        assert max(errors.values()) < TOLERANCE[dtype], errors
+        for case, error in errors.items():
+            assert error < TOLERANCE[case[0]], case
