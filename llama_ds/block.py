@@ -1,29 +1,24 @@
 """The decoder layer: attention and MLP, each behind a norm, under tensor and sequence parallelism.
 
-It exists twice, with equal results. The modules below are the plain layer: autograd finds the
-backward pass, and saves what it likes. `FusedLayer`, at the end, is the whole layer as one function
-whose backward pass is written by hand and saves what the `SavePolicy` says; training runs on it
-wherever it may stand in for the modules (`fallback.py`).
+It exists twice, with equal results. The modules of this file are the plain layer: autograd finds
+the backward pass, and saves what it likes. `FusedLayer` of `fused_layer.py` is the whole layer as
+one function whose backward pass is written by hand and saves what the `SavePolicy` says; training
+runs on it wherever it may stand in for the modules (`fallback.py`).
 
 Outside the blocks activations are [B, s, D], inside [B, S, heads or features of this rank]; see
 `tensor_parallel.py` and `sequence_parallel.py` for what is sent where. For a single rank both are
 the identity.
 
-Shapes in names: B rows, S sequence, D hidden, H heads, K kv heads, E head dim, F intermediate.
-Lower case is a rank's part: s of the sequence outside the blocks (S / tp with Megatron's sequence
-parallelism), h, k, f of what tensor parallelism divides. Under Ulysses S is itself a slice, and
-attention sees T = S * sp positions of g = h / sp heads and j key/value heads.
+Shapes in names: B rows, S sequence, s a rank's part of it outside the blocks, D hidden, H heads,
+K kv heads, E head dim.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from transformers import LlamaConfig
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
@@ -31,19 +26,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from llama_ds.attention_kernels import Documents, Kernel
-from llama_ds.collectives import summed
-from llama_ds.functional import (
-    repeat_heads,
-    repeat_heads_backward,
-    rms_norm,
-    rms_norm_backward,
-    rotary,
-    rotary_backward,
-    swiglu,
-    swiglu_backward,
-)
-from llama_ds.save_policy import SavePolicy
+from llama_ds.functional import rms_norm, rotary, swiglu
+from llama_ds.fused_layer import FusedLayer
+from llama_ds.layer_tensors import Fixed, FusedOptions, LayerWeights
 from llama_ds.sequence_parallel import SequenceParallel
 from llama_ds.tensor_parallel import (
     ColumnParallelLinear,
@@ -176,7 +161,7 @@ class LlamaDecoderLayer(GradientCheckpointingLayer):
         fused: FusedOptions | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """[B, s, D] -> [B, s, D]; with `fused` by the function below, whose options these are."""
+        """[B, s, D] -> [B, s, D]; with `fused` by `FusedLayer`, whose options these are."""
         if fused is not None:
             out: Tensor = FusedLayer.apply(  # type: ignore[no-untyped-call]
                 hidden_states, *position_embeddings, self._fixed(fused), *self._weights()
@@ -206,247 +191,3 @@ class LlamaDecoderLayer(GradientCheckpointingLayer):
             up=mlp.up_proj.weight,
             down=mlp.down_proj.weight,
         )
-
-
-# -- the layer as one function --------------------------------------------------------------------
-
-
-class LayerWeights(NamedTuple):
-    """This rank's weights, [out, in] as in `nn.Linear`; also their gradients."""
-
-    attn_norm: Tensor
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    o: Tensor
-    mlp_norm: Tensor
-    gate: Tensor
-    up: Tensor
-    down: Tensor
-
-
-@dataclass(frozen=True)
-class FusedOptions:
-    """What all layers of one forward pass share."""
-
-    policy: SavePolicy
-    attention: Kernel
-    documents: Documents | None
-    """Of whole rows, where several lie in a row."""
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """All that the function needs beside tensors."""
-
-    options: FusedOptions
-    tp: TensorParallel
-    sp: SequenceParallel
-    head_dim: int
-    eps: float
-
-
-@dataclass
-class Activations:
-    """The layer's tensors, each by the name that a `SavePolicy` gives it; None: not computed."""
-
-    x: Tensor
-    attn_normed: Tensor | None = None
-    attn_in: Tensor | None = None
-    q: Tensor | None = None
-    k: Tensor | None = None
-    v: Tensor | None = None
-    attn_out: Tensor | None = None
-    lse: Tensor | None = None
-    o_in: Tensor | None = None
-    mid: Tensor | None = None
-    mlp_normed: Tensor | None = None
-    mlp_in: Tensor | None = None
-    gate: Tensor | None = None
-    up: Tensor | None = None
-    product: Tensor | None = None
-
-    def only(self, names: tuple[str, ...]) -> Activations:
-        """The tensors of these names."""
-        return Activations(**{name: getattr(self, name) for name in names})
-
-
-class FusedLayer(torch.autograd.Function):
-    """The decoder layer with its backward pass; `LlamaDecoderLayer` in ten steps.
-
-    Forward and backward share `_attention_half` and `_mlp_half`, which compute what `Activations`
-    lacks: in the forward pass everything, in the backward pass what was not kept.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x_BsD: Tensor, cos_BSE: Tensor, sin_BSE: Tensor, fixed: Fixed, *weights: Tensor
-    ) -> Tensor:
-        w, kept = LayerWeights(*weights), fixed.options.policy.kept()
-        a = Activations(x=x_BsD)
-        mid_BsD = _attention_half(a, w, cos_BSE, sin_BSE, fixed)
-        a = Activations(**{**vars(a.only(kept)), "mid": mid_BsD})
-        product_BSf = _mlp_half(a, w, fixed)
-        # 10. Down projection, summed over the ranks, onto the residual stream.
-        out_BsD = mid_BsD + fixed.tp.summed(F.linear(product_BSf, w.down))
-
-        ctx.fixed, ctx.kept = fixed, kept
-        saved = a.only(kept)
-        ctx.save_for_backward(cos_BSE, sin_BSE, *weights, *(getattr(saved, name) for name in kept))
-        return out_BsD
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dout_BsD: Tensor) -> tuple[Tensor | None, ...]:
-        fixed: Fixed = ctx.fixed
-        num_weights = len(LayerWeights._fields)
-        cos_BSE, sin_BSE, *tensors = ctx.saved_tensors
-        w = LayerWeights(*tensors[:num_weights])
-        a = Activations(**dict(zip(ctx.kept, tensors[num_weights:], strict=True)))
-        if a.mid is None:
-            _attention_half(a, w, cos_BSE, sin_BSE, fixed)
-        dmid_BsD, mlp = _mlp_half_backward(dout_BsD, a, w, fixed)
-        a.mlp_normed = a.mlp_in = a.gate = a.up = a.product = None
-        dx_BsD, attn = _attention_half_backward(dmid_BsD, a, w, cos_BSE, sin_BSE, fixed)
-        return dx_BsD, None, None, None, *LayerWeights(**attn, **mlp)
-
-
-def _attention_half(
-    a: Activations, w: LayerWeights, cos_BSE: Tensor, sin_BSE: Tensor, fixed: Fixed
-) -> Tensor:
-    """Fill in what `a` lacks up to `mid`, which is returned."""
-    tp, sp, options = fixed.tp, fixed.sp, fixed.options
-
-    def rotated(x_BSHE: Tensor) -> Tensor:
-        return rotary(x_BSHE.transpose(1, 2), cos_BSE, sin_BSE).transpose(1, 2)
-
-    # 1. Norm; the ranks' parts of the sequence come together.
-    if a.attn_in is None:
-        if a.attn_normed is None:
-            a.attn_normed = rms_norm(a.x, w.attn_norm, fixed.eps)
-        a.attn_in = tp.gathered(a.attn_normed)
-    # 2. Queries, keys and values of this rank's heads, rotated; 3. all positions of fewer heads.
-    heads_last = (*a.attn_in.shape[:-1], -1, fixed.head_dim)
-    num_kv_heads = w.k.shape[0] // fixed.head_dim
-    # The exchange gives every rank as many heads.
-    num_exchanged = num_kv_heads * sp.kv_repeats(num_kv_heads)
-    if a.q is None:
-        q_BShE = rotated(F.linear(a.attn_in, w.q).view(heads_last))
-        a.q = sp.exchanged_to_heads(q_BShE)
-    if a.k is None:
-        k_BSkE = rotated(F.linear(a.attn_in, w.k).view(heads_last))
-        a.k = sp.exchanged_to_heads(repeat_heads(k_BSkE, num_exchanged))
-    if a.v is None:
-        v_BSkE = F.linear(a.attn_in, w.v).view(heads_last)
-        a.v = sp.exchanged_to_heads(repeat_heads(v_BSkE, num_exchanged))
-    # 4. Attention.
-    if a.attn_out is None:
-        a.attn_out, a.lse = options.attention.forward(a.q, a.k, a.v, options.documents)
-    # 5. All heads of this rank's positions again.
-    if a.o_in is None:
-        a.o_in = sp.exchanged_to_sequence(a.attn_out).flatten(2)
-    # 6. Output projection, summed over the ranks, onto the residual stream.
-    if a.mid is None:
-        a.mid = a.x + tp.summed(F.linear(a.o_in, w.o))
-    return a.mid
-
-
-def _attention_half_backward(
-    dmid_BsD: Tensor,
-    a: Activations,
-    w: LayerWeights,
-    cos_BSE: Tensor,
-    sin_BSE: Tensor,
-    fixed: Fixed,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """dx, and the gradients of attention's weights by name."""
-    tp, sp, options = fixed.tp, fixed.sp, fixed.options
-    _attention_half(a, w, cos_BSE, sin_BSE, fixed)
-    q, k, v, attn_out = _present(a.q), _present(a.k), _present(a.v), _present(a.attn_out)
-    attn_in_BSD = _present(a.attn_in)
-
-    def rotated_back(dx_BSHE: Tensor) -> Tensor:
-        return rotary_backward(dx_BSHE.transpose(1, 2), cos_BSE, sin_BSE).transpose(1, 2)
-
-    # 6. The residual stream passes dmid on; the projection sees the gradient of every position.
-    do_out_BSD = tp.gathered(dmid_BsD)
-    do_in_BSd = do_out_BSD @ w.o
-    do = _weight_gradient(do_out_BSD, _present(a.o_in))
-    # 5.
-    dattn_out_BTgE = sp.exchanged_to_heads(do_in_BSd.unflatten(2, (-1, fixed.head_dim)))
-    # 4.
-    dq_BTgE, dk_BTjE, dv_BTjE = options.attention.backward(
-        dattn_out_BTgE, q, k, v, attn_out, _present(a.lse), options.documents
-    )
-    # 3. and 2.
-    num_kv_heads = w.k.shape[0] // fixed.head_dim
-    dq_BSh = rotated_back(sp.exchanged_to_sequence(dq_BTgE)).flatten(2)
-    dk_BSkE = repeat_heads_backward(sp.exchanged_to_sequence(dk_BTjE), num_kv_heads)
-    dk_BSk = rotated_back(dk_BSkE).flatten(2)
-    dv_BSk = repeat_heads_backward(sp.exchanged_to_sequence(dv_BTjE), num_kv_heads).flatten(2)
-    dattn_in_BSD = dq_BSh @ w.q + dk_BSk @ w.k + dv_BSk @ w.v
-    # 1.
-    dnormed_BsD = tp.summed(dattn_in_BSD)
-    dx_BsD, dnorm = rms_norm_backward(dnormed_BsD, a.x, w.attn_norm, fixed.eps)
-    return dmid_BsD + dx_BsD, {
-        "attn_norm": tp.summed_replicated(dnorm),
-        "q": _weight_gradient(dq_BSh, attn_in_BSD),
-        # Ranks that hold the same key/value heads share their gradient.
-        "k": summed(_weight_gradient(dk_BSk, attn_in_BSD), tp.kv_group),
-        "v": summed(_weight_gradient(dv_BSk, attn_in_BSD), tp.kv_group),
-        "o": do,
-    }
-
-
-def _mlp_half(a: Activations, w: LayerWeights, fixed: Fixed) -> Tensor:
-    """Fill in what `a` lacks from `mid` up to `product`, which is returned."""
-    # 7. Norm; the ranks' parts of the sequence come together.
-    if a.mlp_in is None:
-        if a.mlp_normed is None:
-            a.mlp_normed = rms_norm(_present(a.mid), w.mlp_norm, fixed.eps)
-        a.mlp_in = fixed.tp.gathered(a.mlp_normed)
-    # 8. The two wide projections.
-    if a.gate is None:
-        a.gate = F.linear(a.mlp_in, w.gate)
-    if a.up is None:
-        a.up = F.linear(a.mlp_in, w.up)
-    # 9. SwiGLU.
-    if a.product is None:
-        a.product = swiglu(a.gate, a.up)
-    return a.product
-
-
-def _mlp_half_backward(
-    dout_BsD: Tensor, a: Activations, w: LayerWeights, fixed: Fixed
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """dmid, and the gradients of the MLP's weights by name."""
-    tp = fixed.tp
-    _mlp_half(a, w, fixed)
-    mid_BsD, mlp_in_BSD, gate_BSf, up_BSf = map(_present, (a.mid, a.mlp_in, a.gate, a.up))
-    # 10. The residual stream passes dout on; the projection sees the gradient of every position.
-    ddown_out_BSD = tp.gathered(dout_BsD)
-    dproduct_BSf = ddown_out_BSD @ w.down
-    ddown = _weight_gradient(ddown_out_BSD, _present(a.product))
-    # 9.
-    dgate_BSf, dup_BSf = swiglu_backward(dproduct_BSf, gate_BSf, up_BSf)
-    # 8.
-    dmlp_in_BSD = dgate_BSf @ w.gate + dup_BSf @ w.up
-    # 7.
-    dnormed_BsD = tp.summed(dmlp_in_BSD)
-    dmid_BsD, dnorm = rms_norm_backward(dnormed_BsD, mid_BsD, w.mlp_norm, fixed.eps)
-    return dout_BsD + dmid_BsD, {
-        "mlp_norm": tp.summed_replicated(dnorm),
-        "gate": _weight_gradient(dgate_BSf, mlp_in_BSD),
-        "up": _weight_gradient(dup_BSf, mlp_in_BSD),
-        "down": ddown,
-    }
-
-
-def _weight_gradient(dout_BSO: Tensor, x_BSI: Tensor) -> Tensor:
-    """[out, in], of `out = x @ weight.T`: summed over all positions."""
-    return dout_BSO.flatten(0, 1).mT @ x_BSI.flatten(0, 1)
-
-
-def _present(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None, "a half of the layer has left out a tensor"
-    return tensor

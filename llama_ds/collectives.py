@@ -7,15 +7,21 @@ on gloo and NCCL; backward collectives run on the same group as their forward.
 The pairs are those of Megatron-LM (Shoeybi et al. 2019, figure 3; Korthikanti et al. 2022, figure
 5): `copy_to_group`/`reduce_from_group` around a tensor-parallel block, or `all_gather`/
 `reduce_scatter` along the sequence in their place.
+
+For a backward pass written by hand there are the same without gradients, and each of those also as
+`start_...`, which returns at once with a `Pending` result, so that one can compute until it arrives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from llama_ds.profiling import named
 
 Group = dist.ProcessGroup | None
 
@@ -105,36 +111,107 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
-def summed(x: Tensor, group: Group) -> Tensor:
+class Pending:
+    """A tensor that a collective is bringing; `wait` gives it.
+
+    On a GPU, waiting holds up the stream that the caller computes on, and not the host. Until then
+    the collective reads and writes memory beside the computation, so the tensors stay referenced.
+    """
+
+    def __init__(
+        self,
+        received: Tensor,
+        work: dist.Work | None = None,
+        *,
+        sent: Tensor | None = None,
+        arrange: Callable[[Tensor], Tensor] | None = None,
+        name: str = "",
+    ) -> None:
+        """`arrange` makes the result of `received`. Without `work` there is nothing to wait for."""
+        self._tensor, self._work = received, work
+        self._sent, self._arrange, self._name = sent, arrange, name
+
+    def wait(self) -> Tensor:
+        """The result; any number of times."""
+        if self._work is not None:
+            with named(f"wait: {self._name}"):
+                self._work.wait()
+            if self._arrange is not None:
+                self._tensor = self._arrange(self._tensor)
+            self._work = self._sent = self._arrange = None
+        return self._tensor
+
+
+def start_summed(x: Tensor, group: Group, name: str = "sum") -> Pending:
     """Sum over the group; it takes the place of a contiguous `x`."""
-    if size_of(group) > 1:
+    if size_of(group) == 1:
+        return Pending(x)
+    with named(f"start: {name}"):
         x = x.contiguous()
-        dist.all_reduce(x, group=group)
-    return x
+        return Pending(x, dist.all_reduce(x, group=group, async_op=True), name=name)
 
 
-def gathered(x: Tensor, dim: int, group: Group) -> Tensor:
+def start_gathered(x: Tensor, dim: int, group: Group, name: str = "gather") -> Pending:
     """The ranks' parts joined along `dim`."""
     size = size_of(group)
     if size == 1:
-        return x
-    source = x.movedim(dim, 0).contiguous()
-    out = source.new_empty((size * source.shape[0], *source.shape[1:]))
-    _all_gather(out, source, group=group)
+        return Pending(x)
+    with named(f"start: {name}"):
+        source = x.movedim(dim, 0).contiguous()
+        out = source.new_empty((size * source.shape[0], *source.shape[1:]))
+        work = _all_gather(out, source, group=group, async_op=True)
     # One copy here, in place of one by every matrix that the result enters.
-    return out.movedim(0, dim).contiguous()
+    arrange = _contiguous_at(dim)
+    return Pending(out, work, sent=source, arrange=arrange, name=name)
 
 
-def reduce_scattered(x: Tensor, dim: int, group: Group) -> Tensor:
+def start_reduce_scattered(
+    x: Tensor, dim: int, group: Group, name: str = "reduce-scatter"
+) -> Pending:
     """The own part along `dim` of the sum over the group."""
     size = size_of(group)
     if size == 1:
-        return x
-    source = x.movedim(dim, 0).contiguous()
-    _require_divisible(source.shape[0], size, dim)
-    out = source.new_empty((source.shape[0] // size, *source.shape[1:]))
-    _reduce_scatter(out, source, group=group)
-    return out.movedim(0, dim).contiguous()
+        return Pending(x)
+    with named(f"start: {name}"):
+        source = x.movedim(dim, 0).contiguous()
+        _require_divisible(source.shape[0], size, dim)
+        out = source.new_empty((source.shape[0] // size, *source.shape[1:]))
+        work = _reduce_scatter(out, source, group=group, async_op=True)
+    return Pending(out, work, sent=source, arrange=_contiguous_at(dim), name=name)
+
+
+def start_exchanged(
+    x: Tensor, split_dim: int, join_dim: int, group: Group, name: str = "exchange"
+) -> Pending:
+    """`x` cut along `split_dim` and sent to the ranks; what arrives is joined along `join_dim`."""
+    size = size_of(group)
+    if size == 1:
+        return Pending(x)
+    with named(f"start: {name}"):
+        _require_divisible(x.shape[split_dim], size, split_dim)
+        parts = torch.stack(x.chunk(size, split_dim))
+        received = torch.empty_like(parts)
+        work = dist.all_to_all_single(received, parts, group=group, async_op=True)
+
+    def joined(parts: Tensor) -> Tensor:
+        return torch.cat(parts.unbind(0), join_dim)
+
+    return Pending(received, work, sent=parts, arrange=joined, name=name)
+
+
+def gathered(x: Tensor, dim: int, group: Group) -> Tensor:
+    """`start_gathered`, waited for."""
+    return start_gathered(x, dim, group).wait()
+
+
+def reduce_scattered(x: Tensor, dim: int, group: Group) -> Tensor:
+    """`start_reduce_scattered`, waited for."""
+    return start_reduce_scattered(x, dim, group).wait()
+
+
+def exchanged(x: Tensor, split_dim: int, join_dim: int, group: Group) -> Tensor:
+    """`start_exchanged`, waited for."""
+    return start_exchanged(x, split_dim, join_dim, group).wait()
 
 
 def own_part(x: Tensor, dim: int, group: Group) -> Tensor:
@@ -144,16 +221,9 @@ def own_part(x: Tensor, dim: int, group: Group) -> Tensor:
     return x.chunk(size, dim)[rank_in(group)]
 
 
-def exchanged(x: Tensor, split_dim: int, join_dim: int, group: Group) -> Tensor:
-    """`x` cut along `split_dim` and sent to the ranks; what arrives is joined along `join_dim`."""
-    size = size_of(group)
-    if size == 1:
-        return x
-    _require_divisible(x.shape[split_dim], size, split_dim)
-    parts = torch.stack(x.chunk(size, split_dim))
-    received = torch.empty_like(parts)
-    dist.all_to_all_single(received, parts, group=group)
-    return torch.cat(received.unbind(0), join_dim)
+def _contiguous_at(dim: int) -> Callable[[Tensor], Tensor]:
+    """Dimension 0 goes to `dim`, in memory as well."""
+    return lambda x: x.movedim(0, dim).contiguous()
 
 
 def _require_divisible(length: int, size: int, dim: int) -> None:

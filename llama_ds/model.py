@@ -38,10 +38,11 @@ from transformers.utils.output_capturing import capture_outputs
 from llama_ds import weights
 from llama_ds.attention import choose
 from llama_ds.attention_kernels import Documents
-from llama_ds.block import FusedOptions, LlamaAttention, LlamaDecoderLayer, LlamaRMSNorm
+from llama_ds.block import LlamaAttention, LlamaDecoderLayer, LlamaRMSNorm
 from llama_ds.config import AttentionName, ModelConfig
 from llama_ds.fallback import against_fusing
 from llama_ds.functional import initial_weight, kept_positions
+from llama_ds.layer_tensors import FusedOptions
 from llama_ds.loss import IGNORE_INDEX, LlamaHead
 from llama_ds.parallel import ParallelGroups
 from llama_ds.save_policy import PRESETS, SavePolicy

@@ -16,7 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llama_ds.collectives import Group, all_to_all, exchanged, gathered, own_part
+from llama_ds.collectives import (
+    Group,
+    Pending,
+    all_to_all,
+    gathered,
+    own_part,
+    start_exchanged,
+)
 from llama_ds.parallel import ParallelGroups
 
 
@@ -52,15 +59,15 @@ class SequenceParallel:
         return all_to_all(out_BShE, 1, 2, self.group)
 
     # The same without autograd and with heads behind the sequence, for a backward pass written by
-    # hand.
+    # hand: begun here, and waited for by the caller.
 
-    def exchanged_to_heads(self, q_BsHE: Tensor) -> Tensor:
+    def start_to_heads(self, q_BsHE: Tensor, name: str) -> Pending:
         """[B, s, H, E] -> [B, S, h, E]."""
-        return exchanged(q_BsHE, 2, 1, self.group)
+        return start_exchanged(q_BsHE, 2, 1, self.group, name)
 
-    def exchanged_to_sequence(self, out_BShE: Tensor) -> Tensor:
+    def start_to_sequence(self, out_BShE: Tensor, name: str) -> Pending:
         """[B, S, h, E] -> [B, s, H, E]; each of the two is the other's backward."""
-        return exchanged(out_BShE, 1, 2, self.group)
+        return start_exchanged(out_BShE, 1, 2, self.group, name)
 
     def whole(self, x_Bs: Tensor) -> Tensor:
         """The whole rows [B, S] of what is cut along the sequence; no gradient."""

@@ -26,15 +26,16 @@ from torch import Tensor, nn
 
 from llama_ds.collectives import (
     Group,
+    Pending,
     all_gather,
     copy_to_group,
     gather,
-    gathered,
     reduce_from_group,
     reduce_scatter,
-    reduce_scattered,
     scatter,
-    summed,
+    start_gathered,
+    start_reduce_scattered,
+    start_summed,
 )
 from llama_ds.parallel import ParallelGroups
 
@@ -146,21 +147,41 @@ class TensorParallel:
             return reduce_scatter(partial_BSD, SEQUENCE_DIM, self.group)
         return reduce_from_group(partial_BSD, self.group)
 
-    # The same without autograd, for a backward pass written by hand.
+    # The same without autograd, for a backward pass written by hand: begun here, and waited for by
+    # the caller.
 
-    def gathered(self, x_BsD: Tensor) -> Tensor:
+    def start_gathered(self, x_BsD: Tensor, name: str) -> Pending:
         """Forward of `enter`, and backward of `leave`."""
-        return gathered(x_BsD, SEQUENCE_DIM, self.group) if self.sequence_parallel else x_BsD
+        if self.sequence_parallel:
+            return start_gathered(x_BsD, SEQUENCE_DIM, self.group, name)
+        return Pending(x_BsD)
 
-    def summed(self, partial_BSD: Tensor) -> Tensor:
+    def start_summed(self, partial_BSD: Tensor, name: str) -> Pending:
         """Forward of `leave`, and backward of `enter`; it may overwrite what it is given."""
         if self.sequence_parallel:
-            return reduce_scattered(partial_BSD, SEQUENCE_DIM, self.group)
-        return summed(partial_BSD, self.group)
+            return start_reduce_scattered(partial_BSD, SEQUENCE_DIM, self.group, name)
+        return start_summed(partial_BSD, self.group, name)
 
-    def summed_replicated(self, dweight: Tensor) -> Tensor:
+    def start_summed_replicated(self, dweight: Tensor, name: str) -> Pending:
         """Backward of `replicated`; it may overwrite what it is given."""
-        return summed(dweight, self.group) if self.sequence_parallel else dweight
+        group = self.group if self.sequence_parallel else None
+        return start_summed(dweight, group, name)
+
+    # A chunk of [B, S, features]: the same range of every rank's part of the sequence.
+
+    def chunks(self, x_BSF: Tensor, num_chunks: int) -> list[Tensor]:
+        """[B, S, F] in chunks, such that each of them, when summed, leaves a range of [B, s, F]."""
+        if num_chunks == 1:
+            return [x_BSF]
+        x_BTsF = x_BSF.unflatten(SEQUENCE_DIM, (self._num_parts, -1))
+        return [chunk.flatten(1, 2) for chunk in x_BTsF.chunk(num_chunks, SEQUENCE_DIM + 1)]
+
+    def joined(self, chunks: list[Tensor]) -> Tensor:
+        """[B, S, F] of `chunks`, or of what was made of gathered ranges of [B, s, D]."""
+        if len(chunks) == 1:
+            return chunks[0]
+        parts = [chunk.unflatten(SEQUENCE_DIM, (self._num_parts, -1)) for chunk in chunks]
+        return torch.cat(parts, SEQUENCE_DIM + 1).flatten(1, 2)
 
     def outside(self, x_BSD: Tensor) -> Tensor:
         """[B, S, D] that all ranks hold -> the part [B, s, D] to work on outside the blocks."""
@@ -168,7 +189,12 @@ class TensorParallel:
 
     def sequence_length(self, s: int) -> int:
         """S of activations whose length outside the blocks is `s`."""
-        return s * self.size if self.sequence_parallel else s
+        return s * self._num_parts
+
+    @property
+    def _num_parts(self) -> int:
+        """Parts into which the sequence is divided outside the blocks."""
+        return self.size if self.sequence_parallel else 1
 
     def replicated(self, weight: Tensor) -> Tensor:
         """A weight that all ranks hold and use outside the blocks.

@@ -14,7 +14,8 @@ from transformers import LlamaConfig
 
 from llama_ds import LlamaForCausalLM
 from llama_ds.attention_kernels import CPU, MATH, Documents
-from llama_ds.block import FusedOptions, LlamaDecoderLayer
+from llama_ds.block import LlamaDecoderLayer
+from llama_ds.layer_tensors import FusedOptions
 from llama_ds.save_policy import PRESETS, SavePolicy
 from llama_ds.sequence_parallel import SequenceParallel
 from llama_ds.tensor_parallel import SINGLE_RANK

@@ -18,12 +18,15 @@ LAYERS = (
     {"model", "data", "metrics"},
     {"fallback"},
     {"block", "loss", "weights"},
+    {"fused_layer"},
+    {"attention_half", "mlp_half"},
+    {"layer_tensors"},
     {"tensor_parallel", "sequence_parallel"},
     {"parallel", "deepspeed_config", "memory"},
     {"attention"},
     {"attention_packages"},
     {"config", "collectives", "attention_kernels"},
-    {"save_policy", "functional"},
+    {"save_policy", "functional", "profiling"},
 )
 DEEPSPEED_USERS = {"llama_ds.engine", "llama_ds.checkpoint", "llama_ds.weights"}
 VAGUE_NAMES = {"utils", "common", "base", "helpers", "misc"}

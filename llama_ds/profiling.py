@@ -1,0 +1,15 @@
+"""Names for what a profiler shows."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch.profiler import record_function
+
+
+def named(name: str) -> AbstractContextManager[object]:
+    """What runs inside appears under `name` in a torch.profiler trace; free without a profiler."""
+    if torch.autograd._profiler_enabled():
+        return record_function(name)
+    return nullcontext()
