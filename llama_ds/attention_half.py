@@ -48,9 +48,7 @@ def attention_half(
     return a.mid
 
 
-def _start_inputs(
-    a: Activations, w: LayerWeights, fixed: Fixed, num_chunks: int
-) -> list[Pending]:
+def _start_inputs(a: Activations, w: LayerWeights, fixed: Fixed, num_chunks: int) -> list[Pending]:
     """Step 1, begun: `attn_in` in chunks that arrive one after another."""
     # 1. Norm; the ranks' parts of the sequence come together.
     if a.attn_in is not None:

@@ -123,7 +123,7 @@ def test_gradcheck(kernel: Any, policy: str) -> None:
         return out
 
     # The fast mode compares the Jacobians' products with random vectors, which a wrong entry
-    # changes; element by element it takes 20 times as long. It multiplies atol by the vectors' sums.
+    # changes; element by element it takes 20 times as long. It multiplies atol by their sums.
     # Relative to their size, float64 differences are exact to 1e-8 or so.
     assert torch.autograd.gradcheck(
         function, (x, *weights), eps=1e-6, atol=1e-9, rtol=1e-5, fast_mode=True
