@@ -90,7 +90,7 @@ def _attend(
 
 def _heads(name: str, projected_BSh: Tensor, tables: Tables, fixed: Fixed) -> Tensor:
     """[B, S, heads, E] as the exchange takes queries ("q"), keys ("k") or values ("v")."""
-    x_BSHE = projected_BSh.unflatten(-1, (-1, fixed.head_dim))
+    x_BSHE: Tensor = projected_BSh.unflatten(-1, (-1, fixed.head_dim))
     if name != "v":
         x_BSHE = rotary(x_BSHE.transpose(1, 2), *tables).transpose(1, 2)
     if name != "q":

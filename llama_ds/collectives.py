@@ -9,7 +9,7 @@ The pairs are those of Megatron-LM (Shoeybi et al. 2019, figure 3; Korthikanti e
 `reduce_scatter` along the sequence in their place.
 
 For a backward pass written by hand there are the same without gradients, and each of those also as
-`start_...`, which returns at once with a `Pending` result, so that one can compute until it arrives.
+`start_...`, which returns at once with a `Pending` result: one can compute until it arrives.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from llama_ds.save_policy import Choice, SavePolicy, SavePolicyName
 
 Dtype = Literal["bf16", "fp32"]
+OverlapChoice = Literal["auto", "on", "off"]
 AttentionName = Literal["auto", "math", "cpu", "flash", "cudnn", "xformers", "flash_attn"]
 
 
@@ -147,9 +148,14 @@ class ParallelConfig:
     """Divide what lies between the matrices along the sequence over the tp ranks (Megatron-LM)."""
     replicate_kv_heads: bool = False
     """Where key/value heads are fewer than the ranks, let several ranks hold the same ones."""
+    overlap: OverlapChoice = "auto"
+    """Send a layer's tensors while it computes, under tp and sp; auto: on GPUs."""
+    overlap_chunks: int = 2
+    """Parts of the sequence that an overlapped forward pass sends one after another, each under the
+    matmuls of another; more parts hide more, and make the matmuls smaller."""
 
     def __post_init__(self) -> None:
-        for name in ("tp", "sp"):
+        for name in ("tp", "sp", "overlap_chunks"):
             size = getattr(self, name)
             _require(size > 0, f"parallel.{name} ({size}) must be positive")
 
@@ -223,6 +229,9 @@ class TrainConfig:
     """Activations that a layer keeps for the backward pass; `save_policy.py` explains each name."""
     save_tensors: dict[str, Choice] = field(default_factory=dict)
     """Tensors of the layer to treat otherwise: keep or recompute, or regather (sent again)."""
+    mlp_tiles: int = 1
+    """Parts of a rank's sequence that the MLP works on one after another, so that its tensors of
+    tokens x intermediate_size exist for tokens / mlp_tiles at once; for long rows."""
     attention: AttentionName = "auto"
     """Attention kernel; auto: PyTorch's own for the device."""
     loss_chunk_tokens: int = 1_024
@@ -242,6 +251,7 @@ class TrainConfig:
             "tokens_per_step",
             "train_tokens",
             "micro_batch_size",
+            "mlp_tiles",
             "loss_chunk_tokens",
             "log_every_steps",
             "eval_every_steps",
@@ -259,7 +269,13 @@ class TrainConfig:
             f"train.tokens_per_step ({self.tokens_per_step}) must be a multiple of "
             f"train.sequence_length ({self.sequence_length})",
         )
-        SavePolicy.of(self.save_policy, **self.save_tensors)
+        wide = [name for name in ("gate", "up", "product") if name in self.saved.kept()]
+        _require(
+            self.mlp_tiles == 1 or not wide,
+            f"train.mlp_tiles ({self.mlp_tiles}) is to hold {', '.join(wide)} of one tile at a "
+            f"time, but train.save_policy ({self.save_policy}) keeps all of them; set it to no_mlp "
+            "or layer_input, or train.mlp_tiles to 1",
+        )
 
     @property
     def saved(self) -> SavePolicy:
@@ -401,6 +417,12 @@ def _check_parallel(recipe: Recipe) -> None:
         not parallel.sequence_parallel or length % (sp * tp) == 0,
         f"train.sequence_length ({length}) must be a multiple of parallel.sp ({sp}) x parallel.tp "
         f"({tp}), or parallel.sequence_parallel off",
+    )
+    positions = length // sp // (tp if parallel.sequence_parallel else 1)
+    _require(
+        recipe.train.mlp_tiles <= positions,
+        f"train.mlp_tiles ({recipe.train.mlp_tiles}) must not exceed the positions of a row that a "
+        f"rank has ({positions})",
     )
     _require(
         tp == 1 or recipe.zero.stage > 0 or recipe.train.dtype == "fp32",

@@ -91,6 +91,11 @@ def build_model(
     model.loss_chunk_tokens = recipe.train.loss_chunk_tokens
     model.model.save_policy = recipe.train.saved
     model.model.attention = recipe.train.attention
+    model.model.mlp_tiles = recipe.train.mlp_tiles
+    overlap = recipe.parallel.overlap
+    # On a CPU the processes of gloo take the cores that the matmuls need.
+    model.model.overlap = overlap == "on" or (overlap == "auto" and device.type == "cuda")
+    model.model.overlap_chunks = recipe.parallel.overlap_chunks
     if recipe.zero.stage == 3:
         # The fused layer reads all its weights at once, so they are gathered at once.
         deepspeed.utils.set_z3_leaf_modules(model, [LlamaDecoderLayer])

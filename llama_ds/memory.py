@@ -123,12 +123,15 @@ def _activation_bytes(recipe: Recipe) -> int:
     """What the forward pass leaves for the backward pass.
 
     Each layer leaves what its policy keeps; the layer whose backward pass is running has the rest
-    of its tensors as well.
+    of its tensors as well, the MLP's wide ones for one tile of the sequence at a time.
     """
     model, train, parallel = recipe.model, recipe.train, recipe.parallel
     tokens, width = train.micro_batch_size * train.sequence_length, _width(recipe)
     kept = activation_bytes(train.saved, model, parallel, tokens, width)
     everything = activation_bytes(PRESETS["keep_all"], model, parallel, tokens, width)
+    sizes = _layer_elements(model, parallel, tokens)
+    wide = sum(sizes[name] for name in ("gate", "up", "product")) * width
+    everything -= wide - wide // train.mlp_tiles
     # The final norm keeps its input in fp32, and the normalised vector in the model's dtype.
     final_norm = _tokens_outside(parallel, tokens) * model.hidden_size * (4 + width)
     return model.num_hidden_layers * kept + max(0, everything - kept) + final_norm
@@ -144,12 +147,20 @@ def activation_bytes(
     token and a log-sum-exp of 4 bytes per head. Rotary tables are shared by all layers and not
     counted.
     """
+    elements, kept = _layer_elements(model, parallel, tokens), policy.kept()
+    heads, inside = model.num_attention_heads // parallel.tp, tokens // parallel.sp
+    lse = inside * heads * max(4, width) if "lse" in kept else 0
+    return sum(elements[name] for name in kept if name != "lse") * width + lse
+
+
+def _layer_elements(model: ModelConfig, parallel: ParallelConfig, tokens: int) -> dict[str, int]:
+    """Elements of each tensor of a layer on a rank, but of the log-sum-exp, which is fp32."""
     heads, kv_heads = model.num_attention_heads // parallel.tp, _rank_kv_heads(model, parallel)
     inside, outside = tokens // parallel.sp, _tokens_outside(parallel, tokens)
     d, f = model.hidden_size, model.intermediate_size // parallel.tp
     # Ulysses repeats key/value heads until every rank can have as many.
     query, key = heads * model.head_dim, math.lcm(kv_heads, parallel.sp) * model.head_dim
-    elements = {
+    return {
         "x": outside * d,
         "attn_normed": outside * d,
         "attn_in": inside * d,
@@ -166,9 +177,6 @@ def activation_bytes(
         "up": inside * f,
         "product": inside * f,
     }
-    kept = policy.kept()
-    lse = inside * heads * max(4, width) if "lse" in kept else 0
-    return sum(elements[name] for name in kept if name != "lse") * width + lse
 
 
 def _tokens_outside(parallel: ParallelConfig, tokens: int) -> int:

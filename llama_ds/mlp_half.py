@@ -67,7 +67,7 @@ def _start_input(tile: Activations, w: LayerWeights, fixed: Fixed) -> Pending:
 
 
 def _widen(tile: Activations, mlp_in: Pending, w: LayerWeights) -> None:
-    """Fill in what `tile` lacks from `gate` to `product`; `mlp_in` may be under way until needed."""
+    """Fill in what `tile` lacks from `gate` to `product`, waiting for `mlp_in` only if needed."""
     # 8. The two wide projections.
     if tile.gate is None:
         tile.gate = F.linear(mlp_in.wait(), w.gate)
@@ -121,10 +121,8 @@ def _tile_backward(
     """dmid of a tile; the same being gathered; the tile's terms of the weights' gradients."""
     _widen(tile, mlp_in, w)
     mid_BsD, gate_BSf, up_BSf = present(tile.mid), present(tile.gate), present(tile.up)
-    # 10.
-    dproduct_BSf = ddown_out.wait() @ w.down
-    # 9.
-    dgate_BSf, dup_BSf = swiglu_backward(dproduct_BSf, gate_BSf, up_BSf)
+    # 10. and 9.
+    dgate_BSf, dup_BSf = swiglu_backward(ddown_out.wait() @ w.down, gate_BSf, up_BSf)
     # 8.
     dmlp_in_BSD = dgate_BSf @ w.gate
     dmlp_in_BSD += dup_BSf @ w.up

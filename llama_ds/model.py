@@ -158,6 +158,11 @@ class LlamaModel(LlamaPreTrainedModel):
     """What the fused layer keeps for its backward pass; None: the layer's modules are called."""
     attention: AttentionName = "auto"
     """The fused layer's attention kernel; the modules use transformers' attn_implementation."""
+    overlap: bool = False
+    """The fused layer computes while tensors are sent, in `overlap_chunks` where it must cut."""
+    overlap_chunks: int = 2
+    mlp_tiles: int = 1
+    """Parts of the sequence that the fused layer's MLP works on one after another."""
 
     def __init__(
         self,
@@ -278,7 +283,14 @@ class LlamaModel(LlamaPreTrainedModel):
         )
         queries = hidden_states.new_empty(0, head_dim)
         kernel = choose(self.attention, queries, packed=documents is not None)
-        return FusedOptions(self.save_policy, kernel, documents)
+        return FusedOptions(
+            self.save_policy,
+            kernel,
+            documents,
+            overlap=self.overlap,
+            overlap_chunks=self.overlap_chunks,
+            mlp_tiles=self.mlp_tiles,
+        )
 
     def _against_fusing(
         self,

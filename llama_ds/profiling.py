@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
-import torch
+from torch.autograd import _profiler_enabled  # type: ignore[attr-defined]
 from torch.profiler import record_function
 
 
 def named(name: str) -> AbstractContextManager[object]:
     """What runs inside appears under `name` in a torch.profiler trace; free without a profiler."""
-    if torch.autograd._profiler_enabled():
+    if _profiler_enabled():
         return record_function(name)
     return nullcontext()

@@ -34,6 +34,15 @@ POLICIES: dict[str, SavePolicy] = {
     "no_qkv": SavePolicy.of("linear_outputs", q="recompute", k="recompute", v="recompute"),
     "no_gate": SavePolicy.of("linear_outputs", gate="recompute"),
 }
+# Overlap, chunks and tiles: the policies take turns, so that every policy meets several of these.
+SCHEDULES: list[dict[str, Any]] = [
+    {"overlap": False, "mlp_tiles": 1},
+    {"overlap": True, "overlap_chunks": 1, "mlp_tiles": 1},
+    {"overlap": True, "overlap_chunks": 2, "mlp_tiles": 1},
+    # Neither divides a sequence of 16, nor a rank's part of 4 or 8.
+    {"overlap": True, "overlap_chunks": 3, "mlp_tiles": 3},
+    {"overlap": False, "mlp_tiles": 4},
+]
 # Roundings of each dtype over a few hundred terms. fp32 and float64 are the layer's promise.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -58,6 +67,11 @@ def batch(rows: int = 2) -> tuple[Tensor, Tensor]:
     positions[0, 7:] -= 7
     positions[-1, 12:] -= 12
     return ids, positions
+
+
+def schedule(model: Any, turn: int) -> None:
+    for name, value in SCHEDULES[turn % len(SCHEDULES)].items():
+        setattr(model.model, name, value)
 
 
 def gradients(model: Any, policy: SavePolicy | None, **inputs: Any) -> list[Tensor]:
@@ -89,7 +103,8 @@ def test_every_policy_equals_autograd(
     ids, positions = batch()
     inputs = {"input_ids": ids, "labels": ids, "position_ids": positions if packed else None}
     expected = gradients(model, None, **inputs)
-    for name, policy in POLICIES.items():
+    for turn, (name, policy) in enumerate(POLICIES.items()):
+        schedule(model, turn + packed)
         found = gradients(model, policy, **inputs)
         assert relative_error(found, expected) < TOLERANCE[dtype], name
 
@@ -207,7 +222,8 @@ def errors_of_rank(
             "position_ids": cut(positions) if packed else None,
         }
         expected = gradients(model, None, **inputs)
-        for name in names:
+        for turn, name in enumerate(names):
+            schedule(model, turn + 2 * packed + tp)
             found = gradients(model, POLICIES[name], **inputs)
             worst[dtype, packed, name] = relative_error(found, expected)
     return worst

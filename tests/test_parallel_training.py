@@ -2,8 +2,8 @@
 
 The reference is stock transformers under plain PyTorch (`reference.py`). The product of dp, tp, sp,
 Megatron's sequence parallelism, ZeRO stage, accumulation, kind of heads, document masking, saved
-activations and dtype is covered so: every layout of up to four ranks meets every ZeRO stage and
-every save policy, every stage every policy, and there every other choice in turn.
+activations, overlap and dtype is covered so: every layout of up to four ranks meets every ZeRO
+stage and every save policy, every stage every policy, and there every other choice in turn.
 """
 
 from __future__ import annotations
@@ -43,12 +43,16 @@ class Case:
     heads: str = "mha"
     masking: bool = False
     policy: str = "linear_outputs"
+    overlap: bool = False
+    mlp_tiles: int = 1
     dtype: str = "fp32"
 
     def __str__(self) -> str:
         parts = [f"dp{self.dp}-tp{self.tp}-sp{self.sp}-zero{self.stage}-accum{self.accum}"]
         parts += [self.heads, "megatron"] if self.megatron else [self.heads]
         parts += ["masking"] if self.masking else []
+        parts += ["overlap"] if self.overlap else []
+        parts += [f"tiles{self.mlp_tiles}"] if self.mlp_tiles > 1 else []
         return "-".join([*parts, self.policy, self.dtype])
 
     def recipe(self, store: Path, run_dir: Path) -> Recipe:
@@ -63,12 +67,14 @@ class Case:
                 "train.eval_rows": 0,
                 "train.dtype": self.dtype,
                 "train.save_policy": self.policy,
+                "train.mlp_tiles": self.mlp_tiles,
                 "data.document_masking": self.masking,
                 "zero.stage": self.stage,
                 "parallel.replicate_kv_heads": kv_heads % (self.tp * self.sp) != 0,
                 "parallel.tp": self.tp,
                 "parallel.sp": self.sp,
                 "parallel.sequence_parallel": self.megatron,
+                "parallel.overlap": "on" if self.overlap else "off",
             },
         )
 
@@ -92,6 +98,7 @@ def cases() -> list[Case]:
     for number, (dp, tp, sp, megatron) in enumerate(LAYOUTS):
         for stage in range(4):
             turn = number + stage
+            policy = POLICIES[(number + 2 * stage + stage // 2) % 4]
             found.append(
                 Case(
                     dp,
@@ -103,7 +110,10 @@ def cases() -> list[Case]:
                     # Four ranks have to hold the same two key/value heads twice.
                     heads="gqa" if (turn // 2) % 2 else "mha",
                     masking=stage == (number + 1) % 4,
-                    policy=POLICIES[(number + 2 * stage + stage // 2) % 4],
+                    policy=policy,
+                    # Every layout has it on at two of the stages, and off at two.
+                    overlap=turn % 4 < 2,
+                    mlp_tiles=2 if policy in ("no_mlp", "layer_input") else 1,
                 )
             )
     return found
@@ -172,7 +182,7 @@ def test_bf16_stays_near_fp32(
     megatron: bool,
     stage: int,
 ) -> None:
-    case = Case(dp, tp, sp, megatron, stage, accum=2, heads="gqa", dtype="bf16")
+    case = Case(dp, tp, sp, megatron, stage, accum=2, heads="gqa", overlap=True, dtype="bf16")
     expected = reference(case)
     recipe = case.recipe(store, tmp_path / "run")
     gloo(dp * tp * sp, run_training, recipe)

@@ -1,0 +1,381 @@
+"""How much of a decoder layer's communication is hidden behind its computation.
+
+    python benchmarks/overlap.py [--processes 2] [--out benchmarks/results] [--rehearse]
+
+A stack of layers, forward and backward, on processes that this program starts: with NCCL where
+every process has a GPU, else with gloo on the CPU, one thread each. Without overlap and with it,
+cut into more and more chunks, the contenders take turns in every round; a ratio is the median over
+rounds of ratios within a round. Two answers to how much is hidden:
+
+- by the clock: (step without overlap - step with it) / communication alone, where that is the time
+  that the step's collectives take back to back with nothing else to do. Below 0, overlap costs more
+  than it hides.
+- by the trace: the part of the collectives' time that lies under matmuls and attention (on a GPU:
+  under any other kernel). It does not say that these ran as fast as they would have alone.
+
+Each contender's trace of rank 0 is written as `overlap_*.trace.json.gz`, which Perfetto and
+chrome://tracing open. `--rehearse` runs everything in a small size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+from torch.profiler import ProfilerActivity, profile
+
+from llama_ds.collectives import Pending
+from llama_ds.config import ModelConfig
+from llama_ds.model import LlamaForCausalLM, hf_config
+from llama_ds.parallel import ParallelGroups
+
+COMPUTATIONS = (
+    "aten::mm",
+    "aten::addmm",
+    "aten::bmm",
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
+)
+"""What hides a collective on a CPU."""
+OFF = "off"
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is measured."""
+
+    model: ModelConfig
+    rows: int
+    sequence_length: int
+    rounds: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the processes share the layers: all of them by tp, or all by sp."""
+
+    name: str
+    title: str
+    tp: int
+    sp: int
+    sequence_parallel: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    layout: str
+    overlap: str
+    """`OFF`, or "on" and the chunks of the forward pass."""
+    step_seconds: list[float]
+    communication_seconds: list[float]
+    """The collectives of a step, alone."""
+    traced_seconds: float
+    """Of collectives, in one traced step."""
+    covered_seconds: float
+    """Of these, under computation."""
+
+    def hidden_by_trace(self) -> float:
+        return self.covered_seconds / self.traced_seconds
+
+    def hidden_by_clock(self, off: Result) -> float:
+        rounds = zip(off.step_seconds, self.step_seconds, self.communication_seconds, strict=True)
+        return statistics.median((without - own) / alone for without, own, alone in rounds)
+
+
+def size_of(rehearse: bool, is_cuda: bool) -> Size:
+    """LLaMA-7B's layers on GPUs; a CPU's are small enough for a minute per layout."""
+    if rehearse:
+        hidden, intermediate, layers, heads, rows, length, rounds = 64, 176, 2, 4, 1, 64, 2
+    elif is_cuda:
+        hidden, intermediate, layers, heads, rows, length, rounds = 4096, 11008, 8, 32, 1, 4096, 9
+    else:
+        hidden, intermediate, layers, heads, rows, length, rounds = 512, 1376, 4, 8, 1, 1024, 9
+    model = ModelConfig(
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        vocab_size=256,
+        max_position_embeddings=max(2_048, length),
+    )
+    return Size(model, rows, length, rounds, "bfloat16" if is_cuda else "float32")
+
+
+def layouts(processes: int) -> list[Layout]:
+    n = processes
+    return [
+        Layout("megatron", f"tp {n} with Megatron's sequence parallelism", n, 1, True),
+        Layout("tp", f"tp {n}", n, 1, False),
+        Layout("ulysses", f"sp {n} (Ulysses)", 1, n, False),
+    ]
+
+
+def contenders(layout: Layout) -> dict[str, dict[str, Any]]:
+    """Name -> the model's options. Ulysses has nothing to cut in chunks."""
+    chunks = (1, 2, 4) if layout.tp > 1 else (1,)
+    on = {f"on, {n} chunk{'s' * (n > 1)}": {"overlap": True, "overlap_chunks": n} for n in chunks}
+    return {OFF: {"overlap": False}, **on}
+
+
+# -- measuring, on every rank ---------------------------------------------------------------------
+
+
+def collectives_of_step(stack: Any, inputs: Tensor) -> list[Callable[[], Pending]]:
+    """Those of all layers under `linear_outputs`, as `docs/layer.md` lists them."""
+    tp, sp = stack.tp, stack.sp
+    inside = torch.zeros_like(inputs)
+    outside = tp.outside(inside).contiguous()
+    heads = inside.unflatten(-1, (stack.config.num_attention_heads, -1))
+    if sp.size > 1:
+        # Forward q, k, v and the way back; backward o_in once more, its gradient, dq, dk, dv.
+        exchanges = 4 + 5
+        return [lambda: sp.start_to_heads(heads, "exchange")] * exchanges * len(stack.layers)
+    # Forward attn_in, mlp_in; backward these again, and the gradients of the two sums.
+    gathers = [lambda: tp.start_gathered(outside, "gather")] * (
+        2 + 4 if outside is not inside else 0
+    )
+    # Forward mid, out; backward the gradients of attn_in and mlp_in. Zeros, summed in place.
+    sums = [lambda: tp.start_summed(inside, "sum")] * (2 + 2)
+    return [*gathers, *sums] * len(stack.layers)
+
+
+def seconds(function: Callable[[], Any], device: torch.device) -> float:
+    """Wall time until all ranks have done it."""
+    settle(device)
+    start = time.perf_counter()
+    function()
+    settle(device)
+    return time.perf_counter() - start
+
+
+def settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    dist.barrier()
+
+
+def measure(layout: Layout, size: Size, device: torch.device, folder: Path) -> list[Result]:
+    groups = ParallelGroups.build(tp_size=layout.tp, sp_size=layout.sp)
+    dtype = getattr(torch, size.dtype)
+    config = hf_config(size.model, bos_token_id=1, eos_token_id=2, dtype=dtype)
+    torch.manual_seed(0)
+    model: Any = LlamaForCausalLM(config, groups, sequence_parallel=layout.sequence_parallel)
+    stack = model.to(device, dtype).train().model
+    shape = (size.rows, size.sequence_length // layout.sp, size.model.hidden_size)
+    inputs = torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
+
+    def step() -> None:
+        stack.zero_grad()
+        hidden = stack(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        hidden.backward(torch.ones_like(hidden))
+
+    collectives = collectives_of_step(stack, inputs.detach())
+
+    def alone() -> None:
+        for start in collectives:
+            start().wait()
+
+    def choose(options: dict[str, Any]) -> None:
+        for name, value in options.items():
+            setattr(stack, name, value)
+
+    options = contenders(layout)
+    steps: dict[str, list[float]] = {name: [] for name in options}
+    communication: list[float] = []
+    for number in range(size.rounds + 1):
+        for name in options:
+            choose(options[name])
+            took = seconds(step, device)
+            # The first round warms up caches, connections and the allocator.
+            if number > 0:
+                steps[name].append(took)
+        took = seconds(alone, device)
+        if number > 0:
+            communication.append(took)
+    results = []
+    for name in options:
+        choose(options[name])
+        settle(device)
+        label = f"{layout.name}_{name}".replace(",", "").replace(" ", "_")
+        path = folder / f"rank{dist.get_rank()}.{label}.json"
+        with profile(activities=activities(device)) as profiler:
+            step()
+            settle(device)
+        profiler.export_chrome_trace(str(path))
+        traced, covered = hidden_in(json.loads(path.read_text(encoding="utf-8"))["traceEvents"])
+        results.append(Result(layout.name, name, steps[name], communication, traced, covered))
+    return results
+
+
+def activities(device: torch.device) -> list[ProfilerActivity]:
+    on_gpu = [ProfilerActivity.CUDA] if device.type == "cuda" else []
+    return [ProfilerActivity.CPU, *on_gpu]
+
+
+# -- what a trace says ----------------------------------------------------------------------------
+
+
+def hidden_in(events: list[dict[str, Any]]) -> tuple[float, float]:
+    """(seconds of collectives, of these under computation), where several at once count once."""
+    collectives: list[tuple[float, float]] = []
+    computations: list[tuple[float, float]] = []
+    for event in events:
+        if event.get("ph") != "X":
+            continue
+        interval = (event["ts"], event["ts"] + event["dur"])
+        is_kernel, name = event.get("cat") == "kernel", event["name"]
+        if name.startswith(("gloo:", "ncclDevKernel")) and (is_kernel or name.startswith("gloo:")):
+            collectives.append(interval)
+        elif is_kernel or name in COMPUTATIONS:
+            computations.append(interval)
+    sent, computed = union(collectives), union(computations)
+    covered = sum(
+        max(0.0, min(end, other_end) - max(start, other_start))
+        for start, end in sent
+        for other_start, other_end in computed
+    )
+    return sum(end - start for start, end in sent) / 1e6, covered / 1e6
+
+
+def union(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The same points in intervals that do not touch each other."""
+    joined: list[tuple[float, float]] = []
+    for start, end in sorted(intervals):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
+        else:
+            joined.append((start, end))
+    return joined
+
+
+# -- processes ------------------------------------------------------------------------------------
+
+
+def run_rank(rank: int, processes: int, size: Size, is_cuda: bool, folder: Path) -> None:
+    torch.set_num_threads(1)
+    device = torch.device("cuda", rank) if is_cuda else torch.device("cpu")
+    if is_cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if is_cuda else "gloo",
+        init_method=f"file://{folder / 'store'}",
+        rank=rank,
+        world_size=processes,
+    )
+    found = [
+        asdict(result)
+        for layout in layouts(processes)
+        for result in measure(layout, size, device, folder)
+    ]
+    if rank == 0:
+        (folder / "results.json").write_text(json.dumps(found), encoding="utf-8")
+    dist.destroy_process_group()
+
+
+# -- reporting ------------------------------------------------------------------------------------
+
+
+def table(results: list[Result]) -> str:
+    off = next(result for result in results if result.overlap == OFF)
+    lines = [
+        "| overlap | step s | step / off | communication alone s | hidden, by the clock "
+        "| hidden, by the trace |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        pairs = zip(result.step_seconds, off.step_seconds, strict=True)
+        cells = [
+            result.overlap,
+            f"{statistics.median(result.step_seconds):.4f}",
+            f"{statistics.median(own / other for own, other in pairs):.3f}",
+            f"{statistics.median(result.communication_seconds):.4f}",
+            "" if result is off else f"{result.hidden_by_clock(off):.0%}",
+            f"{result.hidden_by_trace():.0%}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def report(size: Size, results: list[Result], processes: int, hardware: str, code: str) -> str:
+    model = size.model
+    parts = [
+        "# Communication hidden behind a decoder layer's computation",
+        f"{model.num_hidden_layers} layers, hidden_size {model.hidden_size}, intermediate_size "
+        f"{model.intermediate_size}, {model.num_attention_heads} heads, {size.rows} x "
+        f"{size.sequence_length} tokens, {size.dtype}, save policy linear_outputs, {size.rounds} "
+        f"rounds; {processes} processes on {hardware}; wall time, medians.",
+        f"Python {platform.python_version()}, torch {torch.__version__}, commit {code}. Command: "
+        f"`python benchmarks/overlap.py --processes {processes}`, which defines the columns.",
+    ]
+    for layout in layouts(processes):
+        chosen = [result for result in results if result.layout == layout.name]
+        parts += [f"## {layout.title}", table(chosen)]
+    if hardware.endswith("CPU"):
+        parts.append(
+            "On a CPU the processes of gloo copy and add on the cores that the matmuls need, so "
+            "that hiding them gains little; a GPU's links and copy engines are its own. Not "
+            "measured: any GPU."
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def commit() -> str:
+    """Of the code that is measured: asked at the start, since a run takes minutes."""
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return answer.stdout.strip() or "unknown"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="share of communication that a layer hides")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
+    arguments = parser.parse_args()
+    processes, code = arguments.processes, commit()
+    is_cuda = torch.cuda.device_count() >= processes
+    hardware = torch.cuda.get_device_name() if is_cuda else f"a {torch.get_num_threads()}-core CPU"
+    size = size_of(arguments.rehearse, is_cuda)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    stem = f"overlap_{'cuda' if is_cuda else 'cpu'}_{time.strftime('%Y%m')}"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        spawn(  # type: ignore[no-untyped-call]
+            run_rank, (processes, size, is_cuda, folder), nprocs=processes
+        )
+        raw = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        for trace in folder.glob("rank0.*.json"):
+            target = f"{stem}_{trace.name.removeprefix('rank0.').removesuffix('.json')}"
+            with gzip.open(arguments.out / f"{target}.trace.json.gz", "wb") as file:
+                file.write(trace.read_bytes())
+    results = [Result(**fields) for fields in raw]
+    text = report(size, results, processes, hardware, code)
+    (arguments.out / f"{stem}.md").write_text(text, encoding="utf-8")
+    summary = json.dumps(raw, indent=1) + "\n"
+    (arguments.out / f"{stem}.json").write_text(summary, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
