@@ -21,6 +21,7 @@ from llama_ds.save_policy import Choice, SavePolicy, SavePolicyName
 
 Dtype = Literal["bf16", "fp32"]
 OverlapChoice = Literal["auto", "on", "off"]
+ElementwiseName = Literal["auto", "eager", "compile", "liger"]
 AttentionName = Literal["auto", "math", "cpu", "flash", "cudnn", "xformers", "flash_attn"]
 
 
@@ -234,6 +235,9 @@ class TrainConfig:
     tokens x intermediate_size exist for tokens / mlp_tiles at once; for long rows."""
     attention: AttentionName = "auto"
     """Attention kernel; auto: PyTorch's own for the device."""
+    elementwise: ElementwiseName = "auto"
+    """What runs the layer's norms, rotary embedding and SwiGLU: PyTorch's operations one by one
+    (eager), torch.compile, or Liger's kernels; auto: compile on GPUs, eager on CPUs."""
     loss_chunk_tokens: int = 1_024
     """The output head sees this many tokens at once, so that all logits never exist together."""
     seed: int = 0

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llama_ds.attention_kernels import Documents, Kernel
 from llama_ds.collectives import Pending, start_summed
+from llama_ds.elementwise import EAGER, Elementwise
 from llama_ds.profiling import named
 from llama_ds.save_policy import SavePolicy
 from llama_ds.sequence_parallel import SequenceParallel
@@ -41,6 +42,7 @@ class FusedOptions:
     attention: Kernel
     documents: Documents | None
     """Of whole rows, where several lie in a row."""
+    elementwise: Elementwise = EAGER
     overlap: bool = False
     """Compute while tensors are sent; False: every collective is waited for where it begins."""
     overlap_chunks: int = 2
@@ -61,6 +63,10 @@ class Fixed:
     sp: SequenceParallel
     head_dim: int
     eps: float
+
+    @property
+    def elementwise(self) -> Elementwise:
+        return self.options.elementwise
 
     @property
     def num_chunks(self) -> int:

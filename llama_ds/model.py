@@ -35,11 +35,11 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from llama_ds import weights
+from llama_ds import elementwise, weights
 from llama_ds.attention import choose
 from llama_ds.attention_kernels import Documents
 from llama_ds.block import LlamaAttention, LlamaDecoderLayer, LlamaRMSNorm
-from llama_ds.config import AttentionName, ModelConfig
+from llama_ds.config import AttentionName, ElementwiseName, ModelConfig
 from llama_ds.fallback import against_fusing
 from llama_ds.functional import initial_weight, kept_positions
 from llama_ds.layer_tensors import FusedOptions
@@ -47,10 +47,7 @@ from llama_ds.loss import IGNORE_INDEX, LlamaHead
 from llama_ds.parallel import ParallelGroups
 from llama_ds.save_policy import PRESETS, SavePolicy
 from llama_ds.sequence_parallel import SequenceParallel
-from llama_ds.tensor_parallel import (
-    TensorParallel,
-    VocabParallelEmbedding,
-)
+from llama_ds.tensor_parallel import TensorParallel, VocabParallelEmbedding
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +155,8 @@ class LlamaModel(LlamaPreTrainedModel):
     """What the fused layer keeps for its backward pass; None: the layer's modules are called."""
     attention: AttentionName = "auto"
     """The fused layer's attention kernel; the modules use transformers' attn_implementation."""
+    elementwise: ElementwiseName = "auto"
+    """What runs the fused layer's norms, rotary embedding and SwiGLU."""
     overlap: bool = False
     """The fused layer computes while tensors are sent, in `overlap_chunks` where it must cut."""
     overlap_chunks: int = 2
@@ -287,6 +286,7 @@ class LlamaModel(LlamaPreTrainedModel):
             self.save_policy,
             kernel,
             documents,
+            elementwise.choose(self.elementwise, hidden_states.device),
             overlap=self.overlap,
             overlap_chunks=self.overlap_chunks,
             mlp_tiles=self.mlp_tiles,

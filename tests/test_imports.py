@@ -25,6 +25,7 @@ LAYERS = (
     {"parallel", "deepspeed_config", "memory"},
     {"attention"},
     {"attention_packages"},
+    {"elementwise"},
     {"config", "collectives", "attention_kernels"},
     {"save_policy", "functional", "profiling"},
 )
