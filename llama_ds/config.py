@@ -152,8 +152,7 @@ class ParallelConfig:
     overlap: OverlapChoice = "auto"
     """Send a layer's tensors while it computes, under tp and sp; auto: on GPUs."""
     overlap_chunks: int = 2
-    """Parts of the sequence that an overlapped forward pass sends one after another, each under the
-    matmuls of another; more parts hide more, and make the matmuls smaller."""
+    """Parts of the sequence that a forward pass sends, each under the matmuls of another."""
 
     def __post_init__(self) -> None:
         for name in ("tp", "sp", "overlap_chunks"):
@@ -231,13 +230,11 @@ class TrainConfig:
     save_tensors: dict[str, Choice] = field(default_factory=dict)
     """Tensors of the layer to treat otherwise: keep or recompute, or regather (sent again)."""
     mlp_tiles: int = 1
-    """Parts of a rank's sequence that the MLP works on one after another, so that its tensors of
-    tokens x intermediate_size exist for tokens / mlp_tiles at once; for long rows."""
+    """Parts of the sequence that the MLP works on one after another, to hold less; for long rows."""
     attention: AttentionName = "auto"
     """Attention kernel; auto: PyTorch's own for the device."""
     elementwise: ElementwiseName = "auto"
-    """What runs the layer's norms, rotary embedding and SwiGLU: PyTorch's operations one by one
-    (eager), torch.compile, or Liger's kernels; auto: compile on GPUs, eager on CPUs."""
+    """Norms, rotary embedding and SwiGLU by PyTorch's operations (eager), torch.compile or Liger."""
     loss_chunk_tokens: int = 1_024
     """The output head sees this many tokens at once, so that all logits never exist together."""
     seed: int = 0
@@ -260,9 +257,8 @@ class TrainConfig:
             "log_every_steps",
             "eval_every_steps",
         ):
-            _require(
-                getattr(self, name) > 0, f"train.{name} ({getattr(self, name)}) must be positive"
-            )
+            value = getattr(self, name)
+            _require(value > 0, f"train.{name} ({value}) must be positive")
         for name in ("max_steps", "stop_after_step"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"train.{name} ({value}) must be positive")

@@ -43,8 +43,9 @@ SCHEDULES: list[dict[str, Any]] = [
     {"overlap": True, "overlap_chunks": 3, "mlp_tiles": 3},
     {"overlap": False, "mlp_tiles": 4},
 ]
-# Roundings of each dtype over a few hundred terms. fp32 and float64 are the layer's promise.
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2}
+# Roundings of each dtype over a few hundred terms. fp32 and float64 are the layer's promise; in bf16
+# the modules round after every operation, the fused layer's functions once.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 4e-2}
 
 
 def config(num_key_value_heads: int, num_layers: int = 2) -> LlamaConfig:

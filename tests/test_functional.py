@@ -25,7 +25,7 @@ from llama_ds.functional import (
 # Ours rounds less often than transformers', whose results are rounded after every operation.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-7}
 
-# Inputs, the function of them in plain operations, and its hand-written backward as a function of the result's gradient.
+# Inputs, the function of them in plain operations, and our backward of the result's gradient.
 Case = tuple[tuple[Tensor, ...], Callable[..., Tensor], Callable[[Tensor], tuple[Any, ...]]]
 
 
