@@ -228,13 +228,13 @@ class TrainConfig:
     save_policy: SavePolicyName = "linear_outputs"
     """Activations that a layer keeps for the backward pass; `save_policy.py` explains each name."""
     save_tensors: dict[str, Choice] = field(default_factory=dict)
-    """Tensors of the layer to treat otherwise: keep or recompute, or regather (sent again)."""
+    """Tensors of the layer to treat otherwise: keep, regather (sent again), recompute, offload."""
     mlp_tiles: int = 1
-    """Parts of the sequence that the MLP works on one after another, to hold less; for long rows."""
+    """Parts of the sequence that the MLP works on one after another, for long rows."""
     attention: AttentionName = "auto"
     """Attention kernel; auto: PyTorch's own for the device."""
     elementwise: ElementwiseName = "auto"
-    """Norms, rotary embedding and SwiGLU by PyTorch's operations (eager), torch.compile or Liger."""
+    """Norms, rotary embedding and SwiGLU by PyTorch (eager), torch.compile or Liger."""
     loss_chunk_tokens: int = 1_024
     """The output head sees this many tokens at once, so that all logits never exist together."""
     seed: int = 0
@@ -260,8 +260,8 @@ class TrainConfig:
             value = getattr(self, name)
             _require(value > 0, f"train.{name} ({value}) must be positive")
         for name in ("max_steps", "stop_after_step"):
-            value = getattr(self, name)
-            _require(value is None or value > 0, f"train.{name} ({value}) must be positive")
+            steps = getattr(self, name)
+            _require(steps is None or steps > 0, f"train.{name} ({steps}) must be positive")
         _require(self.seed >= 0, f"train.seed ({self.seed}) must not be negative")
         _require(self.eval_rows >= 0, f"train.eval_rows ({self.eval_rows}) must not be negative")
         _require(
@@ -269,7 +269,8 @@ class TrainConfig:
             f"train.tokens_per_step ({self.tokens_per_step}) must be a multiple of "
             f"train.sequence_length ({self.sequence_length})",
         )
-        wide = [name for name in ("gate", "up", "product") if name in self.saved.kept()]
+        kept = {*self.saved.kept(), *self.saved.offloaded()}
+        wide = [name for name in ("gate", "up", "product") if name in kept]
         _require(
             self.mlp_tiles == 1 or not wide,
             f"train.mlp_tiles ({self.mlp_tiles}) is to hold {', '.join(wide)} of one tile at a "
@@ -285,9 +286,7 @@ class TrainConfig:
     @property
     def num_steps(self) -> int:
         """Steps of the whole run."""
-        if self.max_steps is not None:
-            return self.max_steps
-        return max(1, self.train_tokens // self.tokens_per_step)
+        return self.max_steps or max(1, self.train_tokens // self.tokens_per_step)
 
 
 @dataclass(frozen=True)

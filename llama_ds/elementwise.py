@@ -67,7 +67,8 @@ def choose(name: ElementwiseName, device: torch.device) -> Elementwise:
 def compiled() -> Elementwise:
     """The eager functions through torch.compile, each compiled when it is first called."""
     _, *functions = EAGER
-    return Elementwise("compile", *(torch.compile(function) for function in functions))
+    compile_function: Any = torch.compile
+    return Elementwise("compile", *map(compile_function, functions))
 
 
 def _require_compiler(device: torch.device) -> None:

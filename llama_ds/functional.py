@@ -51,7 +51,7 @@ def rms_norm_backward(
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     # The norm is one pass over x, where squaring and averaging are three.
-    sum_of_squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+    sum_of_squares: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
     return sum_of_squares.div_(x.shape[-1]).add_(eps).rsqrt_()
 
 

@@ -16,6 +16,7 @@ from llama_ds import LlamaForCausalLM
 from llama_ds.attention_kernels import CPU, MATH, Documents
 from llama_ds.block import LlamaDecoderLayer
 from llama_ds.layer_tensors import FusedOptions
+from llama_ds.offload import Offload
 from llama_ds.save_policy import PRESETS, SavePolicy
 from llama_ds.sequence_parallel import SequenceParallel
 from llama_ds.tensor_parallel import SINGLE_RANK
@@ -33,6 +34,11 @@ POLICIES: dict[str, SavePolicy] = {
     ),
     "no_qkv": SavePolicy.of("linear_outputs", q="recompute", k="recompute", v="recompute"),
     "no_gate": SavePolicy.of("linear_outputs", gate="recompute"),
+    "offload_input": SavePolicy.of("layer_input", x="offload"),
+    "offload": SavePolicy.of(
+        "keep_all",
+        **dict.fromkeys(("x", "attn_in", "q", "attn_out", "lse", "o_in", "mid", "up"), "offload"),
+    ),
 }
 # Overlap, chunks and tiles: the policies take turns, so that every policy meets several of these.
 SCHEDULES: list[dict[str, Any]] = [
@@ -43,7 +49,7 @@ SCHEDULES: list[dict[str, Any]] = [
     {"overlap": True, "overlap_chunks": 3, "mlp_tiles": 3},
     {"overlap": False, "mlp_tiles": 4},
 ]
-# Roundings of each dtype over a few hundred terms. fp32 and float64 are the layer's promise; in bf16
+# Roundings of each dtype over a few hundred terms. fp32 and float64 are the promise; in bf16
 # the modules round after every operation, the fused layer's functions once.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 4e-2}
 
@@ -128,11 +134,12 @@ def test_gradcheck(kernel: Any, policy: str) -> None:
     layer, (x,) = small_layer()
     angles = torch.rand(2, 5, 4, dtype=torch.float64)
     documents = Documents.of(torch.tensor([[0, 1, 2, 0, 1], [0, 1, 2, 3, 4]]))
-    options = FusedOptions(POLICIES[policy], kernel, documents)
     names, weights = zip(*layer.named_parameters(), strict=True)
 
     def function(x: Tensor, *weights: Tensor) -> Tensor:
         tables = angles.cos(), angles.sin()
+        offload = Offload(torch.device("cpu"))
+        options = FusedOptions(POLICIES[policy], kernel, documents, offload=offload)
         arguments = (x, tables, options)
         named = dict(zip(names, weights, strict=True))
         out: Tensor = torch.func.functional_call(layer, named, arguments)
@@ -146,8 +153,10 @@ def test_gradcheck(kernel: Any, policy: str) -> None:
     )
 
 
-def test_backward_runs_twice_where_the_graph_is_kept() -> None:
+@pytest.mark.parametrize("policy", ["linear_outputs", "offload"])
+def test_backward_runs_twice_where_the_graph_is_kept(policy: str) -> None:
     model: Any = LlamaForCausalLM(config(4)).train()
+    model.model.save_policy = POLICIES[policy]
     ids, _ = batch()
     loss = model(input_ids=ids, labels=ids).loss
     weight = model.model.layers[0].mlp.up_proj.weight
