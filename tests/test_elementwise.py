@@ -39,10 +39,10 @@ def arguments(dtype: torch.dtype, device: str) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def check(functions: Elementwise, dtype: torch.dtype, device: str) -> None:
-    assert set(arguments(dtype, device)) == set(Elementwise._fields) - {"name"}
+def check(functions: Elementwise, names: list[str], dtype: torch.dtype, device: str) -> None:
     with torch.no_grad():  # as inside the fused layer
-        for name, given in arguments(dtype, device).items():
+        for name in names:
+            given = arguments(dtype, device)[name]
             copies = [x.clone() if isinstance(x, Tensor) else x for x in given]
             found, expected = getattr(functions, name)(*given), getattr(EAGER, name)(*copies)
             if isinstance(found, Tensor):
@@ -57,11 +57,19 @@ def check(functions: Elementwise, dtype: torch.dtype, device: str) -> None:
                 assert not isinstance(x, Tensor) or torch.equal(x, copy), f"{name} wrote to {x}"
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_compiled_functions_equal_eager_ones(dtype: torch.dtype) -> None:
+NAMES = [name for name in Elementwise._fields if name != "name"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "names"),
+    # Compiling takes seconds a time: all in the dtype that rounds most, and one with sums in fp32.
+    [(torch.bfloat16, NAMES), (torch.float32, ["rms_norm_backward"])],
+    ids=["bf16", "fp32"],
+)
+def test_compiled_functions_equal_eager_ones(dtype: torch.dtype, names: list[str]) -> None:
     if not has_cpp_compiler():
         pytest.skip("torch.compile finds no C++ compiler")
-    check(compiled(), dtype, "cpu")
+    check(compiled(), names, dtype, "cpu")
 
 
 @pytest.mark.gpu
@@ -70,7 +78,7 @@ def test_compiled_functions_equal_eager_ones(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_gpu_functions_equal_eager_ones(dtype: torch.dtype, name: Any) -> None:
     pytest.importorskip({"compile": "triton", "liger": "liger_kernel"}[name])
-    check(choose(name, torch.device("cuda")), dtype, "cuda")
+    check(choose(name, torch.device("cuda")), NAMES, dtype, "cuda")
 
 
 # -- choice ---------------------------------------------------------------------------------------
