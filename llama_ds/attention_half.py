@@ -12,10 +12,6 @@ from llama_ds.collectives import Pending
 from llama_ds.functional import (
     repeat_heads,
     repeat_heads_backward,
-    rms_norm,
-    rms_norm_backward,
-    rotary,
-    rotary_backward,
 )
 from llama_ds.layer_tensors import (
     Activations,
@@ -54,7 +50,7 @@ def _start_inputs(a: Activations, w: LayerWeights, fixed: Fixed, num_chunks: int
     if a.attn_in is not None:
         return [Pending(a.attn_in)]
     if a.attn_normed is None:
-        a.attn_normed = rms_norm(a.x, w.attn_norm, fixed.eps)
+        a.attn_normed = fixed.elementwise.rms_norm(a.x, w.attn_norm, fixed.eps)
     if not fixed.tp.sequence_parallel:
         return [Pending(a.attn_normed)]
     chunks = a.attn_normed.chunk(num_chunks, SEQUENCE_DIM)
@@ -91,7 +87,7 @@ def _heads(name: str, projected_BSh: Tensor, tables: Tables, fixed: Fixed) -> Te
     """[B, S, heads, E] as the exchange takes queries ("q"), keys ("k") or values ("v")."""
     x_BSHE: Tensor = projected_BSh.unflatten(-1, (-1, fixed.head_dim))
     if name != "v":
-        x_BSHE = rotary(x_BSHE.transpose(1, 2), *tables).transpose(1, 2)
+        x_BSHE = fixed.elementwise.rotary(x_BSHE, *tables)
     if name != "q":
         # The exchange gives every rank as many heads.
         num_kv_heads = x_BSHE.shape[2]
@@ -99,13 +95,14 @@ def _heads(name: str, projected_BSh: Tensor, tables: Tables, fixed: Fixed) -> Te
     return x_BSHE
 
 
-def _heads_backward(name: str, dx_BSHE: Tensor, w: LayerWeights, tables: Tables) -> Tensor:
+def _heads_backward(
+    name: str, dx_BSHE: Tensor, w: LayerWeights, tables: Tables, fixed: Fixed
+) -> Tensor:
     """Gradient of `projected_BSh`."""
     if name != "q":
-        head_dim = dx_BSHE.shape[-1]
-        dx_BSHE = repeat_heads_backward(dx_BSHE, w.k.shape[0] // head_dim)
+        dx_BSHE = repeat_heads_backward(dx_BSHE, w.k.shape[0] // fixed.head_dim)
     if name != "v":
-        dx_BSHE = rotary_backward(dx_BSHE.transpose(1, 2), *tables).transpose(1, 2)
+        dx_BSHE = fixed.elementwise.rotary_backward(dx_BSHE, *tables)
     return dx_BSHE.flatten(2)
 
 
@@ -136,11 +133,11 @@ def attention_half_backward(
     dq = fixed.to_sequence(dq_BTgE, "dq")
     dk = fixed.to_sequence(dk_BTjE, "dk")
     dv = fixed.to_sequence(dv_BTjE, "dv")
-    dq_BSh = _heads_backward("q", dq.wait(), w, tables)
+    dq_BSh = _heads_backward("q", dq.wait(), w, tables, fixed)
     dattn_in_BSD = dq_BSh @ w.q
-    dk_BSk = _heads_backward("k", dk.wait(), w, tables)
+    dk_BSk = _heads_backward("k", dk.wait(), w, tables, fixed)
     dattn_in_BSD += dk_BSk @ w.k
-    dv_BSk = _heads_backward("v", dv.wait(), w, tables)
+    dv_BSk = _heads_backward("v", dv.wait(), w, tables, fixed)
     dattn_in_BSD += dv_BSk @ w.v
     # 1. The sum runs under the gradients of k, v and q, and theirs over ranks that hold the same
     # heads under what follows.
@@ -152,6 +149,7 @@ def attention_half_backward(
         "q": Pending(weight_gradient("q", dq_BSh, attn_in_BSD)),
         "o": Pending(do),
     }
-    dx_BsD, dnorm = rms_norm_backward(dnormed.wait(), a.x, w.attn_norm, fixed.eps)
+    dx_BsD, dnorm = fixed.elementwise.rms_norm_backward(dnormed.wait(), a.x, w.attn_norm, fixed.eps)
     dweights["attn_norm"] = fixed.sum_replicated(dnorm, "weight attn_norm")
-    return dmid_BsD + dx_BsD, dweights
+    dx_BsD += dmid_BsD
+    return dx_BsD, dweights

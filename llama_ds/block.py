@@ -24,9 +24,9 @@ from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import eager_attention_forward
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
-from llama_ds.functional import rms_norm, rotary, swiglu
+from llama_ds.functional import accumulation_dtype
 from llama_ds.fused_layer import FusedLayer
 from llama_ds.layer_tensors import Fixed, FusedOptions, LayerWeights
 from llama_ds.sequence_parallel import SequenceParallel
@@ -46,8 +46,9 @@ class LlamaRMSNorm(nn.Module):
         self.tp = tp
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        weight = self.tp.replicated(self.weight)
-        return rms_norm(hidden_states, weight, self.variance_epsilon)
+        x = hidden_states.to(accumulation_dtype(hidden_states.dtype))
+        normalised = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.tp.replicated(self.weight) * normalised.to(hidden_states.dtype)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self.variance_epsilon}"
@@ -61,14 +62,12 @@ class LlamaMLP(nn.Module):
         self.up_proj = ColumnParallelLinear(hidden, intermediate, bias, tp)
         self.down_proj = RowParallelLinear(intermediate, hidden, bias, tp)
         self.tp = tp
-        # LLaMA's own activation has a function of its own, which a fused backward can replace.
-        self.act_fn = None if config.hidden_act == "silu" else ACT2FN[config.hidden_act]
+        self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         hidden_states = self.tp.enter(hidden_states)
         gate, up = self.gate_proj(hidden_states), self.up_proj(hidden_states)
-        product = swiglu(gate, up) if self.act_fn is None else self.act_fn(gate) * up
-        return cast(Tensor, self.down_proj(product))
+        return cast(Tensor, self.down_proj(self.act_fn(gate) * up))
 
 
 class LlamaAttention(nn.Module):
@@ -116,8 +115,7 @@ class LlamaAttention(nn.Module):
         q_BHSE = self.q_proj(hidden_states).view(heads_last).transpose(1, 2)
         k_BKSE = self.k_proj(hidden_states).view(heads_last).transpose(1, 2)
         v_BKSE = self.v_proj(hidden_states).view(heads_last).transpose(1, 2)
-        q_BHSE = rotary(q_BHSE, *position_embeddings)
-        k_BKSE = rotary(k_BKSE, *position_embeddings)
+        q_BHSE, k_BKSE = apply_rotary_pos_emb(q_BHSE, k_BKSE, *position_embeddings)
         q_BHSE = self.sp.queries_to_heads(q_BHSE)
         k_BKSE, v_BKSE = self.sp.keys_to_heads(k_BKSE), self.sp.keys_to_heads(v_BKSE)
         if past_key_values is not None:

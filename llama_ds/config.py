@@ -21,6 +21,7 @@ from llama_ds.save_policy import Choice, SavePolicy, SavePolicyName
 
 Dtype = Literal["bf16", "fp32"]
 OverlapChoice = Literal["auto", "on", "off"]
+ElementwiseName = Literal["auto", "eager", "compile", "liger"]
 AttentionName = Literal["auto", "math", "cpu", "flash", "cudnn", "xformers", "flash_attn"]
 
 
@@ -231,12 +232,13 @@ class TrainConfig:
     save_policy: SavePolicyName = "linear_outputs"
     """Activations that a layer keeps for the backward pass; `save_policy.py` explains each name."""
     save_tensors: dict[str, Choice] = field(default_factory=dict)
-    """Tensors of the layer to treat otherwise: keep or recompute, or regather (sent again)."""
+    """Tensors of the layer to treat otherwise: keep, regather (sent again), recompute, offload."""
     mlp_tiles: int = 1
-    """Parts of a rank's sequence that the MLP works on one after another, so that its tensors of
-    tokens x intermediate_size exist for tokens / mlp_tiles at once; for long rows."""
+    """Parts of the sequence that the MLP works on one after another, for long rows."""
     attention: AttentionName = "auto"
     """Attention kernel; auto: PyTorch's own for the device."""
+    elementwise: ElementwiseName = "auto"
+    """Norms, rotary embedding and SwiGLU by PyTorch (eager), torch.compile or Liger."""
     loss_chunk_tokens: int = 1_024
     """The output head sees this many tokens at once, so that all logits never exist together."""
     seed: int = 0
@@ -259,12 +261,11 @@ class TrainConfig:
             "log_every_steps",
             "eval_every_steps",
         ):
-            _require(
-                getattr(self, name) > 0, f"train.{name} ({getattr(self, name)}) must be positive"
-            )
-        for name in ("max_steps", "stop_after_step"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"train.{name} ({value}) must be positive")
+            _require(value > 0, f"train.{name} ({value}) must be positive")
+        for name in ("max_steps", "stop_after_step"):
+            steps = getattr(self, name)
+            _require(steps is None or steps > 0, f"train.{name} ({steps}) must be positive")
         _require(self.seed >= 0, f"train.seed ({self.seed}) must not be negative")
         _require(self.eval_rows >= 0, f"train.eval_rows ({self.eval_rows}) must not be negative")
         _require(
@@ -284,9 +285,7 @@ class TrainConfig:
     @property
     def num_steps(self) -> int:
         """Steps of the whole run."""
-        if self.max_steps is not None:
-            return self.max_steps
-        return max(1, self.train_tokens // self.tokens_per_step)
+        return self.max_steps or max(1, self.train_tokens // self.tokens_per_step)
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,7 @@ def build_model(
     model.loss_chunk_tokens = recipe.train.loss_chunk_tokens
     model.model.save_policy = recipe.train.saved
     model.model.attention = recipe.train.attention
+    model.model.elementwise = recipe.train.elementwise
     model.model.mlp_tiles = recipe.train.mlp_tiles
     overlap = recipe.parallel.overlap
     # On a CPU the processes of gloo take the cores that the matmuls need.

@@ -2,7 +2,8 @@
 
 Each function of the layer has its backward directly below: from the gradient of the result and the
 forward's inputs to the gradients of these. They are what autograd would find, without what autograd
-would save. `dx` is the gradient of `x`.
+would save. `dx` is the gradient of `x`. Memory is what they cost, so results are built in place, in
+as few passes as PyTorch's operations allow; autograd is not to record them.
 
 Shapes in names: B rows, S sequence, D hidden, H heads, E head dim, F intermediate; a bare name may
 have any leading dimensions.
@@ -26,8 +27,7 @@ def rms_norm(x_BSD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     The result is rounded to x's dtype before it meets the weight, as in Hugging Face's class.
     """
     x = x_BSD.to(accumulation_dtype(x_BSD.dtype))
-    normalised = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
-    return weight_D * normalised.to(x_BSD.dtype)
+    return (x * _inverse_rms(x, eps)).to(x_BSD.dtype).mul_(weight_D)
 
 
 def rms_norm_backward(
@@ -40,43 +40,53 @@ def rms_norm_backward(
     """
     dtype = accumulation_dtype(x_BSD.dtype)
     x, dout = x_BSD.to(dtype), dout_BSD.to(dtype)
-    r = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+    r = _inverse_rms(x, eps)
     n = x * r
-    dweight = (dout * n).flatten(0, -2).sum(0)
     dn = dout * weight_D
-    dx = (dn - n * (n * dn).mean(-1, keepdim=True)) * r
+    mean = (n * dn).mean(-1, keepdim=True)
+    dweight = (dout * n).flatten(0, -2).sum(0)
+    dx = dn.addcmul_(n, mean, value=-1).mul_(r)
     return dx.to(x_BSD.dtype), dweight.to(weight_D.dtype)
 
 
-def rotate_half(x_BHSE: Tensor) -> Tensor:
-    """(first, second) -> (-second, first) of the head dimension's two halves."""
-    first, second = x_BHSE.chunk(2, dim=-1)
-    return torch.cat((-second, first), dim=-1)
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    # The norm is one pass over x, where squaring and averaging are three.
+    sum_of_squares: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+    return sum_of_squares.div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
-def rotary(x_BHSE: Tensor, cos_BSE: Tensor, sin_BSE: Tensor) -> Tensor:
+def rotary(x_BSHE: Tensor, cos_BSE: Tensor, sin_BSE: Tensor) -> Tensor:
     """Rotary position embedding (arXiv 2104.09864) of queries or keys.
 
     Hugging Face's layout: element i is paired with i + E/2, where the paper and the original LLaMA
     pair neighbours; the rows of `q_proj` and `k_proj` are stored in the matching order.
     """
-    return x_BHSE * cos_BSE.unsqueeze(1) + rotate_half(x_BHSE) * sin_BSE.unsqueeze(1)
+    cos, sin, half = cos_BSE.unsqueeze(2), sin_BSE.unsqueeze(2), x_BSHE.shape[-1] // 2
+    out = x_BSHE * cos
+    out[..., :half].addcmul_(x_BSHE[..., half:], sin[..., :half], value=-1)
+    out[..., half:].addcmul_(x_BSHE[..., :half], sin[..., half:])
+    return out
 
 
-def rotary_backward(dout_BHSE: Tensor, cos_BSE: Tensor, sin_BSE: Tensor) -> Tensor:
-    """dx of `rotary`: its transpose. That of `rotate_half` is its negative, a rotation back."""
-    return dout_BHSE * cos_BSE.unsqueeze(1) - rotate_half(dout_BHSE * sin_BSE.unsqueeze(1))
+def rotary_backward(dout_BSHE: Tensor, cos_BSE: Tensor, sin_BSE: Tensor) -> Tensor:
+    """dx of `rotary`, contiguous: its transpose, a rotation back."""
+    cos, sin, half = cos_BSE.unsqueeze(2), sin_BSE.unsqueeze(2), dout_BSHE.shape[-1] // 2
+    dx = torch.empty_like(dout_BSHE, memory_format=torch.contiguous_format)
+    torch.mul(dout_BSHE, cos, out=dx)
+    dx[..., :half].addcmul_(dout_BSHE[..., half:], sin[..., half:])
+    dx[..., half:].addcmul_(dout_BSHE[..., :half], sin[..., :half], value=-1)
+    return dx
 
 
 def swiglu(gate_BSF: Tensor, up_BSF: Tensor) -> Tensor:
     """`silu(gate) * up` (arXiv 2002.05202)."""
-    return F.silu(gate_BSF) * up_BSF
+    return F.silu(gate_BSF).mul_(up_BSF)
 
 
 def swiglu_backward(dout_BSF: Tensor, gate_BSF: Tensor, up_BSF: Tensor) -> tuple[Tensor, Tensor]:
     """(dgate, dup) of `swiglu`."""
     dgate = torch.ops.aten.silu_backward(dout_BSF * up_BSF, gate_BSF)
-    return dgate, dout_BSF * F.silu(gate_BSF)
+    return dgate, F.silu(gate_BSF).mul_(dout_BSF)
 
 
 def repeat_heads(k_BSKE: Tensor, num_heads: int) -> Tensor:

@@ -34,14 +34,17 @@ class FusedLayer(torch.autograd.Function):
         ctx: Any, x_BsD: Tensor, cos_BSE: Tensor, sin_BSE: Tensor, fixed: Fixed, *weights: Tensor
     ) -> Tensor:
         w, kept = LayerWeights(*weights), fixed.options.policy.kept()
+        needed = kept + fixed.offloaded
         a = Activations(x=x_BsD)
-        mid_BsD = attention_half(a, w, (cos_BSE, sin_BSE), fixed, kept)
-        a = Activations(**{**vars(a.only(kept)), "mid": mid_BsD})
-        out_BsD = mlp_half(a, w, fixed, kept)
+        a.mid = attention_half(a, w, (cos_BSE, sin_BSE), fixed, needed)
+        a.drop_all_but(("x", "mid", *needed))
+        out_BsD = mlp_half(a, w, fixed, needed)
 
-        ctx.fixed, ctx.kept = fixed, kept
-        saved = a.only(kept)
-        ctx.save_for_backward(cos_BSE, sin_BSE, *weights, *(getattr(saved, name) for name in kept))
+        ctx.fixed, ctx.kept, ctx.host = fixed, kept, None
+        ctx.save_for_backward(cos_BSE, sin_BSE, *weights, *(getattr(a, name) for name in kept))
+        if fixed.options.offload is not None and any(ctx.needs_input_grad):
+            tensors = {name: getattr(a, name) for name in fixed.offloaded}
+            ctx.host = fixed.options.offload.begin(tensors)
         return out_BsD
 
     @staticmethod
@@ -52,7 +55,8 @@ class FusedLayer(torch.autograd.Function):
         cos_BSE, sin_BSE, *tensors = ctx.saved_tensors
         tables = (cos_BSE, sin_BSE)
         w = LayerWeights(*tensors[:num_weights])
-        a = Activations(**dict(zip(ctx.kept, tensors[num_weights:], strict=True)))
+        from_host = {} if ctx.host is None else ctx.host.take()
+        a = Activations(**dict(zip(ctx.kept, tensors[num_weights:], strict=True)), **from_host)
         if a.mid is None:
             attention_half(a, w, tables, fixed, kept=("attn_in",))
         dmid_BsD, do_out, mlp = mlp_half_backward(dout_BsD, a, w, fixed)

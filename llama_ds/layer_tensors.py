@@ -11,6 +11,8 @@ from torch import Tensor
 
 from llama_ds.attention_kernels import Documents, Kernel
 from llama_ds.collectives import Pending, start_summed
+from llama_ds.elementwise import EAGER, Elementwise
+from llama_ds.offload import Offload
 from llama_ds.profiling import named
 from llama_ds.save_policy import SavePolicy
 from llama_ds.sequence_parallel import SequenceParallel
@@ -41,6 +43,9 @@ class FusedOptions:
     attention: Kernel
     documents: Documents | None
     """Of whole rows, where several lie in a row."""
+    elementwise: Elementwise = EAGER
+    offload: Offload | None = None
+    """Of this forward pass; None where the policy offloads nothing or nothing need be kept."""
     overlap: bool = False
     """Compute while tensors are sent; False: every collective is waited for where it begins."""
     overlap_chunks: int = 2
@@ -61,6 +66,17 @@ class Fixed:
     sp: SequenceParallel
     head_dim: int
     eps: float
+
+    @property
+    def elementwise(self) -> Elementwise:
+        return self.options.elementwise
+
+    @property
+    def offloaded(self) -> tuple[str, ...]:
+        """The tensors that go to the host."""
+        names = () if self.options.offload is None else self.options.policy.offloaded()
+        # Without Ulysses `o_in` is `attn_out` itself, and comes back with it.
+        return tuple(name for name in names if name != "o_in" or self.sp.size > 1)
 
     @property
     def num_chunks(self) -> int:
@@ -117,9 +133,9 @@ class Activations:
     up: Tensor | None = None
     product: Tensor | None = None
 
-    def only(self, names: tuple[str, ...]) -> Activations:
-        """The tensors of these names."""
-        return Activations(**{name: getattr(self, name) for name in names})
+    def drop_all_but(self, names: tuple[str, ...]) -> None:
+        for name in vars(self).keys() - set(names):
+            setattr(self, name, None)
 
 
 def weight_gradient(name: str, dout_BSO: Tensor, x_BSI: Tensor) -> Tensor:

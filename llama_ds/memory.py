@@ -123,7 +123,8 @@ def _activation_bytes(recipe: Recipe) -> int:
     """What the forward pass leaves for the backward pass.
 
     Each layer leaves what its policy keeps; the layer whose backward pass is running has the rest
-    of its tensors as well, the MLP's wide ones for one tile of the sequence at a time.
+    of its tensors as well, the MLP's wide ones for one tile of the sequence at a time. Of offloaded
+    tensors those of one layer more are on the device, coming or going (`offload.py`).
     """
     model, train, parallel = recipe.model, recipe.train, recipe.parallel
     tokens, width = train.micro_batch_size * train.sequence_length, _width(recipe)
@@ -134,7 +135,8 @@ def _activation_bytes(recipe: Recipe) -> int:
     everything -= wide - wide // train.mlp_tiles
     # The final norm keeps its input in fp32, and the normalised vector in the model's dtype.
     final_norm = _tokens_outside(parallel, tokens) * model.hidden_size * (4 + width)
-    return model.num_hidden_layers * kept + max(0, everything - kept) + final_norm
+    moving = offloaded_bytes(train.saved, model, parallel, tokens, width)
+    return model.num_hidden_layers * kept + max(0, everything - kept) + moving + final_norm
 
 
 def activation_bytes(
@@ -147,10 +149,31 @@ def activation_bytes(
     token and a log-sum-exp of 4 bytes per head. Rotary tables are shared by all layers and not
     counted.
     """
-    elements, kept = _layer_elements(model, parallel, tokens), policy.kept()
+    return _layer_bytes(policy.kept(), model, parallel, tokens, width)
+
+
+def offloaded_bytes(
+    policy: SavePolicy, model: ModelConfig, parallel: ParallelConfig, tokens: int, width: int
+) -> int:
+    """As `activation_bytes`, for what the layer keeps in the host's memory."""
+    return _layer_bytes(policy.offloaded(), model, parallel, tokens, width)
+
+
+def host_bytes(recipe: Recipe) -> int:
+    """Pinned host memory of one rank: the offloaded tensors of all layers."""
+    model, train = recipe.model, recipe.train
+    tokens = train.micro_batch_size * train.sequence_length
+    layer = offloaded_bytes(train.saved, model, recipe.parallel, tokens, _width(recipe))
+    return model.num_hidden_layers * layer
+
+
+def _layer_bytes(
+    names: tuple[str, ...], model: ModelConfig, parallel: ParallelConfig, tokens: int, width: int
+) -> int:
+    elements = _layer_elements(model, parallel, tokens)
     heads, inside = model.num_attention_heads // parallel.tp, tokens // parallel.sp
-    lse = inside * heads * max(4, width) if "lse" in kept else 0
-    return sum(elements[name] for name in kept if name != "lse") * width + lse
+    lse = inside * heads * max(4, width) if "lse" in names else 0
+    return sum(elements[name] for name in names if name != "lse") * width + lse
 
 
 def _layer_elements(model: ModelConfig, parallel: ParallelConfig, tokens: int) -> dict[str, int]:

@@ -16,13 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama_ds.collectives import Pending
-from llama_ds.functional import (
-    accumulation_dtype,
-    rms_norm,
-    rms_norm_backward,
-    swiglu,
-    swiglu_backward,
-)
+from llama_ds.functional import accumulation_dtype
 from llama_ds.layer_tensors import (
     Activations,
     Fixed,
@@ -45,7 +39,7 @@ def mlp_half(a: Activations, w: LayerWeights, fixed: Fixed, kept: tuple[str, ...
     tiles = _tiles(a, max(fixed.options.mlp_tiles, fixed.num_chunks), fixed)
     terms = []
     for tile, mlp_in in one_ahead((tile, _start_input(tile, w, fixed)) for tile in tiles):
-        _widen(tile, mlp_in, w)
+        _widen(tile, mlp_in, w, fixed)
         # 10. Down projection, summed over the ranks.
         terms.append(fixed.sum(F.linear(present(tile.product), w.down), "out"))
         tile.mlp_in = mlp_in.wait()
@@ -63,11 +57,11 @@ def _start_input(tile: Activations, w: LayerWeights, fixed: Fixed) -> Pending:
     if tile.mlp_in is not None:
         return Pending(tile.mlp_in)
     if tile.mlp_normed is None:
-        tile.mlp_normed = rms_norm(present(tile.mid), w.mlp_norm, fixed.eps)
+        tile.mlp_normed = fixed.elementwise.rms_norm(present(tile.mid), w.mlp_norm, fixed.eps)
     return fixed.gather(tile.mlp_normed, "mlp_in")
 
 
-def _widen(tile: Activations, mlp_in: Pending, w: LayerWeights) -> None:
+def _widen(tile: Activations, mlp_in: Pending, w: LayerWeights, fixed: Fixed) -> None:
     """Fill in what `tile` lacks from `gate` to `product`, waiting for `mlp_in` only if needed."""
     # 8. The two wide projections.
     if tile.gate is None:
@@ -76,7 +70,7 @@ def _widen(tile: Activations, mlp_in: Pending, w: LayerWeights) -> None:
         tile.up = F.linear(mlp_in.wait(), w.up)
     # 9. SwiGLU.
     if tile.product is None:
-        tile.product = swiglu(tile.gate, tile.up)
+        tile.product = fixed.elementwise.swiglu(tile.gate, tile.up)
 
 
 def mlp_half_backward(
@@ -121,10 +115,12 @@ def _tile_backward(
     fixed: Fixed,
 ) -> tuple[Tensor, Pending, dict[str, Tensor]]:
     """dmid of a tile; the same being gathered; the tile's terms of the weights' gradients."""
-    _widen(tile, mlp_in, w)
+    _widen(tile, mlp_in, w, fixed)
     mid_BsD, gate_BSf, up_BSf = present(tile.mid), present(tile.gate), present(tile.up)
     # 10. and 9.
-    dgate_BSf, dup_BSf = swiglu_backward(ddown_out.wait() @ w.down, gate_BSf, up_BSf)
+    dgate_BSf, dup_BSf = fixed.elementwise.swiglu_backward(
+        ddown_out.wait() @ w.down, gate_BSf, up_BSf
+    )
     # 8.
     dmlp_in_BSD = dgate_BSf @ w.gate
     dmlp_in_BSD += dup_BSf @ w.up
@@ -132,7 +128,9 @@ def _tile_backward(
     dnormed = fixed.sum(dmlp_in_BSD, "dmlp_in")
     dgate = weight_gradient("gate", dgate_BSf, mlp_in.wait())
     dup = weight_gradient("up", dup_BSf, mlp_in.wait())
-    dmid_BsD, dnorm = rms_norm_backward(dnormed.wait(), mid_BsD, w.mlp_norm, fixed.eps)
+    dmid_BsD, dnorm = fixed.elementwise.rms_norm_backward(
+        dnormed.wait(), mid_BsD, w.mlp_norm, fixed.eps
+    )
     # The residual stream passes dout on.
     dmid_BsD += dout_BsD
     # 6. What attention's backward pass begins with comes under the gradient of down.

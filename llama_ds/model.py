@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, LlamaConfig
+from transformers import GenerationMixin, LlamaConfig
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.loss.loss_utils import ForCausalLMLoss
@@ -35,22 +35,20 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from llama_ds import weights
+from llama_ds import elementwise, weights
 from llama_ds.attention import choose
 from llama_ds.attention_kernels import Documents
 from llama_ds.block import LlamaAttention, LlamaDecoderLayer, LlamaRMSNorm
-from llama_ds.config import AttentionName, ModelConfig
+from llama_ds.config import AttentionName, ElementwiseName, ModelConfig
 from llama_ds.fallback import against_fusing
 from llama_ds.functional import initial_weight, kept_positions
 from llama_ds.layer_tensors import FusedOptions
 from llama_ds.loss import IGNORE_INDEX, LlamaHead
+from llama_ds.offload import Offload
 from llama_ds.parallel import ParallelGroups
 from llama_ds.save_policy import PRESETS, SavePolicy
 from llama_ds.sequence_parallel import SequenceParallel
-from llama_ds.tensor_parallel import (
-    TensorParallel,
-    VocabParallelEmbedding,
-)
+from llama_ds.tensor_parallel import TensorParallel, VocabParallelEmbedding
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +156,8 @@ class LlamaModel(LlamaPreTrainedModel):
     """What the fused layer keeps for its backward pass; None: the layer's modules are called."""
     attention: AttentionName = "auto"
     """The fused layer's attention kernel; the modules use transformers' attn_implementation."""
+    elementwise: ElementwiseName = "auto"
+    """What runs the fused layer's norms, rotary embedding and SwiGLU."""
     overlap: bool = False
     """The fused layer computes while tensors are sent, in `overlap_chunks` where it must cut."""
     overlap_chunks: int = 2
@@ -287,10 +287,15 @@ class LlamaModel(LlamaPreTrainedModel):
             self.save_policy,
             kernel,
             documents,
+            elementwise.choose(self.elementwise, hidden_states.device),
+            Offload(hidden_states.device) if self._offloads() else None,
             overlap=self.overlap,
             overlap_chunks=self.overlap_chunks,
             mlp_tiles=self.mlp_tiles,
         )
+
+    def _offloads(self) -> bool:
+        return torch.is_grad_enabled() and bool(self.save_policy and self.save_policy.offloaded())
 
     def _against_fusing(
         self,
@@ -473,28 +478,3 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
             and self.loss_function is ForCausalLMLoss
             and self.tp_size in (None, 1)
         )
-
-
-_AUTO_CLASSES = ((AutoModel, LlamaModel), (AutoModelForCausalLM, LlamaForCausalLM))
-
-
-def register() -> None:
-    """Make AutoModel and AutoModelForCausalLM (so `pipeline` too) build these classes.
-
-    It acts on this process only. A checkpoint does not show which class wrote it.
-    """
-    for auto_class, model_class in _AUTO_CLASSES:
-        auto_class.register(LlamaConfig, model_class, exist_ok=True)
-        mapping: Any = auto_class._model_mapping
-        # Up to 5.17 transformers silently ignores a registration for one of its own configurations.
-        if mapping[LlamaConfig] is not model_class:
-            mapping._extra_content[LlamaConfig] = model_class
-        assert mapping[LlamaConfig] is model_class, f"{auto_class} does not know {model_class}"
-
-
-def unregister() -> None:
-    """Undo `register`: the automatic classes build transformers' own models again."""
-    for auto_class, model_class in _AUTO_CLASSES:
-        extra = auto_class._model_mapping._extra_content
-        if extra.get(LlamaConfig) is model_class:
-            del extra[LlamaConfig]

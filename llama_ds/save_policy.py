@@ -1,6 +1,7 @@
 """What the decoder layer keeps for its backward pass, tensor by tensor.
 
-The layer's input is always kept. The presets, dearest in memory first:
+A tensor is kept on the device, kept in the host's memory (`offload.py`), or computed again. The
+presets, dearest in memory first:
 
 - `keep_all`: nothing is computed or sent a second time;
 - `linear_outputs`: the paper's choice (arXiv 2302.13971, section 2.4). What the linear layers and
@@ -15,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-Choice = Literal["keep", "regather", "recompute"]
+Choice = Literal["keep", "regather", "recompute", "offload"]
 SavePolicyName = Literal["keep_all", "linear_outputs", "no_mlp", "layer_input"]
 
 _INPUTS = ("attn_in", "mlp_in")
@@ -26,10 +27,12 @@ class SavePolicy:
     """A choice for every tensor of the layer, in the order of the forward pass (`block.py`).
 
     `regather` exists for the two inputs of column-parallel matrices only: this rank's part of the
-    sequence is kept, and the whole is gathered again. Where nothing is gathered it keeps as much as
-    `keep`.
+    sequence, the result of the norm, is kept, and the whole is gathered again. Where nothing is
+    gathered it keeps as much as `keep`.
     """
 
+    x: Choice = "keep"
+    """The layer's input, from which the others follow: it cannot be computed again."""
     attn_in: Choice = "keep"
     """The normalised input of attention."""
     q: Choice = "keep"
@@ -52,23 +55,25 @@ class SavePolicy:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            choice, possible = getattr(self, field.name), ["keep", "recompute"]
+            choice, possible = getattr(self, field.name), ["keep", "recompute", "offload"]
             if field.name in _INPUTS:
                 possible.insert(1, "regather")
+            if field.name == "x":
+                possible.remove("recompute")
             if choice not in possible:
                 raise ValueError(
                     f"train.save_tensors: {field.name} cannot be {choice!r}, only "
                     + " or ".join(possible)
                 )
-        if self.attn_out != self.lse:
+        if (self.attn_out == "recompute") != (self.lse == "recompute"):
             raise ValueError(
-                f"train.save_tensors: attn_out ({self.attn_out}) and lse ({self.lse}) must be "
-                "alike: one attention gives both, and its backward pass needs both"
+                f"train.save_tensors: attn_out ({self.attn_out}) and lse ({self.lse}): recompute "
+                "both or neither, because one attention gives both"
             )
-        if self.o_in == "keep" and self.attn_out != "keep":
+        if self.o_in not in ("recompute", self.attn_out):
             raise ValueError(
-                "train.save_tensors: o_in (keep) without attn_out (recompute) saves nothing: "
-                "attention's backward pass needs attn_out, of which o_in is a copy"
+                f"train.save_tensors: o_in ({self.o_in}) must be recompute or as attn_out "
+                f"({self.attn_out}), of which it is a copy that attention's backward pass needs"
             )
 
     @classmethod
@@ -81,12 +86,12 @@ class SavePolicy:
         return replace(PRESETS[preset], **choices)
 
     def kept(self) -> tuple[str, ...]:
-        """The tensors kept, by their names in `block.Activations`."""
+        """The tensors kept on the device, by their names in `layer_tensors.Activations`."""
         part = {"attn_in": "attn_normed", "mlp_in": "mlp_normed"}
-        names = ["x"]
+        names = []
         for field in fields(self):
             choice = getattr(self, field.name)
-            if choice != "recompute":
+            if choice in ("keep", "regather"):
                 names.append(part[field.name] if choice == "regather" else field.name)
         return tuple(names)
 
@@ -99,6 +104,10 @@ class SavePolicy:
                 f"train.save_policy and save_tensors keep {'it' if len(kept) == 1 else 'them'} of "
                 "all; set save_policy to no_mlp or layer_input, or mlp_tiles to 1"
             )
+
+    def offloaded(self) -> tuple[str, ...]:
+        """The tensors kept in the host's memory, by the same names."""
+        return tuple(field.name for field in fields(self) if getattr(self, field.name) == "offload")
 
 
 PRESETS: dict[SavePolicyName, SavePolicy] = {
@@ -115,6 +124,6 @@ PRESETS: dict[SavePolicyName, SavePolicy] = {
         product="recompute",
     ),
     "layer_input": SavePolicy(
-        **{field.name: "recompute" for field in fields(SavePolicy)}  # type: ignore[arg-type]
+        **{field.name: "recompute" for field in fields(SavePolicy) if field.name != "x"}  # type: ignore[arg-type]
     ),
 }

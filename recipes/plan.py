@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from llama_ds.config import BatchPlan, Recipe, batch_plan
-from llama_ds.memory import MemoryEstimate, estimate_memory
+from llama_ds.memory import MemoryEstimate, estimate_memory, host_bytes
 from llama_ds.parallel import Layout, ParallelGroups, layout_of
 from recipes.llama import Cluster
 
@@ -60,6 +60,7 @@ def print_plan(
         print(f"  {line}")
     _section(f"Memory per GPU ({cluster}), estimated")
     _print_memory(memory, cluster)
+    _print_host_memory(host_bytes(recipe))
     _section("DeepSpeed JSON")
     print(json.dumps(deepspeed_json, indent=2))
 
@@ -224,6 +225,11 @@ def _print_batch(recipe: Recipe, batch: BatchPlan, world_size: int) -> None:
             f"  {days:.1f} days if every GPU trained the paper's {rate:,} tokens/s (on A100-80GB; "
             "not a measurement of this program)"
         )
+
+
+def _print_host_memory(offloaded: int) -> None:
+    if offloaded:
+        print(f"  {'host, activations':<22} {offloaded / GIB:8.2f} GiB of pinned memory per GPU")
 
 
 def _print_memory(memory: MemoryEstimate, cluster: Cluster) -> None:

@@ -1,7 +1,8 @@
 """Shared fixtures: a pool of gloo processes, and the folder of real sample files.
 
-Importing DeepSpeed takes seconds, so the processes of a pool are started once and serve every test
-of the session. They meet through a file, not a port, so parallel runs cannot clash.
+Importing DeepSpeed takes seconds, so it is imported once, by a server from which every process of
+every pool is forked; and the processes of a pool are started once and serve every test of the
+session. They meet through a file, not a port, so parallel runs cannot clash.
 """
 
 from __future__ import annotations
@@ -27,43 +28,39 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def _serve(rank: int, world_size: int, store: str, pipe: Connection) -> None:
     """One process of the pool: run what arrives, answer ("ok", result) or ("error", traceback)."""
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "DS_ACCELERATOR": "cpu",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
-    try:
-        while (job := pipe.recv()) is not None:
-            function, arguments = job
-            try:
-                pipe.send(("ok", function(*arguments)))
-            except Exception:
-                pipe.send(("error", traceback.format_exc()))
-    finally:
-        dist.destroy_process_group()
+    while True:
+        function, arguments = pipe.recv()
+        try:
+            pipe.send(("ok", function(*arguments)))
+        except Exception:
+            pipe.send(("error", traceback.format_exc()))
 
 
 class GlooPool:
     """`world_size` processes in one gloo group."""
 
     def __init__(self, world_size: int, folder: Path) -> None:
-        context = get_context("spawn")
+        context = get_context("forkserver")
+        # An import that fails here is made, and reported, by the processes themselves.
+        context.set_forkserver_preload(["llama_ds.train"])
         self._pipes, self._processes = [], []
-        for rank in range(world_size):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(rank, world_size, str(folder / "store"), theirs), daemon=True
-            )
-            process.start()
-            self._pipes.append(ours)
-            self._processes.append(process)
+        with pytest.MonkeyPatch.context() as environment:
+            # The server is started by the first process, and hands its environment on.
+            environment.setenv("DS_ACCELERATOR", "cpu")
+            environment.setenv("CUDA_VISIBLE_DEVICES", "")
+            for rank in range(world_size):
+                ours, theirs = context.Pipe()
+                arguments = (rank, world_size, str(folder / "store"), theirs)
+                process = context.Process(target=_serve, args=arguments, daemon=True)
+                process.start()
+                self._pipes.append(ours)
+                self._processes.append(process)
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """`function(*arguments)` on every rank; the results by rank, or the first traceback."""
@@ -89,17 +86,11 @@ class GlooPool:
         return all(process.is_alive() for process in self._processes)
 
     def kill(self) -> None:
+        """End the processes; between two jobs they hold nothing that an orderly end would save."""
         for process in self._processes:
             process.kill()
+        for process in self._processes:
             process.join()
-
-    def close(self) -> None:
-        if self.alive:
-            for pipe in self._pipes:
-                pipe.send(None)
-            for process in self._processes:
-                process.join(10)
-        self.kill()
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +107,7 @@ def gloo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., lis
 
     yield run
     for pool in pools.values():
-        pool.close()
+        pool.kill()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from llama_ds import LlamaForCausalLM
 from llama_ds.attention_kernels import CPU, MATH, Documents
 from llama_ds.block import LlamaDecoderLayer
 from llama_ds.layer_tensors import FusedOptions
+from llama_ds.offload import Offload
 from llama_ds.save_policy import PRESETS, SavePolicy
 from llama_ds.sequence_parallel import SequenceParallel
 from llama_ds.tensor_parallel import SINGLE_RANK
@@ -33,6 +34,11 @@ POLICIES: dict[str, SavePolicy] = {
     ),
     "no_qkv": SavePolicy.of("linear_outputs", q="recompute", k="recompute", v="recompute"),
     "no_gate": SavePolicy.of("linear_outputs", gate="recompute"),
+    "offload_input": SavePolicy.of("layer_input", x="offload"),
+    "offload": SavePolicy.of(
+        "keep_all",
+        **dict.fromkeys(("x", "attn_in", "q", "attn_out", "lse", "o_in", "mid", "up"), "offload"),
+    ),
 }
 # Overlap, chunks and tiles: the policies take turns, so that every policy meets several of these.
 SCHEDULES: list[dict[str, Any]] = [
@@ -43,8 +49,9 @@ SCHEDULES: list[dict[str, Any]] = [
     {"overlap": True, "overlap_chunks": 3, "mlp_tiles": 3},
     {"overlap": False, "mlp_tiles": 4},
 ]
-# Roundings of each dtype over a few hundred terms. fp32 and float64 are the layer's promise.
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2}
+# Roundings of each dtype over a few hundred terms. fp32 and float64 are the promise; in bf16
+# the modules round after every operation, the fused layer's functions once.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 4e-2}
 
 
 def config(num_key_value_heads: int, num_layers: int = 2) -> LlamaConfig:
@@ -142,22 +149,29 @@ def test_gradcheck(kernel: Any, policy: str) -> None:
     layer, (x,) = small_layer()
     angles = torch.rand(2, 5, 4, dtype=torch.float64)
     documents = Documents.of(torch.tensor([[0, 1, 2, 0, 1], [0, 1, 2, 3, 4]]))
-    options = FusedOptions(POLICIES[policy], kernel, documents)
     names, weights = zip(*layer.named_parameters(), strict=True)
 
     def function(x: Tensor, *weights: Tensor) -> Tensor:
         tables = angles.cos(), angles.sin()
+        offload = Offload(torch.device("cpu"))
+        options = FusedOptions(POLICIES[policy], kernel, documents, offload=offload)
         arguments = (x, tables, options)
         named = dict(zip(names, weights, strict=True))
         out: Tensor = torch.func.functional_call(layer, named, arguments)
         return out
 
-    # float64 differences are exact to 1e-8 or so.
-    assert torch.autograd.gradcheck(function, (x, *weights), eps=1e-6, atol=1e-6, rtol=1e-5)
+    # The fast mode compares the Jacobians' products with random vectors, which a wrong entry
+    # changes; element by element it takes 20 times as long. It multiplies atol by their sums.
+    # Relative to their size, float64 differences are exact to 1e-8 or so.
+    assert torch.autograd.gradcheck(
+        function, (x, *weights), eps=1e-6, atol=1e-9, rtol=1e-5, fast_mode=True
+    )
 
 
-def test_backward_runs_twice_where_the_graph_is_kept() -> None:
+@pytest.mark.parametrize("policy", ["linear_outputs", "offload"])
+def test_backward_runs_twice_where_the_graph_is_kept(policy: str) -> None:
     model: Any = LlamaForCausalLM(config(4)).train()
+    model.model.save_policy = POLICIES[policy]
     ids, _ = batch()
     loss = model(input_ids=ids, labels=ids).loss
     weight = model.model.layers[0].mlp.up_proj.weight
@@ -200,9 +214,14 @@ def test_policies_save_less_and_less() -> None:
 
 
 def errors_of_rank(
-    tp: int, sp: int, sequence_parallel: bool, num_key_value_heads: int, dtype: torch.dtype
-) -> dict[str, float]:
-    """Error of every policy on this rank, against the plain layer in the same layout."""
+    tp: int, sp: int, sequence_parallel: bool, num_key_value_heads: int
+) -> dict[tuple[torch.dtype, bool, str], float]:
+    """Error of every case on this rank, against the plain layer in the same layout.
+
+    Every policy in float64 on packed rows. Packing and dtype act inside single operations, which
+    know nothing of the layout: rows of one document and fp32 under one policy each that keeps and
+    one that computes again.
+    """
     from llama_ds.parallel import ParallelGroups
 
     groups = ParallelGroups.build(
@@ -211,28 +230,31 @@ def errors_of_rank(
     torch.manual_seed(0)
     model: Any = LlamaForCausalLM(
         config(num_key_value_heads), groups, sequence_parallel=sequence_parallel
-    )
-    model.to(dtype).train()
+    ).train()
     ids, positions = batch()
     labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
     cut = model.sp.cut
-    worst: dict[str, float] = {}
-    for packed in (False, True):
+    worst: dict[tuple[torch.dtype, bool, str], float] = {}
+    for dtype, packed, names in (
+        (torch.float64, True, list(POLICIES)),
+        (torch.float64, False, ["linear_outputs", "layer_input"]),
+        (torch.float32, True, ["linear_outputs", "layer_input"]),
+    ):
+        model.to(dtype)
         inputs = {
             "input_ids": cut(ids),
             "shift_labels": cut(labels),
             "position_ids": cut(positions) if packed else None,
         }
         expected = gradients(model, None, **inputs)
-        for turn, (name, policy) in enumerate(POLICIES.items()):
+        for turn, name in enumerate(names):
             schedule(model, turn + 2 * packed + tp)
-            error = relative_error(gradients(model, policy, **inputs), expected)
-            worst[name] = max(worst.get(name, 0.0), error)
+            found = gradients(model, POLICIES[name], **inputs)
+            worst[dtype, packed, name] = relative_error(found, expected)
     return worst
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(
     ("tp", "sp", "sequence_parallel", "num_key_value_heads"),
     [
@@ -246,13 +268,9 @@ def errors_of_rank(
     ],
 )
 def test_every_policy_in_every_layout(
-    gloo: Gloo,
-    tp: int,
-    sp: int,
-    sequence_parallel: bool,
-    num_key_value_heads: int,
-    dtype: torch.dtype,
+    gloo: Gloo, tp: int, sp: int, sequence_parallel: bool, num_key_value_heads: int
 ) -> None:
-    layout = (tp, sp, sequence_parallel, num_key_value_heads, dtype)
+    layout = (tp, sp, sequence_parallel, num_key_value_heads)
     for errors in gloo(tp * sp, errors_of_rank, *layout):
-        assert max(errors.values()) < TOLERANCE[dtype], errors
+        for case, error in errors.items():
+            assert error < TOLERANCE[case[0]], case

@@ -15,6 +15,7 @@ PACKAGES = ("llama_ds", "data_pipeline", "recipes")
 LAYERS = (
     {"train"},
     {"checkpoint", "engine"},
+    {"registration"},
     {"model", "data", "metrics"},
     {"fallback"},
     {"block", "loss", "weights"},
@@ -25,6 +26,7 @@ LAYERS = (
     {"parallel", "deepspeed_config", "memory"},
     {"attention"},
     {"attention_packages"},
+    {"elementwise", "offload"},
     {"config", "collectives", "attention_kernels"},
     {"save_policy", "functional", "profiling"},
 )

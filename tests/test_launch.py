@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_run import WORDS, make_store
+from tiny_run import WORDS, make_store, run_training
 
 from llama_ds.metrics import read_metrics
 from recipes.launch import parse
@@ -104,7 +106,7 @@ def test_under_the_launcher_bad_input_is_said_once_with_exit_code_2() -> None:
     "command",
     [
         ["bash", RECIPE],
-        ["deepspeed", "--num_gpus", "2", RECIPE],
+        ["deepspeed", "--num_gpus", "1", RECIPE],  # bash starts two under it
         ["torchrun", "--nproc-per-node", "2", RECIPE],
     ],
     ids=["bash", "deepspeed", "torchrun"],
@@ -124,17 +126,23 @@ def test_a_recipe_starts_under_every_launcher(
 
 
 @pytest.mark.dist
-def test_a_kill_during_a_save_costs_no_more_than_that_save(store: Path, tmp_path: Path) -> None:
-    def command(run_dir: Path) -> list[str]:
-        options = ["--data.store", store, "--run-dir", run_dir, "--train.max-steps", "12"]
-        words = [sys.executable, RECIPE, *options, "--checkpoint.every-steps", "2", *SMALL]
-        return [str(word) for word in words] + ["--train.micro-batch-size", "8"]
+def test_a_kill_during_a_save_costs_no_more_than_that_save(
+    gloo: Callable[..., list[Any]],
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def options(run_dir: Path) -> list[str]:
+        words = ["--data.store", store, "--run-dir", run_dir, "--train.max-steps", "12"]
+        words += ["--checkpoint.every-steps", "2", *SMALL, "--train.micro-batch-size", "8"]
+        return [str(word) for word in words]
 
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    assert run(*command(straight)).returncode == 0
-    process = subprocess.Popen(
-        command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    gloo(1, run_training, parse(llama_tiny, options(straight)).recipe)
+    # As many threads as the processes of the pool have: sums in the same order.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = [sys.executable, str(RECIPE), *options(killed)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     partial = killed / "checkpoints" / ".partial_step_00000006"
     deadline = time.monotonic() + 120
     while not partial.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -142,7 +150,7 @@ def test_a_kill_during_a_save_costs_no_more_than_that_save(store: Path, tmp_path
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert partial.exists(), "the kill came too late to interrupt the save"
-    result = run(*command(killed))
+    result = run(*command)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "resuming after step 4" in result.stdout + result.stderr
     assert not partial.exists()
@@ -169,14 +177,15 @@ def test_the_quickstart_goes_from_text_to_a_stock_model_and_reuses_its_stages(
     small = [word for word in SMALL if word not in ("--model.vocab-size", "320")]
     command: list[str | Path] = ["bash", QUICKSTART, "--corpus", corpus, "--out", out]
     command += ["--tokenizer.vocab-size", "300", "--train.max-steps", "20", *small]
-    first = run(*command)
+    # One process; two are started by the test of the launchers.
+    first = run(*command, DEEPSPEED_ARGS="--num_gpus 1")
     assert first.returncode == 0, first.stderr[-3000:]
     assert "sample from transformers.models.llama.modeling_llama.LlamaForCausalLM" in first.stdout
     assert (out / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
     held_out = losses(out / "run", "eval")
     assert held_out[-1] < held_out[0] - 0.3
     made = {path: path.stat().st_mtime_ns for path in out.rglob("*.arrow")}
-    second = run(*command)
+    second = run(*command, DEEPSPEED_ARGS="--num_gpus 1")
     assert second.returncode == 0, second.stderr[-3000:]
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.arrow")} == made
     assert len(losses(out / "run")) == 20

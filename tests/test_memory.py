@@ -19,6 +19,8 @@ from llama_ds.memory import (
     ZERO3_LIVE_ELEMENTS,
     activation_bytes,
     estimate_memory,
+    host_bytes,
+    offloaded_bytes,
     rank_parameters,
     state_bytes_per_parameter,
 )
@@ -90,10 +92,11 @@ def test_states_of_fp32(stage: int, bytes_per_parameter: float) -> None:
     assert sum(states) == pytest.approx(bytes_per_parameter)
 
 
-def saved_bytes(recipe: Recipe) -> int:
-    """Bytes of the distinct tensors that the trunk's forward pass leaves for its backward pass.
+def saved_bytes(recipe: Recipe) -> tuple[int, int]:
+    """Bytes that the trunk's forward pass leaves for its backward pass, on device and host.
 
-    On one rank of a fake process group, whose collectives send nothing but give the right shapes.
+    On the device, of distinct tensors that autograd keeps. On one rank of a fake process group,
+    whose collectives send nothing but give the right shapes.
     """
     parallel = recipe.parallel
     world_size = parallel.tp * parallel.sp
@@ -108,7 +111,7 @@ def saved_bytes(recipe: Recipe) -> int:
         dist.destroy_process_group()
 
 
-def saved_bytes_of_rank(recipe: Recipe, groups: ParallelGroups) -> int:
+def saved_bytes_of_rank(recipe: Recipe, groups: ParallelGroups) -> tuple[int, int]:
     dtype = torch.bfloat16 if recipe.train.dtype == "bf16" else torch.float32
     config = hf_config(recipe.model, bos_token_id=1, eos_token_id=2, dtype=dtype)
     model = LlamaForCausalLM._from_config(  # type: ignore[no-untyped-call]
@@ -130,8 +133,17 @@ def saved_bytes_of_rank(recipe: Recipe, groups: ParallelGroups) -> int:
     shape = (recipe.train.micro_batch_size, recipe.train.sequence_length // recipe.parallel.sp)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = model.model(torch.zeros(shape, dtype=torch.long), use_cache=False)
-    assert output.last_hidden_state.requires_grad
-    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+    on_device = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+    offload = options_of_last_layer(output.last_hidden_state).offload
+    return on_device, 0 if offload is None else offload.host_bytes()
+
+
+def options_of_last_layer(hidden_states: torch.Tensor) -> Any:
+    nodes: list[Any] = [hidden_states.grad_fn]
+    while not hasattr(nodes[0], "fixed"):
+        nodes = [next_node for node in nodes for next_node, _ in node.next_functions if next_node]
+        nodes.sort(key=lambda node: not hasattr(node, "fixed"))
+    return nodes[0].fixed.options
 
 
 def small_recipe(dtype: Any, num_key_value_heads: int, save_policy: Any) -> Recipe:
@@ -139,6 +151,9 @@ def small_recipe(dtype: Any, num_key_value_heads: int, save_policy: Any) -> Reci
     save_tensors: dict[str, Any] = {}
     if save_policy == "regather":
         save_policy, save_tensors = "keep_all", {"attn_in": "regather", "mlp_in": "regather"}
+    if save_policy == "offload":
+        names = ("x", "attn_in", "q", "k", "attn_out", "lse", "o_in", "up")
+        save_policy, save_tensors = "keep_all", dict.fromkeys(names, "offload")
     return dataclasses.replace(
         recipe,
         model=dataclasses.replace(
@@ -154,7 +169,7 @@ def small_recipe(dtype: Any, num_key_value_heads: int, save_policy: Any) -> Reci
     )
 
 
-POLICIES = [*PRESETS, "regather"]
+POLICIES = [*PRESETS, "regather", "offload"]
 LAYOUTS = [  # tp, sp, sequence_parallel, num_key_value_heads
     (1, 1, True, 6),
     (1, 1, True, 2),
@@ -190,11 +205,13 @@ def test_layer_keeps_what_is_predicted_to_the_byte(
     recipe = small_recipe(dtype, num_key_value_heads, policy)
     two, three = (laid_out(recipe, tp, sp, sequence_parallel, count) for count in (2, 3))
     tokens = two.train.micro_batch_size * two.train.sequence_length
-    predicted = activation_bytes(
-        two.train.saved, two.model, two.parallel, tokens, 2 if dtype == "bf16" else 4
-    )
+    layer = (two.train.saved, two.model, two.parallel, tokens, 2 if dtype == "bf16" else 4)
+    (device_3, host_3), (device_2, host_2) = saved_bytes(three), saved_bytes(two)
     # What is not a layer's, rotary tables and the final norm, is in both.
-    assert saved_bytes(three) - saved_bytes(two) == predicted
+    assert device_3 - device_2 == activation_bytes(*layer)
+    assert host_3 - host_2 == offloaded_bytes(*layer)
+    assert host_2 == host_bytes(two)
+    assert (host_2 > 0) == (policy == "offload")
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(32, 32), (64, 8)])
@@ -228,7 +245,7 @@ def test_estimate_is_what_the_model_keeps(dtype: Any, policy: Any) -> None:
     expected = estimate_memory(recipe, 1).activations - (everything - kept)
     # The rotary tables, token ids and the final norm's inverse roots are 4 % of what so narrow a
     # model keeps under layer_input, and vanish in a wide one.
-    assert saved_bytes(recipe) == pytest.approx(expected, rel=0.05)
+    assert saved_bytes(recipe)[0] == pytest.approx(expected, rel=0.05)
 
 
 def test_tiles_hold_the_wide_tensors_of_one_tile() -> None:

@@ -370,6 +370,7 @@ def test_bf16_load(tmp_path: Path) -> None:
     ]
     assert torch.equal(*(model(tokens()).logits for model in loaded))
     assert loaded[0].model.rotary_emb.inv_freq.dtype == torch.float32
+    loaded[0].model.save_policy = None  # the fused layer rounds less often than the modules
     losses = [model.train()(tokens(), labels=tokens()).loss for model in loaded]
     torch.testing.assert_close(*losses, rtol=1e-6, atol=0)  # fp32 sums of equal bf16 logits
 

@@ -30,17 +30,25 @@ def test_choices_change_a_preset() -> None:
     assert " ".join(policy.kept()) == kept
 
 
+def test_offloaded_tensors_are_kept_elsewhere() -> None:
+    policy = SavePolicy.of("linear_outputs", x="offload", mid="offload", attn_in="offload")
+    assert " ".join(policy.kept()) == "q k v attn_out lse gate up"
+    assert " ".join(policy.offloaded()) == "x attn_in mid"
+
+
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"gate": "regather"}, r"gate cannot be 'regather', only keep or recompute"),
-        ({"mlp_in": "drop"}, r"mlp_in cannot be 'drop', only keep or regather or recompute"),
-        ({"lse": "recompute"}, r"attn_out \(keep\) and lse \(recompute\) must be alike"),
+        ({"gate": "regather"}, r"gate cannot be 'regather', only keep or recompute or offload"),
+        ({"mlp_in": "drop"}, r"mlp_in cannot be 'drop', only keep or regather or recompute or off"),
+        ({"x": "recompute"}, r"x cannot be 'recompute', only keep or offload"),
+        ({"lse": "recompute"}, r"attn_out \(keep\) and lse \(recompute\): recompute both or"),
         (
             {"attn_out": "recompute", "lse": "recompute", "o_in": "keep"},
-            r"o_in \(keep\) without attn_out",
+            r"o_in \(keep\) must be recompute or as attn_out \(recompute\)",
         ),
-        ({"x": "recompute"}, r"save_tensors: x is none of attn_in, q, k, v"),
+        ({"o_in": "offload"}, r"o_in \(offload\) must be recompute or as attn_out \(keep\)"),
+        ({"norm": "keep"}, r"save_tensors: norm is none of x, attn_in, q, k, v"),
     ],
 )
 def test_contradictions_are_refused_by_the_recipe(choices: dict[str, str], message: str) -> None:
