@@ -32,9 +32,10 @@ from torch import Tensor
 from transformers import LlamaConfig
 from transformers import LlamaForCausalLM as StockLlama
 
-from llama_ds.config import ModelConfig, ParallelConfig
+from llama_ds.config import ParallelConfig
 from llama_ds.memory import activation_bytes
 from llama_ds.model import LlamaForCausalLM, hf_config
+from llama_ds.model_config import ModelConfig
 from llama_ds.save_policy import PRESETS
 
 WIDTHS = {torch.float32: 4, torch.bfloat16: 2}

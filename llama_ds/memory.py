@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from llama_ds.config import ModelConfig, ParallelConfig, Recipe
+from llama_ds.config import ParallelConfig, Recipe
+from llama_ds.model_config import ModelConfig
 from llama_ds.save_policy import PRESETS, SavePolicy
 
 ZERO3_LIVE_ELEMENTS = 1_000_000_000
@@ -123,15 +124,24 @@ def _activation_bytes(recipe: Recipe) -> int:
     """What the forward pass leaves for the backward pass.
 
     Each layer leaves what its policy keeps; the layer whose backward pass is running has the rest
-    of its tensors as well.
+    of its tensors as well. Groups of `activation_checkpointing` leave their input alone.
     """
     model, train, parallel = recipe.model, recipe.train, recipe.parallel
     tokens, width = train.micro_batch_size * train.sequence_length, _width(recipe)
     kept = activation_bytes(train.saved, model, parallel, tokens, width)
     everything = activation_bytes(PRESETS["keep_all"], model, parallel, tokens, width)
+    outside = _tokens_outside(parallel, tokens) * model.hidden_size
     # The final norm keeps its input in fp32, and the normalised vector in the model's dtype.
-    final_norm = _tokens_outside(parallel, tokens) * model.hidden_size * (4 + width)
-    return model.num_hidden_layers * kept + max(0, everything - kept) + final_norm
+    final_norm = outside * (4 + width)
+    running, inputs = model.num_hidden_layers, 0
+    settings = recipe.activation_checkpointing
+    if settings.number_checkpoints:
+        # The inputs of the groups, and the layers of the group whose backward pass is running.
+        running //= settings.number_checkpoints
+        parts = parallel.tp if settings.partition_activations else 1
+        on_device = 0 if settings.cpu_checkpointing else settings.number_checkpoints
+        inputs = on_device * outside * width // parts
+    return inputs + running * kept + max(0, everything - kept) + final_norm
 
 
 def activation_bytes(

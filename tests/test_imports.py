@@ -23,7 +23,7 @@ LAYERS = (
     {"attention"},
     {"attention_packages"},
     {"config", "collectives", "attention_kernels"},
-    {"save_policy", "functional"},
+    {"model_config", "save_policy", "functional", "recomputation"},
 )
 DEEPSPEED_USERS = {"llama_ds.engine", "llama_ds.checkpoint", "llama_ds.weights"}
 VAGUE_NAMES = {"utils", "common", "base", "helpers", "misc"}
