@@ -15,31 +15,25 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
-import platform
 import statistics
-import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import report
 import torch
-import transformers
+from activation_memory import saved_bytes
+from contenders import CHECKPOINTED, STOCK, Contender, contenders, ours
 from torch import Tensor
-from transformers import LlamaConfig
-from transformers import LlamaForCausalLM as StockLlama
 
 from llama_ds.config import ParallelConfig
 from llama_ds.memory import activation_bytes
-from llama_ds.model import LlamaForCausalLM, hf_config
+from llama_ds.model import hf_config
 from llama_ds.model_config import ModelConfig
 from llama_ds.save_policy import PRESETS
 
 WIDTHS = {torch.float32: 4, torch.bfloat16: 2}
-STOCK, CHECKPOINTED, PLAIN = "stock sdpa", "stock + checkpointing", "ours, plain"
 
 
 @dataclass(frozen=True)
@@ -86,86 +80,30 @@ def size_of(rehearse: bool) -> Size:
     return Size(model, *((1, 32, 2) if rehearse else (1, 1_024, 7)))
 
 
-# -- contenders -----------------------------------------------------------------------------------
+# -- building -------------------------------------------------------------------------------------
 
 
-def contenders() -> dict[str, Callable[[LlamaConfig], Any]]:
-    """Name -> the stack of layers of a configuration, in training mode."""
-
-    def stock(config: LlamaConfig) -> Any:
-        return StockLlama._from_config(config, dtype=config.dtype).model
-
-    def checkpointed(config: LlamaConfig) -> Any:
-        stack = stock(config)
-        # transformers is renaming it: 5.17 has only the second, 5.23 warns of it.
-        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
-        next(getattr(stack, name) for name in names if hasattr(stack, name))()
-        return stack
-
-    def ours(policy: Any) -> Callable[[LlamaConfig], Any]:
-        def make(config: LlamaConfig) -> Any:
-            stack = LlamaForCausalLM._from_config(config, dtype=config.dtype).model  # type: ignore[no-untyped-call]
-            stack.save_policy = policy
-            return stack
-
-        return make
-
-    fused = {f"ours, {name}": ours(policy) for name, policy in PRESETS.items()}
-    return {STOCK: stock, CHECKPOINTED: checkpointed, PLAIN: ours(None), **fused}
-
-
-def built(
-    make: Callable[[LlamaConfig], Any],
-    size: Size,
-    dtype: torch.dtype,
-    device: torch.device,
-    num_layers: int,
-) -> Any:
+def built(contender: Contender, size: Size, dtype: torch.dtype, num_layers: int) -> Any:
+    """The stack of layers without embedding and head."""
     config = hf_config(size.model, bos_token_id=1, eos_token_id=2, dtype=dtype)
     config.num_hidden_layers = num_layers
-    torch.manual_seed(0)
-    with device:
-        return make(config).to(device).train()
+    return contender.build(config, report.device_of_choice()).model
 
 
 # -- measuring ------------------------------------------------------------------------------------
 
 
-def saved_bytes(stack: Any, inputs: Tensor) -> int:
-    """Bytes of the distinct storages that a forward pass keeps, weights left out."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in stack.parameters()}
-    saved: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
-            saved[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = stack(inputs_embeds=inputs, use_cache=False)
-    assert output.last_hidden_state.requires_grad
-    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-
-
-def seconds(function: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """(duration, result): GPU time by the wall, a CPU's as the process's own CPU time."""
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = clock()
-    result = function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start, result
+def kept_bytes(stack: Any, inputs: Tensor) -> int:
+    return saved_bytes(stack, lambda: stack(inputs_embeds=inputs, use_cache=False))
 
 
 def one_step(stack: Any, inputs: Tensor, device: torch.device) -> tuple[float, float]:
     """Seconds of a forward and a backward pass."""
     stack.zero_grad()
     gradient = torch.ones_like(inputs)
-    forward, output = seconds(lambda: stack(inputs_embeds=inputs, use_cache=False), device)
+    forward, output = report.seconds(lambda: stack(inputs_embeds=inputs, use_cache=False), device)
     hidden_states = output.last_hidden_state
-    backward, _ = seconds(lambda: hidden_states.backward(gradient), device)
+    backward, _ = report.seconds(lambda: hidden_states.backward(gradient), device)
     return forward, backward
 
 
@@ -174,10 +112,10 @@ def measure(size: Size, dtype: torch.dtype, device: torch.device) -> list[Result
     shape = (size.rows, size.sequence_length, size.model.hidden_size)
     inputs = torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
     saved, stacks = {}, {}
-    for name, make in contenders().items():
-        one, two = (saved_bytes(built(make, size, dtype, device, n), inputs) for n in (1, 2))
+    for name, contender in contenders(with_gpu_packages=False).items():
+        one, two = (kept_bytes(built(contender, size, dtype, n), inputs) for n in (1, 2))
         saved[name] = (two - one) / size.tokens
-        stacks[name] = built(make, size, dtype, device, size.model.num_hidden_layers)
+        stacks[name] = built(contender, size, dtype, size.model.num_hidden_layers)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in stacks}
     for round_number in range(size.rounds + 1):
         for name, stack in stacks.items():
@@ -201,7 +139,7 @@ def measure(size: Size, dtype: torch.dtype, device: torch.device) -> list[Result
 
 def predicted(contender: str, size: Size, width: int) -> float | None:
     for name, policy in PRESETS.items():
-        if contender == f"ours, {name}":
+        if contender == ours(name):
             total = activation_bytes(policy, size.model, ParallelConfig(), size.tokens, width)
             return total / size.tokens
     return None
@@ -211,20 +149,24 @@ def predicted(contender: str, size: Size, width: int) -> float | None:
 
 
 def ratio(result: Result, base: Result) -> float:
-    """Median over rounds of this contender's step time over the base's in the same round."""
-    return statistics.median(
-        own / other for own, other in zip(result.step_seconds, base.step_seconds, strict=True)
-    )
+    return report.paired_ratio(result.step_seconds, base.step_seconds)
 
 
 def table(results: list[Result]) -> str:
     """Markdown; ratios are to stock transformers, and to it with gradient checkpointing."""
     by_name = {result.contender: result for result in results}
-    lines = [
-        "| | saved bytes / token / layer | predicted | of stock | forward s | backward s | step s "
-        "| step / stock | step / checkpointed |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    header = (
+        "",
+        "saved bytes / token / layer",
+        "predicted",
+        "of stock",
+        "forward s",
+        "backward s",
+        "step s",
+        "step / stock",
+        "step / checkpointed",
+    )
+    rows = []
     for name, result in by_name.items():
         prediction = result.predicted_bytes_per_token
         cells = [
@@ -238,8 +180,8 @@ def table(results: list[Result]) -> str:
             f"{ratio(result, by_name[STOCK]):.3f}",
             f"{ratio(result, by_name[CHECKPOINTED]):.3f}",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return report.table(header, rows)
 
 
 def plot(results: list[Result], path: Path) -> None:
@@ -266,61 +208,51 @@ def plot(results: list[Result], path: Path) -> None:
     pyplot.close(figure)
 
 
-def commit() -> str:
-    """Of the code that is measured: asked at the start, since a run takes minutes."""
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return answer.stdout.strip() or "unknown"
-
-
-def report(size: Size, results: list[Result], device: torch.device, stem: Path, code: str) -> str:
+def paragraphs(
+    size: Size, results: list[Result], device: torch.device, picture: str, code: str
+) -> list[str]:
     model = size.model
     is_cuda = device.type == "cuda"
-    hardware = torch.cuda.get_device_name() if is_cuda else platform.processor() or "CPU"
     parts = [
         "# A stack of decoder layers: time and saved bytes",
         f"{model.num_hidden_layers} layers, hidden_size {model.hidden_size}, intermediate_size "
         f"{model.intermediate_size}, {model.num_attention_heads} heads, {size.rows} x "
-        f"{size.sequence_length} tokens, {size.rounds} rounds; {hardware}, one thread, "
-        f"{'wall time' if is_cuda else 'CPU time of the process'}, medians.",
-        f"Python {platform.python_version()}, torch {torch.__version__}, transformers "
-        f"{transformers.__version__}, commit {code}. Command: `python benchmarks/layer.py`.",
+        f"{size.sequence_length} tokens, {size.rounds} rounds; {report.hardware(device)}, one "
+        f"thread, {'wall time' if is_cuda else 'CPU time of the process'}, medians.",
+        f"{report.versions('torch', 'transformers')}, commit {code}. "
+        "Command: `python benchmarks/layer.py`.",
         "Saved bytes exclude weights and the rotary tables that all layers share.",
     ]
     for dtype in dict.fromkeys(result.dtype for result in results):
         chosen = [result for result in results if result.dtype == dtype]
         parts += [f"## {dtype}", table(chosen)]
-    parts.append(f"![step time against saved bytes]({stem.name}.png)")
+    parts.append(f"![step time against saved bytes]({picture})")
     parts.append(
         "Not measured: embedding, output head and optimiser; grouped-query heads; several ranks"
         + ("." if is_cuda else "; any GPU.")
     )
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="time and saved bytes of a decoder layer")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=report.RESULTS)
     parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size, code = size_of(arguments.rehearse), commit()
+    device = report.device_of_choice()
+    size, code = size_of(arguments.rehearse), report.commit()
     results = []
     for dtype in WIDTHS:
         results += measure(size, dtype, device)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    stem = arguments.out / f"layer_{device.type}_{time.strftime('%Y%m')}"
-    plot(results, stem.with_suffix(".png"))
-    text = report(size, results, device, stem, code)
-    stem.with_suffix(".md").write_text(text, encoding="utf-8")
-    raw = [asdict(result) for result in results]
-    stem.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    stem = report.result_stem(arguments.out, "layer", device)
+    picture = stem.with_suffix(".png")
+    text = report.write(
+        stem,
+        paragraphs(size, results, device, picture.name, code),
+        [asdict(result) for result in results],
+    )
+    plot(results, picture)
     print(text)
 
 
