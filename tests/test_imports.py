@@ -19,7 +19,7 @@ LAYERS = (
     {"fallback"},
     {"block", "loss", "weights"},
     {"tensor_parallel", "sequence_parallel"},
-    {"parallel", "deepspeed_config", "memory"},
+    {"parallel", "deepspeed_config", "memory", "traffic"},
     {"attention"},
     {"attention_packages"},
     {"config", "collectives", "attention_kernels"},
