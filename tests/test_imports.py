@@ -14,7 +14,7 @@ PACKAGES = ("llama_ds", "data_pipeline", "recipes")
 # A module of llama_ds imports only modules of a layer further down.
 LAYERS = (
     {"train"},
-    {"checkpoint", "engine"},
+    {"checkpoint", "engine", "auto_classes"},
     {"model", "data", "metrics"},
     {"fallback"},
     {"block", "loss", "weights"},

@@ -118,13 +118,14 @@ def test_a_recipe_starts_under_every_launcher(
 
 @pytest.mark.dist
 def test_four_processes_of_every_kind_train_as_one(store: Path, tmp_path: Path) -> None:
-    options = ["--data.store", store, "--train.max-steps", "10", *SMALL]
-    parallel = ["--parallel.tp", "2", "--parallel.sp", "2", "--zero.stage", "3"]
+    options: list[str | Path] = ["--data.store", store, "--train.max-steps", "10", *SMALL]
+    parallel: list[str | Path] = ["--parallel.tp", "2", "--parallel.sp", "2", "--zero.stage", "3"]
     one, four = tmp_path / "one", tmp_path / "four"
-    for command in (
+    commands: list[list[str | Path]] = [
         [sys.executable, RECIPE, *options, "--run-dir", one],
         ["deepspeed", "--num_gpus", "4", RECIPE, *parallel, *options, "--run-dir", four],
-    ):
+    ]
+    for command in commands:
         result = run(*command)
         assert result.returncode == 0, result.stderr[-3000:]
     assert len(losses(one)) == 10

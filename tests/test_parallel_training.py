@@ -121,7 +121,7 @@ def test_the_cases_cover_every_pair_of_choices() -> None:
         for megatron in ((False, True) if tp > 1 else (False,))
         if 2 < dp * tp * sp <= 4 or (dp == 1 and dp * tp * sp == 2)
     }
-    choices = {
+    choices: dict[str, Callable[[Case], Any]] = {
         "layout": lambda c: (c.dp, c.tp, c.sp, c.megatron),
         "stage": lambda c: c.stage,
         "accum": lambda c: c.accum,
