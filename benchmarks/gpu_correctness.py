@@ -17,8 +17,9 @@ from torch import Tensor
 
 from llama_ds.attention import choose
 from llama_ds.attention_kernels import MATH
-from llama_ds.config import AttentionName, ModelConfig
+from llama_ds.config import AttentionName
 from llama_ds.model import hf_config
+from llama_ds.model_config import ModelConfig
 from llama_ds.save_policy import PRESETS
 
 KERNEL_TOLERANCE = 0.02

@@ -14,7 +14,8 @@ from gpu_training import Candidate
 from gpu_worker import Record
 from steppers import BACKWARD, FORWARD, HEAD, OPTIMIZER
 
-from llama_ds.config import AttentionName, ModelConfig
+from llama_ds.config import AttentionName
+from llama_ds.model_config import ModelConfig
 
 OURS = ours("linear_outputs")
 TARGET_TOKENS_PER_SECOND, AIM_TOKENS_PER_SECOND, TARGET_RATIO = 12_700, 13_850, 1.3

@@ -32,8 +32,9 @@ from contenders import CHECKPOINTED, COMPILED, LIGER, STOCK, Contender, contende
 from steppers import Stepper, loss_of, stepping, without_deepspeed
 from torch import Tensor, nn
 
-from llama_ds.config import DataConfig, ModelConfig, OptimizerConfig, Recipe, TrainConfig
+from llama_ds.config import DataConfig, OptimizerConfig, Recipe, TrainConfig
 from llama_ds.model import hf_config
+from llama_ds.model_config import ModelConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OURS = ours("linear_outputs")

@@ -6,8 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llama_ds.auto_classes import register, unregister
     from llama_ds.model import LlamaForCausalLM, LlamaModel
-    from llama_ds.registration import register, unregister
 
 __all__ = ["LlamaForCausalLM", "LlamaModel", "register", "unregister"]
 
@@ -15,6 +15,6 @@ __all__ = ["LlamaForCausalLM", "LlamaModel", "register", "unregister"]
 def __getattr__(name: str) -> Any:
     # Lazy, so that `import llama_ds.config` reports a wrong option before torch is loaded.
     if name in __all__:
-        module = "registration" if name in ("register", "unregister") else "model"
+        module = "model" if name.startswith("Llama") else "auto_classes"
         return getattr(importlib.import_module(f"llama_ds.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -357,7 +357,7 @@ def _consolidated_weights(checkpoint: Path, recipe: Recipe) -> dict[str, torch.T
     """Full fp32 weights by name, whatever the layout and ZeRO stage that wrote the checkpoint."""
     tp_size = recipe.parallel.tp
     sharding = Sharding(tp_size, recipe.model.num_key_value_heads)
-    ranks = [_weights_of_tp_rank(checkpoint, tp_rank) for tp_rank in range(tp_size)]
+    ranks = [_weights_of_tp_rank(checkpoint, recipe, tp_rank) for tp_rank in range(tp_size)]
     # Each part is dropped once it is joined, so that the weights are not held twice.
     return {
         name: sharding.unshard(name, [weights.pop(name) for weights in ranks])
@@ -365,13 +365,15 @@ def _consolidated_weights(checkpoint: Path, recipe: Recipe) -> dict[str, torch.T
     }
 
 
-def _weights_of_tp_rank(checkpoint: Path, tp_rank: int) -> dict[str, torch.Tensor]:
+def _weights_of_tp_rank(checkpoint: Path, recipe: Recipe, tp_rank: int) -> dict[str, torch.Tensor]:
     state = checkpoint / STATE
     own = f"mp_rank_{tp_rank:02d}_"
     if not list(state.glob("*_optim_states.pt")):  # stage 0: nothing was partitioned
         # DeepSpeed pickles its configuration beside the weights; the file is this program's own.
         file = torch.load(state / f"{own}model_states.pt", map_location="cpu", weights_only=False)
         return dict(file["module"])
+    if recipe.zero.stage == 1 and recipe.train.dtype == "bf16":
+        return _weights_of_bf16_optimizer(state, own)
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     # It reads a whole folder and refuses more than one tp rank: give it a folder of this rank's
@@ -383,6 +385,30 @@ def _weights_of_tp_rank(checkpoint: Path, tp_rank: int) -> dict[str, torch.Tenso
             (links / file.name.replace(own, "mp_rank_00_")).symlink_to(file.resolve())
         with contextlib.redirect_stdout(io.StringIO()):  # it narrates with print
             return dict(get_fp32_state_dict_from_zero_checkpoint(folder, tag=STATE))
+
+
+def _weights_of_bf16_optimizer(state: Path, own: str) -> dict[str, torch.Tensor]:
+    """Of the optimiser that DeepSpeed takes for bf16 at stage 1.
+
+    DeepSpeed 0.19's own reader refuses its files for want of a stage in them. Each rank has written
+    its part of one flat tensor per parameter group, which holds the parameters one after another,
+    and padding at the end.
+    """
+
+    def read(path: Path) -> Any:
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+
+    paths = {int(path.name.split("_")[4]): path for path in state.glob(f"bf16_zero_*_{own}*")}
+    parts = [read(paths[rank])["optimizer_state_dict"] for rank in sorted(paths)]
+    assert sorted(paths) == list(range(max(parts[0]["partition_count"]))), f"{state} lacks a part"
+    weights = {}
+    for group, shapes in enumerate(read(state / f"{own}model_states.pt")["param_shapes"]):
+        flat = torch.cat([part["single_partition_of_fp32_groups"][group] for part in parts])
+        sizes = [shape.numel() for shape in shapes.values()]
+        pieces = flat[: sum(sizes)].split(sizes)
+        for (name, shape), piece in zip(shapes.items(), pieces, strict=True):
+            weights[name] = piece.view(shape)
+    return weights
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,100 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from llama_ds.save_policy import Choice, SavePolicy, SavePolicyName
+from llama_ds.model_config import ModelConfig, require
+from llama_ds.save_policy import PRESETS, Choice, SavePolicy, SavePolicyName
 
 Dtype = Literal["bf16", "fp32"]
 OverlapChoice = Literal["auto", "on", "off"]
 ElementwiseName = Literal["auto", "eager", "compile", "liger"]
 AttentionName = Literal["auto", "math", "cpu", "flash", "cudnn", "xformers", "flash_attn"]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Architecture, in Hugging Face's names; defaults are LLaMA-1's (section 2.2, table 2)."""
-
-    hidden_size: int
-    """Width of the residual stream."""
-    intermediate_size: int
-    """Width of the SwiGLU layer; LLaMA: 2/3 * 4 * hidden_size, rounded up to a multiple of 256."""
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    """Equal to num_attention_heads in LLaMA-1; smaller for grouped-query attention."""
-    vocab_size: int = 32_000
-    """Rows of the embedding and of the output head; must cover the token store's tokenizer."""
-    max_position_embeddings: int = 2_048
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 10_000.0
-    initializer_range: float = 0.02
-    """Standard deviation of every initial weight matrix."""
-
-    def __post_init__(self) -> None:
-        for name in (
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "vocab_size",
-            "max_position_embeddings",
-        ):
-            _require(
-                getattr(self, name) > 0, f"model.{name} ({getattr(self, name)}) must be positive"
-            )
-        _require(
-            self.hidden_size % (2 * self.num_attention_heads) == 0,
-            f"model.hidden_size ({self.hidden_size}) must divide into "
-            f"model.num_attention_heads ({self.num_attention_heads}) heads of even width",
-        )
-        _require(
-            self.num_attention_heads % self.num_key_value_heads == 0,
-            f"model.num_attention_heads ({self.num_attention_heads}) must be a multiple of "
-            f"model.num_key_value_heads ({self.num_key_value_heads})",
-        )
-        _require(
-            self.rms_norm_eps > 0, f"model.rms_norm_eps ({self.rms_norm_eps}) must be positive"
-        )
-        _require(self.rope_theta > 0, f"model.rope_theta ({self.rope_theta}) must be positive")
-        _require(
-            self.initializer_range > 0,
-            f"model.initializer_range ({self.initializer_range}) must be positive",
-        )
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
-
-    @property
-    def num_layer_parameters(self) -> int:
-        """Parameters of one decoder layer: four attention and three MLP matrices, two norms."""
-        kv_size = self.num_key_value_heads * self.head_dim
-        attention = 2 * self.hidden_size * self.hidden_size + 2 * self.hidden_size * kv_size
-        return attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
-
-    @property
-    def num_parameters(self) -> int:
-        """All parameters: layers, final norm, untied embedding and output head."""
-        embeddings = 2 * self.vocab_size * self.hidden_size
-        return self.num_hidden_layers * self.num_layer_parameters + self.hidden_size + embeddings
-
-    def flops_per_token(self, sequence_length: int, *, causal: bool) -> float:
-        """Floating-point operations of forward and backward, per trained token.
-
-        6 per weight that takes part in a matmul (the input embedding does not) plus
-        12 * layers * hidden_size * sequence_length for attention scores and values, as in
-        PaLM (arXiv 2204.02311, appendix B). The causal count halves the attention term,
-        because masked scores need no work.
-        """
-        norms = (2 * self.num_hidden_layers + 1) * self.hidden_size
-        matmul_parameters = self.num_parameters - self.vocab_size * self.hidden_size - norms
-        attention = 12 * self.num_hidden_layers * self.hidden_size * sequence_length
-        return 6.0 * matmul_parameters + (attention / 2 if causal else attention)
 
 
 @dataclass(frozen=True)
@@ -125,12 +38,12 @@ class ZeroConfig:
     """Stage 3: parameters up to this size stay whole on every rank (norm weights, mostly)."""
 
     def __post_init__(self) -> None:
-        _require(self.stage in (0, 1, 2, 3), f"zero.stage ({self.stage}) must be 0, 1, 2 or 3")
-        _require(
+        require(self.stage in (0, 1, 2, 3), f"zero.stage ({self.stage}) must be 0, 1, 2 or 3")
+        require(
             self.reduce_bucket_elements > 0,
             f"zero.reduce_bucket_elements ({self.reduce_bucket_elements}) must be positive",
         )
-        _require(
+        require(
             self.param_persistence_elements >= 0,
             f"zero.param_persistence_elements ({self.param_persistence_elements}) must not be "
             "negative",
@@ -157,11 +70,53 @@ class ParallelConfig:
     def __post_init__(self) -> None:
         for name in ("tp", "sp", "overlap_chunks"):
             size = getattr(self, name)
-            _require(size > 0, f"parallel.{name} ({size}) must be positive")
-        _require(
+            require(size > 0, f"parallel.{name} ({size}) must be positive")
+        require(
             self.overlap in ("auto", "on", "off"),
             f"parallel.overlap ({self.overlap}) must be auto, on or off",
         )
+
+
+@dataclass(frozen=True)
+class ActivationCheckpointingConfig:
+    """DeepSpeed's activation checkpointing, in DeepSpeed's names.
+
+    The layers run in `number_checkpoints` groups of equal length. The input of each group is all
+    that is kept of it; before its backward pass the group runs once more, and its layers then keep
+    what `train.save_policy` says. The other fields say how the inputs are held until then.
+    """
+
+    number_checkpoints: int = 0
+    """Groups; the model's layers must divide into them. 0 switches all of this off."""
+    partition_activations: bool = False
+    """Divide the inputs over the tp ranks, which gather them again for the backward pass."""
+    cpu_checkpointing: bool = False
+    """Keep the inputs in the host's memory."""
+    contiguous_memory_optimization: bool = False
+    """Keep the inputs in buffers that are made for all groups at once."""
+    synchronize_checkpoint_boundary: bool = False
+    """Wait for the device before and after each group."""
+    profile: bool = False
+    """Log the time that each group takes, forward and backward."""
+
+    def __post_init__(self) -> None:
+        number = self.number_checkpoints
+        require(
+            number >= 0,
+            f"activation_checkpointing.number_checkpoints ({number}) must not be negative",
+        )
+        for name, value in dataclasses.asdict(self).items():
+            require(
+                number > 0 or not value,
+                f"activation_checkpointing.{name} changes nothing without "
+                "activation_checkpointing.number_checkpoints (0), the groups of layers",
+            )
+        for name in ("cpu_checkpointing", "contiguous_memory_optimization"):
+            require(
+                self.partition_activations or not getattr(self, name),
+                f"activation_checkpointing.{name} needs "
+                "activation_checkpointing.partition_activations: DeepSpeed fails without it",
+            )
 
 
 @dataclass(frozen=True)
@@ -184,28 +139,28 @@ class OptimizerConfig:
     """Gradients are scaled down to this global norm."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.peak_learning_rate > 0,
             f"optimizer.peak_learning_rate ({self.peak_learning_rate}) must be positive",
         )
-        _require(
+        require(
             0 <= self.min_learning_rate_ratio <= 1,
             f"optimizer.min_learning_rate_ratio ({self.min_learning_rate_ratio}) must lie in "
             "[0, 1]",
         )
-        _require(
+        require(
             self.warmup_steps >= 0,
             f"optimizer.warmup_steps ({self.warmup_steps}) must not be negative",
         )
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
-            _require(0 <= value < 1, f"optimizer.{name} ({value}) must lie in [0, 1)")
-        _require(self.eps > 0, f"optimizer.eps ({self.eps}) must be positive")
-        _require(
+            require(0 <= value < 1, f"optimizer.{name} ({value}) must lie in [0, 1)")
+        require(self.eps > 0, f"optimizer.eps ({self.eps}) must be positive")
+        require(
             self.weight_decay >= 0,
             f"optimizer.weight_decay ({self.weight_decay}) must not be negative",
         )
-        _require(
+        require(
             self.max_grad_norm > 0,
             f"optimizer.max_grad_norm ({self.max_grad_norm}) must be positive",
         )
@@ -262,13 +217,13 @@ class TrainConfig:
             "eval_every_steps",
         ):
             value = getattr(self, name)
-            _require(value > 0, f"train.{name} ({value}) must be positive")
+            require(value > 0, f"train.{name} ({value}) must be positive")
         for name in ("max_steps", "stop_after_step"):
             steps = getattr(self, name)
-            _require(steps is None or steps > 0, f"train.{name} ({steps}) must be positive")
-        _require(self.seed >= 0, f"train.seed ({self.seed}) must not be negative")
-        _require(self.eval_rows >= 0, f"train.eval_rows ({self.eval_rows}) must not be negative")
-        _require(
+            require(steps is None or steps > 0, f"train.{name} ({steps}) must be positive")
+        require(self.seed >= 0, f"train.seed ({self.seed}) must not be negative")
+        require(self.eval_rows >= 0, f"train.eval_rows ({self.eval_rows}) must not be negative")
+        require(
             self.tokens_per_step % self.sequence_length == 0,
             f"train.tokens_per_step ({self.tokens_per_step}) must be a multiple of "
             f"train.sequence_length ({self.sequence_length})",
@@ -302,9 +257,9 @@ class DataConfig:
     """Keep attention, and the predicted next token, inside one document."""
 
     def __post_init__(self) -> None:
-        _require(self.block_rows > 0, f"data.block_rows ({self.block_rows}) must be positive")
+        require(self.block_rows > 0, f"data.block_rows ({self.block_rows}) must be positive")
         for name, share in self.shares.items():
-            _require(
+            require(
                 share > 0, f"data.shares: {name} ({share}) must be positive; leave it out for none"
             )
 
@@ -316,10 +271,10 @@ class CheckpointConfig:
     """Older checkpoints are deleted once a newer one is whole; 0 keeps all."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.every_steps > 0, f"checkpoint.every_steps ({self.every_steps}) must be positive"
         )
-        _require(
+        require(
             self.keep_last >= 0, f"checkpoint.keep_last ({self.keep_last}) must not be negative"
         )
 
@@ -336,7 +291,7 @@ class MetricsConfig:
     device without one, the rate of a large matmul measured at start."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.peak_tflops is None or self.peak_tflops > 0,
             f"metrics.peak_tflops ({self.peak_tflops}) must be positive",
         )
@@ -355,22 +310,24 @@ class Recipe:
     data: DataConfig
     parallel: ParallelConfig = ParallelConfig()
     zero: ZeroConfig = ZeroConfig()
+    activation_checkpointing: ActivationCheckpointingConfig = ActivationCheckpointingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     metrics: MetricsConfig = MetricsConfig()
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.train.sequence_length <= self.model.max_position_embeddings,
             f"train.sequence_length ({self.train.sequence_length}) must not exceed "
             f"model.max_position_embeddings ({self.model.max_position_embeddings})",
         )
-        _require(
+        require(
             self.optimizer.warmup_steps < self.train.num_steps or self.train.max_steps is not None,
             f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) must be fewer than the run's "
             f"steps ({self.train.num_steps})",
         )
         _check_parallel(self)
-        _require(
+        _check_activation_checkpointing(self)
+        require(
             not (self.data.document_masking and self.train.attention == "cudnn"),
             "train.attention cudnn cannot keep packed documents apart; set it to flash, or "
             "data.document_masking to False",
@@ -386,53 +343,91 @@ def _check_parallel(recipe: Recipe) -> None:
     model, parallel = recipe.model, recipe.parallel
     tp, sp = parallel.tp, parallel.sp
     heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
-    _require(
+    require(
         heads % (tp * sp) == 0,
         f"model.num_attention_heads ({heads}) must be a multiple of parallel.tp ({tp}) x "
         f"parallel.sp ({sp})",
     )
     if parallel.replicate_kv_heads:
-        _require(
+        require(
             kv_heads % tp == 0 or tp % kv_heads == 0,
             f"model.num_key_value_heads ({kv_heads}) and parallel.tp ({tp}): one must be a "
             "multiple of the other, also with parallel.replicate_kv_heads",
         )
     else:
-        _require(
+        require(
             kv_heads % (tp * sp) == 0,
             f"model.num_key_value_heads ({kv_heads}) must be a multiple of parallel.tp ({tp}) x "
             f"parallel.sp ({sp}); parallel.replicate_kv_heads lets ranks hold the same heads",
         )
     for name in ("intermediate_size", "vocab_size"):
         size = getattr(model, name)
-        _require(size % tp == 0, f"model.{name} ({size}) must be a multiple of parallel.tp ({tp})")
+        require(size % tp == 0, f"model.{name} ({size}) must be a multiple of parallel.tp ({tp})")
     length = recipe.train.sequence_length
-    _require(
+    require(
         length % sp == 0,
         f"train.sequence_length ({length}) must be a multiple of parallel.sp ({sp})",
     )
-    _require(
+    require(
         not parallel.sequence_parallel or length % (sp * tp) == 0,
         f"train.sequence_length ({length}) must be a multiple of parallel.sp ({sp}) x parallel.tp "
         f"({tp}), or parallel.sequence_parallel off",
     )
     positions = length // sp // (tp if parallel.sequence_parallel else 1)
-    _require(
+    require(
         recipe.train.mlp_tiles <= positions,
         f"train.mlp_tiles ({recipe.train.mlp_tiles}) must not exceed the positions of a row that a "
         f"rank has ({positions})",
     )
-    _require(
+    require(
         tp == 1 or recipe.zero.stage > 0 or recipe.train.dtype == "fp32",
         f"train.dtype bf16 with parallel.tp ({tp}) needs zero.stage 1, 2 or 3: at stage "
         f"{recipe.zero.stage} DeepSpeed counts only one rank's part in the gradient norm",
     )
 
 
+def _check_activation_checkpointing(recipe: Recipe) -> None:
+    """ValueError where DeepSpeed's checkpointing would be wrong, or would save nothing."""
+    settings, parallel = recipe.activation_checkpointing, recipe.parallel
+    number, num_layers = settings.number_checkpoints, recipe.model.num_hidden_layers
+    if number == 0:
+        return
+    require(
+        num_layers % number == 0,
+        f"model.num_hidden_layers ({num_layers}) must be a multiple of "
+        f"activation_checkpointing.number_checkpoints ({number})",
+    )
+    require(
+        number < num_layers or recipe.train.saved != PRESETS["layer_input"],
+        f"train.save_policy layer_input with activation_checkpointing.number_checkpoints ({number})"
+        " for as many layers would run every layer three times and save nothing; choose another "
+        "save_policy, or fewer checkpoints",
+    )
+    require(
+        not recipe.train.saved.offloaded(),
+        f"train.save_tensors offload with activation_checkpointing.number_checkpoints ({number}): "
+        "a group's layers run twice, and nothing is kept of the first time; use one of the two",
+    )
+    if not settings.partition_activations:
+        return
+    require(
+        parallel.tp == 1 or not parallel.sequence_parallel,
+        "activation_checkpointing.partition_activations takes the inputs of layers to be alike on "
+        f"the parallel.tp ({parallel.tp}) ranks, and with parallel.sequence_parallel each has "
+        "another part: DeepSpeed would train on mixed-up activations. Switch one of the two off; "
+        "sequence_parallel divides the inputs already",
+    )
+    require(
+        parallel.tp > 1 or settings.cpu_checkpointing or settings.contiguous_memory_optimization,
+        "activation_checkpointing.partition_activations divides over the parallel.tp ranks, and "
+        f"parallel.tp ({parallel.tp}) leaves nothing to divide",
+    )
+
+
 def data_parallel_size(recipe: Recipe, world_size: int) -> int:
     """Data-parallel ranks among `world_size`; ValueError where tp and sp do not divide it."""
     tp, sp = recipe.parallel.tp, recipe.parallel.sp
-    _require(
+    require(
         world_size % (tp * sp) == 0,
         f"{world_size} processes must be a multiple of parallel.tp ({tp}) x parallel.sp ({sp})",
     )
@@ -463,7 +458,7 @@ def batch_plan(recipe: Recipe, dp_size: int) -> BatchPlan:
     train = recipe.train
     rows = train.tokens_per_step // train.sequence_length
     rows_per_pass = dp_size * train.micro_batch_size
-    _require(
+    require(
         rows % rows_per_pass == 0,
         f"{rows} rows per step (train.tokens_per_step {train.tokens_per_step} / "
         f"train.sequence_length {train.sequence_length}) do not divide over {dp_size} "
@@ -493,6 +488,7 @@ def from_dict(tree: dict[str, Any]) -> Recipe:
         data=DataConfig(**data),
         parallel=ParallelConfig(**tree["parallel"]),
         zero=ZeroConfig(**tree["zero"]),
+        activation_checkpointing=ActivationCheckpointingConfig(**tree["activation_checkpointing"]),
         checkpoint=CheckpointConfig(**tree["checkpoint"]),
         metrics=MetricsConfig(**tree["metrics"]),
     )

@@ -9,6 +9,7 @@ would leave the recipe stored in the run folder untrue.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,10 @@ OWNED_BY_RECIPE = {
     "optimizer.params.betas": "optimizer.beta1, optimizer.beta2",
     "optimizer.params.eps": "optimizer.eps",
     "optimizer.params.weight_decay": "optimizer.weight_decay",
-    # DeepSpeed's own parallelism and activation checkpointing would act beside the recipe's, or not
-    # at all: the model shards itself, and recomputes by torch's checkpointing. DeepSpeed's
-    # partition_activations is also silently wrong with Megatron's sequence parallelism.
+    # DeepSpeed's own parallelism would act beside the recipe's: the model shards itself.
     "tensor_parallel": "parallel.tp",
     "sequence_parallel_size": "parallel.sp",
-    "activation_checkpointing": "train.save_policy",
+    "activation_checkpointing": "activation_checkpointing",
     "scheduler": "optimizer.warmup_steps, optimizer.min_learning_rate_ratio",
 }
 
@@ -68,6 +67,8 @@ def deepspeed_config(recipe: Recipe, plan: BatchPlan, device_type: str) -> dict[
     if bf16 and recipe.zero.stage > 0:
         # Micro-batches accumulate in fp32. Stage 0 has no such mode in DeepSpeed 0.19.
         config["data_types"] = {"grad_accum_dtype": "fp32"}
+    if recipe.activation_checkpointing.number_checkpoints:
+        config["activation_checkpointing"] = dataclasses.asdict(recipe.activation_checkpointing)
     return config
 
 

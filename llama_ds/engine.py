@@ -23,6 +23,7 @@ from llama_ds.block import LlamaDecoderLayer
 from llama_ds.config import OptimizerConfig, Recipe
 from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.parallel import ParallelGroups
+from llama_ds.recomputation import Recomputation
 
 TORCH_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -97,11 +98,34 @@ def build_model(
     # On a CPU the processes of gloo take the cores that the matmuls need.
     model.model.overlap = overlap == "on" or (overlap == "auto" and device.type == "cuda")
     model.model.overlap_chunks = recipe.parallel.overlap_chunks
+    if "activation_checkpointing" in ds_config:
+        model.model.recomputation = _deepspeed_recomputation(
+            groups, ds_config["activation_checkpointing"]
+        )
     if recipe.zero.stage == 3:
         # The fused layer reads all its weights at once, so they are gathered at once.
         deepspeed.utils.set_z3_leaf_modules(model, [LlamaDecoderLayer])
     model.train()
     return model
+
+
+def _deepspeed_recomputation(groups: ParallelGroups, section: dict[str, Any]) -> Recomputation:
+    """DeepSpeed's activation checkpointing as its JSON section says.
+
+    DeepSpeed reads the section and heeds none of it before `configure`, whose settings are global
+    to the process; `reset` drops the buffers that an earlier engine has left.
+    """
+    deepspeed.checkpointing.configure(
+        groups,
+        partition_activations=section["partition_activations"],
+        contiguous_checkpointing=section["contiguous_memory_optimization"],
+        num_checkpoints=section["number_checkpoints"],
+        checkpoint_in_cpu=section["cpu_checkpointing"],
+        synchronize=section["synchronize_checkpoint_boundary"],
+        profile=section["profile"],
+    )
+    deepspeed.checkpointing.reset()
+    return Recomputation(section["number_checkpoints"], deepspeed.checkpointing.checkpoint)
 
 
 def _require_same_architecture(config: LlamaConfig, recipe: Recipe) -> None:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from llama_ds.config import ModelConfig, ParallelConfig, Recipe
+from llama_ds.config import ParallelConfig, Recipe
+from llama_ds.model_config import ModelConfig
 from llama_ds.save_policy import PRESETS, SavePolicy
 
 ZERO3_LIVE_ELEMENTS = 1_000_000_000
@@ -124,7 +125,8 @@ def _activation_bytes(recipe: Recipe) -> int:
 
     Each layer leaves what its policy keeps; the layer whose backward pass is running has the rest
     of its tensors as well, the MLP's wide ones for one tile of the sequence at a time. Of offloaded
-    tensors those of one layer more are on the device, coming or going (`offload.py`).
+    tensors those of one layer more are on the device, coming or going (`offload.py`). Groups of
+    `activation_checkpointing` leave their input alone.
     """
     model, train, parallel = recipe.model, recipe.train, recipe.parallel
     tokens, width = train.micro_batch_size * train.sequence_length, _width(recipe)
@@ -133,10 +135,19 @@ def _activation_bytes(recipe: Recipe) -> int:
     sizes = _layer_elements(model, parallel, tokens)
     wide = sum(sizes[name] for name in ("gate", "up", "product")) * width
     everything -= wide - wide // train.mlp_tiles
+    outside = _tokens_outside(parallel, tokens) * model.hidden_size
     # The final norm keeps its input in fp32, and the normalised vector in the model's dtype.
-    final_norm = _tokens_outside(parallel, tokens) * model.hidden_size * (4 + width)
+    final_norm = outside * (4 + width)
+    running, inputs = model.num_hidden_layers, 0
+    settings = recipe.activation_checkpointing
+    if settings.number_checkpoints:
+        # The inputs of the groups, and the layers of the group whose backward pass is running.
+        running //= settings.number_checkpoints
+        parts = parallel.tp if settings.partition_activations else 1
+        on_device = 0 if settings.cpu_checkpointing else settings.number_checkpoints
+        inputs = on_device * outside * width // parts
     moving = offloaded_bytes(train.saved, model, parallel, tokens, width)
-    return model.num_hidden_layers * kept + max(0, everything - kept) + moving + final_norm
+    return inputs + running * kept + max(0, everything - kept) + moving + final_norm
 
 
 def activation_bytes(

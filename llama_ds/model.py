@@ -39,13 +39,15 @@ from llama_ds import elementwise, weights
 from llama_ds.attention import choose
 from llama_ds.attention_kernels import Documents
 from llama_ds.block import LlamaAttention, LlamaDecoderLayer, LlamaRMSNorm
-from llama_ds.config import AttentionName, ElementwiseName, ModelConfig
+from llama_ds.config import AttentionName, ElementwiseName
 from llama_ds.fallback import against_fusing
 from llama_ds.functional import initial_weight, kept_positions
 from llama_ds.layer_tensors import FusedOptions
 from llama_ds.loss import IGNORE_INDEX, LlamaHead
+from llama_ds.model_config import ModelConfig
 from llama_ds.offload import Offload
 from llama_ds.parallel import ParallelGroups
+from llama_ds.recomputation import Recomputation, run_layers
 from llama_ds.save_policy import PRESETS, SavePolicy
 from llama_ds.sequence_parallel import SequenceParallel
 from llama_ds.tensor_parallel import TensorParallel, VocabParallelEmbedding
@@ -163,6 +165,8 @@ class LlamaModel(LlamaPreTrainedModel):
     overlap_chunks: int = 2
     mlp_tiles: int = 1
     """Parts of the sequence that the fused layer's MLP works on one after another."""
+    recomputation: Recomputation | None = None
+    """Groups of layers that training runs again before their backward pass."""
 
     def __init__(
         self,
@@ -240,17 +244,20 @@ class LlamaModel(LlamaPreTrainedModel):
             positions = self.sp.positions(s, hidden_states.device)
             position_ids = (positions + seen).unsqueeze(0)
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
-        for layer in self.layers[: self.config.num_hidden_layers]:
-            hidden_states = layer(
-                hidden_states,
-                position_embeddings=position_embeddings,
-                fused=fused,
-                attention_mask=mask,
-                position_ids=position_ids,
-                past_key_values=past_key_values,
-                use_cache=use_cache,
-                **kwargs,
-            )
+        run = run_layers
+        if self.recomputation is not None and self.training and torch.is_grad_enabled():
+            run = self.recomputation.run
+        hidden_states = run(
+            list(self.layers[: self.config.num_hidden_layers]),
+            hidden_states,
+            position_embeddings=position_embeddings,
+            fused=fused,
+            attention_mask=mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
         )

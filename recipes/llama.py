@@ -14,13 +14,13 @@ from typing import Literal
 from llama_ds.config import (
     CheckpointConfig,
     DataConfig,
-    ModelConfig,
     OptimizerConfig,
     ParallelConfig,
     Recipe,
     TrainConfig,
     ZeroConfig,
 )
+from llama_ds.model_config import ModelConfig
 from llama_ds.save_policy import SavePolicyName
 
 Cluster = Literal["a100-80gb", "h100-80gb", "h200-141gb"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from transformers import LlamaForCausalLM
@@ -26,6 +27,7 @@ class Reference:
         self.model = LlamaForCausalLM(config)
         self.model.load_state_dict(ours.state_dict())
         self.model.train()
+        self.initial = {name: weight.clone() for name, weight in ours.state_dict().items()}
         self.losses: list[float] = []
         self.grad_norms: list[float] = []
         data = TrainingData(store, recipe.data, recipe.train.sequence_length, recipe.train.seed)
@@ -56,6 +58,15 @@ class Reference:
             optimizer.step()
             self.losses.append(loss.item())
             self.grad_norms.append(float(norm))
+
+    def update_missed_by(self, folder: Path) -> float:
+        """Distance of the weights in `folder` from these, as a share of the way that these went."""
+        weights = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+        missed = moved = 0.0
+        for name, weight in self.model.state_dict().items():
+            missed += (weights[name] - weight).square().sum().item()
+            moved += (weight - self.initial[name]).square().sum().item()
+        return math.sqrt(missed / moved)
 
     @staticmethod
     def rate(step: int, recipe: Recipe) -> float:

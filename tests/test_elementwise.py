@@ -51,7 +51,7 @@ def check(functions: Elementwise, names: list[str], dtype: torch.dtype, device: 
                 tolerance = TOLERANCE[dtype]
                 scale = float(wanted.abs().mean())
                 torch.testing.assert_close(
-                    got, wanted, rtol=tolerance, atol=tolerance * scale, msg=lambda m, n=name: n + m
+                    got, wanted, rtol=tolerance, atol=tolerance * scale, msg=f"{name} {dtype}"
                 )
             for x, copy in zip(given, copies, strict=True):
                 assert not isinstance(x, Tensor) or torch.equal(x, copy), f"{name} wrote to {x}"

@@ -14,8 +14,7 @@ PACKAGES = ("llama_ds", "data_pipeline", "recipes")
 # A module of llama_ds imports only modules of a layer further down.
 LAYERS = (
     {"train"},
-    {"checkpoint", "engine"},
-    {"registration"},
+    {"checkpoint", "engine", "auto_classes"},
     {"model", "data", "metrics"},
     {"fallback"},
     {"block", "loss", "weights"},
@@ -23,12 +22,12 @@ LAYERS = (
     {"attention_half", "mlp_half"},
     {"layer_tensors"},
     {"tensor_parallel", "sequence_parallel"},
-    {"parallel", "deepspeed_config", "memory"},
+    {"parallel", "deepspeed_config", "memory", "traffic"},
     {"attention"},
     {"attention_packages"},
     {"elementwise", "offload"},
     {"config", "collectives", "attention_kernels"},
-    {"save_policy", "functional", "profiling"},
+    {"model_config", "save_policy", "functional", "profiling", "recomputation"},
 )
 DEEPSPEED_USERS = {"llama_ds.engine", "llama_ds.checkpoint", "llama_ds.weights"}
 VAGUE_NAMES = {"utils", "common", "base", "helpers", "misc"}

@@ -13,7 +13,13 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import LlamaConfig
 from transformers import LlamaForCausalLM as StockLlama
 
-from llama_ds.config import ParallelConfig, Recipe, ZeroConfig, batch_plan
+from llama_ds.config import (
+    ActivationCheckpointingConfig,
+    ParallelConfig,
+    Recipe,
+    ZeroConfig,
+    batch_plan,
+)
 from llama_ds.deepspeed_config import deepspeed_config
 from llama_ds.memory import (
     ZERO3_LIVE_ELEMENTS,
@@ -267,3 +273,26 @@ def test_parts_add_up() -> None:
     estimate = estimate_memory(llama_13b(), 512)
     assert sum(dataclasses.asdict(estimate).values()) == estimate.total
     assert set(estimate.parts().values()) == set(dataclasses.asdict(estimate).values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "inputs"),
+    [
+        ({}, 1.0),
+        ({"partition_activations": True}, 1 / 2),
+        ({"partition_activations": True, "contiguous_memory_optimization": True}, 1 / 2),
+        ({"partition_activations": True, "cpu_checkpointing": True}, 0.0),
+    ],
+)
+def test_checkpoints_leave_their_inputs(settings: dict[str, Any], inputs: float) -> None:
+    """Two groups of layers: half of what the layers keep, and two inputs as they are held."""
+    parallel = ParallelConfig(tp=2, sequence_parallel=False)
+    recipe = dataclasses.replace(small_recipe("bf16", 6, "linear_outputs"), parallel=parallel)
+    section = ActivationCheckpointingConfig(number_checkpoints=2, **settings)
+    grouped = dataclasses.replace(recipe, activation_checkpointing=section)
+    model, tokens = recipe.model, recipe.train.micro_batch_size * recipe.train.sequence_length
+    kept = activation_bytes(recipe.train.saved, model, parallel, tokens, 2)
+    freed = model.num_hidden_layers // 2 * kept
+    added = 2 * tokens * model.hidden_size * 2 * inputs
+    before, after = (estimate_memory(each, 1).activations for each in (recipe, grouped))
+    assert after == before - freed + added

@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 from transformers.models.llama import modeling_llama as stock
 
 from llama_ds import LlamaForCausalLM, LlamaModel, register, unregister
-from llama_ds.config import ModelConfig
 from llama_ds.model import hf_config
+from llama_ds.model_config import ModelConfig
 
 V = 97
 GQA: dict[str, Any] = {"num_key_value_heads": 2}

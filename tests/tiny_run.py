@@ -15,13 +15,13 @@ from llama_ds.config import (
     CheckpointConfig,
     DataConfig,
     MetricsConfig,
-    ModelConfig,
     OptimizerConfig,
     Recipe,
     TrainConfig,
     ZeroConfig,
     from_dict,
 )
+from llama_ds.model_config import ModelConfig
 
 VOCAB_SIZE = 320
 WORDS = [

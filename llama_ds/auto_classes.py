@@ -1,6 +1,6 @@
-"""transformers' automatic classes build this project's model, for those who ask for it."""
-# transformers' classes carry no types.
-# mypy: disable-error-code="no-untyped-call"
+"""transformers' automatic classes, made to build this package's model."""
+
+from __future__ import annotations
 
 from typing import Any
 
