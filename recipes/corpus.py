@@ -11,7 +11,7 @@ from pathlib import Path
 from data_pipeline import code_files, filters
 from data_pipeline.code_headers import without_notices
 from data_pipeline.document import Source
-from data_pipeline.sources import folder, github, github_rows
+from data_pipeline.sources import books, folder, github, github_rows
 from data_pipeline.text import without_line_end_space
 
 PERMISSIVE = frozenset(
@@ -121,4 +121,22 @@ def github_source() -> Source:
         ),
         # "Deduplicated at the file level, with exact matches" (paper). The header is off by then.
         same_text=without_line_end_space,
+    )
+
+
+def books_source() -> Source:
+    """Project Gutenberg, and books that one has as text (LLaMA, section 2.1)."""
+    return Source(
+        name="books",
+        inputs=books.inputs,
+        read=partial(
+            books.read,
+            text_field="text",
+            # The longest books of Project Gutenberg, its dictionaries, have below 30 MB.
+            max_book_bytes=64 << 20,
+            # Ten times a long paragraph, a tenth of a short story.
+            book_line_characters=5_000,
+        ),
+        # "The Gutenberg Project, which contains books that are in the public domain" (paper).
+        edits=(partial(books.without_gutenberg, keep_copyrighted=False),),
     )
