@@ -78,8 +78,12 @@ def without_notices(document: Document) -> Document:
     licence = document.licence
     named = from_header(notices) if notices else None
     if licence is not None and named is not None:
-        new = [part for part in named.split(" AND ") if part not in licence.split()]
-        licence = " AND ".join([licence, *new])
+        known = licence.split()
+        if " OR " not in named:
+            new = [part for part in named.split(" AND ") if part not in known]
+            licence = " AND ".join([licence, *new])
+        elif not any(part.strip("()") in known for part in named.split(" OR ")):
+            licence = f"{licence} AND ({named.strip('()')})"
     return replace(document, text=text, licence=licence)
 
 
@@ -112,18 +116,21 @@ def _kept_lines(block: Block) -> list[str]:
     marked = _marked(block)
     if not any(line.prose and not goes for line, goes in marked):
         return []
-    kept: list[str] = []
-    is_gap, is_blank = False, True
+    kept: list[Line] = []
+    is_after_gap = False
     for line, goes in marked:
         if goes and line.stub is None:
-            is_gap = True
+            is_after_gap = True
             continue
-        # Where a notice was, one of the blank lines around it is enough.
-        if is_gap and is_blank and not line.prose and line.stub is None:
-            continue
-        kept.append(line.stub if goes and line.stub is not None else line.text)
-        is_gap, is_blank = goes, goes or not line.prose
-    return kept
+        is_blank = is_after_gap and not line.prose
+        if is_blank and line.stub is None and (not kept or (kept[-1].stub and not kept[-1].prose)):
+            continue  # at the comment's new beginning
+        # Of the blank lines around the gap one is enough, of ornament and a blank the ornament.
+        if is_blank and kept and not kept[-1].prose and not kept[-1].stub:
+            line = max(kept.pop(), line, key=lambda blank: (bool(blank.stub), len(blank.text)))
+        kept.append(Line(line.stub, "", line.stub) if goes and line.stub is not None else line)
+        is_after_gap = goes
+    return [line.text for line in kept]
 
 
 def _marked(block: Block) -> list[tuple[Line, bool]]:
