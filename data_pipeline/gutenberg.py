@@ -82,7 +82,7 @@ _BLANK_LINES = re.compile(r"(?:[ \t]*\n)*")
 _SPACE = re.compile(r"\s*")
 
 _FIELD = r"^[ \t]*{name}:[ \t]*(?P<value>\S[^\n]*(?:\n[ \t]{{2,}}\S[^\n]*)*)"
-_NUMBER = re.compile(r"\[?\s*E-?(?:book|text)\s*#\s*(\d{1,6})", re.IGNORECASE)
+_NUMBER = re.compile(r"\bE-?(?:book|text)\s{0,3}#\s{0,3}(\d{1,6})", re.IGNORECASE)
 _MONTHS = (
     *("january", "february", "march", "april", "may", "june", "july", "august", "september"),
     *("october", "november", "december"),

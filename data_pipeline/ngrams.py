@@ -21,7 +21,10 @@ _NGRAM_BASE = np.uint64(0xD6E8FEB86659FD93)
 
 
 def word_hashes(text: str) -> Hashes:
-    """One hash of 64 bits per word, in order. Needs about 40 MB besides the text and the result."""
+    """One hash of 64 bits per word, in order; words beyond a mega-character count as several.
+
+    Needs about 60 MB besides the text and the result.
+    """
     parts = [_chunk_hashes(chunk) for chunk in _chunks(text)]
     return np.concatenate([np.empty(0, np.uint64), *parts])
 

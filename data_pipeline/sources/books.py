@@ -102,14 +102,19 @@ def _read_whole(file: InputFile, max_book_bytes: int) -> Document | Rejected:
 
 
 def _decode(data: bytes) -> str:
-    """As what it is if it is UTF-8, else as what its header says, else as `decode` finds."""
+    """As Unicode if it is, else as what its header declares, else as `decode` finds."""
+    try:
+        encoding = detect_encoding([data] if data else [])
+    except NotTextError as error:
+        if error.reason == "binary":
+            raise
+        encoding = ""
     declared = gutenberg.declared_encoding(data)
-    for encoding in ("utf-8-sig", declared):
-        if encoding is not None and encoding != "ascii":
-            try:
-                return data.decode(encoding)
-            except UnicodeDecodeError:
-                continue
+    if declared is not None and encoding in ("", "cp1252", "latin-1"):
+        try:
+            return data.decode(declared)
+        except UnicodeDecodeError:
+            pass
     return decode(data)
 
 
