@@ -21,7 +21,8 @@ pair of books with a common sample, 0.3 kB per book, and one row group of text. 
 200,000 books of 500 kB (100 GB, 18 thousand million 13-grams): with 2^25 samples the rate ends at
 1/1024; 18 million samples stay, 88 of a book of 90,000 words; 0.27 + 0.14 GB for them and 0.06 GB
 for the books. Of an average book that overlaps by 90 %, 65 samples are expected to be shared and
-22 are needed. A pamphlet of 5,000 words has five, needs two and is missed about once in a hundred.
+22 are needed. A pamphlet of 5,000 words has five, needs one or two, and is missed about once in
+thirty.
 """
 
 from __future__ import annotations

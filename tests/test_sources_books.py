@@ -369,12 +369,15 @@ def test_missing_and_ignored_files(tmp_path: Path) -> None:
     assert item.reason == "unreadable"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_any_order_of_markers_is_survived(rng: random.Random) -> None:
     document = Document(nasty_book(rng).replace("\0", ""), "a.txt")
     edited = books.without_gutenberg(document, keep_copyrighted=True)
     assert isinstance(edited, Document)
+    again = books.without_gutenberg(edited, keep_copyrighted=True)
+    assert isinstance(again, Document)
+    assert again.text == edited.text
     lines = document.text.split("\n")
     assert all(any(line.rstrip() in other for other in lines) for line in edited.text.split("\n"))
 

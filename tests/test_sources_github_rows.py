@@ -63,6 +63,13 @@ def test_row_to_document(tmp_path: Path) -> None:
     ]
 
 
+def test_row_without_a_repository_has_no_address(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.jsonl", row(repo_name=None, path="a.py"))
+    (item,) = read_all(tmp_path)
+    assert isinstance(item, Document)
+    assert (item.url, item.title) == (None, "a.py")
+
+
 @pytest.mark.parametrize(
     ("fields", "result"),
     [

@@ -70,9 +70,13 @@ def without_gutenberg(document: Document, *, keep_copyrighted: bool) -> Document
         return document.rejected("copyrighted", header.title)
     by = f" by {header.author}" if header.title and header.author else ""
     number = header.number
+    text = gutenberg.book(document.text)
+    # Now and then a file has been put into a file.
+    while gutenberg.is_gutenberg(text) and len(inner := gutenberg.book(text)) < len(text):
+        text = inner
     return replace(
         document,
-        text=gutenberg.book(document.text),
+        text=text,
         title=f"{header.title}{by}" if header.title else document.title,
         language=header.language or document.language,
         timestamp=header.released or document.timestamp,

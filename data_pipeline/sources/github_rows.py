@@ -123,14 +123,15 @@ def _document(
     elif reason is None and "\0" in content[:8_000]:
         reason = "binary"
     if reason is not None:
-        return Rejected(reason, file.source_file, row.offset, f"{repository}/{path}")
+        return Rejected(reason, file.source_file, row.offset, f"{repository}/{path}".lstrip("/"))
     ref = _field(row, "ref").removeprefix("refs/heads/") or "HEAD"
+    place = quote(f"{repository}/blob/{ref}/{path}", safe="/@+,=~")
     return Document(
         text=clean(content),
         source_file=file.source_file,
         offset=row.offset,
-        url=f"https://github.com/{quote(f'{repository}/blob/{ref}/{path}', safe='/@+,=~')}",
-        title=f"{repository}/{path}",
+        url=f"https://github.com/{place}" if repository else None,
+        title=f"{repository}/{path}".lstrip("/"),
         licence=_licence(row),
     )
 
