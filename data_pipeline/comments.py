@@ -20,6 +20,8 @@ class Syntax:
     """Pattern of what begins a comment that ends with its line."""
     blocks: tuple[tuple[str, str], ...] = ()
     """(pattern of what opens a comment, what closes it)."""
+    indented: str | None = None
+    """Pattern of what opens a comment that goes on in lines further in and blank lines."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,14 @@ _BY_SUFFIX = {
     **dict.fromkeys(
         (
             *(".c", ".h", ".cc", ".cpp", ".cxx", ".c++", ".hh", ".hpp", ".hxx", ".inl", ".cu"),
-            *(".cuh", ".m", ".mm", ".cs", ".java", ".kt", ".kts", ".scala", ".groovy", ".gradle"),
+            *(".cuh", ".mm", ".cs", ".java", ".kt", ".kts", ".scala", ".groovy", ".gradle"),
             *(".go", ".rs", ".swift", ".dart", ".hx", ".js", ".jsx", ".mjs", ".cjs", ".ts"),
             *(".tsx", ".scss", ".less", ".proto", ".glsl", ".sol", ".v", ".sv", ".zig", ".css"),
         ),
         _C,
     ),
     ".d": Syntax("//", (_C_BLOCK, (r"/\+", "+/"))),
+    ".m": Syntax("//|%", (_C_BLOCK,)),  # Objective-C, and MATLAB
     ".php": Syntax("//|#", (_C_BLOCK,)),
     ".thrift": Syntax("//|#", (_C_BLOCK,)),
     **dict.fromkeys((".pas", ".pp", ".dpr"), Syntax("//", ((r"\(\*", "*)"), (r"\{(?!\$)", "}")))),
@@ -106,8 +109,9 @@ _BY_SUFFIX = {
     **dict.fromkeys((".m4", ".ac"), Syntax("#|dnl")),
     **dict.fromkeys((".html", ".htm", ".xhtml", ".xml", ".xsl", ".md", ".markdown"), _MARKUP),
     **dict.fromkeys((".vue", ".svelte"), Syntax("//", (_MARKUP_BLOCK, _C_BLOCK))),
-    # A comment of reStructuredText is a text block, which only its indentation ends.
-    **dict.fromkeys((".rst", ".txt"), _NONE),
+    # Two dots and no directive, target, footnote or substitution.
+    ".rst": Syntax(indented=r"\.\.(?!\S)(?! *(?:[\w:-]+::|_|\[|\|))"),
+    ".txt": _NONE,
 }
 
 _FIRST = re.compile(
@@ -141,6 +145,7 @@ def leading_blocks(text: str, syntax: Syntax) -> Iterator[Block]:
     """The comments before the first line of code, in order."""
     openers = [(re.compile(f"[ \t]*(?:{opener})"), closer) for opener, closer in syntax.blocks]
     comment = re.compile(f"[ \t]*(?:{syntax.line})") if syntax.line else None
+    indented = re.compile(f"[ \t]*(?:{syntax.indented})") if syntax.indented else None
     start = 0
     while start < len(text):
         end = _line_end(text, start)
@@ -151,6 +156,8 @@ def leading_blocks(text: str, syntax: Syntax) -> Iterator[Block]:
         block = _closed_block(text, start, openers)
         if block is None and comment is not None:
             block = _line_block(text, start, comment)
+        if block is None and indented is not None:
+            block = _indented_block(text, start, indented)
         if block is None:
             return
         yield block
@@ -173,6 +180,27 @@ def _line_block(text: str, start: int, comment: re.Pattern[str]) -> Block | None
         lines.append(Line(line, text[mark.end() : end].strip(_ORNAMENT)))
         position = end + 1
     return Block(start, min(position, len(text)), tuple(lines)) if lines else None
+
+
+def _indented_block(text: str, start: int, opener: re.Pattern[str]) -> Block | None:
+    if not (mark := opener.match(text, start)):
+        return None
+    end = _line_end(text, start)
+    lines = [Line(text[start:end], text[mark.end() : end].strip(_ORNAMENT), mark[0])]
+    indent = re.compile(rf"[ \t]{{{len(mark[0]) - len(mark[0].lstrip()) + 1},}}\S")
+    position, last = end + 1, end + 1
+    waiting: list[Line] = []
+    while position < len(text):
+        end = _line_end(text, position)
+        line = text[position:end]
+        waiting.append(Line(line, line.strip(_ORNAMENT)))
+        position = end + 1
+        if indent.match(line):
+            lines += waiting
+            waiting, last = [], position
+        elif line.strip():
+            break
+    return Block(start, min(last, len(text)), tuple(lines))
 
 
 def _closed_block(

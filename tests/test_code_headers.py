@@ -58,6 +58,9 @@ KEPT = {
     "lisp in a C file": ("a.c", "; Copyright 2020 me\n"),
     "nothing": ("a.py", ""),
     "blank lines": ("a.py", "\n\nx = 1\n"),
+    "directive": ("a.rst", ".. note:: Copyright 2020 me\n\n   MIT license\n\nText.\n"),
+    "target": ("a.rst", ".. _copyright: https://example.org/licenses/\n\nText.\n"),
+    "comment of restructured text": ("a.rst", ".. A remark\n   of two lines.\n\nText.\n"),
     "restructured text": ("a.rst", "Copyright 2020\n==============\n"),
 }
 
@@ -92,6 +95,17 @@ CLEANED = {
         "<?php\n" + block(APACHE, "/*", " *", " */") + "\nf();\n",
         "<?php\n\nf();\n",
     ),
+    "restructured text": (
+        "a.rst",
+        ".. Copyright 2020 me\n   All rights reserved\n\n   MIT license\n\n..\n\nTitle\n=====\n",
+        "..\n\nTitle\n=====\n",
+    ),
+    "restructured text, remark": (
+        "a.rst",
+        "..\n  Copyright 2020 me\n\n  A remark.\n\nText.\n",
+        "..\n  A remark.\n\nText.\n",
+    ),
+    "MATLAB": ("a.m", "% Copyright 2020 me\n\nfunction a\n", "function a\n"),
     "unknown kind": ("a.xyz", commented(APACHE, "#") + "x\n", "x\n"),
     "no kind": ("Makefile", commented(APACHE, "#") + "\nall:\n", "all:\n"),
     "shebang and encoding stay": (
@@ -252,7 +266,17 @@ LINES = st.sampled_from(
     [
         *("# Copyright 2020 me", "// MIT license", "/*", " * words", " */", '"""', "x = 1", ""),
         *("#", "<!--", "-->", "--[[", "]]", "{", "}", "#!/bin/sh", "  # licensed", "# under the"),
-        *("(* Copyright *)", "* All rights reserved", "=begin", "=end", "\ufeff©", "//", "..."),
+        *(
+            "(* Copyright *)",
+            "* All rights reserved",
+            "=begin",
+            "=end",
+            "\ufeff©",
+            "//",
+            "...",
+            ".. (c) 2020",
+            "  b",
+        ),
     ]
 )
 
@@ -260,7 +284,9 @@ LINES = st.sampled_from(
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(LINES, max_size=12).map("\n".join),
-    st.sampled_from(["a.py", "a.c", "a.lua", "a.rb", "a.html", "a.pas", "a.php", "a", "a.md"]),
+    st.sampled_from(
+        ["a.py", "a.c", "a.lua", "a.rb", "a.html", "a.pas", "a.php", "a", "a.md", "a.rst"]
+    ),
 )
 def test_never_raises_and_again_changes_nothing(text: str, name: str) -> None:
     left, _ = remove_notices(text, name)
