@@ -54,6 +54,7 @@ _COPYRIGHT = re.compile(
 
 _LICENCE_FIELD = re.compile(r"@?licen[sc]e\s*[:=]\s*\S", re.IGNORECASE)
 
+_GENERATED = re.compile(r"\bgenerated\b|\bdo not (?:edit|modify)\b", re.IGNORECASE)
 _BLANK_LINES = re.compile(r"(?:[ \t]*\n)*")
 
 
@@ -142,7 +143,11 @@ def _marked(block: Block) -> list[tuple[Line, bool]]:
             paragraph.append(line)
             continue
         first, last = _notice([line.prose for line in paragraph])
-        marked += [(line, first <= i < last) for i, line in enumerate(paragraph)]
+        marked += [
+            # That a program wrote the file is for a filter to know, which comes after.
+            (line, first <= i < last and not _GENERATED.search(line.prose))
+            for i, line in enumerate(paragraph)
+        ]
         marked.append((line, False))
         paragraph = []
     return marked[:-1]
