@@ -34,7 +34,9 @@ _NAMES = {
 _ANY_BSD = re.compile(r"\b(?<!0)bsd\b")
 
 _PHRASES = {
-    "Apache-2.0": r"apache license,? version 2\.0",
+    # Some copies of the text begin after its title.
+    "Apache-2.0": r"apache license,? version 2\.0"
+    r"|version 2\.0, january 2004 https?://www\.apache\.org/licenses",
     "MIT": r"permission is hereby granted, free of charge, to any person obtaining a copy",
     "MIT-CMU": r"by obtaining, using, and/or copying this software",
     "ISC": r"permission to use, copy, modify,? and/?(?:or)? distribute this software for any "
@@ -50,6 +52,24 @@ _PHRASES = {
     "BSL-1.0": r"boost software license - version 1\.0",
 }
 """Telling phrases of licence texts: lower case, white space as single blanks."""
+
+_HEADER_NAMES = {
+    "Apache-2.0": r"\bapache(?: software)? licen[cs]e(?!.{0,20}\b1\.[01]\b)",
+    "MIT": r"\b(?:mit|expat)(?:[ -]style)? licen[cs]e",
+    "BSD": r"(?<!0)\bbsd(?:[ -]style)?(?: [23]-clause)? licen[cs]e|\b[23]-clause bsd\b",
+    "LGPL": r"\bgnu (?:lesser|library) general public\b|\blgpl\b|\blgplv?[23]",
+    "AGPL": r"\baffero\b|\bagpl\b|\bagplv?[23]",
+    "GPL": r"\bgnu general public\b|\bgpl\b|\bgplv?[23]",
+    "MPL": r"\bmozilla public\b|\bmpl\b",
+    "EPL": r"\beclipse public\b",
+    "CDDL": r"\bcommon development and distribution licen[cs]e",
+    "CC": r"\bcreative commons\b|creativecommons\.org",
+    "LicenseRef-Proprietary": r"\bproprietary\b|\bunauthori[sz]ed copying\b"
+    r"|\bcommunity licen[cs]e agreement\b",
+}
+"""What the notice at the head of a source file calls its licence."""
+
+_SPDX_LINE = re.compile(r"SPDX-License-Identifier:\s*([^\n*]+)", re.IGNORECASE)
 
 _BSD_GRANT = "redistribution and use in source and binary forms"
 _BSD_NO_ENDORSEMENT = re.compile(r"endorse or promote|name of .{0,80} may not be used")
@@ -77,6 +97,25 @@ def from_text(text: str) -> str | None:
     if _BSD_GRANT in lower:
         found.append("BSD-3-Clause" if _BSD_NO_ENDORSEMENT.search(lower) else "BSD-2-Clause")
     return _all_of(found)
+
+
+def from_header(notice: str) -> str | None:
+    """SPDX expression for the notice at the head of a source file, which may be the licence's
+    text, name it, or refer to it by an SPDX line; where several are named, all of them.
+    """
+    if lines := _SPDX_LINE.findall(notice):
+        named = [from_name(line.strip(" \t\"'/->")) for line in lines]
+        if None not in named:
+            return _all_of(sorted({name for name in named if name is not None}))
+    lower = " ".join(notice.lower().split())
+    found = {spdx for spdx, pattern in _HEADER_NAMES.items() if re.search(pattern, lower)}
+    if text := from_text(notice):
+        found |= set(text.split(" AND "))
+    if any(spdx.startswith("BSD-") for spdx in found):
+        found.discard("BSD")
+    if "dual licen" in lower or "dual-licen" in lower or "dually licen" in lower:
+        return " OR ".join(sorted(found)) or None
+    return _all_of(list(found))
 
 
 def from_metadata(metadata: Message, licence_text: str) -> str | None:

@@ -23,6 +23,7 @@ _CONTROLS = bytes(set(range(0x20)) - set(b"\t\n\f\r"))
 _NOT_IN_CP1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 _LINE_END = re.compile(r"\r\n?")
 # C0 and C1 controls but for tab and newline, lone surrogates, stray byte-order marks.
+_LINE_END_SPACE = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
 _REMOVED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff]")
 
 
@@ -88,3 +89,8 @@ def clean(text: str) -> str:
         text = _LINE_END.sub("\n", text)
     text = _REMOVED.sub("", text)
     return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def without_line_end_space(text: str) -> str:
+    """The text without white space at line ends and around it: the same to a reader."""
+    return _LINE_END_SPACE.sub("", text).strip()

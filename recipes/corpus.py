@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from data_pipeline import filters
+from data_pipeline import code_files, filters
+from data_pipeline.code_headers import without_notices
 from data_pipeline.document import Source
-from data_pipeline.sources import folder, github
+from data_pipeline.sources import books, folder, github, github_rows
+from data_pipeline.text import without_line_end_space
 
 PERMISSIVE = frozenset(
     {
@@ -58,10 +60,10 @@ def builtin_corpus(*, max_bytes: int = 24_000_000) -> Corpus:
     """
     tree = partial(
         github.inputs,
-        suffixes=frozenset({".py"}) | github.DOCUMENT_SUFFIXES,
+        suffixes=frozenset({".py"}) | code_files.DOCUMENT_SUFFIXES,
         # Larger files are tables, mostly. GitHub's code search leaves out files above this.
         max_file_bytes=384 * 1024,
-        skip_folders=github.NOT_OWN_FOLDERS | github.TEST_FOLDERS,
+        skip_folders=code_files.NOT_OWN_FOLDERS | code_files.TEST_FOLDERS,
         licences=PERMISSIVE,
         max_total_bytes=max_bytes // 2,
     )
@@ -94,3 +96,54 @@ def folder_corpus(
     read = partial(folder.read, text_field=text_field, max_document_bytes=max_document_bytes)
     source = Source(name="folder", inputs=folder.inputs, read=read)
     return Corpus(name=path.name, sources=((source, path),))
+
+
+def github_source() -> Source:
+    """The public GitHub data set of BigQuery, and checkouts (LLaMA, section 2.1)."""
+    kinds = code_files.GITHUB_KINDS
+    return Source(
+        name="github",
+        inputs=partial(
+            github_rows.inputs,
+            kinds=kinds,
+            max_file_bytes=1 << 20,  # BigQuery's own bound on contents
+            skip_folders=code_files.NOT_OWN_FOLDERS,
+        ),
+        read=partial(github_rows.read, kinds=kinds, skip_folders=code_files.NOT_OWN_FOLDERS),
+        # "Boilerplate such as headers" (paper).
+        edits=(without_notices,),
+        filters=(
+            # "Only projects under the Apache, BSD and MIT licences" (paper).
+            partial(
+                filters.licence_not_allowed,
+                allowed=frozenset({"Apache-2.0", "MIT", "BSD", "BSD-2-Clause", "BSD-3-Clause"}),
+            ),
+            # Our own: the phrases of generated files; the paper has no such rule.
+            partial(filters.generated_code, head_characters=1_000),
+            # "Line length or proportion of alphanumeric characters" (paper, without figures; these
+            # are RedPajama v1's, and docs/data/github.md says which of its rules is left out).
+            partial(filters.long_line, max_characters=1_000),
+            partial(filters.long_mean_line, max_characters=100.0),
+            partial(filters.few_alphanumerics, min_share=0.25),
+        ),
+        # "Deduplicated at the file level, with exact matches" (paper). The header is off by then.
+        same_text=without_line_end_space,
+    )
+
+
+def books_source() -> Source:
+    """Project Gutenberg, and books that one has as text (LLaMA, section 2.1)."""
+    return Source(
+        name="books",
+        inputs=books.inputs,
+        read=partial(
+            books.read,
+            text_field="text",
+            # The longest books of Project Gutenberg, its dictionaries, have below 30 MB.
+            max_book_bytes=64 << 20,
+            # Ten times a long paragraph, a tenth of a short story.
+            book_line_characters=5_000,
+        ),
+        # "The Gutenberg Project, which contains books that are in the public domain" (paper).
+        edits=(partial(books.without_gutenberg, keep_copyrighted=False),),
+    )

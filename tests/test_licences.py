@@ -4,7 +4,7 @@ import email
 
 import pytest
 
-from data_pipeline.licences import from_metadata, from_name, from_text, is_allowed
+from data_pipeline.licences import from_header, from_metadata, from_name, from_text, is_allowed
 
 MIT = "Permission is hereby granted, free of charge, to any person\nobtaining a copy of this"
 BSD2 = "Redistribution and use in source and binary forms, with or without\n modification"
@@ -50,6 +50,7 @@ def test_from_name(name: str, licence: str | None) -> None:
         (BSD3, "BSD-3-Clause"),
         (APACHE, "Apache-2.0"),
         (APACHE + "\n\n" + MIT, "Apache-2.0 AND MIT"),
+        ("  Version 2.0, January 2004\n   http://www.apache.org/licenses/\n", "Apache-2.0"),
         ("GNU GENERAL PUBLIC LICENSE\n   Version 3, 29 June 2007", "GPL"),
         ("GNU LESSER GENERAL PUBLIC LICENSE\n   Version 3, 29 June 2007", "LGPL"),
         ("Mozilla Public License Version 2.0\n=====", "MPL-2.0"),
@@ -59,6 +60,31 @@ def test_from_name(name: str, licence: str | None) -> None:
 )
 def test_from_text(text: str, licence: str | None) -> None:
     assert from_text(text) == licence
+
+
+@pytest.mark.parametrize(
+    ("notice", "licence"),
+    [
+        ("Copyright 2020 me", None),
+        ("SPDX-License-Identifier: MIT", "MIT"),
+        ("SPDX-License-Identifier: (MIT OR Apache-2.0)", "(MIT OR Apache-2.0)"),
+        ("SPDX-License-Identifier: GPL-2.0-or-later\nSPDX-License-Identifier: MIT", "GPL AND MIT"),
+        ('Licensed under the Apache License, Version 2.0 (the "License")', "Apache-2.0"),
+        ("The Apache Software License, Version 1.1", None),
+        ("governed by a BSD-style\nlicense that can be found", "BSD"),
+        (BSD3, "BSD-3-Clause"),
+        ("This code is licensed under the new BSD license. " + BSD2, "BSD-2-Clause"),
+        ("under the terms of the GNU General Public License as published by", "GPL"),
+        ("under the terms of the GNU Lesser General Public License", "LGPL"),
+        ("under the GNU Affero General Public License", "AGPL"),
+        ("Dual licensed under the MIT license or the GPL", "GPL OR MIT"),
+        ("Creative Commons Attribution", "CC"),
+        ("Proprietary and confidential", "LicenseRef-Proprietary"),
+        ("as the Massachusetts Institute of Technology (MIT) has it", None),
+    ],
+)
+def test_from_header(notice: str, licence: str | None) -> None:
+    assert from_header(notice) == licence
 
 
 @pytest.mark.parametrize(

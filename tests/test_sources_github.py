@@ -85,7 +85,7 @@ def test_licence_of_a_checkout_is_the_nearest_file_upward(tmp_path: Path) -> Non
     assert licences == {
         "a/b/c.py": "MIT",
         "sub/deep/d.py": "Apache-2.0",
-        "odd/e.py": "MIT",
+        "odd/e.py": None,
         "two/f.py": "Apache-2.0 AND MIT",
     }
     given = tree_inputs(root, licence="PSF-2.0", title="Library").files[0]

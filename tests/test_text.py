@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.text import NotTextError, clean, decode, detect_encoding
+from data_pipeline.text import NotTextError, clean, decode, detect_encoding, without_line_end_space
 
 FRENCH = "Un café déjà très sucré \u2013 «voilà» l\u2019élève"
 RUSSIAN = "Все счастливые семьи похожи друг на друга"  # noqa: RUF001
@@ -86,3 +86,8 @@ def test_clean_properties(text: str) -> None:
     assert unicodedata.is_normalized("NFC", cleaned)
     assert cleaned.encode("utf-8").decode("utf-8") == cleaned
     assert not any(unicodedata.category(c) == "Cc" and c not in "\n\t" for c in cleaned)
+
+
+def test_without_line_end_space() -> None:
+    assert without_line_end_space("\n  a \t\n\tb\n \nc  d \n\n") == "a\n\tb\n\nc  d"
+    assert without_line_end_space(" " * 200_000 + "a") == "a"

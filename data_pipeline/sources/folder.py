@@ -7,20 +7,17 @@ grow with the size of a file.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile, Inputs, walk
-from data_pipeline.streams import DAMAGE, chunks, lines, one_line, open_stream, uncompressed_name
+from data_pipeline.rows import Row, is_json, is_parquet, read_rows
+from data_pipeline.streams import DAMAGE, chunks, one_line, open_stream, uncompressed_name
 from data_pipeline.text import NotTextError, clean, detect_encoding
 
 TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex"})
-JSON_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson"})
 _KNOWN_COLUMNS = {
     "url": "url",
     "title": "title",
@@ -32,7 +29,6 @@ _KNOWN_COLUMNS = {
 """Field of a JSON line or Parquet row -> field of `Document`; only strings are taken over."""
 
 _MAX_JSON_LINE_BYTES = 64 << 20
-_PARQUET_BATCH_ROWS = 64
 
 
 def inputs(root: Path) -> Inputs:
@@ -56,10 +52,8 @@ def read(
     try:
         if _kind(file.path) == "text":
             yield from _read_plain_text(file, max_document_bytes)
-        elif _kind(file.path) == "json":
-            yield from _read_json_lines(file, text_field)
         else:
-            yield from _read_parquet(file, text_field)
+            yield from _read_rows(file, text_field)
     except NotTextError as error:
         yield Rejected(error.reason, file.source_file, detail=str(error))
     except (FileNotFoundError, PermissionError) as error:
@@ -67,12 +61,10 @@ def read(
 
 
 def _kind(path: Path) -> str:
+    if is_parquet(path) or is_json(path):
+        return "rows"
     suffix = PurePosixPath(uncompressed_name(path.name)).suffix
-    if suffix == ".parquet" and path.name.lower().endswith(suffix):
-        return "parquet"
-    if suffix in TEXT_SUFFIXES:
-        return "text"
-    return "json" if suffix in JSON_SUFFIXES else "unknown"
+    return "text" if suffix in TEXT_SUFFIXES else "unknown"
 
 
 def _read_plain_text(file: InputFile, max_document_bytes: int) -> Iterator[Document | Rejected]:
@@ -128,41 +120,18 @@ def cut_at_blank_lines(lines: io.TextIOBase, max_bytes: int) -> Iterator[str]:
         yield rest
 
 
-def _read_json_lines(file: InputFile, text_field: str) -> Iterator[Document | Rejected]:
-    number = 0
-    try:
-        with open_stream(file.path) as stream:
-            for number, line in enumerate(lines(stream, _MAX_JSON_LINE_BYTES), start=1):
-                if line is None:
-                    detail = f"line {number} is longer than {_MAX_JSON_LINE_BYTES} bytes"
-                    yield Rejected("bad_json", file.source_file, number, detail)
-                elif line.strip():
-                    yield _json_document(line, file, number, text_field)
-        if number == 0:
-            yield Rejected("empty", file.source_file)
-    except (FileNotFoundError, PermissionError):
-        raise
-    except DAMAGE as error:
-        detail = f"after line {number}: {one_line(error)}"
-        yield Rejected("damaged", file.source_file, number, detail)
-
-
-def _json_document(
-    line: bytes, file: InputFile, number: int, text_field: str
-) -> Document | Rejected:
-    try:
-        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8, huge number
-        detail = f"line {number}: {one_line(error)}"
-        return Rejected("bad_json", file.source_file, number, detail)
-    if not isinstance(row, dict):
-        detail = f"line {number} holds no object; expected one {{...}} per line"
-        return Rejected("bad_json", file.source_file, number, detail)
-    if text_field not in row:
-        names = ", ".join(sorted(row)[:10])
-        detail = f"line {number} has no field '{text_field}'; it has: {names}"
-        return Rejected("no_text_field", file.source_file, number, detail)
-    return _row_document(row, file, number, text_field)
+def _read_rows(file: InputFile, text_field: str) -> Iterator[Document | Rejected]:
+    rows = read_rows(
+        file,
+        text_field=text_field,
+        is_wanted=_KNOWN_COLUMNS.__contains__,
+        max_line_bytes=_MAX_JSON_LINE_BYTES,
+    )
+    for row in rows:
+        if isinstance(row, Row):
+            yield _row_document(row.fields, file, row.offset, text_field)
+        else:
+            yield row
 
 
 def _row_document(
@@ -178,28 +147,3 @@ def _row_document(
         if isinstance(row.get(theirs), str)
     }
     return Document(clean(text), file.source_file, offset, **known)
-
-
-def _read_parquet(file: InputFile, text_field: str) -> Iterator[Document | Rejected]:
-    number = 0
-    try:
-        with pq.ParquetFile(file.path) as parquet:
-            names = parquet.schema_arrow.names
-            if text_field not in names:
-                detail = f"no column '{text_field}'; it has: {', '.join(names[:10])}"
-                yield Rejected("no_text_field", file.source_file, detail=detail)
-                return
-            columns = [name for name in names if name == text_field or name in _KNOWN_COLUMNS]
-            batches = parquet.iter_batches(_PARQUET_BATCH_ROWS, columns=columns, use_threads=False)
-            for batch in batches:
-                for row in batch.to_pylist():
-                    yield _row_document(row, file, number, text_field)
-                    number += 1
-            if number == 0:
-                yield Rejected("empty", file.source_file)
-    except (FileNotFoundError, PermissionError):
-        raise
-    # UnicodeDecodeError: Parquet does not check that its strings are UTF-8.
-    except (*DAMAGE, UnicodeDecodeError) as error:
-        detail = f"after row {number}: {one_line(error)}"
-        yield Rejected("damaged", file.source_file, number, detail)

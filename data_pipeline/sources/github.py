@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import csv
 import email
-import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -18,37 +16,17 @@ from pathlib import Path, PurePosixPath
 
 import xxhash
 
+from data_pipeline.code_files import (
+    DOCUMENT_SUFFIXES,
+    NOT_OWN_FOLDERS,
+    is_licence_file,
+    suffix_of,
+    why_not_code,
+)
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import Ignored, InputFile, Inputs, walk
 from data_pipeline.licences import from_metadata, from_text, is_allowed
 from data_pipeline.text import NotTextError, clean, decode
-
-DOCUMENT_SUFFIXES = frozenset({".md", ".rst", ".txt"})
-CODE_SUFFIXES = frozenset(
-    {
-        *(".py", ".pyi", ".pyx", ".c", ".h", ".cc", ".cpp", ".cxx", ".hpp", ".cu", ".cuh"),
-        *(".java", ".kt", ".scala", ".go", ".rs", ".swift", ".cs", ".m", ".mm"),
-        *(".js", ".jsx", ".ts", ".tsx", ".vue", ".css", ".scss", ".html"),
-        *(".rb", ".php", ".pl", ".pm", ".lua", ".r", ".jl", ".hs", ".ml", ".ex", ".erl", ".clj"),
-        *(".sh", ".bash", ".ps1", ".sql", ".proto", ".tex", ".f90", ".vim", ".el", ".lisp"),
-        *(".toml", ".cfg", ".ini", ".yaml", ".yml", ".cmake", ".mk", ".gradle"),
-    }
-)
-
-NOT_OWN_FOLDERS = frozenset(
-    {
-        *("__pycache__", "node_modules", "site-packages", "dist-packages"),
-        # Copies of other people's packages are not under the licence of the one they lie in.
-        *("_vendor", "vendor", "vendored", "third_party", "3rdparty", "extern", "externals"),
-    }
-)
-TEST_FOLDERS = frozenset(
-    {"test", "tests", "testing", "testdata", "test_data", "idle_test", "fixtures"}
-)
-
-_LICENCE_FILE = re.compile(r"(?:licen[cs]es?|copying|unlicense)(?:[-._].*)?", re.IGNORECASE)
-_NOT_HAND_WRITTEN = re.compile(r"\.min\.\w+$|_pb2(?:_grpc)?\.pyi?$|^__editable__")
-_TABLES = re.compile(r"^(?:requirements.*|top_level|entry_points|SOURCES|RECORD)\.txt$")
 
 
 @dataclass(frozen=True)
@@ -85,13 +63,8 @@ def inputs(
     packages = _package_files(root)
 
     def why_ignored(file: InputFile) -> str | None:
-        name = file.source_file.rpartition("/")[2]
-        if _is_licence_file(name):
-            return "licence_file"
-        if _NOT_HAND_WRITTEN.search(name) or _TABLES.fullmatch(name):
-            return "not_hand_written"
-        if _suffix(name) not in suffixes:
-            return "unknown_kind"
+        if reason := why_not_code(file.source_file.rpartition("/")[2], suffixes):
+            return reason
         return "too_large" if file.size > max_file_bytes else None
 
     def with_owner(file: InputFile) -> InputFile:
@@ -121,26 +94,22 @@ def read(file: InputFile) -> Iterator[Document | Rejected]:
         yield Document(text, file.source_file, title=file.title, licence=file.licence)
 
 
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
-
-
-def _is_licence_file(name: str) -> bool:
-    return _LICENCE_FILE.fullmatch(name) is not None and _suffix(name) not in CODE_SUFFIXES
-
-
-def _folder_licences(tree: Inputs) -> dict[PurePosixPath, str]:
-    """Licence per folder that holds a licence file; several files count together."""
+def _folder_licences(tree: Inputs) -> dict[PurePosixPath, str | None]:
+    """Licence per folder that holds a licence file (None if it is none we know); several files
+    count together.
+    """
     texts: dict[PurePosixPath, str] = defaultdict(str)
     for file in tree.files:
         folder, _, name = file.source_file.rpartition("/")
-        if _is_licence_file(name):
+        if is_licence_file(name):
             texts[PurePosixPath(folder)] += _read_text(file.path)
-    named = {folder: from_text(text) for folder, text in texts.items()}
-    return {folder: licence for folder, licence in named.items() if licence is not None}
+    return {folder: from_text(text) for folder, text in texts.items()}
 
 
-def _nearest_licence(source_file: str, folder_licences: dict[PurePosixPath, str]) -> str | None:
+def _nearest_licence(
+    source_file: str, folder_licences: dict[PurePosixPath, str | None]
+) -> str | None:
+    """Of the folder with a licence file that is nearest, also if we do not know that licence."""
     folders = PurePosixPath(source_file).parents
     return next((folder_licences[f] for f in folders if f in folder_licences), None)
 
@@ -159,7 +128,7 @@ def _package_files(root: Path) -> dict[str, _Package]:
 
 def _own_licence_text(info: Path) -> str:
     files = [*info.iterdir(), *(info / "licenses").glob("*")]
-    named = sorted(path for path in files if _is_licence_file(path.name) and path.is_file())
+    named = sorted(path for path in files if is_licence_file(path.name) and path.is_file())
     return _read_text(named[0]) if named else ""
 
 
@@ -196,7 +165,7 @@ def _beyond(files: list[InputFile], limit: int) -> Iterator[InputFile]:
     """The files of one package that do not fit into `limit` bytes."""
 
     def order(file: InputFile) -> tuple[bool, int]:
-        is_code = _suffix(file.source_file) not in DOCUMENT_SUFFIXES
+        is_code = suffix_of(file.source_file) not in DOCUMENT_SUFFIXES
         return is_code, xxhash.xxh3_64_intdigest(file.source_file.encode())
 
     used = 0

@@ -1,0 +1,128 @@
+"""GitHub source: filters against loops over characters, rows against bare JSON, notices.
+
+    python benchmarks/source_github.py [--samples FOLDER] [--rehearse]
+    python benchmarks/source_github.py --gib 2
+
+FOLDER holds rows (`*.jsonl.gz`); without it they are made here. `--gib` shows the memory that one
+file of so many GiB takes from rows to decisions, and nothing else. Contenders take turns in every
+round, on the process's own CPU time; a ratio is the median over rounds of ratios within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from turns import Work, compare
+
+from data_pipeline.code_headers import without_notices
+from data_pipeline.document import Document
+from data_pipeline.rows import Row, read_rows
+from recipes.corpus import github_source
+
+NOTICE = (
+    "# Copyright 2020 me\n#\n# Licensed under the Apache License, Version 2.0 (the License).\n\n"
+)
+SOURCE = github_source()
+
+
+def loops(documents: Sequence[Document]) -> int:
+    """The four rules as one writes them first, character by character."""
+    dropped = 0
+    for document in documents:
+        lengths = [len(line) for line in document.text.split("\n")]
+        alphanumerics = sum(1 for character in document.text if character.isalnum())
+        dropped += (
+            max(lengths) > 1_000
+            or sum(lengths) > 100 * len(lengths)
+            or alphanumerics < 0.25 * len(document.text)
+        )
+    return dropped
+
+
+def filters(documents: Sequence[Document]) -> int:
+    """All filters of the source."""
+    return sum(any(rule(document) for rule in SOURCE.filters) for document in documents)
+
+
+def notices(documents: Sequence[Document]) -> int:
+    return sum(len(without_notices(document).text) for document in documents)
+
+
+def made(folder: Path, num_rows: int) -> None:
+    body = "\n".join(f"def function_{i}(first, second):\n    return first + {i}" for i in range(99))
+    row = {"repo_name": "a/b", "path": "c.py", "license": "mit", "content": NOTICE + body}
+    with (folder / "rows.jsonl").open("w", encoding="utf-8") as stream:
+        for _ in range(num_rows):
+            stream.write(json.dumps(row) + "\n")
+
+
+def stream_through(gib: float) -> None:
+    """Read and decide a file of rows, keeping nothing."""
+    with tempfile.TemporaryDirectory() as temporary:
+        made(Path(temporary), int(gib * (1 << 30) / 5_650))
+        (file,) = SOURCE.inputs(Path(temporary)).files
+        kept = sum(
+            filters([without_notices(item)]) == 0
+            for item in SOURCE.read(file)
+            if isinstance(item, Document)
+        )
+        print(f"{kept} of the documents of {file.size / (1 << 30):.2f} GiB kept")
+
+
+def peak() -> str:
+    return f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="speed of the GitHub source")
+    parser.add_argument("--samples", type=Path, help="folder with rows")
+    parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
+    parser.add_argument("--gib", type=float, help="only the memory for a file of this size")
+    arguments = parser.parse_args()
+    if arguments.gib is not None:
+        stream_through(arguments.gib)
+        print(peak())
+        return
+    rounds = 1 if arguments.rehearse else 7
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.samples or Path(temporary)
+        if arguments.samples is None:
+            made(folder, 50 if arguments.rehearse else 2_000)
+        files = SOURCE.inputs(folder).files
+
+        def documents() -> list[Document]:
+            items = [item for file in files for item in SOURCE.read(file)]
+            return [item for item in items if isinstance(item, Document)]
+
+        def bare_rows() -> int:
+            wanted = ("content", frozenset({"repo_name", "path", "license"}).__contains__, 16 << 20)
+            found = 0
+            for file in files:
+                rows = read_rows(
+                    file, text_field=wanted[0], is_wanted=wanted[1], max_line_bytes=wanted[2]
+                )
+                found += sum(isinstance(row, Row) for row in rows)
+            return found
+
+        texts = documents()
+        size = sum(len(document.text.encode()) for document in texts)
+        print(f"{len(texts)} files, {size / 1e6:.1f} MB")
+        work: dict[str, Work] = {
+            "filters": lambda: filters(texts),
+            "the rules in loops": lambda: loops(texts),
+        }
+        compare("filters", work, size, rounds)
+        work = {"notices removed": lambda: notices(texts)}
+        compare("notices", work, size, rounds)
+        work = {"rows to documents": documents, "JSON lines alone": bare_rows}
+        compare("reading", work, size, rounds)
+    print(peak())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Hashes of the word n-grams of a text, in numpy.
+
+A word is a longest run of letters and digits, in lower case: punctuation, markup signs and line
+breaks do not count, so that two editions of a text compare by their words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+Hashes = npt.NDArray[np.uint64]
+
+_CHUNK_CHARACTERS = 1 << 20
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+_BASE_INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
+_NGRAM_BASE = np.uint64(0xD6E8FEB86659FD93)
+
+
+def word_hashes(text: str) -> Hashes:
+    """One hash of 64 bits per word, in order; words beyond a mega-character count as several.
+
+    Needs about 60 MB besides the text and the result.
+    """
+    parts = [_chunk_hashes(chunk) for chunk in _chunks(text)]
+    return np.concatenate([np.empty(0, np.uint64), *parts])
+
+
+def ngram_hashes(words: Hashes, n: int) -> Hashes:
+    """One hash per n-gram of the words, in order; none if there are fewer than `n` words."""
+    if len(words) < n:
+        return np.empty(0, np.uint64)
+    count = len(words) - n + 1
+    total = np.zeros(count, np.uint64)
+    for i in range(n):
+        total *= _NGRAM_BASE  # modulo 2**64
+        total += words[i : i + count]
+    return _mix(total)
+
+
+def distinct(values: Hashes) -> Hashes:
+    """Sorted, each once. Twenty times as fast as `np.unique`, which hashes."""
+    values = np.sort(values)
+    return values[np.flatnonzero(np.diff(values, prepend=~values[:1]))]
+
+
+def _chunks(text: str) -> Iterator[str]:
+    """Pieces of about a mega-character, cut between words where there is a blank to cut at."""
+    start = 0
+    while len(text) - start > _CHUNK_CHARACTERS:
+        end = start + _CHUNK_CHARACTERS
+        cut = max(text.rfind(" ", start, end), text.rfind("\n", start, end))
+        end = cut + 1 if cut > start else end
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _chunk_hashes(chunk: str) -> Hashes:
+    """A word of codes c_0..c_k at position p hashes to the sum of c_i * BASE^i, modulo 2**64: a
+    difference of running sums of c_j * BASE^j, times BASE^-p.
+    """
+    codes = np.frombuffer(chunk.lower().encode("utf-32-le", "surrogatepass"), np.uint32)
+    if not len(codes):
+        return np.empty(0, np.uint64)
+    is_word = np.zeros(len(codes) + 2, np.bool_)
+    is_word[1:-1] = _alphanumeric()[codes]
+    starts = np.flatnonzero(is_word[1:] & ~is_word[:-1])
+    ends = np.flatnonzero(is_word[:-1] & ~is_word[1:])
+    sums = np.zeros(len(codes) + 1, np.uint64)
+    # One is added so that a word is not lost among leading zeros of a longer one.
+    np.cumsum((codes.astype(np.uint64) + np.uint64(1)) * _powers(_BASE)[: len(codes)], out=sums[1:])
+    return _mix((sums[ends] - sums[starts]) * _powers(_BASE_INVERSE)[starts])
+
+
+def _mix(values: Hashes) -> Hashes:
+    """Spread every bit over all (the finaliser of splitmix64; public domain, S. Vigna, 2015)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+@cache
+def _powers(base: np.uint64) -> Hashes:
+    """base**0, base**1, ... for a chunk. Lower case may lengthen a text, at most threefold."""
+    powers = np.full(3 * _CHUNK_CHARACTERS + 3, base, np.uint64)
+    powers[0] = 1
+    return np.cumprod(powers)
+
+
+@cache
+def _alphanumeric() -> npt.NDArray[np.bool_]:
+    """Whether a code point is a letter or digit."""
+    return np.fromiter((chr(code).isalnum() for code in range(0x110000)), np.bool_, 0x110000)
