@@ -107,7 +107,7 @@ class _Spill:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)
+        self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._block: list[tuple[int, Record]] = []
         self._num_bytes = 0
 

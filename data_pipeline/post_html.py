@@ -10,17 +10,20 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-_PARAGRAPHS = frozenset("p pre ul ol dl blockquote h1 h2 h3 h4 h5 h6 table div hr section".split())
+from data_pipeline.text import word_set
+
+_PARAGRAPHS = word_set("p pre ul ol dl blockquote h1 h2 h3 h4 h5 h6 table div hr section")
 """Blank lines around them."""
-_LINES = frozenset("li tr br dt dd thead tbody caption".split())
+_LINES = word_set("li tr br dt dd thead tbody caption")
 """A line of their own."""
-_LEFT_OUT = frozenset("script style head title iframe object noscript template".split())
-_WHITE_SPACE = re.compile(r"[ \t\n\r\f]+")
+_LEFT_OUT = word_set("script style head title iframe object noscript template")
+_MAX_INDENTS = 32
+"""Levels of lists and quotations that show; a bound on what deep nesting can add to each line."""
 _POWER = re.compile(r"[-+−]?\d{1,4}|[a-z]")
 
 
 class PostError(ValueError):
-    """HTML that cannot be parsed within bounds (libxml2 ends at 256 elements in one another)."""
+    """HTML that cannot be parsed within bounds: libxml2's, 2,048 elements in one another."""
 
 
 def to_text(markup: str) -> str:
@@ -30,13 +33,14 @@ def to_text(markup: str) -> str:
     """
     if "<" not in markup and "&" not in markup:
         return markup.strip()
-    parser = etree.HTMLParser(no_network=True, remove_pis=True, recover=True)
+    parser = etree.HTMLParser(no_network=True, remove_pis=True, recover=True, huge_tree=True)
     try:
         root = etree.fromstring(f"<div>{markup}</div>", parser)
     except (etree.XMLSyntaxError, ValueError) as error:
         raise PostError(str(error)) from error
-    if root is None:
-        raise PostError("nested too deeply")
+    limit = etree.ErrorTypes.ERR_RESOURCE_LIMIT
+    if root is None or any(error.type == limit for error in parser.error_log):
+        raise PostError("elements are nested too deeply")
     writer = _Writer()
     writer.write(root)
     return writer.text()
@@ -137,7 +141,7 @@ class _Writer:
         if self._in_code:
             self._words = [words, "\n"] if words else []
             return
-        line = _WHITE_SPACE.sub(" ", words).strip()
+        line = " ".join(words.split())
         if line:
             self._put(line)
 
@@ -147,16 +151,21 @@ class _Writer:
         for line in code.strip("\n").split("\n"):
             self._put(line.rstrip())
 
+    def _shown(self) -> list[_Indent]:
+        return self._indents[:_MAX_INDENTS]
+
     def _put(self, line: str) -> None:
         if self._blank_due and self._lines:
-            self._lines.append("".join(i.rest for i in self._indents if i.begun).rstrip())
+            self._lines.append("".join(i.rest for i in self._shown() if i.begun).rstrip())
         self._blank_due = False
         prefix = ""
-        for indent in self._indents:
+        for indent in self._shown():
             prefix += indent.rest if indent.begun else indent.first
             indent.begun = True
         self._lines.append((prefix + line).rstrip())
 
 
 def _number(text: str | None) -> int:
-    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 6 else 1
+    return (
+        int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 6 else 1
+    )

@@ -13,6 +13,7 @@ from typing import IO
 import py7zr
 from py7zr.io import Py7zIO, WriterFactory
 
+
 class ArchiveDamage(OSError):
     """The archive, or the member, cannot be read to its end."""
 

@@ -88,3 +88,13 @@ def clean(text: str) -> str:
         text = _LINE_END.sub("\n", text)
     text = _REMOVED.sub("", text)
     return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def word_set(words: str) -> frozenset[str]:
+    """The words of a table in the source code."""
+    return frozenset(words.split())
+
+
+def name_set(names: str) -> frozenset[str]:
+    """The names of a table in the source code, which stand between commas and may have spaces."""
+    return frozenset(name for part in names.split(",") if (name := " ".join(part.split())))

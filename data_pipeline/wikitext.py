@@ -16,6 +16,7 @@ import html
 import re
 from dataclasses import dataclass, field
 
+from data_pipeline.text import word_set
 from data_pipeline.wikitext_names import (
     CATEGORY_NAMESPACES,
     FILE_NAMESPACES,
@@ -28,29 +29,32 @@ MAX_DEPTH = 100
 """Brackets in brackets; MediaWiki's own limit on expansion ($wgMaxPPExpandDepth)."""
 
 _MAX_INDENT = 8
-_LEFT_OUT = frozenset(
+_LEFT_OUT = word_set(
     """
     ref references gallery timeline score imagemap graph mapframe maplink templatedata
-    templatestyles indicator inputbox categorytree hiero includeonly section phonos chart rss style
-    script languages table-of-contents
-    """.split()
+    templatestyles indicator inputbox categorytree hiero includeonly section phonos chart rss
+    style script languages table-of-contents
+    """
 )
 """Tags that go with all that is between them."""
 _VERBATIM = frozenset({"nowiki", "pre", "syntaxhighlight", "source"})
 _FORMULAS = frozenset({"math", "chem", "ce"})
-_FORMATTING = frozenset(
+_FORMATTING = word_set(
     """
-    abbr b bdi bdo big blockquote br caption center cite code data dd del dfn div dl dt em font h1 h2
-    h3 h4 h5 h6 hr i img ins kbd li link mark meta noinclude nobr nowiki ol onlyinclude p poem pre q
-    rb rp rt rtc ruby s samp small span strike strong sub sup table tbody td th thead time tr tt u ul
-    var wbr noscript translate tvar languages choose option a
-    """.split()
+    abbr b bdi bdo big blockquote br caption center cite code data dd del dfn div dl dt em font h1
+    h2 h3 h4 h5 h6 hr i img ins kbd li link mark meta noinclude nobr nowiki ol onlyinclude p poem
+    pre q rb rp rt rtc ruby s samp small span strike strong sub sup table tbody td th thead time
+    tr tt u ul var wbr noscript translate tvar languages choose option a
+    """
 )
 """Tags that go, and leave what is between them. Others are no tags: "a <stdio.h> b"."""
 
-_OPENING = r"<!--|<(?P<slash>/?)(?P<tag>[A-Za-z][A-Za-z0-9]*)(?P<attributes>[^<>]*)>|\{\{+|\[\[|^[ \t:*#]*\{\|"
+_OPENING = (
+    r"<!--|<(?P<slash>/?)(?P<tag>[A-Za-z][A-Za-z0-9]*)(?P<attributes>[^<>]*)>"
+    r"|\{\{+|\[\[|^[ \t:*#]*\{\|"
+)
 _OUTSIDE = re.compile(_OPENING, re.MULTILINE)
-_INSIDE = re.compile(_OPENING + r"|\}\}+|\]\]|\||^[ \t]*\|\}", re.MULTILINE)
+_INSIDE = re.compile(_OPENING + r"|\}\}+|\]\]|^[ \t]*\|\}|\|", re.MULTILINE)
 _VERBATIM_MARK = re.compile(r"\x00(\d+)\x00")
 
 _TEMPLATE, _PARAMETER, _LINK, _TABLE, _HTML_TABLE = "{{", "{{{", "[[", "{|", "<table>"
@@ -149,7 +153,7 @@ class _Scanner:
         return token.end()
 
     def _take_opening_braces(self, count: int) -> None:
-        """"{{{{{" opens a template, and a parameter in it."""
+        """ "{{{{{" opens a template, and a parameter in it."""
         while count >= 2:
             kind = _PARAMETER if count == 3 else _TEMPLATE
             self._push(kind)
@@ -184,7 +188,7 @@ class _Scanner:
         return token.end()
 
     def _take_element(self, name: str, start: int) -> int:
-        """A tag between whose ends no wikitext is; one without an end is no tag but for its name."""
+        """A tag that holds no wikitext. Of one that is never closed only the tag itself goes."""
         if name in self._never_closed:
             return start
         end = re.compile(rf"</{name}\s*>", re.IGNORECASE).search(self._source, start)
@@ -197,8 +201,8 @@ class _Scanner:
             code = html.unescape(inner) if name in ("nowiki", "pre") else inner
             self._keep(f"\n\n{code.strip(chr(10))}\n\n" if block else code)
         elif name in _FORMULAS:
-            # "{{" means the same to TeX with a space in it, and is no rest of a template.
-            self._keep(f"${' '.join(inner.split()).replace('{{', '{ {')}$")
+            # Both mean the same to TeX with a space in them, and are no rests of wikitext.
+            self._keep(f"${' '.join(inner.split()).replace('{{', '{ {').replace('|}', '| }')}$")
         return end.end()
 
     def _keep(self, text: str) -> None:
@@ -240,7 +244,7 @@ class _Scanner:
         """The innermost open thing is never closed: its content is text."""
         frame = self._pop()
         first, *others = frame.arguments
-        if frame.kind == _TEMPLATE and others or frame.kind == _LINK and _is_left_out(first):
+        if (frame.kind == _TEMPLATE and others) or (frame.kind == _LINK and _is_left_out(first)):
             # The name of a template or picture is not text; what comes after its line may be.
             text = "|".join(frame.arguments)
             self._emit("\n" + text.partition("\n")[2])
@@ -257,11 +261,7 @@ def _namespace(target: str) -> tuple[str, str]:
 def _is_left_out(target: str) -> bool:
     """Whether a link to it shows a picture, or nothing at its place."""
     prefix, _ = _namespace(target.strip())
-    return (
-        prefix in FILE_NAMESPACES
-        or prefix in CATEGORY_NAMESPACES
-        or prefix in WIKIPEDIA_CODES
-    )
+    return prefix in FILE_NAMESPACES or prefix in CATEGORY_NAMESPACES or prefix in WIKIPEDIA_CODES
 
 
 def _link(arguments: list[str]) -> str:
@@ -283,7 +283,9 @@ def _link(arguments: list[str]) -> str:
     return target.removeprefix("#")
 
 
-_ADDRESS_IN_BRACKETS = re.compile(r"\[(?:https?:|ftps?:|mailto:|news:|irc:)?//([^\[\]\n]*)\]|\[mailto:([^\[\]\n]*)\]")
+_ADDRESS_IN_BRACKETS = re.compile(
+    r"\[(?:https?:|ftps?:|mailto:|news:|irc:)?//([^\[\]\n]*)\]|\[mailto:([^\[\]\n]*)\]"
+)
 _ADDRESS = re.compile(r"(?<![\w/])(?:https?|ftp)://[^\s<>\[\]\"|{}\x00]+")
 _VARIANT = re.compile(r"-\{([^{}\n]*)\}-")
 _VARIANT_NAME = re.compile(r"\s*(?:sr(?:-e[cl])?|sr-cyrl|sr-latn|zh(?:-\w+)?)\s*:")
@@ -321,9 +323,10 @@ def _variant(match: re.Match[str]) -> str:
 
 
 def _apostrophes(match: re.Match[str]) -> str:
-    """Two, three and five of them are markup; of others what is left over is text."""
-    count = len(match[0])
-    return "'" if count == 4 else "'" * max(0, count - 5)
+    """Two, three and five of them are markup, and so is nearly always what was meant by more; of
+    four one is text.
+    """
+    return "'" if len(match[0]) == 4 else ""
 
 
 # Every pattern starts where a run of its characters starts, so that none takes quadratic time.
@@ -332,7 +335,7 @@ _BRACKET_START = re.compile(r"([(（])[ \t]*[,;:][ \t,;:]*")
 _BRACKET_END = re.compile(r"(?<![ \t,;:])[ \t,;:]+(?=[)）])")
 _AFTER_BRACKET = re.compile(r"([(（])[ \t]+")
 _SPACE_BEFORE = re.compile(r"(?<=\S)[ \t]+(?=[,.](?:\s|$))")
-_COMMAS = re.compile(r",(?:[ \t]*,)+")
+_SEPARATORS = re.compile(r"[,;](?:[ \t]*[,;])+")
 _SPACES = re.compile(r"(?<=\S)[ \t]{2,}")
 _SPACE_ENTITY = re.compile(r"&nbsp;|&#160;|&thinsp;|&ensp;|&emsp;|\u00a0")
 _BLANK_LINES = re.compile(r"\n{3,}")
@@ -341,7 +344,7 @@ _TRAILING_SPACE = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
 
 def _punctuation(text: str) -> str:
     text = _SPACE_ENTITY.sub(" ", text)
-    text = _COMMAS.sub(",", text)
+    text = _SEPARATORS.sub(lambda match: ";" if ";" in match[0] else ",", text)
     for _ in range(2):  # brackets in brackets
         text = _EMPTY_BRACKETS.sub("", text)
     text = _BRACKET_START.sub(r"\1", text)
@@ -351,6 +354,7 @@ def _punctuation(text: str) -> str:
     return _SPACES.sub(" ", text)
 
 
+_LEADING_SEPARATOR = re.compile(r"[,;.:]+[ \t]+")
 _RULER = re.compile(r"-{4,}[ \t]*")
 _ONLY_PUNCTUATION = re.compile(r"[\s.,;:·•|*'\"()\[\]–—-]*")
 
@@ -367,7 +371,8 @@ def _layout(text: str) -> str:
         counters.clear()
         level, title = _heading(line)
         if level:
-            lines.append((level, title))
+            if title:
+                lines.append((level, title))
         elif _ONLY_PUNCTUATION.fullmatch(line) or _RULER.match(line):
             lines.append((0, ""))
         else:
@@ -380,20 +385,19 @@ def _layout(text: str) -> str:
 def _heading(line: str) -> tuple[int, str]:
     """Level and title of a heading; level 0 for any other line."""
     line = line.strip()
-    if not line.startswith("=") or not line.endswith("="):
+    if not line.startswith("=") or not line.endswith("=") or len(line) < 3:
         return 0, ""
     opening = len(line) - len(line.lstrip("="))
     closing = len(line) - len(line.rstrip("="))
     level = min(opening, closing, 6)
-    title = line[level:-level].strip()
-    return (level, title) if title.strip("=") else (0, "")
+    return level, line[level:-level].strip("= ")
 
 
 def _list_item(line: str, counters: dict[str, int]) -> str:
     """A line of a list; empty if nothing is in it. `counters` numbers the items that are open."""
     body = line.lstrip("*#:;")
     marker = line[: len(line) - len(body)]
-    body = body.strip()
+    body = _LEADING_SEPARATOR.sub("", body.strip())
     for other in [key for key in counters if not marker.startswith(key)]:
         del counters[other]
     if _ONLY_PUNCTUATION.fullmatch(body):

@@ -11,22 +11,24 @@ from __future__ import annotations
 
 import re
 
-LANGUAGES = frozenset("bg ca cs da de en es fr hr hu it nl pl pt ro ru sl sr sv uk".split())
+from data_pipeline.text import name_set, word_set
+
+LANGUAGES = word_set("bg ca cs da de en es fr hr hu it nl pl pt ro ru sl sr sv uk")
 """The languages whose words are here: those of LLaMA's Wikipedia (paper, section 2.1)."""
 
-FILE_NAMESPACES = frozenset(
+FILE_NAMESPACES = word_set(
     """
     file image файл картинка fitxer imatge soubor fil billede datei bild archivo imagen fichier
-    datoteka slika fájl kép immagine bestand afbeelding plik grafika ficheiro imagem arquivo fișier
-    fişier imagine изображение датотека слика зображення
-    """.split()
+    datoteka slika fájl kép immagine bestand afbeelding plik grafika ficheiro imagem arquivo
+    fișier fişier imagine изображение датотека слика зображення
+    """
 )
 
-CATEGORY_NAMESPACES = frozenset(
+CATEGORY_NAMESPACES = word_set(
     """
     category категория categoria kategorie kategori categoría catégorie categorie kategorija
     kategória kategoria категорија категорія
-    """.split()
+    """
 )
 
 _REDIRECT_WORDS = (
@@ -37,44 +39,34 @@ _REDIRECT_WORDS = (
 )
 _REDIRECT = re.compile(rf"\s*#(?:{_REDIRECT_WORDS})\s*:?\s*\[\[", re.IGNORECASE)
 
-DISAMBIGUATION_TEMPLATES = frozenset(
-    line.strip()
-    for line in """
-    disambiguation, disambig, disamb, dab, disambiguation page, disambig page, disambiguation cleanup
-    disambig-cleanup, disambig cleanup, geodis, geodab, hndis, hndis-cleanup, hndab, numberdis
-    human name disambiguation, place name disambiguation, airport disambiguation, airport disambig
-    biology disambiguation, call sign disambiguation, callsigndis, caselaw disambiguation
-    chinese title disambiguation, church disambiguation, county disambiguation, genus disambiguation
-    hospital disambiguation, hospitaldis, letter disambiguation, letter-number combination disambiguation
-    letter-numbercombdisambig, mathematical disambiguation, mathdab, military unit disambiguation
-    mil-unit-dis, molecular formula disambiguation, molformdisambig, music disambiguation
-    opus number disambiguation, phonetics disambiguation, road disambiguation, roaddis
-    school disambiguation, schooldis, species latin name disambiguation, species latin name abbreviation disambiguation
-    station disambiguation, synagogue disambiguation, taxonomy disambiguation
-    taxonomic authority disambiguation, technical reasons disambiguation, title and name disambiguation
-    пояснителна страница, пояснение, disambiguation-bg
-    desambiguació, desambigua, desambiguacio, disambigua, desambig
-    rozcestník, rozcestnik
-    flertydig, flertydigt navn, flertydig stednavn
-    begriffsklärung, begriffsklaerung, bkl
-    desambiguación, desambiguacion, des, desamb
-    homonymie, homonyme, homonymes, paronymie, patronyme, patronymie, toponyme, toponymie
-    razdvojba, razdvojbena stranica
-    egyért, egyértelműsítő lap, egyértelműsítő
-    disambiga
-    dp, doorverwijspagina
-    ujednoznacznienie, strona ujednoznaczniająca
-    desambiguação, desambiguacao
-    dezambiguizare, dez
-    неоднозначность, многозначность, однофамильцы, список однофамильцев, полные тёзки
-    тёзки-однофамильцы, список населённых пунктов
-    razločitev, razlocitev
-    вишезначна одредница, višeznačna odrednica, вишезначна, višeznačna, чвор, čvor
-    förgrening, förgreningssida, gren, grensida, namnförgrening, ortnamnsförgrening
-    trebokstavsförgrening, robotskapad förgrening
-    багатозначність, неоднозначність, багатозначні терміни, disambigg
-    """.replace("\n", ",").split(",")
-    if line.strip()
+DISAMBIGUATION_TEMPLATES = name_set(
+    """
+    disambiguation, disambig, disamb, dab, disambiguation page, disambig page,
+    disambiguation cleanup, disambig-cleanup, disambig cleanup, geodis, geodab, hndis,
+    hndis-cleanup, hndab, numberdis, human name disambiguation, place name disambiguation,
+    airport disambiguation, airport disambig, biology disambiguation, call sign disambiguation,
+    callsigndis, caselaw disambiguation, chinese title disambiguation, church disambiguation,
+    county disambiguation, genus disambiguation, hospital disambiguation, hospitaldis,
+    letter disambiguation, letter-number combination disambiguation, letter-numbercombdisambig,
+    mathematical disambiguation, mathdab, military unit disambiguation, mil-unit-dis,
+    molecular formula disambiguation, molformdisambig, music disambiguation,
+    opus number disambiguation, phonetics disambiguation, road disambiguation, roaddis,
+    school disambiguation, schooldis, species latin name disambiguation,
+    species latin name abbreviation disambiguation, station disambiguation,
+    synagogue disambiguation, taxonomy disambiguation, taxonomic authority disambiguation,
+    technical reasons disambiguation, title and name disambiguation, пояснителна страница,
+    пояснение, disambiguation-bg, desambiguació, desambigua, desambiguacio, disambigua, desambig,
+    rozcestník, rozcestnik, flertydig, flertydigt navn, flertydig stednavn, begriffsklärung,
+    begriffsklaerung, bkl, desambiguación, desambiguacion, des, desamb, homonymie, homonyme,
+    homonymes, paronymie, patronyme, patronymie, toponyme, toponymie, razdvojba,
+    razdvojbena stranica, egyért, egyértelműsítő lap, egyértelműsítő, disambiga, dp,
+    doorverwijspagina, ujednoznacznienie, strona ujednoznaczniająca, desambiguação, desambiguacao,
+    dezambiguizare, dez, неоднозначность, многозначность, однофамильцы, список однофамильцев,
+    полные тёзки, тёзки-однофамильцы, список населённых пунктов, razločitev, razlocitev,
+    вишезначна одредница, višeznačna odrednica, вишезначна, višeznačna, чвор, čvor, förgrening,
+    förgreningssida, gren, grensida, namnförgrening, ortnamnsförgrening, trebokstavsförgrening,
+    robotskapad förgrening, багатозначність, неоднозначність, багатозначні терміни, disambigg
+    """
 )
 
 _DISAMBIGUATION_PATTERN = re.compile(
@@ -93,33 +85,33 @@ _TITLE_WORDS = (
 _DISAMBIGUATION_TITLE = re.compile(rf"\((?:{_TITLE_WORDS})\)\s*$", re.IGNORECASE)
 _TEMPLATE_NAME = re.compile(r"\{\{\s*([^{}|<>\[\]\n]{1,80})\s*(?=[|}\n<])")
 
-WIKIPEDIA_CODES = frozenset(
+WIKIPEDIA_CODES = word_set(
     """
-    aa ab ace ady af ak als alt am ami an ang ann anp ar arc ary arz as ast atj av avk awa ay az azb
-    ba ban bar bat-smg bbc bcl bdr be be-tarask be-x-old bew bg bh bi bjn blk bm bn bo bpy br bs btm
-    bug bxr ca cbk-zam cdo ce ceb ch cho chr chy ckb co cr crh cs csb cu cv cy cz da dag de dga din
-    diq dk dsb dtp dty dv dz ee el eml en eo es et eu ext fa fat ff fi fiu-vro fj fo fon fr frp frr
-    fur fy ga gag gan gcr gd gl glk gn gom gor got gpe gsw gu guc gur guw gv ha hak haw he hi hif ho
-    hr hsb ht hu hy hyw hz ia iba id ie ig igl ii ik ilo inh io is it iu ja jam jbo jp jv ka kaa kab
-    kbd kbp kcg kg kge ki kj kk kl km kn knc ko koi kr krc ks ksh ku kus kv kw ky la lad lb lbe lez
-    lfn lg li lij lld lmo ln lo lrc lt ltg lv lzh mad mai map-bms mdf mg mh mhr mi min mk ml mn mni
-    mnw mo mos mr mrj ms mt mus mwl my myv mzn na nah nan nap nb nds nds-nl ne new ng nia nl nn no
-    nostalgia nov nqo nr nrm nso nv ny oc olo om or os pa pag pam pap pcd pcm pdc pfl pi pih pl pms
-    pnb pnt ps pt pwn qu rm rmy rn ro roa-rup roa-tara rsk ru rue rup rw sa sah sat sc scn sco sd se
-    sg sgs sh shi shn shy si simple sk skr sl sm smn sn so sq sr srn ss st stq su sv sw syl szl szy
-    ta tay tcy tdd te tet tg th ti tig tk tl tly tn to tpi tr trv ts tt tum tw ty tyv udm ug uk ur
-    uz ve vec vep vi vls vo vro wa war wo wuu xal xh xmf yi yo yue za zea zgh zh zh-cfr zh-classical
-    zh-cn zh-min-nan zh-tw zh-yue zu
-    """.split()
+    aa ab ace ady af ak als alt am ami an ang ann anp ar arc ary arz as ast atj av avk awa ay az
+    azb ba ban bar bat-smg bbc bcl bdr be be-tarask be-x-old bew bg bh bi bjn blk bm bn bo bpy br
+    bs btm bug bxr ca cbk-zam cdo ce ceb ch cho chr chy ckb co cr crh cs csb cu cv cy cz da dag de
+    dga din diq dk dsb dtp dty dv dz ee el eml en eo es et eu ext fa fat ff fi fiu-vro fj fo fon
+    fr frp frr fur fy ga gag gan gcr gd gl glk gn gom gor got gpe gsw gu guc gur guw gv ha hak haw
+    he hi hif ho hr hsb ht hu hy hyw hz ia iba id ie ig igl ii ik ilo inh io is it iu ja jam jbo
+    jp jv ka kaa kab kbd kbp kcg kg kge ki kj kk kl km kn knc ko koi kr krc ks ksh ku kus kv kw ky
+    la lad lb lbe lez lfn lg li lij lld lmo ln lo lrc lt ltg lv lzh mad mai map-bms mdf mg mh mhr
+    mi min mk ml mn mni mnw mo mos mr mrj ms mt mus mwl my myv mzn na nah nan nap nb nds nds-nl ne
+    new ng nia nl nn no nostalgia nov nqo nr nrm nso nv ny oc olo om or os pa pag pam pap pcd pcm
+    pdc pfl pi pih pl pms pnb pnt ps pt pwn qu rm rmy rn ro roa-rup roa-tara rsk ru rue rup rw sa
+    sah sat sc scn sco sd se sg sgs sh shi shn shy si simple sk skr sl sm smn sn so sq sr srn ss
+    st stq su sv sw syl szl szy ta tay tcy tdd te tet tg th ti tig tk tl tly tn to tpi tr trv ts
+    tt tum tw ty tyv udm ug uk ur uz ve vec vep vi vls vo vro wa war wo wuu xal xh xmf yi yo yue
+    za zea zgh zh zh-cfr zh-classical zh-cn zh-min-nan zh-tw zh-yue zu
+    """
 )
 """Prefixes of links to the same article in another language."""
 
-PROJECT_PREFIXES = frozenset(
+PROJECT_PREFIXES = word_set(
     """
-    w wikipedia wikt wiktionary b wikibooks q wikiquote s wikisource n wikinews v wikiversity
-    voy wikivoyage d wikidata c commons species wikispecies m meta mw mediawikiwiki f foundation
+    w wikipedia wikt wiktionary b wikibooks q wikiquote s wikisource n wikinews v wikiversity voy
+    wikivoyage d wikidata c commons species wikispecies m meta mw mediawikiwiki f foundation
     metawikipedia wmf doi arxiv imdbtitle rfc
-    """.split()
+    """
 )
 """Prefixes of links to other projects."""
 
@@ -138,7 +130,9 @@ def is_disambiguation(title: str | None, wikitext: str) -> bool:
         return True
     if "__DISAMBIG__" in wikitext:
         return True
-    names = (match[1].strip().replace("_", " ").lower() for match in _TEMPLATE_NAME.finditer(wikitext))
+    names = (
+        match[1].strip().replace("_", " ").lower() for match in _TEMPLATE_NAME.finditer(wikitext)
+    )
     return any(
         name in DISAMBIGUATION_TEMPLATES or _DISAMBIGUATION_PATTERN.fullmatch(name)
         for name in names

@@ -13,61 +13,60 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from data_pipeline.text import name_set
 
-def _names(text: str) -> frozenset[str]:
-    return frozenset(name for part in text.split(",") if (name := " ".join(part.split())))
-
-
-_FIRST = _names("""
-    nowrap, nobr, nobreak, nowr, nobold, noitalic, noitalics, normal, italic, ital, bold, em, strong,
-    small, smaller, petit, petite, big, large, larger, resize, center, centre, uc, lc, ucfirst,
-    lcfirst, smallcaps, sc, sc1, sc2, pc, petites capitales, capital, underline, strike, del, ins,
-    abbr, abbrlink, tooltip, tip, hint, explain, mvar, math, var, mathvar, code, tt, mono, kbd, samp,
-    key, plain, plainlist, flatlist, unbulleted, poemquote, poem, script, ipa, api, mfa, unicode,
-    polytonic, grc, hebrew, nts, num, ill, interlanguage link, ilm, lien, flag, flagcountry, flagu,
-    ship, ordinal, formatnum, zahl, liczba, число, szám, sic, not a typo, proper name, as written,
-    latin, nihongo2, ћир, ćir, lat, јез-лат, нп, нп2, нп3, нп4, нп5, не переведено, не переведено 2,
-    не переведено 3, не переведено 5, не перекладено, ілм, ilc, ilink, citat, quote, cquote,
-    blockquote, quotation, bquote, zitat, citation bloc, début citation, cita, citazione, cytat,
-    цитата, цитування, citaat, citát, citação, citat2, idézet, navedek, citácia, rquote1, verse,
-    wikt-lang, angbr, circled, keypress, lang-sr-lat, audio, tlg, nobel, прямая речь, comillas,
-    cita textual, ouvrage cité, color box text, langx text, nihongo krt, unbulleted text
+_FIRST = name_set("""
+    nowrap, nobr, nobreak, nowr, nobold, noitalic, noitalics, normal, italic, ital, bold, em,
+    strong, small, smaller, petit, petite, big, large, larger, resize, center, centre, uc, lc,
+    ucfirst, lcfirst, smallcaps, sc, sc1, sc2, pc, petites capitales, capital, underline, strike,
+    del, ins, abbr, abbrlink, tooltip, tip, hint, explain, mvar, math, var, mathvar, code, tt,
+    mono, kbd, samp, key, plain, plainlist, flatlist, unbulleted, poemquote, poem, script, ipa,
+    api, mfa, unicode, polytonic, grc, hebrew, nts, num, ill, interlanguage link, ilm, lien, flag,
+    flagcountry, flagu, ship, ordinal, formatnum, zahl, liczba, число, szám, sic, not a typo,
+    proper name, as written, latin, nihongo2, ћир, ćir, lat, јез-лат, нп, нп2, нп3, нп4, нп5,
+    не переведено, не переведено 2, не переведено 3, не переведено 5, не перекладено, ілм, ilc,
+    ilink, citat, quote, cquote, blockquote, quotation, bquote, zitat, citation bloc,
+    début citation, cita, citazione, cytat, цитата, цитування, citaat, citát, citação, citat2,
+    idézet, navedek, citácia, rquote1, verse, wikt-lang, angbr, circled, keypress, lang-sr-lat,
+    audio, tlg, nobel, прямая речь, comillas, cita textual, ouvrage cité, color box text,
+    langx text, nihongo krt, unbulleted text
     """)
 """Shown: the first argument, or a named one of `_TEXT_ARGUMENTS`."""
 
-_SECOND = _names("""
-    lang, langx, langue, язык, мова, език, jęz, nyelv, taal, kieli, språk, sprog, jezik, cizojazyčně,
-    vjazyce2, transl, transliteration, translit, translitération, color, colour, font color,
-    fontcolor, farbe, cor, couleur, audio-ipa, színes, nihongo foot, script2, разр
+_SECOND = name_set("""
+    lang, langx, langue, язык, мова, език, jęz, nyelv, taal, kieli, språk, sprog, jezik,
+    cizojazyčně, vjazyce2, transl, transliteration, translit, translitération, color, colour,
+    font color, fontcolor, farbe, cor, couleur, audio-ipa, színes, nihongo foot, script2, разр
     """)
 """Shown: the second argument; the first names a language or a colour."""
 
-_LAST = _names("""
+_LAST = name_set("""
     wikt, wiktionary text, lang-zh text, link-interwiki, color box, sort, tri, sorteer, sortname2,
     sort-as
     """)
 """Shown: the last argument."""
 
-_JOINED = _names("chem, chem2, formule chimique, fchim, химия, su2, ce, e-joined, pre-joined")
+_JOINED = name_set("chem, chem2, formule chimique, fchim, химия, su2, ce, e-joined, pre-joined")
 """Shown: all arguments, one after the other."""
 
-_COMMAS = _names("hlist, flat list, comma separated entries, cslist")
-_LINES = _names("""
+_COMMAS = name_set("hlist, flat list, comma separated entries, cslist")
+_LINES = name_set("""
     ubl, ublist, unbulleted list, unordered list, bulleted list, ordered list, list, blist
     """)
-_NUMBER_AND_UNIT = _names("""
+_NUMBER_AND_UNIT = name_set("""
     convert, cvt, convertir, konwert, conversion, convertitore, unité, unite, nombre, nb, unidad,
     unidade, unitats, unitat, unit, măsură, fmtn, esd, num2, nowrap2, formatnum2, einheit, enhet,
     dunité, km, m2
     """)
-_DATES = _names("""
+_DATES = name_set("""
     birth date, birth date and age, bda, birth-date, birth-date and age, death date,
-    death date and age, death-date, start date, start date and age, end date, film date, release date,
-    dts, date table sorting, geburtsdatum, date de naissance, date de décès, fecha, data, datum
+    death date and age, death-date, start date, start date and age, end date, film date,
+    release date, dts, date table sorting, geburtsdatum, date de naissance, date de décès, fecha,
+    data, datum
     """)
-_WORDS = _names("date, date-, дата, siècle2, date sport, date rapide")
+_WORDS = name_set("date, date-, дата, siècle2, date sport, date rapide")
 """Shown: all arguments with spaces between them."""
-_FRACTIONS = _names("frac, fraction, sfrac, frac2, fracció, bruch, дробь, дріб, fracción, ułamek")
+_FRACTIONS = name_set("frac, fraction, sfrac, frac2, fracció, bruch, дробь, дріб, fracción, ułamek")
 
 _SYMBOLS: Mapping[str, str] = {
     "!": "|",
@@ -177,7 +176,9 @@ _ARGUMENT_NAME = re.compile(r"[\w -]{1,40}")
 _LANGUAGE_TEMPLATE = re.compile(r"(?:lang|ipa|api|ipac|langue|яз)[- ][a-z-]{2,12}\d?")
 _GERMAN_LANGUAGE = re.compile(r"[a-z]{2,3}S[1-3]?")
 _CENTURY = re.compile(r"(-)?(s|sp|siècle|-s|s2)(-)?")
-_ORDINAL = re.compile(r"[ivxlcdm\d]{1,8}(?:er|re|e|ère|ème|nd|nde|o|a)s?(?: siècle)?", re.IGNORECASE)
+_ORDINAL = re.compile(
+    r"[ivxlcdm\d]{1,8}(?:er|re|e|ère|ème|nd|nde|o|a)s?(?: siècle)?", re.IGNORECASE
+)
 _NUMBER = re.compile(r"[-+−–]?[\d.,'  \u2009]*\d(?:\.?\s*\d+/\d+)?|\d+/\d+")
 _DIGITS = re.compile(r"\d{1,4}")
 
@@ -253,7 +254,11 @@ def _first(arguments: _Arguments) -> str:
 
 
 def _second(arguments: _Arguments) -> str:
-    return arguments.at(1) if len(arguments.positional) > 1 else _first(_Arguments([], arguments.named))
+    return (
+        arguments.at(1)
+        if len(arguments.positional) > 1
+        else _first(_Arguments([], arguments.named))
+    )
 
 
 def _last(arguments: _Arguments) -> str:
@@ -292,11 +297,11 @@ def _fraction(arguments: _Arguments) -> str:
 
 
 def _date(arguments: _Arguments) -> str:
-    """The first up to three numbers as 1950-01-02; dates in words as they are."""
-    numbers = [part for part in arguments.positional if _DIGITS.fullmatch(part)][:3]
-    if not numbers:
-        return arguments.at(0)
-    return "-".join(number.zfill(2) for number in numbers)
+    """Three numbers as 1950-01-02; with the month in words, what is given: "2 janvier 1950"."""
+    parts = [part for part in arguments.positional[:3] if part]
+    if any(not _DIGITS.fullmatch(part) for part in parts):
+        return " ".join(parts)
+    return "-".join(number.zfill(2) for number in parts)
 
 
 def _number_and_unit(arguments: _Arguments) -> str:
@@ -359,7 +364,7 @@ _RULES: tuple[tuple[frozenset[str], _Rule], ...] = (
     (_WORDS, _words),
     (_DATES, _date),
     (_FRACTIONS, _fraction),
-    (_names("val"), _value),
-    (_names("m"), _as_unit),
-    (_names("nihongo, japonais, giapponese, nihongo3"), _nihongo),
+    (name_set("val"), _value),
+    (name_set("m"), _as_unit),
+    (name_set("nihongo, japonais, giapponese, nihongo3"), _nihongo),
 )

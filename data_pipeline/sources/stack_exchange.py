@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, cast
 
@@ -21,11 +20,11 @@ from data_pipeline.post_html import PostError
 from data_pipeline.post_html import to_text as html_to_text
 from data_pipeline.seven_zip import open_member
 from data_pipeline.streams import DAMAGE, Stream, chunks, one_line, open_stream, uncompressed_name
-from data_pipeline.text import clean
+from data_pipeline.text import clean, word_set
 from data_pipeline.xml_records import Piece, RecordError, parse, pieces, utf8
 
 _POSTS = "Posts.xml"
-_OTHER_TABLES = frozenset("badges comments posthistory postlinks tags users votes".split())
+_OTHER_TABLES = word_set("badges comments posthistory postlinks tags users votes")
 _QUESTION, _ANSWER = "1", "2"
 _OWN_DOMAINS: Mapping[str, str] = {
     **{name: f"{name}.com" for name in ("stackoverflow", "superuser", "serverfault", "askubuntu")},
@@ -101,7 +100,11 @@ def site_of(file: InputFile) -> str:
     if name.endswith((".com", ".net", ".org")):
         return name
     network = name.rpartition(".")[2]
-    return f"{name}.com" if network in ("stackoverflow", "stackexchange") else f"{name}.stackexchange.com"
+    return (
+        f"{name}.com"
+        if network in ("stackoverflow", "stackexchange")
+        else f"{name}.stackexchange.com"
+    )
 
 
 class _Post(NamedTuple):
@@ -163,14 +166,15 @@ def _group_posts(
         with _open(file.path) as stream:
             records = pieces(utf8(chunks(stream)), "row", max_post_bytes)
             closed = b"</posts>" in next(records).data
-            for num_rows, piece in enumerate(records, start=1):
-                post = _post(piece, file)
+            for piece in records:
+                num_rows += 1
                 closed = b"</posts>" in piece.data[-200:]
-                if isinstance(post, Rejected):
-                    last_id = post.offset or last_id
-                    yield post
+                item = _post(piece, file)
+                if isinstance(item, Rejected):
+                    last_id = item.offset or last_id
+                    yield item
                 else:
-                    question, post = post
+                    question, post = item
                     last_id = post.id
                     grouped.add(question, tuple(post))
         if num_rows == 0:
@@ -290,7 +294,7 @@ def _rank(answer: _Post, question: _Post) -> tuple[int, bool, str, int]:
 def _document(
     question: _Post, answers: Sequence[_Post], file: InputFile
 ) -> Iterator[Document | Rejected]:
-    """"Q: " title, body; "A: " each answer; blank lines between them."""
+    """ "Q: " title, body; "A: " each answer; blank lines between them."""
     texts: list[str] = []
     licences = {question.licence}
     for post in (question, *answers):

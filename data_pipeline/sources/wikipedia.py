@@ -9,15 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile, Inputs, walk
 from data_pipeline.streams import DAMAGE, chunks, one_line, open_stream
-from data_pipeline.text import clean
+from data_pipeline.text import clean, name_set
 from data_pipeline.wikitext import WikitextError
 from data_pipeline.wikitext import to_text as wikitext_to_text
 from data_pipeline.wikitext_names import is_disambiguation, is_redirect
@@ -37,11 +36,11 @@ _DUMP = re.compile(
     r"(?P<part>\d*)\.xml(?:-p\d+p\d+)?(?:\.(?:gz|bz2|xz|zst))?"
 )
 # Namespaces by name, for dumps from before 2012, which do not number them in each page.
-_OTHER_NAMESPACES = frozenset(
+_OTHER_NAMESPACES = name_set(
     """
-    media special talk user user\u00a0talk wikipedia file image mediawiki template help category
-    portal draft module book timedtext
-    """.split()
+    media, special, talk, user, user talk, wikipedia, file, image, mediawiki, template, help,
+    category, portal, draft, module, book, timedtext
+    """
 )
 _ID = re.compile(rb"<id>(\d{1,18})</id>")
 
@@ -85,7 +84,7 @@ def _form(dump: re.Match[str]) -> int:
 
 
 def language_of_name(source_file: str) -> str | None:
-    """Language of a file by its name, else by its nearest folder's: "de" of "dewiki-20220701-..."."""
+    """The language that a file's name tells, else its nearest folder's: "de" of "dewiki-latest"."""
     for part in reversed(PurePosixPath(source_file.lower()).parts):
         if (match := _LANGUAGE.match(part)) is not None:
             return match[1].replace("_", "-")
@@ -156,9 +155,7 @@ def to_text(document: Document) -> Document | Rejected:
         return document.rejected("too_deeply_nested", str(error))
 
 
-def _notes(
-    file: InputFile, head: bytes, site: _Site, language: str | None
-) -> Iterator[Rejected]:
+def _notes(file: InputFile, head: bytes, site: _Site, language: str | None) -> Iterator[Rejected]:
     """What is to be said about the file as a whole."""
     if language is None:
         detail = "neither the file's name nor its site information tells a language"
@@ -178,7 +175,7 @@ def _site(head: bytes) -> _Site:
     for element in [] if root is None else root.iter():
         if not isinstance(element.tag, str):
             continue
-        tag = etree_name(element.tag)
+        tag = _local_name(element.tag)
         text = (element.text or "").strip()
         if tag == "mediawiki":
             language = element.get("{http://www.w3.org/XML/1998/namespace}lang")
@@ -192,7 +189,7 @@ def _site(head: bytes) -> _Site:
     return _Site(language, pattern, canonical, frozenset(others))
 
 
-def etree_name(tag: str) -> str:
+def _local_name(tag: str) -> str:
     """An element's name without its namespace."""
     return tag.rpartition("}")[2]
 
@@ -212,10 +209,10 @@ def _page(piece: Piece, file: InputFile, site: _Site, language: str) -> Document
     except RecordError as error:
         return Rejected("damaged_page", file.source_file, page_id, one_line(error))
     title = clean(page.findtext("title") or "").strip()
-    revision = max(
+    revision: Any = max(
         page.iterfind("revision"), key=lambda r: r.findtext("timestamp") or "", default=None
     )
-    text = None if revision is None else revision.find("text")
+    text: Any = None if revision is None else revision.find("text")
     reason = _why_no_article(page, title, revision, text, site)
     if reason is not None:
         return Rejected(reason, file.source_file, page_id, title or None)
@@ -224,7 +221,7 @@ def _page(piece: Piece, file: InputFile, site: _Site, language: str) -> Document
         text=_canonical(text.text, site),
         source_file=file.source_file,
         offset=page_id,
-        url=f"https://{language}.wikipedia.org/wiki/{quote(title.replace(' ', '_'), safe='/:(),!;@')}",
+        url=_url(language, title),
         title=title,
         language=language,
         licence=licence(timestamp),
@@ -255,6 +252,11 @@ def _namespace(page: Any, title: str, site: _Site) -> str:
         return str(number).strip()
     prefix, colon, _ = title.partition(":")
     return "other" if colon and prefix.strip().lower() in site.other_namespaces else "0"
+
+
+def _url(language: str, title: str) -> str:
+    name = quote(title.replace(" ", "_"), safe="/:(),!;@")
+    return f"https://{language}.wikipedia.org/wiki/{name}"
 
 
 def _canonical(text: str, site: _Site) -> str:
