@@ -33,18 +33,20 @@ _LEFT_OUT = word_set(
     """
     ref references gallery timeline score imagemap graph mapframe maplink templatedata
     templatestyles indicator inputbox categorytree hiero includeonly section phonos chart rss
-    style script languages table-of-contents
+    style script
     """
 )
 """Tags that go with all that is between them."""
 _VERBATIM = frozenset({"nowiki", "pre", "syntaxhighlight", "source"})
 _FORMULAS = frozenset({"math", "chem", "ce"})
+_ELEMENTS = _LEFT_OUT | _VERBATIM | _FORMULAS
+"""Tags that hold no wikitext."""
 _FORMATTING = word_set(
     """
     abbr b bdi bdo big blockquote br caption center cite code data dd del dfn div dl dt em font h1
     h2 h3 h4 h5 h6 hr i img ins kbd li link mark meta noinclude nobr nowiki ol onlyinclude p poem
     pre q rb rp rt rtc ruby s samp small span strike strong sub sup table tbody td th thead time
-    tr tt u ul var wbr noscript translate tvar languages choose option a
+    tr tt u ul var wbr noscript translate tvar languages a
     """
 )
 """Tags that go, and leave what is between them. Others are no tags: "a <stdio.h> b"."""
@@ -179,11 +181,11 @@ class _Scanner:
             elif not empty:
                 self._push(_HTML_TABLE)
             return token.end()
-        if not closing and not empty and name in _LEFT_OUT | _VERBATIM | _FORMULAS:
+        if not closing and not empty and name in _ELEMENTS:
             return self._take_element(name, token.end())
         if name in ("br", "p", "div", "blockquote", "poem", "center", "li", "hr"):
             self._emit("\n")
-        elif name not in _FORMATTING and name not in _LEFT_OUT | _VERBATIM | _FORMULAS:
+        elif name not in _FORMATTING and name not in _ELEMENTS:
             self._emit("&lt;" + token[0][1:])
         return token.end()
 
@@ -292,7 +294,7 @@ _VARIANT_NAME = re.compile(r"\s*(?:sr(?:-e[cl])?|sr-cyrl|sr-latn|zh(?:-\w+)?)\s*
 _MAGIC_WORD = re.compile(r"__[^\W\d_a-z]{2,40}(?:_[^\W\d_a-z]{1,40}){0,4}__")
 _POWER = re.compile(r"(?<=[\w)\]])<sup>([-+−–]?\d{1,4}[-+−–]?)</sup>")
 _QUOTES = re.compile(r"'{2,}")
-_STRAY = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|</?ref\b[^<>\n]*>?|^[ \t]*\|.*$", re.MULTILINE)
+_STRAY = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|</?ref\b[^<>\n]*>?|^[ \t]*\{?\|.*$", re.MULTILINE)
 
 
 def _inline(text: str) -> str:

@@ -1,10 +1,10 @@
 """Words that MediaWiki and Wikipedia's own rules spell differently in each of 20 languages.
 
 Namespaces, redirects: MediaWiki's localisation (languages/messages/Messages*.php), with the older
-names that it still accepts. Disambiguation: the templates that each Wikipedia lists on its page
-MediaWiki:Disambiguationspage, and the words that its titles carry in brackets. Names are in lower
-case with spaces for underscores. No name of one language means another thing in another, so that
-the sets are used for all languages alike.
+names that it still accepts. Disambiguation: the templates by which each Wikipedia marks such pages,
+and the words that their titles carry in brackets. Names are in lower case with spaces for
+underscores. No name of one language means another thing in another, so that the sets are used for
+all languages alike.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ from __future__ import annotations
 import re
 
 from data_pipeline.text import name_set, word_set
-
-LANGUAGES = word_set("bg ca cs da de en es fr hr hu it nl pl pt ro ru sl sr sv uk")
-"""The languages whose words are here: those of LLaMA's Wikipedia (paper, section 2.1)."""
 
 FILE_NAMESPACES = word_set(
     """
@@ -55,11 +52,11 @@ DISAMBIGUATION_TEMPLATES = name_set(
     species latin name abbreviation disambiguation, station disambiguation,
     synagogue disambiguation, taxonomy disambiguation, taxonomic authority disambiguation,
     technical reasons disambiguation, title and name disambiguation, пояснителна страница,
-    пояснение, disambiguation-bg, desambiguació, desambigua, desambiguacio, disambigua, desambig,
+    desambiguació, desambigua, desambiguacio, disambigua, desambig,
     rozcestník, rozcestnik, flertydig, flertydigt navn, flertydig stednavn, begriffsklärung,
     begriffsklaerung, bkl, desambiguación, desambiguacion, des, desamb, homonymie, homonyme,
     homonymes, paronymie, patronyme, patronymie, toponyme, toponymie, razdvojba,
-    razdvojbena stranica, egyért, egyértelműsítő lap, egyértelműsítő, disambiga, dp,
+    razdvojbena stranica, egyért, egyértelműsítő lap, egyértelműsítő, dp,
     doorverwijspagina, ujednoznacznienie, strona ujednoznaczniająca, desambiguação, desambiguacao,
     dezambiguizare, dez, неоднозначность, многозначность, однофамильцы, список однофамильцев,
     полные тёзки, тёзки-однофамильцы, список населённых пунктов, razločitev, razlocitev,

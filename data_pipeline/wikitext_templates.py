@@ -3,8 +3,8 @@
 Templates are programs that live in each wiki; a dump of articles does not hold them, and most stand
 for boxes, notes and references, which are left out. Left out too, these would tear holes into
 sentences: words of other languages, numbers with units, marked-up words, quotations, characters
-that are hard to type. Names are those of the 20 Wikipedias of the paper, in lower case with spaces
-for underscores.
+that are hard to type. Names are those of the Wikipedias of the paper, in lower case with spaces for
+underscores; the large ones have more of them.
 """
 
 from __future__ import annotations
@@ -16,57 +16,46 @@ from dataclasses import dataclass
 from data_pipeline.text import name_set
 
 _FIRST = name_set("""
-    nowrap, nobr, nobreak, nowr, nobold, noitalic, noitalics, normal, italic, ital, bold, em,
-    strong, small, smaller, petit, petite, big, large, larger, resize, center, centre, uc, lc,
-    ucfirst, lcfirst, smallcaps, sc, sc1, sc2, pc, petites capitales, capital, underline, strike,
-    del, ins, abbr, abbrlink, tooltip, tip, hint, explain, mvar, math, var, mathvar, code, tt,
-    mono, kbd, samp, key, plain, plainlist, flatlist, unbulleted, poemquote, poem, script, ipa,
-    api, mfa, unicode, polytonic, grc, hebrew, nts, num, ill, interlanguage link, ilm, lien, flag,
-    flagcountry, flagu, ship, ordinal, formatnum, zahl, liczba, число, szám, sic, not a typo,
-    proper name, as written, latin, nihongo2, ћир, ćir, lat, јез-лат, нп, нп2, нп3, нп4, нп5,
-    не переведено, не переведено 2, не переведено 3, не переведено 5, не перекладено, ілм, ilc,
-    ilink, citat, quote, cquote, blockquote, quotation, bquote, zitat, citation bloc,
-    début citation, cita, citazione, cytat, цитата, цитування, citaat, citát, citação, citat2,
-    idézet, navedek, citácia, rquote1, verse, wikt-lang, angbr, circled, keypress, lang-sr-lat,
-    audio, tlg, nobel, прямая речь, comillas, cita textual, ouvrage cité, color box text,
-    langx text, nihongo krt, unbulleted text
+    nowrap, nobr, nobreak, nobold, noitalic, noitalics, italic, ital, bold, em, strong, small,
+    smaller, petit, petite, big, large, larger, resize, center, centre, uc, lc, ucfirst, lcfirst,
+    smallcaps, sc, sc1, sc2, petites capitales, underline, abbr, abbrlink, tooltip, tip, mvar,
+    math, code, tt, mono, kbd, samp, plainlist, flatlist, poemquote, poem, ipa, api, unicode,
+    polytonic, grc, hebrew, nts, num, ill, interlanguage link, ilm, lien, flag, flagcountry,
+    flagu, ordinal, formatnum, число, szám, sic, not a typo, proper name, as written, nihongo2,
+    нп, нп2, нп3, нп4, нп5, не переведено, не переведено 2, не переведено 3, не переведено 5,
+    не перекладено, ілм, ilc, ilink, citat, quote, cquote, blockquote, quotation, zitat,
+    citation bloc, cita, citazione, cytat, цитата, citaat, citát, citação, idézet, navedek,
+    keypress, мфа, esd
     """)
 """Shown: the first argument, or a named one of `_TEXT_ARGUMENTS`."""
 
 _SECOND = name_set("""
-    lang, langx, langue, язык, мова, език, jęz, nyelv, taal, kieli, språk, sprog, jezik,
-    cizojazyčně, vjazyce2, transl, transliteration, translit, translitération, color, colour,
-    font color, fontcolor, farbe, cor, couleur, audio-ipa, színes, nihongo foot, script2, разр
+    lang, langx, langue, cizojazyčně, vjazyce2, transl, transliteration, translit,
+    translitération, color, colour, font color, fontcolor, farbe, cor, script, wikt-lang
     """)
 """Shown: the second argument; the first names a language or a colour."""
 
-_LAST = name_set("""
-    wikt, wiktionary text, lang-zh text, link-interwiki, color box, sort, tri, sorteer, sortname2,
-    sort-as
-    """)
+_LAST = name_set("sort, sorteer, sort-as")
 """Shown: the last argument."""
 
-_JOINED = name_set("chem, chem2, formule chimique, fchim, химия, su2, ce, e-joined, pre-joined")
+_JOINED = name_set("chem, chem2, formule chimique, fchim, химия, ce")
 """Shown: all arguments, one after the other."""
 
-_COMMAS = name_set("hlist, flat list, comma separated entries, cslist")
+_COMMAS = name_set("hlist, comma separated entries")
 _LINES = name_set("""
     ubl, ublist, unbulleted list, unordered list, bulleted list, ordered list, list, blist
     """)
 _NUMBER_AND_UNIT = name_set("""
-    convert, cvt, convertir, konwert, conversion, convertitore, unité, unite, nombre, nb, unidad,
-    unidade, unitats, unitat, unit, măsură, fmtn, esd, num2, nowrap2, formatnum2, einheit, enhet,
-    dunité, km, m2
+    convert, cvt, unité, nombre, nb, unidad, unitats, fmtn, dunité, converter, converti
     """)
 _DATES = name_set("""
     birth date, birth date and age, bda, birth-date, birth-date and age, death date,
     death date and age, death-date, start date, start date and age, end date, film date,
-    release date, dts, date table sorting, geburtsdatum, date de naissance, date de décès, fecha,
-    data, datum
+    release date, dts, date table sorting, date de naissance, date de décès, fecha, data
     """)
-_WORDS = name_set("date, date-, дата, siècle2, date sport, date rapide")
+_WORDS = name_set("date, date-, дата, date sport, date rapide, ship")
 """Shown: all arguments with spaces between them."""
-_FRACTIONS = name_set("frac, fraction, sfrac, frac2, fracció, bruch, дробь, дріб, fracción, ułamek")
+_FRACTIONS = name_set("frac, fraction, sfrac, дробь, дріб")
 
 _SYMBOLS: Mapping[str, str] = {
     "!": "|",
@@ -92,7 +81,6 @@ _SYMBOLS: Mapping[str, str] = {
     "mdash": "—",
     "em dash": "—",
     "—": "—",
-    "тире": " — ",
     "·": " · ",
     "dot": " · ",
     "middot": " · ",
@@ -106,18 +94,13 @@ _SYMBOLS: Mapping[str, str] = {
     "hamza": "ʾ",
     "ayin": "ʿ",
     "€": "€",
-    "euro": "€",
     "pound": "£",
     "pi": "π",
     "×": "×",
-    "times": "×",
     "sqrt": "√",
-    "number sign": "#",
     "n°": "no",
     "numéro": "no",
     "nº": "nº",
-    "lat.": "lat.",
-    "etc.": "etc.",
     "br": "\n",
     "crlf": "\n",
     "pb": "\n\n",
@@ -157,7 +140,6 @@ _PREFIXED: Mapping[str, str] = {
     "as of": "As of ",
     "siglo": "siglo ",
     "segle": "segle ",
-    "século": "século ",
     "sqrt": "√",
 }
 """Shown: these characters and then the first argument."""
@@ -173,7 +155,7 @@ _RANGE_WORDS: Mapping[str, str] = {
 }
 # In an argument's name no tag, link or address can stand: those are text with an equals sign.
 _ARGUMENT_NAME = re.compile(r"[\w -]{1,40}")
-_LANGUAGE_TEMPLATE = re.compile(r"(?:lang|ipa|api|ipac|langue|яз)[- ][a-z-]{2,12}\d?")
+_LANGUAGE_TEMPLATE = re.compile(r"(?:lang|ipa|ipac|јез)-\w[\w-]{1,12}")
 _GERMAN_LANGUAGE = re.compile(r"[a-z]{2,3}S[1-3]?")
 _CENTURY = re.compile(r"(-)?(s|sp|siècle|-s|s2)(-)?")
 _ORDINAL = re.compile(

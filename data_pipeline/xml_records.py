@@ -17,6 +17,8 @@ from typing import Any
 
 from lxml import etree
 
+from data_pipeline.streams import DAMAGE
+
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]{0,100}?encoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -85,32 +87,44 @@ def _encoding(head: bytes) -> tuple[str, int]:
 def pieces(chunks: Iterable[bytes], name: str, max_bytes: int) -> Iterator[Piece]:
     """First what comes before the first element `name` (perhaps nothing), then each such element
     with whatever follows it, up to the next one. About `max_bytes` are in memory at most.
+
+    Where reading the chunks fails, what had been read comes before the failure is raised.
     """
     tag = b"<" + name.encode("ascii")
     start = re.compile(re.escape(tag) + rb"(?=[\s/>])")
     begun = bytearray()
-    searched = 0
+    searched = 0  # up to here `begun` holds no start of another element
     dropping = False
-    for chunk in chunks:
+    failure: list[BaseException] = []
+    for chunk in _until_damage(chunks, failure):
         begun += chunk
         position = 0
-        while (found := start.search(begun, max(searched, position))) is not None:
+        while (found := start.search(begun, searched)) is not None:
             if not dropping:
                 yield Piece(bytes(begun[position : found.start()]))
             dropping = False
-            position = found.start()
-            searched = found.end()
+            position, searched = found.span()
         del begun[:position]
         # A tag that this chunk cuts in two is found with the next one.
-        searched = max(len(begun) - len(tag), len(tag) if position or searched else 0)
+        searched = max(searched - position, len(begun) - len(tag))
         if len(begun) > max_bytes:
             if not dropping:
                 yield Piece(bytes(begun[:max_bytes]), too_large=True)
             dropping = True
-            del begun[: max(0, len(begun) - len(tag))]
+            del begun[: len(begun) - len(tag)]
             searched = 0
     if not dropping:
         yield Piece(bytes(begun))
+    if failure:
+        raise failure[0]
+
+
+def _until_damage(chunks: Iterable[bytes], failure: list[BaseException]) -> Iterator[bytes]:
+    """The chunks; what ended them, if it was damage, is put into `failure`."""
+    try:
+        yield from chunks
+    except DAMAGE as error:
+        failure.append(error)
 
 
 class RecordError(ValueError):

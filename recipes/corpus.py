@@ -40,28 +40,10 @@ CODE_FILTERS = (
 # Wikipedia
 
 WIKIPEDIA_LANGUAGES = frozenset(
-    [
-        "bg",
-        "ca",
-        "cs",
-        "da",
-        "de",
-        "en",
-        "es",
-        "fr",
-        "hr",
-        "hu",
-        "it",
-        "nl",
-        "pl",
-        "pt",
-        "ro",
-        "ru",
-        "sl",
-        "sr",
-        "sv",
-        "uk",
-    ]
+    {
+        *("bg", "ca", "cs", "da", "de", "en", "es", "fr", "hr", "hu"),
+        *("it", "nl", "pl", "pt", "ro", "ru", "sl", "sr", "sv", "uk"),
+    }
 )
 """LLaMA's 20 languages (paper, section 2.1)."""
 

@@ -121,17 +121,20 @@ def read(
             head = next(records).data
             site = _site(head)
             language = language_of_name(file.source_file) or site.language
-            yield from _notes(file, head, site, language)
+            yield from _notes(file, site, language, languages)
             if language is None or language not in languages:
                 return
-            last = Piece(head)
+            last: Piece | None = None
             for last in records:
                 item = _page(last, file, site, language)
                 last_page = last_page if item.offset is None else item.offset
                 yield item
-            if last.data is head and b"<mediawiki" not in head:
+            if last is None:
                 yield Rejected("no_pages", file.source_file)
-            elif b"<mediawiki" in head and not last.data.rstrip().endswith(b"</mediawiki>"):
+            elif b"<mediawiki" not in head:
+                detail = "no <mediawiki> before the first page"
+                yield Rejected("fragment", file.source_file, detail=detail)
+            elif not last.data.rstrip().endswith(b"</mediawiki>"):
                 detail = "the file ends before </mediawiki>"
                 yield Rejected("truncated", file.source_file, last_page, detail)
     except (FileNotFoundError, PermissionError) as error:
@@ -155,16 +158,19 @@ def to_text(document: Document) -> Document | Rejected:
         return document.rejected("too_deeply_nested", str(error))
 
 
-def _notes(file: InputFile, head: bytes, site: _Site, language: str | None) -> Iterator[Rejected]:
+def _notes(
+    file: InputFile, site: _Site, language: str | None, languages: frozenset[str]
+) -> Iterator[Rejected]:
     """What is to be said about the file as a whole."""
     if language is None:
         detail = "neither the file's name nor its site information tells a language"
         yield Rejected("language_unknown", file.source_file, detail=detail)
+    elif language not in languages:
+        detail = f"its site information says {language}"
+        yield Rejected("language_not_wanted", file.source_file, detail=detail)
     elif site.language is not None and site.language != language:
         detail = f"the file's name says {language}, its site information {site.language}"
         yield Rejected("site_info_disagrees", file.source_file, detail=detail)
-    if head.strip() == b"":
-        yield Rejected("fragment", file.source_file, detail="no <mediawiki> before the first page")
 
 
 def _site(head: bytes) -> _Site:
