@@ -53,7 +53,7 @@ class GroupedRecords:
         self._files: list[_Spill] = []
 
     def add(self, key: int, record: Record) -> None:
-        """ValueError if the disk has no room for it."""
+        """ValueError if the disk has no room for it, or the folder does not exist."""
         if self._files:
             self._file_of(key).add(key, record)
             return
@@ -107,7 +107,10 @@ class _Spill:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        try:
+            self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        except OSError as error:
+            raise self._no_room(error) from error
         self._block: list[tuple[int, Record]] = []
         self._num_bytes = 0
 
@@ -125,11 +128,13 @@ class _Spill:
             self._file.write(_LENGTHS.pack(len(data), len(packed)) + packed)
             self._file.flush()
         except OSError as error:
-            raise ValueError(
-                f"no room for temporary data in {self._folder or tempfile.gettempdir()}: {error}; "
-                "choose another work_folder"
-            ) from error
+            raise self._no_room(error) from error
         self._block, self._num_bytes = [], 0
+
+    def _no_room(self, error: OSError) -> ValueError:
+        # Not an OSError: a reader would take it for damage of the file that it reads.
+        folder = self._folder or tempfile.gettempdir()
+        return ValueError(f"cannot keep temporary data in {folder}: {error}; choose a work_folder")
 
     def records(self) -> Iterator[tuple[int, Record]]:
         self._write()

@@ -109,7 +109,7 @@ class _Writer:
         if tag == "pre":
             self._end_code()
             self._in_code -= 1
-        elif tag in _PARAGRAPHS or tag in _LINES:
+        elif (tag in _PARAGRAPHS or tag in _LINES) and tag != "br":
             self._end_line()
         self._blank_due |= tag in _PARAGRAPHS
         if tag in ("ul", "ol"):

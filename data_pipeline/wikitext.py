@@ -53,7 +53,7 @@ _FORMATTING = word_set(
 
 _OPENING = (
     r"<!--|<(?P<slash>/?)(?P<tag>[A-Za-z][A-Za-z0-9]*)(?P<attributes>[^<>]*)>"
-    r"|\{\{+|\[\[|^[ \t:*#]*\{\|"
+    r"|\{\{+|\[\[|^[ \t:;*#]*\{\|"
 )
 _OUTSIDE = re.compile(_OPENING, re.MULTILINE)
 _INSIDE = re.compile(_OPENING + r"|\}\}+|\]\]|^[ \t]*\|\}|\|", re.MULTILINE)
@@ -294,7 +294,8 @@ _VARIANT_NAME = re.compile(r"\s*(?:sr(?:-e[cl])?|sr-cyrl|sr-latn|zh(?:-\w+)?)\s*
 _MAGIC_WORD = re.compile(r"__[^\W\d_a-z]{2,40}(?:_[^\W\d_a-z]{1,40}){0,4}__")
 _POWER = re.compile(r"(?<=[\w)\]])<sup>([-+−–]?\d{1,4}[-+−–]?)</sup>")
 _QUOTES = re.compile(r"'{2,}")
-_STRAY = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|</?ref\b[^<>\n]*>?|^[ \t]*\{?\|.*$", re.MULTILINE)
+_STRAY = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|</?ref\b[^<>\n]*>?")
+_STRAY_ROW = re.compile(r"^[ \t]*\{?\|.*$", re.MULTILINE)
 
 
 def _inline(text: str) -> str:
@@ -307,7 +308,7 @@ def _inline(text: str) -> str:
         text = _VARIANT.sub(_variant, text)
     if "__" in text:
         text = _MAGIC_WORD.sub("", text)
-    text = _STRAY.sub("", text)
+    text = _STRAY_ROW.sub("", _STRAY.sub("", text))
     return _QUOTES.sub(_apostrophes, text)
 
 
