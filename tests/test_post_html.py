@@ -5,10 +5,10 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nasty_stack_exchange import nasty_html
 
 from data_pipeline.post_html import PostError, to_text
 from data_pipeline.text import clean
-from tests.nasty_stack_exchange import nasty_html
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from nasty_stack_exchange import archive
 
 from data_pipeline.seven_zip import ArchiveDamage, open_member
-from tests.nasty_stack_exchange import archive
 
 
 def write(path: Path, data: bytes) -> Path:

@@ -12,12 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from data_pipeline.document import Document, Rejected
-from data_pipeline.inputs import InputFile, walk
-from data_pipeline.sources import stack_exchange
-from recipes.corpus import STACK_EXCHANGE_SITES, stack_exchange_source
-from tests.nasty_stack_exchange import (
+from nasty_stack_exchange import (
     answer,
     archive,
     nasty_stack_exchange,
@@ -25,6 +20,11 @@ from tests.nasty_stack_exchange import (
     question,
     row,
 )
+
+from data_pipeline.document import Document, Rejected
+from data_pipeline.inputs import InputFile, walk
+from data_pipeline.sources import stack_exchange
+from recipes.corpus import STACK_EXCHANGE_SITES, stack_exchange_source
 
 Item = Document | Rejected
 RULES: dict[str, Any] = {

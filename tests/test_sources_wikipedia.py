@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nasty_wikipedia import dump, nasty_wikipedia, page
 
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile
 from data_pipeline.sources import wikipedia
 from recipes.corpus import WIKIPEDIA_LANGUAGES, wikipedia_source
-from tests.nasty_wikipedia import dump, nasty_wikipedia, page
 
 Item = Document | Rejected
 MAX_PAGE_BYTES = 200_000

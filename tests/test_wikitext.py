@@ -6,10 +6,10 @@ from contextlib import suppress
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nasty_wikipedia import MARKUP, nasty_wikitext
 
 from data_pipeline.wikitext import MAX_DEPTH, WikitextError, to_text
 from data_pipeline.wikitext_names import is_disambiguation, is_redirect
-from tests.nasty_wikipedia import MARKUP, nasty_wikitext
 
 LINKS = [
     ("a [[b]] c", "a b c"),
