@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
+from pathlib import Path
 from typing import Any
 
 
 def peak_bytes(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
     """What `function(*arguments)` gives, and the largest resident set of the process that ran it.
 
-    The process imports `function`'s module, which is part of what is measured.
+    The process imports `function`'s module, which is part of what is measured. Linux only.
     """
     context = get_context("spawn")
     queue: SimpleQueue[Any] = context.SimpleQueue()
@@ -27,5 +27,7 @@ def peak_bytes(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]
 
 def _run(queue: SimpleQueue[Any], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     result = function(*arguments)
-    # Linux counts in KiB.
-    queue.put((result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10))
+    # Not getrusage: its maximum includes that of the process before it was replaced by this one.
+    status = Path("/proc/self/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    queue.put((result, int(line.split()[1]) << 10))

@@ -24,23 +24,11 @@ from peak_memory import peak_bytes
 from data_pipeline.post_html import to_text
 from recipes.corpus import stack_exchange_source
 
+_WORDS = "value of the loop is not what I expect when function returns early"
+
 
 def made_post(rng: random.Random) -> str:
-    words = [
-        "value",
-        "of",
-        "the",
-        "loop",
-        "is",
-        "not",
-        "what",
-        "I",
-        "expect",
-        "when",
-        "function",
-        "returns",
-        "early",
-    ]
+    words = _WORDS.split()
     text = " ".join(rng.choice(words) for _ in range(60))
     return (
         f"<p>{text} <code>f(x)</code> <a href='http://a.b'>here</a>.</p>\n\n<ul>\n<li>{text}</li>\n"

@@ -52,7 +52,7 @@ _FORMATTING = word_set(
 """Tags that go, and leave what is between them. Others are no tags: "a <stdio.h> b"."""
 
 _OPENING = (
-    r"<!--|<(?P<slash>/?)(?P<tag>[A-Za-z][A-Za-z0-9]*)(?P<attributes>[^<>]*)>"
+    r"<!--|<(?P<slash>/?)(?P<tag>[A-Za-z][A-Za-z0-9]{0,20})(?P<attributes>[^<>]*)>"
     r"|\{\{+|\[\[|^[ \t:;*#]*\{\|"
 )
 _OUTSIDE = re.compile(_OPENING, re.MULTILINE)
@@ -294,7 +294,7 @@ _VARIANT_NAME = re.compile(r"\s*(?:sr(?:-e[cl])?|sr-cyrl|sr-latn|zh(?:-\w+)?)\s*
 _MAGIC_WORD = re.compile(r"__[^\W\d_a-z]{2,40}(?:_[^\W\d_a-z]{1,40}){0,4}__")
 _POWER = re.compile(r"(?<=[\w)\]])<sup>([-+−–]?\d{1,4}[-+−–]?)</sup>")
 _QUOTES = re.compile(r"'{2,}")
-_STRAY = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|</?ref\b[^<>\n]*>?")
+_STRAY = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|</?ref[^<>\n]*>?")
 _STRAY_ROW = re.compile(r"^[ \t]*\{?\|.*$", re.MULTILINE)
 
 
@@ -357,7 +357,7 @@ def _punctuation(text: str) -> str:
     return _SPACES.sub(" ", text)
 
 
-_LEADING_SEPARATOR = re.compile(r"[,;.:]+[ \t]+")
+_LEADING_SEPARATOR = re.compile(r"\A[,;.:]+[ \t]+")
 _RULER = re.compile(r"-{4,}[ \t]*")
 _ONLY_PUNCTUATION = re.compile(r"[\s.,;:·•|*'\"()\[\]–—-]*")
 

@@ -34,7 +34,7 @@ _REDIRECT_WORDS = (
     "|patrz|przekieruj|tam|redirecionamento|redirecteaza|перенаправление|перенапр|preusmeritev"
     "|преусмери|preusmeri|перенаправлення"
 )
-_REDIRECT = re.compile(rf"\s*#(?:{_REDIRECT_WORDS})\s*:?\s*\[\[", re.IGNORECASE)
+_REDIRECT = re.compile(rf"\s*#(?:{_REDIRECT_WORDS})\s{{0,9}}:?\s{{0,9}}\[\[", re.IGNORECASE)
 
 DISAMBIGUATION_TEMPLATES = name_set(
     """
@@ -80,7 +80,7 @@ _TITLE_WORDS = (
     "|olika betydelser|значення"
 )
 _DISAMBIGUATION_TITLE = re.compile(rf"\((?:{_TITLE_WORDS})\)\s*$", re.IGNORECASE)
-_TEMPLATE_NAME = re.compile(r"\{\{\s*([^{}|<>\[\]\n]{1,80})\s*(?=[|}\n<])")
+_TEMPLATE_NAME = re.compile(r"\{\{\s{0,9}([^{}|<>\[\]\n]{1,80})(?=[|}\n<])")
 
 WIKIPEDIA_CODES = word_set(
     """

@@ -162,6 +162,7 @@ _ORDINAL = re.compile(
     r"[ivxlcdm\d]{1,8}(?:er|re|e|ère|ème|nd|nde|o|a)s?(?: siècle)?", re.IGNORECASE
 )
 _NUMBER = re.compile(r"[-+−–]?[\d.,'  \u2009]*\d(?:\.?\s*\d+/\d+)?|\d+/\d+")
+_MAX_NUMBER_CHARACTERS = 40
 _DIGITS = re.compile(r"\d{1,4}")
 
 
@@ -286,15 +287,19 @@ def _date(arguments: _Arguments) -> str:
     return "-".join(number.zfill(2) for number in parts)
 
 
+def _is_number(text: str) -> bool:
+    return len(text) <= _MAX_NUMBER_CHARACTERS and _NUMBER.fullmatch(text) is not None
+
+
 def _number_and_unit(arguments: _Arguments) -> str:
     """The value that was measured, without what it was converted to: "5 to 10 km", "6 ft 2 in"."""
     words: list[str] = []
     rest = list(arguments.positional)
-    while rest and _NUMBER.fullmatch(rest[0]):
+    while rest and _is_number(rest[0]):
         words.append(rest.pop(0))
-        while len(rest) > 1 and rest[0] in _RANGE_WORDS and _NUMBER.fullmatch(rest[1]):
+        while len(rest) > 1 and rest[0] in _RANGE_WORDS and _is_number(rest[1]):
             words += [_RANGE_WORDS[rest.pop(0)], rest.pop(0)]
-        if rest and not _NUMBER.fullmatch(rest[0]):
+        if rest and not _is_number(rest[0]):
             words.append(rest.pop(0))
     return " ".join(filter(None, words)).replace(" – ", "–")
 

@@ -89,6 +89,7 @@ LAYOUT = [
     ("* a\n** b\n*# c\n*# d\n# e\n#f\nx\n# g", "- a\n  - b\n  1. c\n  2. d\n1. e\n2. f\nx\n1. g"),
     ("; term\n: says\n:: this", "term\nsays\nthis"),
     ("* {{cite}}\n* \n* b", "- b"),
+    ("* {{cite}}, a, b. C: d (e; f)", "- a, b. C: d (e; f)"),
     ("a\n----\nb", "a\n\nb"),
     ("{|class=x\n|-\n! a !! b\n| c || {{d|\n|}}\n|}\ntext", "text"),
     ("a\n:{|\n|x\n{|\n|y\n|}\n|}\nb", "a\n\nb"),
@@ -126,6 +127,21 @@ def test_long_runs_of_markup_end(unit: str) -> None:
             to_text(text)
 
 
+@pytest.mark.parametrize(
+    ("start", "run", "end"),
+    [
+        *((start, " ", "x") for start in ("{{", "#redirect", "<ref", "</ref", "(", "a", "[[", "=")),
+        *((start, "a", "") for start in ("<", "[http://", "{{", "__", "-{", "[[File:", "http://")),
+        *((start, "1", "x|km}}") for start in ("{{convert|", "{{val|", "{{date|", "{{frac|")),
+    ],
+)
+def test_long_runs_after_a_mark_end(start: str, run: str, end: str) -> None:
+    text = start + run * 100_000 + end
+    to_text(text)
+    assert not is_redirect(text)
+    assert not is_disambiguation("A", text)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from([*MARKUP, "word ", "\n", "a", "ж"]), max_size=60).map("".join))
 def test_no_markup_survives(wikitext: str) -> None:
@@ -149,6 +165,24 @@ def test_plain_text_stays(text: str) -> None:
     words = [word for line in text.split("\n") if line.strip(" .") for word in line.split()]
     assert "".join(once.split()) == "".join(words)
     assert to_text(once) == once
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["a, b", "c; d.", "(e: f)", "g [h]", "i's", "j - k", "l/m", "2.5", "n?"]),
+        min_size=1,
+        max_size=8,
+    ),
+    st.sampled_from(["", "* ", "** ", "# ", ": ", "== ", "[[", "{{nowrap|", "<b>", "'''"]),
+)
+def test_sentences_stay_in_every_place(parts: list[str], start: str) -> None:
+    end = {"== ": " ==\nx", "[[": "]]", "{{nowrap|": "}}", "<b>": "</b>", "'''": "'''"}.get(
+        start, ""
+    )
+    sentence = " ".join(parts)
+    shown = to_text(f"{start}{sentence}{end}").removesuffix("\n\nx")
+    assert shown.lstrip("-1 ").removeprefix(". ") == sentence.lstrip("-1 ")
 
 
 @settings(max_examples=60, deadline=None)
