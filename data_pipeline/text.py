@@ -94,3 +94,13 @@ def clean(text: str) -> str:
 def without_line_end_space(text: str) -> str:
     """The text without white space at line ends and around it: the same to a reader."""
     return _LINE_END_SPACE.sub("", text).strip()
+
+
+def word_set(words: str) -> frozenset[str]:
+    """The words of a table in the source code."""
+    return frozenset(words.split())
+
+
+def name_set(names: str) -> frozenset[str]:
+    """The names of a table in the source code, which stand between commas and may have spaces."""
+    return frozenset(name for part in names.split(",") if (name := " ".join(part.split())))

@@ -1,0 +1,33 @@
+"""Largest memory of a call, measured in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Any
+
+
+def peak_bytes(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
+    """What `function(*arguments)` gives, and the largest resident set of the process that ran it.
+
+    The process imports `function`'s module, which is part of what is measured. Linux only.
+    """
+    context = get_context("spawn")
+    queue: SimpleQueue[Any] = context.SimpleQueue()
+    process = context.Process(target=_run, args=(queue, function, arguments))
+    process.start()
+    process.join()
+    if process.exitcode or queue.empty():
+        raise RuntimeError(f"{function.__name__} ended with exit code {process.exitcode}")
+    result, peak = queue.get()
+    return result, peak
+
+
+def _run(queue: SimpleQueue[Any], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    result = function(*arguments)
+    # Not getrusage: its maximum includes that of the process before it was replaced by this one.
+    status = Path("/proc/self/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    queue.put((result, int(line.split()[1]) << 10))

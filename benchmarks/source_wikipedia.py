@@ -1,0 +1,177 @@
+"""Wikitext to text: ours against mwparserfromhell; memory of reading a large dump.
+
+    python benchmarks/source_wikipedia.py [--samples FOLDER] [--rehearse]
+
+Both take turns on the same pages in one process; time is the process's own CPU time, and the ratio
+is the median over rounds. `--samples` names a folder with `raw/wikipedia`; without it pages are
+made by code. Residue is markup that is left in the text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import mwparserfromhell
+from peak_memory import peak_bytes
+
+from data_pipeline.document import Document
+from data_pipeline.inputs import walk
+from data_pipeline.wikitext import to_text
+from recipes.corpus import wikipedia_source
+
+RESIDUE = {
+    name: re.compile(re.escape(name)) for name in ("thumb|", "Category:", "<ref", "{{", "[[", "|}")
+}
+
+_LEFT_OUT = frozenset({"ref", "references", "table", "gallery", "timeline", "math", "score"})
+_NAMESPACE = re.compile(r"\s*[\w -]{2,20}:")
+_WORDS = "the river of a city which was built in and near its old bridge"
+
+
+def made_page(rng: random.Random, num_paragraphs: int = 20) -> str:
+    """Wikitext with the constructs of an article, about as dense as in one."""
+    words = _WORDS.split()
+
+    def sentence() -> str:
+        parts = [rng.choice(words) for _ in range(14)]
+        parts[3] = f"[[{parts[3].title()} {rng.randrange(999)}|{parts[3]}]]"
+        parts[7] = f"''{parts[7]}''"
+        parts[9] = f"{{{{convert|{rng.randrange(99)}|km}}}}"
+        return (
+            " ".join(parts) + f".<ref>{{{{cite web|url=http://a.b/{rng.randrange(999)}}}}}</ref> "
+        )
+
+    blocks = ["{{Infobox town\n| name = A\n| area = {{convert|5|km2}}\n}}\n'''A''' is a town."]
+    for number in range(num_paragraphs):
+        blocks.append("".join(sentence() for _ in range(5)))
+        if number % 5 == 0:
+            blocks.append(f"== Part {number} ==\n[[File:a{number}.jpg|thumb|A [[bridge]].]]")
+            rows = "".join(f"|-\n| {row} || {row * row}\n" for row in range(10))
+            blocks.append(f'{{| class="wikitable"\n! a !! b\n{rows}|}}')
+        if number % 4 == 0:
+            blocks.append("".join(f"* {sentence()}\n" for _ in range(3)))
+    return "\n\n".join([*blocks, "== References ==\n<references/>\n[[Category:Towns]]\n[[de:A]]"])
+
+
+def sample_pages(folder: Path) -> list[str]:
+    """The wikitext of all articles under `folder`."""
+    source = wikipedia_source()
+    items = [item for file in source.inputs(folder).files for item in source.read(file)]
+    return [item.text for item in items if isinstance(item, Document)]
+
+
+def compare(pages: Sequence[str], rounds: int) -> float:
+    """Print rates and residue of both; the median ratio of our rate to mwparserfromhell's."""
+    num_bytes = sum(len(page.encode()) for page in pages)
+    print(f"{len(pages)} pages, {num_bytes / 1e6:.1f} MB of wikitext")
+    ratios: list[float] = []
+    for _ in range(rounds):
+        ours, our_texts = _timed(to_text, pages)
+        theirs, their_texts = _timed(_strip_code, pages)
+        ratios.append(theirs / ours)
+    for name, seconds, texts in (
+        ("ours", ours, our_texts),
+        ("mwparserfromhell", theirs, their_texts),
+    ):
+        left = {key: sum(len(p.findall(t)) for t in texts) for key, p in RESIDUE.items()}
+        print(f"{name:>17}: {num_bytes / seconds / 1e6:5.2f} MB/s, residue {left}")
+    ratio = statistics.median(ratios)
+    print(f"ours / mwparserfromhell: {ratio:.2f} (target: at least 1)")
+    share = _word_share(our_texts, [_prose(page) for page in pages])
+    print(f"of the distinct words of its prose, ours has {share:.2%}")
+    return ratio
+
+
+def _strip_code(page: str) -> str:
+    return str(mwparserfromhell.parse(page).strip_code())
+
+
+def _prose(page: str) -> str:
+    """mwparserfromhell's text without what is left out on purpose, by its own parse."""
+    code = mwparserfromhell.parse(page)
+    unwanted = [
+        *(tag for tag in code.filter_tags() if str(tag.tag).strip().lower() in _LEFT_OUT),
+        *(link for link in code.filter_wikilinks() if _NAMESPACE.match(str(link.title))),
+    ]
+    for node in unwanted:
+        with suppress(ValueError):  # it was inside another one
+            code.remove(node)
+    return str(code.strip_code())
+
+
+def _timed(convert: Callable[[str], str], pages: Sequence[str]) -> tuple[float, list[str]]:
+    start = time.process_time()
+    texts = [convert(page) for page in pages]
+    return time.process_time() - start, texts
+
+
+def _word_share(ours: Sequence[str], theirs: Sequence[str]) -> float:
+    """Words of letters that both have, among those of `theirs`."""
+    word = re.compile(r"[^\W\d_]{3,}")
+    pairs = [
+        (set(word.findall(a)), set(word.findall(b))) for a, b in zip(ours, theirs, strict=True)
+    ]
+    return sum(len(a & b) for a, b in pairs) / max(1, sum(len(b) for _, b in pairs))
+
+
+def write_dump(path: Path, num_bytes: int) -> None:
+    """A dump of about this size."""
+    rng = random.Random(0)
+    pages = [made_page(rng).replace("&", "&amp;").replace("<", "&lt;") for _ in range(50)]
+    with path.open("w") as file:
+        file.write('<mediawiki xml:lang="en">\n')
+        number = 0
+        while file.tell() < num_bytes:
+            number += 1
+            file.write(
+                f"<page><title>Page {number}</title><ns>0</ns><id>{number}</id><revision>"
+                f"<timestamp>2022-07-01T00:00:00Z</timestamp><text>{pages[number % 50]}</text>"
+                "</revision></page>\n"
+            )
+        file.write("</mediawiki>\n")
+
+
+def read_folder(folder: Path) -> int:
+    """Number of items that the reader gives; the text of none is kept."""
+    source = wikipedia_source()
+    return sum(1 for file in walk(folder, follow_symlinks=False).files for _ in source.read(file))
+
+
+def memory(num_bytes: int) -> int:
+    """Print and give the peak resident set of reading a dump of this size."""
+    with tempfile.TemporaryDirectory() as folder:
+        _, base = peak_bytes(read_folder, Path(folder))
+        write_dump(Path(folder) / "enwiki-20220701-pages-articles.xml", num_bytes)
+        count, peak = peak_bytes(read_folder, Path(folder))
+    print(
+        f"reading {num_bytes / 1e6:.0f} MB ({count} pages): peak {peak / 1e6:.0f} MB, of which "
+        f"{base / 1e6:.0f} MB are the interpreter and its libraries (target: under 1,074 MB)"
+    )
+    return peak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=Path)
+    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--memory-mb", type=int, default=300, help="size of the dump that is read")
+    options = parser.parse_args()
+    rng = random.Random(0)
+    if options.samples is not None:
+        pages = sample_pages(options.samples / "raw" / "wikipedia")
+    else:
+        pages = [made_page(rng) for _ in range(100)]
+    compare(pages[:5] if options.rehearse else pages, rounds=1 if options.rehearse else 3)
+    memory(2_000_000 if options.rehearse else options.memory_mb * 1_000_000)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""One member of a .7z archive as a stream, without anything of it on disk."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import py7zr
+from py7zr.io import Py7zIO, WriterFactory
+
+
+class ArchiveDamage(OSError):
+    """The archive, or the member, cannot be read to its end."""
+
+
+@contextmanager
+def open_member(path: Path, name: str) -> Iterator[io.BufferedReader]:
+    """The bytes of the member `name`, unpacked by a thread as they are read.
+
+    Members are found by their exact name and never written to disk, so that paths that lead out of
+    the archive, and links, have no effect. ArchiveDamage if there is no such member; reading gives
+    what could be unpacked and then, at the end of the block, ArchiveDamage if that was not all.
+    """
+    try:
+        archive = py7zr.SevenZipFile(path)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # whatever its parser stumbles over in bytes that mean nothing
+        raise ArchiveDamage(f"no 7z archive: {_words(error)}") from error
+    errors: list[Exception] = []
+    with archive:
+        members = [entry for entry in archive.list() if entry.filename == name]
+        if not members or members[0].is_directory:
+            raise ArchiveDamage(f"the archive has no member {name}")
+        reading, writing = os.pipe()
+        thread = threading.Thread(
+            target=_unpack, args=(archive, name, writing, errors), daemon=True
+        )
+        thread.start()
+        try:
+            with os.fdopen(reading, "rb") as stream:
+                yield stream
+        finally:  # the reading end is closed: the thread's next write fails, and it ends
+            thread.join()
+    if errors:
+        raise ArchiveDamage(_words(errors[0])) from errors[0]
+
+
+def _unpack(archive: py7zr.SevenZipFile, name: str, writing: int, errors: list[Exception]) -> None:
+    try:
+        with os.fdopen(writing, "wb", buffering=0) as sink:
+            archive.extract(targets=[name], factory=_OneSink(sink))
+    except BrokenPipeError:
+        pass  # the reader has had enough
+    except Exception as error:  # raised again by the reader: a thread has nobody to raise it to
+        errors.append(error)
+
+
+class _OneSink(WriterFactory):
+    """Gives py7zr one place to write to."""
+
+    def __init__(self, sink: IO[bytes]) -> None:
+        self._sink = sink
+
+    def create(self, filename: str) -> Py7zIO:
+        return _Sink(self._sink)
+
+
+class _Sink(Py7zIO):
+    """What py7zr asks of a file that it only writes to."""
+
+    def __init__(self, sink: IO[bytes]) -> None:
+        self._sink = sink
+        self._num_bytes = 0
+
+    def write(self, s: bytes | bytearray) -> int:
+        rest = memoryview(s)
+        while rest:
+            rest = rest[self._sink.write(rest) :]
+        self._num_bytes += len(s)
+        return len(s)
+
+    def read(self, size: int | None = None) -> bytes:
+        return b""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return 0
+
+    def flush(self) -> None:
+        pass
+
+    def size(self) -> int:
+        return self._num_bytes
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
