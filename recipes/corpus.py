@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 import sysconfig
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from data_pipeline import filters
-from data_pipeline.document import Source
-from data_pipeline.sources import folder, github
+from data_pipeline import c4_rules, filters, language_id, perplexity, reference_classifier
+from data_pipeline.document import Edit, Filter, Source
+from data_pipeline.sources import c4, common_crawl, folder, github
 
 PERMISSIVE = frozenset(
     {
@@ -87,3 +88,124 @@ def folder_corpus(
     read = partial(folder.read, text_field=text_field, max_document_bytes=max_document_bytes)
     source = Source(name="folder", inputs=folder.inputs, read=read)
     return Corpus(name=path.name, sources=((source, path),))
+
+
+# --- CommonCrawl and C4 -------------------------------------------------------------------------
+
+# CommonCrawl cuts pages at 1 MiB, since March 2025 at 5 MiB; its WET records are smaller.
+MAX_CRAWL_BLOCK_BYTES = (5 << 20) + (64 << 10)
+
+# CCNet identifies languages on the whole text; see `identify_language`.
+LANGUAGE_CHARACTERS = 1_000
+
+PUBLISHED_CUTOFFS = {
+    # Perplexities at the 30th and 60th percentile with CCNet's published models
+    # (cc_net/data/cutoff.csv of facebookresearch/cc_net).
+    **{"de": (370.0, 590.0), "en": (340.0, 520.0), "es": (180.0, 290.0), "fr": (180.0, 330.0)},
+    **{"it": (220.0, 360.0), "nl": (430.0, 650.0), "pl": (160.0, 260.0), "ru": (210.0, 310.0)},
+}
+
+
+def common_crawl_source(
+    *,
+    languages: frozenset[str] = frozenset({"en"}),
+    language_model: Path | None = None,
+    perplexity_models: Mapping[str, Path] | None = None,
+    reference_model: Path | None = None,
+) -> Source:
+    """English CommonCrawl (paper, section 2.1): CCNet's steps, then the classifier of references.
+
+    `language_model`: fastText model that identifies languages; None takes the installed
+    lid.176.ftz. `perplexity_models`: for each language the folder of its models
+    (`perplexity.perplexity_model`); None leaves the perplexity filter out. `reference_model`: the
+    classifier; None leaves it out.
+    ValueError for a path that leads to no model, or languages without one.
+    """
+    model = language_id.language_model(language_model)
+    edits: list[Edit] = [
+        partial(language_id.identify_language, model=model, max_characters=LANGUAGE_CHARACTERS)
+    ]
+    chosen: list[Filter] = [
+        # CCNet drops documents with fewer characters.
+        partial(filters.too_short, min_characters=300),
+        # The paper: non-English pages are removed. CCNet: a language below 0.5 is not sure.
+        partial(language_id.uncertain_language, min_score=0.5),
+        partial(language_id.other_language, languages=languages),
+    ]
+    if perplexity_models is not None:
+        if missing := sorted(languages - set(perplexity_models)):
+            raise ValueError(
+                f"perplexity_models names no folder for {', '.join(missing)}; add it, or leave "
+                "these languages out"
+            )
+        models = tuple(
+            perplexity.perplexity_model(language, folder, published_cutoffs=PUBLISHED_CUTOFFS)
+            for language, folder in sorted(perplexity_models.items())
+        )
+        edits.append(partial(perplexity.measure_perplexity, models=models))
+        # The paper does not say which buckets; RedPajama v1 takes head and middle.
+        keep = frozenset({"head", "middle"})
+        chosen.append(partial(perplexity.outside_buckets, models=models, keep=keep))
+    if reference_model is not None:
+        classifier = reference_classifier.reference_model(reference_model)
+        edits.append(
+            partial(reference_classifier.score_reference, model=classifier, max_characters=10_000)
+        )
+        # RedPajama v1: 0.25, chosen there because it leaves about as much as the paper has.
+        chosen.append(partial(reference_classifier.not_reference, min_score=0.25))
+    return Source(
+        name="common_crawl",
+        inputs=common_crawl.inputs,
+        read=partial(common_crawl.read, max_block_bytes=MAX_CRAWL_BLOCK_BYTES),
+        edits=tuple(edits),
+        filters=tuple(chosen),
+    )
+
+
+def c4_source(*, language: str = "en") -> Source:
+    """C4 as published. The paper takes it as it is; its rules (punctuation, words, sentences) are
+    asked again here, so that files that are not quite C4 are noticed.
+    """
+    return Source(
+        name="c4",
+        inputs=c4.inputs,
+        read=partial(c4.read, language=language),
+        filters=(
+            c4_rules.no_end_mark,
+            # C4 keeps lines of 5 words and pages of 3 sentences.
+            partial(c4_rules.few_words, min_words=5),
+            partial(c4_rules.few_sentences, min_sentences=3),
+        ),
+    )
+
+
+def c4_from_crawl_source(
+    *, language_model: Path | None = None, bad_words: Path | None = None
+) -> Source:
+    """C4's rules on CommonCrawl's text (WET files), for those who build it themselves. Of its rules
+    only the last is left to deduplication: that a span of three sentences occurs once.
+
+    `bad_words`: list of words of which a page may have none; None leaves that rule out.
+    """
+    model = language_id.language_model(language_model)
+    chosen: list[Filter] = [
+        c4_rules.placeholder_text,
+        c4_rules.curly_bracket,
+        partial(c4_rules.few_sentences, min_sentences=3),
+        # C4: English with probability 0.99, by langdetect; here by fastText.
+        partial(language_id.uncertain_language, min_score=0.99),
+        partial(language_id.other_language, languages=frozenset({"en"})),
+    ]
+    if bad_words is not None:
+        words = c4_rules.bad_words_list(bad_words)
+        chosen.append(partial(c4_rules.bad_word, words=words))
+    return Source(
+        name="c4",
+        inputs=common_crawl.inputs,
+        read=partial(common_crawl.read, max_block_bytes=MAX_CRAWL_BLOCK_BYTES),
+        edits=(
+            partial(c4_rules.keep_good_lines, min_words=5, max_word_characters=1_000),
+            partial(language_id.identify_language, model=model, max_characters=LANGUAGE_CHARACTERS),
+        ),
+        filters=tuple(chosen),
+    )

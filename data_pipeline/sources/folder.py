@@ -7,31 +7,18 @@ grow with the size of a file.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pyarrow.parquet as pq
 
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile, Inputs, walk
-from data_pipeline.streams import DAMAGE, chunks, lines, one_line, open_stream, uncompressed_name
+from data_pipeline.json_lines import JSON_SUFFIXES, KNOWN_COLUMNS, read_json_lines, row_document
+from data_pipeline.streams import DAMAGE, chunks, one_line, open_stream, uncompressed_name
 from data_pipeline.text import NotTextError, clean, detect_encoding
 
 TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex"})
-JSON_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson"})
-_KNOWN_COLUMNS = {
-    "url": "url",
-    "title": "title",
-    "language": "language",
-    "licence": "licence",
-    "license": "licence",
-    "timestamp": "timestamp",
-}
-"""Field of a JSON line or Parquet row -> field of `Document`; only strings are taken over."""
-
-_MAX_JSON_LINE_BYTES = 64 << 20
 _PARQUET_BATCH_ROWS = 64
 
 
@@ -57,7 +44,7 @@ def read(
         if _kind(file.path) == "text":
             yield from _read_plain_text(file, max_document_bytes)
         elif _kind(file.path) == "json":
-            yield from _read_json_lines(file, text_field)
+            yield from read_json_lines(file, text_field=text_field)
         else:
             yield from _read_parquet(file, text_field)
     except NotTextError as error:
@@ -128,58 +115,6 @@ def cut_at_blank_lines(lines: io.TextIOBase, max_bytes: int) -> Iterator[str]:
         yield rest
 
 
-def _read_json_lines(file: InputFile, text_field: str) -> Iterator[Document | Rejected]:
-    number = 0
-    try:
-        with open_stream(file.path) as stream:
-            for number, line in enumerate(lines(stream, _MAX_JSON_LINE_BYTES), start=1):
-                if line is None:
-                    detail = f"line {number} is longer than {_MAX_JSON_LINE_BYTES} bytes"
-                    yield Rejected("bad_json", file.source_file, number, detail)
-                elif line.strip():
-                    yield _json_document(line, file, number, text_field)
-        if number == 0:
-            yield Rejected("empty", file.source_file)
-    except (FileNotFoundError, PermissionError):
-        raise
-    except DAMAGE as error:
-        detail = f"after line {number}: {one_line(error)}"
-        yield Rejected("damaged", file.source_file, number, detail)
-
-
-def _json_document(
-    line: bytes, file: InputFile, number: int, text_field: str
-) -> Document | Rejected:
-    try:
-        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8, huge number
-        detail = f"line {number}: {one_line(error)}"
-        return Rejected("bad_json", file.source_file, number, detail)
-    if not isinstance(row, dict):
-        detail = f"line {number} holds no object; expected one {{...}} per line"
-        return Rejected("bad_json", file.source_file, number, detail)
-    if text_field not in row:
-        names = ", ".join(sorted(row)[:10])
-        detail = f"line {number} has no field '{text_field}'; it has: {names}"
-        return Rejected("no_text_field", file.source_file, number, detail)
-    return _row_document(row, file, number, text_field)
-
-
-def _row_document(
-    row: dict[str, Any], file: InputFile, offset: int, text_field: str
-) -> Document | Rejected:
-    text = row[text_field]
-    if not isinstance(text, str):
-        detail = f"'{text_field}' at {offset} is {type(text).__name__}, not text"
-        return Rejected("text_not_string", file.source_file, offset, detail)
-    known: dict[str, Any] = {
-        ours: clean(row[theirs])
-        for theirs, ours in _KNOWN_COLUMNS.items()
-        if isinstance(row.get(theirs), str)
-    }
-    return Document(clean(text), file.source_file, offset, **known)
-
-
 def _read_parquet(file: InputFile, text_field: str) -> Iterator[Document | Rejected]:
     number = 0
     try:
@@ -189,11 +124,11 @@ def _read_parquet(file: InputFile, text_field: str) -> Iterator[Document | Rejec
                 detail = f"no column '{text_field}'; it has: {', '.join(names[:10])}"
                 yield Rejected("no_text_field", file.source_file, detail=detail)
                 return
-            columns = [name for name in names if name == text_field or name in _KNOWN_COLUMNS]
+            columns = [name for name in names if name == text_field or name in KNOWN_COLUMNS]
             batches = parquet.iter_batches(_PARQUET_BATCH_ROWS, columns=columns, use_threads=False)
             for batch in batches:
                 for row in batch.to_pylist():
-                    yield _row_document(row, file, number, text_field)
+                    yield row_document(row, file, number, text_field)
                     number += 1
             if number == 0:
                 yield Rejected("empty", file.source_file)
