@@ -25,7 +25,10 @@ _GZIP_MAGIC = b"\x1f\x8b\x08"
 _GZIP_START = re.compile(re.escape(_GZIP_MAGIC))
 _RECORD_START = re.compile(rb"(?:^|(?<=\n))WARC/[01]\.\d{1,2}\r?\n")
 _OVERLAP_BYTES = 16  # a record's first line is shorter
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})", re.IGNORECASE)
 _CHUNK_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 14  # a piece of a gzip bomb of this size has 16 MiB
+_MAX_PEEK_BYTES = 16 << 20
 _MAX_HEADER_BYTES = 64 << 10
 
 
@@ -92,7 +95,10 @@ def _until_damage(
     try:
         with _open(path, start, by_record) as stream:
             for record in ArchiveIterator(
-                stream, parse_http=False, max_header_len=_MAX_HEADER_BYTES, fsspec_args=False
+                _Steps(stream),
+                parse_http=False,
+                max_header_len=_MAX_HEADER_BYTES,
+                fsspec_args=False,
             ):
                 last = record.stream_pos
                 yield _read_block(record, last, max_block_bytes)
@@ -101,6 +107,18 @@ def _until_damage(
         return
     if by_record and (cut := _unfinished_member(path, last)) is not None:
         yield Damage("truncated", cut, "the file ends inside this compressed record")
+
+
+class _Steps:
+    """A stream whose `read` gives what one step of decompression gives, so that all before a
+    damaged place is read."""
+
+    def __init__(self, stream: BinaryIO | Stream) -> None:
+        self._stream = stream
+        self.tell = stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        return self._stream.read1(size)  # type: ignore[union-attr]  # all that we open have it
 
 
 def _read_block(record: WarcRecord, offset: int, max_block_bytes: int) -> Block | Damage:
@@ -136,14 +154,28 @@ def _is_compressed_by_record(path: Path) -> bool:
     """Whether the file is gzip with a member for each record, as the standard advises."""
     if path.suffix.lower() != ".gz":
         return False
-    try:
-        iterator = ArchiveIterator(str(path), parse_http=False, fsspec_args=False)
-        positions = [record.stream_pos for record, _ in zip(iterator, range(2), strict=False)]
-    except DAMAGE:
+    head = _first_member(path, _MAX_HEADER_BYTES)
+    header, blank_line, _ = head.partition(b"\r\n\r\n")
+    length = _CONTENT_LENGTH.search(header)
+    if not blank_line or length is None:
         return True
+    end = len(header) + len(blank_line) + int(length.group(1))
+    if end > _MAX_PEEK_BYTES:
+        return True
+    return not _first_member(path, end + _OVERLAP_BYTES)[end:].strip(b"\r\n")
+
+
+def _first_member(path: Path, max_bytes: int) -> bytes:
+    """What the first gzip member of the file begins with, decompressed; less if it is damaged."""
+    data = b""
+    decoder = zlib.decompressobj(wbits=31)
     with path.open("rb") as file:
-        file.seek(positions[-1] if positions else 0)
-        return file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+        while len(data) < max_bytes and not decoder.eof and (piece := file.read(_PIECE_BYTES)):
+            try:
+                data += decoder.decompress(piece)
+            except zlib.error:
+                break
+    return data[:max_bytes]
 
 
 def _unfinished_member(path: Path, start: int) -> int | None:

@@ -174,17 +174,24 @@ def _after_line_end(body: bytes, position: int) -> int:
 def _decompress(body: bytes, coding: str, max_bytes: int) -> bytes:
     try:
         if coding in ("gzip", "x-gzip") and body.startswith(b"\x1f\x8b"):
-            decoded = zlib.decompressobj(wbits=47).decompress(body, max_bytes + 1)
+            decoded = _inflate(body, 31, max_bytes)
         elif coding == "deflate" and not _LOOKS_LIKE_HTML.match(body):
             # Servers send both what the standard says (zlib) and bare deflate.
-            wbits = 15 if body[:1] == b"\x78" else -15
-            decoded = zlib.decompressobj(wbits).decompress(body, max_bytes + 1)
+            decoded = _inflate(body, 15 if body[:1] == b"\x78" else -15, max_bytes)
         elif coding == "br" and not _LOOKS_LIKE_HTML.match(body):
             decoded = BrotliReader(io.BytesIO(body)).read(max_bytes + 1)
         else:
             return body
-    except (zlib.error, OSError) as error:
+    except (zlib.error, EOFError, OSError) as error:
         raise PageError("bad_content_encoding", f"{coding}: {one_line(error)}") from error
     if len(decoded) > max_bytes:
         raise PageError("too_large", f"more than {max_bytes} bytes after {coding} is undone")
+    return decoded
+
+
+def _inflate(body: bytes, wbits: int, max_bytes: int) -> bytes:
+    decoder = zlib.decompressobj(wbits)
+    decoded = decoder.decompress(body, max_bytes + 1)
+    if not decoder.eof and len(decoded) <= max_bytes:
+        raise EOFError("the compressed body is cut")
     return decoded
