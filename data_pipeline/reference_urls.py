@@ -7,6 +7,7 @@ template wherever it stands. Links under "External links" and in infoboxes are n
 from __future__ import annotations
 
 import html
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ _TOKEN = re.compile(
 )
 _SKIPPED = {"comment": "-->", "nowiki": "</nowiki"}
 _MAX_TEMPLATE_DEPTH = 40
+_BATCH = 1_000_000
 _ARCHIVED = re.compile(
     r"(?:https?:)?//(?:web\.archive\.org/web|archive\.(?:today|is|ph|li))/\d{4,14}[a-z_*]{0,4}/"
     r"(?=https?:|www\.)",
@@ -83,10 +85,8 @@ def normalise_url(url: str) -> str | None:
     trailing slash; host in lower case and as ASCII; percent-encoding only where it is needed. None
     for what is no address on the web.
     """
-    text = url.strip()
-    text = text if "//" in text[:8] else f"//{text}"
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(url.strip())
         host, port = (parts.hostname or "").rstrip("."), parts.port
         host = host if host.isascii() else host.encode("idna").decode("ascii")
     except ValueError:  # bad port or brackets, or a host name that is none (UnicodeError)
@@ -118,9 +118,18 @@ class ReferenceUrls:
         normal = normalise_url(url) if isinstance(url, str) else None
         if normal is None or not len(self._hashes):
             return False
-        key = np.uint64(xxhash.xxh3_64_intdigest(normal.encode()))
+        key = np.uint64(_hash(normal))
         place = int(np.searchsorted(self._hashes, key))
         return place < len(self._hashes) and bool(self._hashes[place] == key)
+
+    @staticmethod
+    def of(urls: Iterable[str]) -> ReferenceUrls:
+        """Memory while it is made: about 20 bytes for each different address."""
+        batches: list[npt.NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
+        hashes = (_hash(normal) for url in urls if (normal := normalise_url(url)) is not None)
+        while batch := list(itertools.islice(hashes, _BATCH)):
+            batches.append(np.unique(np.array(batch, dtype=np.uint64)))
+        return ReferenceUrls(np.concatenate(batches))
 
     def save(self, path: Path) -> None:
         """Write the file `path`, whole or not at all: little-endian hashes, sorted."""
@@ -132,13 +141,10 @@ class ReferenceUrls:
 
 
 def collect_reference_urls(wikitexts: Iterable[str]) -> ReferenceUrls:
-    """The pages that these articles cite. Memory: about 20 bytes for each."""
-    batches: list[npt.NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
-    batch: list[int] = []
-    for wikitext in wikitexts:
-        normal = map(normalise_url, reference_urls(wikitext))
-        batch += [xxhash.xxh3_64_intdigest(url.encode()) for url in normal if url is not None]
-        if len(batch) >= 1_000_000:
-            batches.append(np.unique(np.array(batch, dtype=np.uint64)))
-            batch = []
-    return ReferenceUrls(np.concatenate([*batches, np.array(batch, dtype=np.uint64)]))
+    """The pages that these articles cite."""
+    return ReferenceUrls.of(url for wikitext in wikitexts for url in reference_urls(wikitext))
+
+
+def _hash(normal_url: str) -> int:
+    # What is in a page's address need not be Unicode text.
+    return xxhash.xxh3_64_intdigest(normal_url.encode("utf-8", "surrogatepass"))
