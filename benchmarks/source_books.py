@@ -27,9 +27,10 @@ from gutenberg_cleaner import simple_cleaner
 from turns import Work, compare
 
 from data_pipeline import gutenberg
-from data_pipeline.book_overlap import Removal, overlapping_books
+from data_pipeline.book_overlap import overlapping_books
+from data_pipeline.document import Removal
 from data_pipeline.document import Document
-from recipes.corpus import books_source
+from recipes.llama1_corpus import books_source
 
 TELLING = ("gutenberg", "proofread", "transcriber's note", "etext edition", "pgdp")
 
@@ -130,7 +131,7 @@ def main() -> None:
         }
         compare("overlaps", work, size, min(rounds, 2))
         for removal in overlaps(books, Path(folder)):
-            print(f"  {removal.removed_id} -> {removal.kept_id}: {removal.overlap:.3f}")
+            print(f"  {removal.removed_id} -> {removal.kept_id}: {removal.similarity:.3f}")
     print(peak())
 
 

@@ -22,7 +22,7 @@ from turns import Work, compare
 from data_pipeline.code_headers import without_notices
 from data_pipeline.document import Document
 from data_pipeline.rows import Row, read_rows
-from recipes.corpus import github_source
+from recipes.llama1_corpus import github_source
 
 NOTICE = (
     "# Copyright 2020 me\n#\n# Licensed under the Apache License, Version 2.0 (the License).\n\n"

@@ -22,7 +22,7 @@ from lxml import etree
 from peak_memory import peak_bytes
 
 from data_pipeline.post_html import to_text
-from recipes.corpus import stack_exchange_source
+from recipes.llama1_corpus import stack_exchange_source
 
 _WORDS = "value of the loop is not what I expect when function returns early"
 
@@ -61,7 +61,7 @@ def compare(posts: Sequence[str], rounds: int) -> float:
 
 
 def _soup_text(markup: str) -> str:
-    return BeautifulSoup(markup, "lxml").get_text()
+    return str(BeautifulSoup(markup, "lxml").get_text())
 
 
 def _seconds(convert: Callable[[str], str], posts: Sequence[str]) -> float:

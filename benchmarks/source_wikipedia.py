@@ -25,7 +25,7 @@ from peak_memory import peak_bytes
 from data_pipeline.document import Document
 from data_pipeline.inputs import walk
 from data_pipeline.wikitext import to_text
-from recipes.corpus import wikipedia_source
+from recipes.llama1_corpus import wikipedia_source
 
 RESIDUE = {
     name: re.compile(re.escape(name)) for name in ("thumb|", "Category:", "<ref", "{{", "[[", "|}")

@@ -36,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from data_pipeline.document import Removal
 from data_pipeline.ngrams import Hashes, distinct, ngram_hashes, word_hashes
 
 OVERLAP_WORDS = 5
@@ -49,15 +50,6 @@ _SLICE = 1 << 22
 _MAX_GROUP = 32
 """Of more books with one sample, each is paired with this many of the largest of them only."""
 _CACHED_BOOKS = 64
-
-
-@dataclass(frozen=True)
-class Removal:
-    """A book that goes, and the one that stays for it. Ids are those of the documents."""
-
-    removed_id: str
-    kept_id: str
-    overlap: float
 
 
 @dataclass(frozen=True)
@@ -104,7 +96,8 @@ def overlapping_books(
 ) -> list[Removal]:
     """The books to remove from Parquet files with the columns `id` and `text`.
 
-    `shards` in reading order; the result is in that order too, and depends on nothing else. A pair
+    `shards` in reading order; the result is in that order too, and depends on nothing else. The
+    similarity of a removal is the overlap. A pair
     overlaps if its overlap is more than `min_overlap`. ValueError if an id occurs twice (remove
     exact duplicates first) or there are more than 2^24 books.
     """

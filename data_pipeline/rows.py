@@ -1,4 +1,7 @@
-"""Rows of JSON lines and of Parquet files, streamed; what is no row is rejected with its place."""
+"""Rows of JSON lines and of Parquet files, and rows as documents, streamed.
+
+What is no row, or no document, is rejected with its place.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,25 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_pipeline.document import Rejected
+from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile
 from data_pipeline.streams import DAMAGE, lines, one_line, open_stream, uncompressed_name
+from data_pipeline.text import clean
 
 JSON_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson"})
 """Endings of files with one JSON object per line, before the ending of a compression."""
+
+KNOWN_FIELDS = {
+    "url": "url",
+    "title": "title",
+    "language": "language",
+    "licence": "licence",
+    "license": "licence",
+    "timestamp": "timestamp",
+}
+"""Field of a row -> field of `Document`; only strings are taken over."""
+
+MAX_LINE_BYTES = 64 << 20
 
 _PARQUET_BATCH_ROWS = 64
 
@@ -49,6 +65,33 @@ def read_rows(
         yield from reader or _json_rows(file, text_field, max_line_bytes)
     except (FileNotFoundError, PermissionError) as error:
         yield Rejected("unreadable", file.source_file, detail=str(error))
+
+
+def read_documents(
+    file: InputFile, *, text_field: str, max_line_bytes: int = MAX_LINE_BYTES
+) -> Iterator[Document | Rejected]:
+    """The rows of a file as documents, with the `KNOWN_FIELDS` that they have. Never raises."""
+    rows = read_rows(
+        file,
+        text_field=text_field,
+        is_wanted=KNOWN_FIELDS.__contains__,
+        max_line_bytes=max_line_bytes,
+    )
+    for row in rows:
+        yield _document(row, file, text_field) if isinstance(row, Row) else row
+
+
+def _document(row: Row, file: InputFile, text_field: str) -> Document | Rejected:
+    text = row.fields[text_field]
+    if not isinstance(text, str):
+        detail = f"'{text_field}' at {row.offset} is {type(text).__name__}, not text"
+        return Rejected("text_not_string", file.source_file, row.offset, detail)
+    known: dict[str, Any] = {
+        ours: clean(row.fields[theirs])
+        for theirs, ours in KNOWN_FIELDS.items()
+        if isinstance(row.fields.get(theirs), str)
+    }
+    return Document(clean(text), file.source_file, row.offset, **known)
 
 
 def _json_rows(file: InputFile, text_field: str, max_bytes: int) -> Iterator[Row | Rejected]:

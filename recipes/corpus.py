@@ -10,14 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from data_pipeline import code_files, filters
-from data_pipeline.code_headers import without_notices
 from data_pipeline.document import Source
-<<<<<<< HEAD
-from data_pipeline.sources import books, folder, github, github_rows
-from data_pipeline.text import without_line_end_space
-=======
-from data_pipeline.sources import folder, github, stack_exchange, wikipedia
->>>>>>> a658981ac893d7ce43df7ca9fa29a0d3cb72f2b2
+from data_pipeline.sources import folder, github
 
 PERMISSIVE = frozenset(
     {
@@ -42,75 +36,6 @@ CODE_FILTERS = (
     partial(filters.many_digits, max_share=0.1),
     partial(filters.licence_not_allowed, allowed=PERMISSIVE),
 )
-
-
-# Wikipedia
-
-WIKIPEDIA_LANGUAGES = frozenset(
-    {
-        *("bg", "ca", "cs", "da", "de", "en", "es", "fr", "hr", "hu"),
-        *("it", "nl", "pl", "pt", "ro", "ru", "sl", "sr", "sv", "uk"),
-    }
-)
-"""LLaMA's 20 languages (paper, section 2.1)."""
-
-
-def wikipedia_source(languages: frozenset[str] = WIKIPEDIA_LANGUAGES) -> Source:
-    """Articles of Wikipedia's dumps, markup removed (paper, section 2.1)."""
-    return Source(
-        name="wikipedia",
-        inputs=partial(wikipedia.inputs, languages=languages),
-        # MediaWiki stores no page above 2 MiB ($wgMaxArticleSize); the rest is XML around it.
-        read=partial(wikipedia.read, languages=languages, max_page_bytes=16 << 20),
-        edits=(wikipedia.drop_disambiguation, wikipedia.to_text),
-        # Neither the paper nor RedPajama v1 drops short articles.
-    )
-
-
-# Stack Exchange
-
-STACK_EXCHANGE_SITES = (
-    *("stackoverflow.com", "math.stackexchange.com", "superuser.com", "askubuntu.com"),
-    *("serverfault.com", "tex.stackexchange.com", "unix.stackexchange.com"),
-    *("stats.stackexchange.com", "physics.stackexchange.com", "electronics.stackexchange.com"),
-    *("gis.stackexchange.com", "mathoverflow.net", "apple.stackexchange.com"),
-    *("english.stackexchange.com", "salesforce.stackexchange.com", "wordpress.stackexchange.com"),
-    *("magento.stackexchange.com", "sharepoint.stackexchange.com", "gaming.stackexchange.com"),
-    *("meta.stackexchange.com", "ell.stackexchange.com", "dba.stackexchange.com"),
-    *("blender.stackexchange.com", "drupal.stackexchange.com", "mathematica.stackexchange.com"),
-    *("scifi.stackexchange.com", "diy.stackexchange.com", "security.stackexchange.com"),
-)
-"""The 28 largest sites in English. The paper gives the number and not the names; these are the
-sites with the most questions in the dump of June 2021, as counted for the data set
-flax-sentence-embeddings/stackexchange_xml."""
-
-
-def stack_exchange_source(
-    sites: tuple[str, ...] = STACK_EXCHANGE_SITES,
-    max_sites: int | None = len(STACK_EXCHANGE_SITES),
-    work_folder: Path | None = None,
-) -> Source:
-    """Questions with their answers, highest score first, of the 28 largest sites (paper, 2.1).
-
-    Sites that are not listed are read while fewer than `max_sites` are there. `work_folder` gets
-    temporary data of about a third of the largest `Posts.xml`.
-    """
-    return Source(
-        name="stack_exchange",
-        inputs=partial(stack_exchange.inputs, sites=sites, max_sites=max_sites),
-        read=partial(
-            stack_exchange.read,
-            # Every post counts, as in the paper and RedPajama v1. EleutherAI's data set of 2020
-            # takes answers from a score of 3.
-            min_question_score=None,
-            min_answer_score=None,
-            min_answers=0,
-            # Stack Exchange's limit on a post is 30,000 characters of Markdown.
-            max_post_bytes=4 << 20,
-            max_memory_bytes=64 << 20,
-            work_folder=work_folder,
-        ),
-    )
 
 
 @dataclass(frozen=True)
@@ -169,54 +94,3 @@ def folder_corpus(
     read = partial(folder.read, text_field=text_field, max_document_bytes=max_document_bytes)
     source = Source(name="folder", inputs=folder.inputs, read=read)
     return Corpus(name=path.name, sources=((source, path),))
-
-
-def github_source() -> Source:
-    """The public GitHub data set of BigQuery, and checkouts (LLaMA, section 2.1)."""
-    kinds = code_files.GITHUB_KINDS
-    return Source(
-        name="github",
-        inputs=partial(
-            github_rows.inputs,
-            kinds=kinds,
-            max_file_bytes=1 << 20,  # BigQuery's own bound on contents
-            skip_folders=code_files.NOT_OWN_FOLDERS,
-        ),
-        read=partial(github_rows.read, kinds=kinds, skip_folders=code_files.NOT_OWN_FOLDERS),
-        # "Boilerplate such as headers" (paper).
-        edits=(without_notices,),
-        filters=(
-            # "Only projects under the Apache, BSD and MIT licences" (paper).
-            partial(
-                filters.licence_not_allowed,
-                allowed=frozenset({"Apache-2.0", "MIT", "BSD", "BSD-2-Clause", "BSD-3-Clause"}),
-            ),
-            # Our own: the phrases of generated files; the paper has no such rule.
-            partial(filters.generated_code, head_characters=1_000),
-            # "Line length or proportion of alphanumeric characters" (paper, without figures; these
-            # are RedPajama v1's, and docs/data/github.md says which of its rules is left out).
-            partial(filters.long_line, max_characters=1_000),
-            partial(filters.long_mean_line, max_characters=100.0),
-            partial(filters.few_alphanumerics, min_share=0.25),
-        ),
-        # "Deduplicated at the file level, with exact matches" (paper). The header is off by then.
-        same_text=without_line_end_space,
-    )
-
-
-def books_source() -> Source:
-    """Project Gutenberg, and books that one has as text (LLaMA, section 2.1)."""
-    return Source(
-        name="books",
-        inputs=books.inputs,
-        read=partial(
-            books.read,
-            text_field="text",
-            # The longest books of Project Gutenberg, its dictionaries, have below 30 MB.
-            max_book_bytes=64 << 20,
-            # Ten times a long paragraph, a tenth of a short story.
-            book_line_characters=5_000,
-        ),
-        # "The Gutenberg Project, which contains books that are in the public domain" (paper).
-        edits=(partial(books.without_gutenberg, keep_copyrighted=False),),
-    )

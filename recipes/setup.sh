@@ -1,7 +1,7 @@
 # Sourced by every script that people start: puts a Python with all requirements first on PATH.
 #
 # The active virtual or conda environment is used; without one, `.venv` in this repository is made.
-# requirements.txt and the package are installed only where they differ from what was installed last.
+# requirements*.txt and the package are installed only where they differ from what was installed last.
 
 llama_ds_fail() {
   printf 'error: %s\n' "$*" >&2
@@ -39,6 +39,8 @@ llama_ds_install() {
   echo "setup: installing the requirements into $environment (the first time takes minutes)" >&2
   if ! {
     python -m pip install --disable-pip-version-check -r "$root/requirements.txt" &&
+      python -m pip install --disable-pip-version-check --no-deps \
+        -r "$root/requirements-no-deps.txt" &&
       python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e "$root"
   } >"$log" 2>&1; then
     tail -n 20 "$log" >&2
@@ -61,7 +63,7 @@ llama_ds_setup() {
   export PATH="$environment/bin:$PATH"
 
   # The folder belongs to the stamp: an editable install points to one clone.
-  wanted="$(echo "$root" | cat - "$root/requirements.txt" "$root/pyproject.toml" | cksum)" || return 2
+  wanted="$(echo "$root" | cat - "$root"/requirements*.txt "$root/pyproject.toml" | cksum)" || return 2
   stamp="$environment/llama-ds-installed"
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     llama_ds_install "$root" "$environment" || return 2

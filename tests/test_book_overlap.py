@@ -12,7 +12,7 @@ import pytest
 from data_pipeline.book_overlap import overlapping_books
 from data_pipeline.document import Document
 from data_pipeline.ngrams import distinct, ngram_hashes, word_hashes
-from recipes.corpus import books_source
+from recipes.llama1_corpus import books_source
 
 
 def write_shards(
@@ -65,7 +65,7 @@ def removed(
     for removal in found:
         true = true_overlap(texts[removal.removed_id], texts[removal.kept_id])
         # The same sets, but for collisions of 64-bit hashes.
-        assert removal.overlap == true
+        assert removal.similarity == true
     return [(removal.removed_id, removal.kept_id) for removal in found]
 
 
@@ -237,4 +237,4 @@ def test_editions_among_real_books(samples: Path, tmp_path: Path) -> None:
     }
     assert len(gone) == 12
     for removal in found:
-        assert removal.overlap > 0.95
+        assert removal.similarity > 0.95

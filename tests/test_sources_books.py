@@ -16,7 +16,7 @@ from nasty_books import nasty_book, nasty_books
 from data_pipeline import gutenberg
 from data_pipeline.document import Document, Rejected
 from data_pipeline.sources import books
-from recipes.corpus import books_source
+from recipes.llama1_corpus import books_source
 
 SOURCE = books_source()
 

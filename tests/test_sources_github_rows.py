@@ -13,8 +13,9 @@ from nasty_github import nasty_github
 
 from data_pipeline.document import Document, Rejected
 from data_pipeline.licences import from_text
-from data_pipeline.pipeline import build_documents, load_documents
-from recipes.corpus import github_source
+from data_pipeline.documents import load_documents
+from data_pipeline.pipeline import build_documents
+from recipes.llama1_corpus import github_source
 
 SOURCE = github_source()
 MIT = "Permission is hereby granted, free of charge, to any person obtaining a copy"

@@ -24,7 +24,7 @@ from nasty_stack_exchange import (
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile, walk
 from data_pipeline.sources import stack_exchange
-from recipes.corpus import STACK_EXCHANGE_SITES, stack_exchange_source
+from recipes.llama1_corpus import STACK_EXCHANGE_SITES, stack_exchange_source
 
 Item = Document | Rejected
 RULES: dict[str, Any] = {

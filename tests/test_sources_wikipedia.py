@@ -17,7 +17,7 @@ from nasty_wikipedia import dump, nasty_wikipedia, page
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile
 from data_pipeline.sources import wikipedia
-from recipes.corpus import WIKIPEDIA_LANGUAGES, wikipedia_source
+from recipes.llama1_corpus import WIKIPEDIA_LANGUAGES, wikipedia_source
 
 Item = Document | Rejected
 MAX_PAGE_BYTES = 200_000

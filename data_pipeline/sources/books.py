@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from data_pipeline import gutenberg
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile, Inputs, walk
-from data_pipeline.rows import Row, is_json, is_parquet, read_rows
+from data_pipeline.rows import is_json, is_parquet, read_documents
 from data_pipeline.streams import (
     DAMAGE,
     chunks,
@@ -27,7 +26,6 @@ from data_pipeline.streams import (
 from data_pipeline.text import NotTextError, clean, decode, detect_encoding
 
 TEXT_SUFFIXES = frozenset({".txt", ".text"})
-_COLUMNS = ("url", "title", "language", "licence", "license", "timestamp")
 _PEEK_BYTES = 1 << 20
 _ONE_BYTE_NEWLINE = frozenset({"utf-8", "utf-8-sig", "cp1252", "latin-1"})
 
@@ -43,7 +41,8 @@ def read(
 ) -> Iterator[Document | Rejected]:
     """The books of a file. Offset: none for a whole file, else the line from 1 or row from 0."""
     if is_json(file.path) or is_parquet(file.path):
-        yield from _read_rows(file, text_field, max_book_bytes)
+        # An escaped character has six bytes.
+        yield from read_documents(file, text_field=text_field, max_line_bytes=6 * max_book_bytes)
         return
     try:
         if _has_book_lines(file.path, book_line_characters):
@@ -140,30 +139,3 @@ def _read_lines(file: InputFile, max_book_bytes: int) -> Iterator[Document | Rej
                     yield Document(text, file.source_file, number)
     except DAMAGE as error:
         yield Rejected("damaged", file.source_file, number, one_line(error))
-
-
-def _read_rows(
-    file: InputFile, text_field: str, max_book_bytes: int
-) -> Iterator[Document | Rejected]:
-    rows = read_rows(
-        file,
-        text_field=text_field,
-        is_wanted=_COLUMNS.__contains__,
-        # An escaped character has six bytes.
-        max_line_bytes=6 * max_book_bytes,
-    )
-    for row in rows:
-        yield row if isinstance(row, Rejected) else _row_document(row, file, text_field)
-
-
-def _row_document(row: Row, file: InputFile, text_field: str) -> Document | Rejected:
-    text = row.fields[text_field]
-    if not isinstance(text, str):
-        detail = f"'{text_field}' at {row.offset} is {type(text).__name__}, not text"
-        return Rejected("text_not_string", file.source_file, row.offset, detail)
-    known: dict[str, Any] = {
-        name: clean(row.fields[name]) for name in _COLUMNS if isinstance(row.fields.get(name), str)
-    }
-    if "license" in known:
-        known.setdefault("licence", known.pop("license"))
-    return Document(clean(text), file.source_file, row.offset, **known)

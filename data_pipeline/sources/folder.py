@@ -9,26 +9,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile, Inputs, walk
-from data_pipeline.rows import Row, is_json, is_parquet, read_rows
+from data_pipeline.rows import is_json, is_parquet, read_documents
 from data_pipeline.streams import DAMAGE, chunks, one_line, open_stream, uncompressed_name
 from data_pipeline.text import NotTextError, clean, detect_encoding
 
 TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex"})
-_KNOWN_COLUMNS = {
-    "url": "url",
-    "title": "title",
-    "language": "language",
-    "licence": "licence",
-    "license": "licence",
-    "timestamp": "timestamp",
-}
-"""Field of a JSON line or Parquet row -> field of `Document`; only strings are taken over."""
-
-_MAX_JSON_LINE_BYTES = 64 << 20
 
 
 def inputs(root: Path) -> Inputs:
@@ -53,7 +41,7 @@ def read(
         if _kind(file.path) == "text":
             yield from _read_plain_text(file, max_document_bytes)
         else:
-            yield from _read_rows(file, text_field)
+            yield from read_documents(file, text_field=text_field)
     except NotTextError as error:
         yield Rejected(error.reason, file.source_file, detail=str(error))
     except (FileNotFoundError, PermissionError) as error:
@@ -118,32 +106,3 @@ def cut_at_blank_lines(lines: io.TextIOBase, max_bytes: int) -> Iterator[str]:
         at_line_start = line.endswith("\n")
     if rest := "".join(paragraphs + tail):
         yield rest
-
-
-def _read_rows(file: InputFile, text_field: str) -> Iterator[Document | Rejected]:
-    rows = read_rows(
-        file,
-        text_field=text_field,
-        is_wanted=_KNOWN_COLUMNS.__contains__,
-        max_line_bytes=_MAX_JSON_LINE_BYTES,
-    )
-    for row in rows:
-        if isinstance(row, Row):
-            yield _row_document(row.fields, file, row.offset, text_field)
-        else:
-            yield row
-
-
-def _row_document(
-    row: dict[str, Any], file: InputFile, offset: int, text_field: str
-) -> Document | Rejected:
-    text = row[text_field]
-    if not isinstance(text, str):
-        detail = f"'{text_field}' at {offset} is {type(text).__name__}, not text"
-        return Rejected("text_not_string", file.source_file, offset, detail)
-    known: dict[str, Any] = {
-        ours: clean(row[theirs])
-        for theirs, ours in _KNOWN_COLUMNS.items()
-        if isinstance(row.get(theirs), str)
-    }
-    return Document(clean(text), file.source_file, offset, **known)

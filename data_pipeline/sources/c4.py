@@ -1,0 +1,41 @@
+"""C4 as published (allenai/c4): gzipped JSON lines with `text`, `timestamp` and `url`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from data_pipeline.document import Document, Rejected
+from data_pipeline.inputs import InputFile, Inputs, walk
+from data_pipeline.rows import is_json, read_documents
+
+_TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)Z?")
+
+
+def inputs(root: Path) -> Inputs:
+    """The JSON-lines files under `root`, compressed or not."""
+
+    def why_ignored(file: InputFile) -> str | None:
+        return None if is_json(file.path) else "unknown_kind"
+
+    return walk(root, follow_symlinks=True).without(why_ignored)
+
+
+def read(file: InputFile, *, language: str) -> Iterator[Document | Rejected]:
+    """The documents of one file, all in `language`; `offset` is the line, from 1."""
+    for item in read_documents(file, text_field="text"):
+        if isinstance(item, Document):
+            timestamp = iso_timestamp(item.timestamp)
+            yield replace(item, language=language, timestamp=timestamp)
+        else:
+            yield item
+
+
+def iso_timestamp(timestamp: str | None) -> str | None:
+    """Both spellings in which C4 is found ("2019-04-25T12:57:54Z", "2019-04-25 12:57:54") as the
+    first; the time of the crawl, in UTC. Anything else stays as it is.
+    """
+    match = _TIMESTAMP.fullmatch(timestamp or "")
+    return f"{match[1]}T{match[2]}Z" if match else timestamp

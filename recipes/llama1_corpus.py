@@ -1,0 +1,363 @@
+"""The LLaMA-1 corpus (arXiv 2302.13971, section 2.1): its seven sources, with every threshold.
+
+Beside each threshold stands where it comes from: the paper, or the reproduction that it was taken
+from, since the paper gives few figures. `docs/data.md` has a card for every source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from data_pipeline import (
+    c4_rules,
+    code_files,
+    filters,
+    language_id,
+    perplexity,
+    reference_classifier,
+)
+from data_pipeline.book_overlap import overlapping_books
+from data_pipeline.code_headers import without_notices
+from data_pipeline.document import Edit, Filter, Source
+from data_pipeline.sources import (
+    books,
+    c4,
+    common_crawl,
+    github_rows,
+    stack_exchange,
+    wikipedia,
+)
+from data_pipeline.text import without_line_end_space
+from recipes.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class CrawlModels:
+    """Models that CommonCrawl's text is judged by. A step without its model is left out."""
+
+    language: Path | None = None
+    """fastText model that identifies languages; by default lid.176.ftz, which is installed."""
+    perplexity: Path | None = None
+    """Folder with the n-gram model of good English, as `train-perplexity` writes it."""
+    reference: Path | None = None
+    """fastText model of Wikipedia's references, as `train-references` writes it."""
+
+
+def llama1_corpus(raw: Path, models: CrawlModels) -> Corpus:
+    """The sources under `raw`, the cleanest first: of equal texts the first stays."""
+    left_out = []
+    if models.perplexity is None:
+        left_out.append(
+            "common_crawl: n-gram perplexity (no model; build_dataset.sh train-perplexity makes "
+            "one, --models.perplexity names it)"
+        )
+    if models.reference is None:
+        left_out.append(
+            "common_crawl: classifier of Wikipedia's references (no model; build_dataset.sh "
+            "train-references makes one, --models.reference names it)"
+        )
+    crawl = common_crawl_source(
+        language_model=models.language,
+        perplexity_models=None if models.perplexity is None else {"en": models.perplexity},
+        reference_model=models.reference,
+    )
+    sources = (
+        wikipedia_source(),
+        books_source(),
+        arxiv_source(),
+        stack_exchange_source(),
+        github_source(),
+        c4_source(),
+        crawl,
+    )
+    return Corpus(
+        name="llama1",
+        sources=tuple((source, raw / source.name) for source in sources),
+        left_out=tuple(left_out),
+    )
+
+
+# -- Wikipedia ------------------------------------------------------------------------------------
+
+WIKIPEDIA_LANGUAGES = frozenset(
+    {
+        *("bg", "ca", "cs", "da", "de", "en", "es", "fr", "hr", "hu"),
+        *("it", "nl", "pl", "pt", "ro", "ru", "sl", "sr", "sv", "uk"),
+    }
+)
+"""LLaMA's 20 languages (paper, section 2.1)."""
+
+
+def wikipedia_source(languages: frozenset[str] = WIKIPEDIA_LANGUAGES) -> Source:
+    """Articles of Wikipedia's dumps, markup removed (paper, section 2.1)."""
+    return Source(
+        name="wikipedia",
+        inputs=partial(wikipedia.inputs, languages=languages),
+        # MediaWiki stores no page above 2 MiB ($wgMaxArticleSize); the rest is XML around it.
+        read=partial(wikipedia.read, languages=languages, max_page_bytes=16 << 20),
+        edits=(wikipedia.drop_disambiguation, wikipedia.to_text),
+        # Neither the paper nor RedPajama v1 drops short articles.
+    )
+
+
+# -- books ----------------------------------------------------------------------------------------
+
+
+def books_source() -> Source:
+    """Project Gutenberg, and books that one has as text (LLaMA, section 2.1)."""
+    return Source(
+        name="books",
+        inputs=books.inputs,
+        read=partial(
+            books.read,
+            text_field="text",
+            # The longest books of Project Gutenberg, its dictionaries, have below 30 MB.
+            max_book_bytes=64 << 20,
+            # Ten times a long paragraph, a tenth of a short story.
+            book_line_characters=5_000,
+        ),
+        # "The Gutenberg Project, which contains books that are in the public domain" (paper).
+        edits=(partial(books.without_gutenberg, keep_copyrighted=False),),
+        # "Removing books with more than 90 % content overlap" (paper).
+        near_duplicates=partial(overlapping_books, min_overlap=0.9),
+    )
+
+
+# -- arXiv ----------------------------------------------------------------------------------------
+
+
+def arxiv_source() -> Source:
+    """The archive's LaTeX sources (paper, section 2.1): everything before the first section, the
+    bibliography and comments removed, definitions and macros of the authors expanded in line.
+    """
+    return Source(
+        name="arxiv",
+        inputs=arxiv.inputs,
+        read=partial(
+            arxiv.read,
+            # The archive takes submissions of up to 50 MB; figures pack by far less than 20 times.
+            max_package_bytes=1 << 30,
+            # Our own figure: no paper has this much text; tables of data that it includes may.
+            max_text_bytes=16 << 20,
+        ),
+        edits=(
+            arxiv.without_comments,
+            # Our own figure: sample papers expand to at most 1.1 times their text.
+            partial(arxiv.with_macros_expanded, max_growth=10),
+            arxiv.with_title,
+            # Our own figure: letters without headings but for one at the end keep their text.
+            partial(arxiv.without_front_matter_and_bibliography, max_front_share=0.5),
+            arxiv.with_tidy_lines,
+        ),
+        filters=(
+            # Our own figure: empty templates and notes of withdrawal that nothing else marks.
+            partial(filters.too_short, min_characters=500),
+        ),
+    )
+
+
+# -- Stack Exchange -------------------------------------------------------------------------------
+
+STACK_EXCHANGE_SITES = (
+    *("stackoverflow.com", "math.stackexchange.com", "superuser.com", "askubuntu.com"),
+    *("serverfault.com", "tex.stackexchange.com", "unix.stackexchange.com"),
+    *("stats.stackexchange.com", "physics.stackexchange.com", "electronics.stackexchange.com"),
+    *("gis.stackexchange.com", "mathoverflow.net", "apple.stackexchange.com"),
+    *("english.stackexchange.com", "salesforce.stackexchange.com", "wordpress.stackexchange.com"),
+    *("magento.stackexchange.com", "sharepoint.stackexchange.com", "gaming.stackexchange.com"),
+    *("meta.stackexchange.com", "ell.stackexchange.com", "dba.stackexchange.com"),
+    *("blender.stackexchange.com", "drupal.stackexchange.com", "mathematica.stackexchange.com"),
+    *("scifi.stackexchange.com", "diy.stackexchange.com", "security.stackexchange.com"),
+)
+"""The 28 largest sites in English. The paper gives the number and not the names; these are the
+sites with the most questions in the dump of June 2021, as counted for the data set
+flax-sentence-embeddings/stackexchange_xml."""
+
+
+def stack_exchange_source(
+    sites: tuple[str, ...] = STACK_EXCHANGE_SITES,
+    max_sites: int | None = len(STACK_EXCHANGE_SITES),
+    work_folder: Path | None = None,
+) -> Source:
+    """Questions with their answers, highest score first, of the 28 largest sites (paper, 2.1).
+
+    Sites that are not listed are read while fewer than `max_sites` are there. `work_folder` gets
+    temporary data of about a third of the largest `Posts.xml`.
+    """
+    return Source(
+        name="stack_exchange",
+        inputs=partial(stack_exchange.inputs, sites=sites, max_sites=max_sites),
+        read=partial(
+            stack_exchange.read,
+            # Every post counts, as in the paper and RedPajama v1. EleutherAI's data set of 2020
+            # takes answers from a score of 3.
+            min_question_score=None,
+            min_answer_score=None,
+            min_answers=0,
+            # Stack Exchange's limit on a post is 30,000 characters of Markdown.
+            max_post_bytes=4 << 20,
+            max_memory_bytes=64 << 20,
+            work_folder=work_folder,
+        ),
+    )
+
+
+# -- GitHub ---------------------------------------------------------------------------------------
+
+
+def github_source() -> Source:
+    """The public GitHub data set of BigQuery, and checkouts (LLaMA, section 2.1)."""
+    kinds = code_files.GITHUB_KINDS
+    return Source(
+        name="github",
+        inputs=partial(
+            github_rows.inputs,
+            kinds=kinds,
+            max_file_bytes=1 << 20,  # BigQuery's own bound on contents
+            skip_folders=code_files.NOT_OWN_FOLDERS,
+        ),
+        read=partial(github_rows.read, kinds=kinds, skip_folders=code_files.NOT_OWN_FOLDERS),
+        # "Boilerplate such as headers" (paper).
+        edits=(without_notices,),
+        filters=(
+            # "Only projects under the Apache, BSD and MIT licences" (paper).
+            partial(
+                filters.licence_not_allowed,
+                allowed=frozenset({"Apache-2.0", "MIT", "BSD", "BSD-2-Clause", "BSD-3-Clause"}),
+            ),
+            # Our own: the phrases of generated files; the paper has no such rule.
+            partial(filters.generated_code, head_characters=1_000),
+            # "Line length or proportion of alphanumeric characters" (paper, without figures; these
+            # are RedPajama v1's, and docs/data/github.md says which of its rules is left out).
+            partial(filters.long_line, max_characters=1_000),
+            partial(filters.long_mean_line, max_characters=100.0),
+            partial(filters.few_alphanumerics, min_share=0.25),
+        ),
+        # "Deduplicated at the file level, with exact matches" (paper). The header is off by then.
+        same_text=without_line_end_space,
+    )
+
+
+# -- CommonCrawl and C4 ---------------------------------------------------------------------------
+
+# CommonCrawl cuts pages at 1 MiB, since March 2025 at 5 MiB; its WET records are smaller.
+MAX_CRAWL_BLOCK_BYTES = (5 << 20) + (64 << 10)
+
+# CCNet identifies languages on the whole text; see `identify_language`.
+LANGUAGE_CHARACTERS = 1_000
+
+PUBLISHED_CUTOFFS = {
+    # Perplexities at the 30th and 60th percentile with CCNet's published models
+    # (cc_net/data/cutoff.csv of facebookresearch/cc_net).
+    **{"de": (370.0, 590.0), "en": (340.0, 520.0), "es": (180.0, 290.0), "fr": (180.0, 330.0)},
+    **{"it": (220.0, 360.0), "nl": (430.0, 650.0), "pl": (160.0, 260.0), "ru": (210.0, 310.0)},
+}
+
+
+def common_crawl_source(
+    *,
+    languages: frozenset[str] = frozenset({"en"}),
+    language_model: Path | None = None,
+    perplexity_models: Mapping[str, Path] | None = None,
+    reference_model: Path | None = None,
+) -> Source:
+    """English CommonCrawl (paper, section 2.1): CCNet's steps, then the classifier of references.
+
+    `language_model`: fastText model that identifies languages; None takes the installed
+    lid.176.ftz. `perplexity_models`: for each language the folder of its models
+    (`perplexity.perplexity_model`); None leaves the perplexity filter out. `reference_model`: the
+    classifier; None leaves it out.
+    ValueError for a path that leads to no model, or languages without one.
+    """
+    model = language_id.language_model(language_model)
+    edits: list[Edit] = [
+        partial(language_id.identify_language, model=model, max_characters=LANGUAGE_CHARACTERS)
+    ]
+    chosen: list[Filter] = [
+        # CCNet drops documents with fewer characters.
+        partial(filters.too_short, min_characters=300),
+        # The paper: non-English pages are removed. CCNet: a language below 0.5 is not sure.
+        partial(language_id.uncertain_language, min_score=0.5),
+        partial(language_id.other_language, languages=languages),
+    ]
+    if perplexity_models is not None:
+        if missing := sorted(languages - set(perplexity_models)):
+            raise ValueError(
+                f"perplexity_models names no folder for {', '.join(missing)}; add it, or leave "
+                "these languages out"
+            )
+        models = tuple(
+            perplexity.perplexity_model(language, folder, published_cutoffs=PUBLISHED_CUTOFFS)
+            for language, folder in sorted(perplexity_models.items())
+        )
+        edits.append(partial(perplexity.measure_perplexity, models=models))
+        # The paper does not say which buckets; RedPajama v1 takes head and middle.
+        keep = frozenset({"head", "middle"})
+        chosen.append(partial(perplexity.outside_buckets, models=models, keep=keep))
+    if reference_model is not None:
+        classifier = reference_classifier.reference_model(reference_model)
+        edits.append(
+            partial(reference_classifier.score_reference, model=classifier, max_characters=10_000)
+        )
+        # RedPajama v1: 0.25, chosen there because it leaves about as much as the paper has.
+        chosen.append(partial(reference_classifier.not_reference, min_score=0.25))
+    return Source(
+        name="common_crawl",
+        inputs=common_crawl.inputs,
+        read=partial(common_crawl.read, max_block_bytes=MAX_CRAWL_BLOCK_BYTES),
+        edits=tuple(edits),
+        filters=tuple(chosen),
+    )
+
+
+def c4_source(*, language: str = "en") -> Source:
+    """C4 as published. The paper takes it as it is; its rules (punctuation, words, sentences) are
+    asked again here, so that files that are not quite C4 are noticed.
+    """
+    return Source(
+        name="c4",
+        inputs=c4.inputs,
+        read=partial(c4.read, language=language),
+        filters=(
+            c4_rules.no_end_mark,
+            # C4 keeps lines of 5 words and pages of 3 sentences.
+            partial(c4_rules.few_words, min_words=5),
+            partial(c4_rules.few_sentences, min_sentences=3),
+        ),
+    )
+
+
+def c4_from_crawl_source(
+    *, language_model: Path | None = None, bad_words: Path | None = None
+) -> Source:
+    """C4's rules on CommonCrawl's text (WET files), for those who build it themselves. Of its rules
+    only the last is left to deduplication: that a span of three sentences occurs once.
+
+    `bad_words`: list of words of which a page may have none; None leaves that rule out.
+    """
+    model = language_id.language_model(language_model)
+    chosen: list[Filter] = [
+        c4_rules.placeholder_text,
+        c4_rules.curly_bracket,
+        partial(c4_rules.few_sentences, min_sentences=3),
+        # C4: 0.99 by langdetect, whose scores are nearly all or nothing. By fastText 6 % of
+        # published C4's documents have 0.99, and 98.9 % have CCNet's 0.5.
+        partial(language_id.uncertain_language, min_score=0.5),
+        partial(language_id.other_language, languages=frozenset({"en"})),
+    ]
+    if bad_words is not None:
+        words = c4_rules.bad_words_list(bad_words)
+        chosen.append(partial(c4_rules.bad_word, words=words))
+    return Source(
+        name="c4",
+        inputs=common_crawl.inputs,
+        read=partial(common_crawl.read, max_block_bytes=MAX_CRAWL_BLOCK_BYTES),
+        edits=(
+            partial(c4_rules.keep_good_lines, min_words=5, max_word_characters=1_000),
+            partial(language_id.identify_language, model=model, max_characters=LANGUAGE_CHARACTERS),
+        ),
+        filters=tuple(chosen),
+    )
