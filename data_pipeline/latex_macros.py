@@ -1,0 +1,527 @@
+"""User macros expanded in line, as TeX would: in order of appearance, arguments by name.
+
+Definitions take effect where they stand, are removed, and hold until the next one of the name
+(groups do not end them). What TeX decides by running a program is not run: conditionals on numbers
+or tokens stay, and definitions in both of their branches count. Decided are \\iftrue, \\iffalse,
+switches made by \\newif, and what asks for the next character (\\@ifnextchar, \\@ifstar, xparse).
+
+Expansion ends for every input. A macro that goes on expanding to itself stays as it is, and so
+does one without its arguments; a text that macros would blow up raises `MacroExplosionError`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from data_pipeline.latex_definitions import (
+    Definition,
+    Macro,
+    literal,
+    read_def,
+    read_document_command,
+    read_environment,
+    read_let,
+    read_name,
+    read_newcommand,
+    read_operator,
+    read_paired_delimiter,
+)
+from data_pipeline.latex_tokens import (
+    CONTROL_SEQUENCE,
+    INLINE_VERBATIM,
+    NO_VALUE,
+    TRUE,
+    VERBATIM_ENVIRONMENTS,
+    Kind,
+    ends_with_word,
+    read_argument,
+    read_arguments,
+)
+
+KEPT = frozenset(
+    {
+        *("part", "chapter", "section", "subsection", "subsubsection", "paragraph", "subparagraph"),
+        *("title", "author", "date", "maketitle", "abstract", "appendix", "bibliography"),
+        *("bibliographystyle", "begin", "end", "item", "label", "caption", "footnote", "par"),
+        *("documentclass", "documentstyle", "usepackage", "input", "include", "url", "href"),
+        *("bibitem", "thebibliography", "endthebibliography", "document", "enddocument"),
+        *("\\", "{", "}", "%", "#", "&", "$", "_", " ", "\n"),
+    }
+)
+"""LaTeX's own commands of structure. Papers redefine them for looks; their name says more than
+that, so they keep it."""
+
+_MAX_SELF_NESTING = 40
+_MAX_DEPTH = 400
+_MAX_RECURSIVE_NAMES = 25
+_WINDOWS = (2_000, 200_000)
+"""How far ahead an argument is looked for, in characters: at first, and if that is too little."""
+_WHOLE = 1 << 40
+
+_NOT_CONDITIONAL = re.compile(
+    r"if(?:f$|thenelse|str|def(?!ined$)|undef|cs(?!name$)|bool|toggle|blank|num[a-z]|dim[a-z]|empty)"
+)
+_ENVIRONMENT = re.compile(r"\s*\{([^{}\\]{1,100})\}")
+_VERBATIM = re.compile(INLINE_VERBATIM)
+_BLANKS = re.compile(r"[ \t]*")
+_REST_OF_LINE = re.compile(r"[ \t]*\n")
+# xspace's own list of what needs no space before it.
+_NO_SPACE_BEFORE = frozenset(".,'/?;:!~-){}\\ \t\n]*^_&%$")
+
+_Reading = TypeVar("_Reading")
+
+
+class MacroExplosionError(ValueError):
+    """The macros of a text stand for more text than anyone wrote."""
+
+
+class _RecursionError(Exception):
+    """A macro goes on expanding to itself."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+def expand_macros(text: str, *, max_growth: int) -> str:
+    """`text` without its definitions, their uses expanded. Comments have to be gone.
+
+    MacroExplosionError where expansions write more than `max_growth` times the text and a million
+    characters, or nest without end through many names.
+    """
+    recursive: set[str] = set()
+    while len(recursive) <= _MAX_RECURSIVE_NAMES:
+        try:
+            return _Expander(text, recursive, max_growth).run()
+        except _RecursionError as error:
+            recursive.add(error.name)
+    raise MacroExplosionError(f"more than {_MAX_RECURSIVE_NAMES} macros expand to themselves")
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Names of the macros whose expansion a text is part of."""
+
+    name: str
+    outer: _Chain | None
+    depth: int
+
+
+@dataclass
+class _Frame:
+    """A text that is being read: the paper itself, or what a macro in it stands for."""
+
+    text: str
+    position: int
+    chain: _Chain | None
+
+
+_Handler = Callable[[str], bool]
+"""Acts on a command whose name has just been read; False if it is to stay as it is."""
+_Reader = Callable[[str, int], tuple[_Reading, int] | None]
+
+
+class _Expander:
+    """One pass over one text."""
+
+    def __init__(self, text: str, recursive: set[str], max_growth: int) -> None:
+        self.frames = [_Frame(text, 0, None)]
+        self.recursive = recursive
+        self.out: list[str] = []
+        self.max_written = 1_000_000 + max_growth * len(text)
+        self.written = 0
+        self.patience = 20_000_000 + 2 * len(text)
+        """Characters that may yet be searched for an end that is not there."""
+        self.environments: dict[str, tuple[Macro, Macro]] = {}
+        self.unclosed: set[str] = set()
+        self.table: dict[str, Macro | _Handler] = dict(self.handlers())
+        self.kept = KEPT | self.table.keys()
+
+    def handlers(self) -> dict[str, _Handler]:
+        define = {
+            **dict.fromkeys(("newcommand", "renewcommand", "DeclareRobustCommand"), False),
+            **dict.fromkeys(("newrobustcmd", "renewrobustcmd"), False),
+            **dict.fromkeys(("providecommand", "providerobustcmd"), True),
+        }
+        readers = {
+            **dict.fromkeys(("def", "gdef", "edef", "xdef"), read_def),
+            "DeclareMathOperator": read_operator,
+            "DeclarePairedDelimiter": read_paired_delimiter,
+            **dict.fromkeys(("NewDocumentCommand", "RenewDocumentCommand"), read_document_command),
+            **dict.fromkeys(("DeclareDocumentCommand",), read_document_command),
+        }
+        handlers: dict[str, _Handler] = {
+            **{n: partial(self.define, read_newcommand, keep) for n, keep in define.items()},
+            **{n: partial(self.define, read, False) for n, read in readers.items()},
+            "ProvideDocumentCommand": partial(self.define, read_document_command, True),
+            **dict.fromkeys(("long", "global", "protected", "outer"), self.prefix),
+            "let": self.let,
+            **dict.fromkeys(("newenvironment", "renewenvironment"), self.define_environment),
+            "newif": self.new_switch,
+            "iftrue": partial(self.conditional, ""),
+            "iffalse": partial(self.conditional, ""),
+            "begin": self.begin,
+            "end": self.end,
+            **dict.fromkeys(("verb", "lstinline", "mintinline"), self.inline_verbatim),
+            "xspace": self.xspace,
+            **dict.fromkeys(("@ifnextchar", "kernel@ifnextchar"), self.if_next_character),
+            "@ifstar": self.if_star,
+        }
+        for name, value in (("IfBoolean", TRUE), ("IfNoValue", NO_VALUE)):
+            for branches in ("TF", "T", "F"):
+                handlers[name + branches] = partial(self.if_equal, value, branches, True)
+        for branches in ("TF", "T", "F"):
+            handlers["IfValue" + branches] = partial(self.if_equal, NO_VALUE, branches, False)
+        return handlers
+
+    def run(self) -> str:
+        table, frames = self.table, self.frames
+        while frames:
+            frame = frames[-1]
+            text, start = frame.text, frame.position
+            for match in CONTROL_SEQUENCE.finditer(text, start):
+                name = match[1]
+                entry = table.get(name)
+                end = match.end()
+                if entry is None:
+                    # Outside style files `@` is no letter: \eg@home is \eg.
+                    at = name.find("@", 1)
+                    if at < 0 or (entry := table.get(name[:at])) is None:
+                        continue
+                    end -= len(name) - at
+                    name = name[:at]
+                if match.start() > start:
+                    self.emit(text[start : match.start()])
+                frame.position = end
+                done = self.expand(name, entry) if isinstance(entry, Macro) else entry(name)
+                if not done:
+                    self.emit("\\" + name)
+                break
+            else:
+                if start < len(text):
+                    self.emit(text[start:])
+                frames.pop()
+        return "".join(self.out)
+
+    # Reading and writing
+
+    def emit(self, text: str) -> None:
+        if text and text[0].isalpha() and self.out and ends_with_word(self.out[-1]):
+            self.out.append(" ")
+        if text:
+            self.out.append(text)
+
+    def push(self, text: str, name: str | None = None) -> None:
+        """Read `text` next, as part of what the macro `name` stands for."""
+        self.written += len(text) + 32
+        if self.written > self.max_written:
+            raise MacroExplosionError(f"expansions write more than {self.max_written} characters")
+        chain = self.frames[-1].chain if self.frames else None
+        if name is not None:
+            depth = chain.depth + 1 if chain else 1
+            if depth > _MAX_DEPTH:
+                raise MacroExplosionError(f"expansions nest deeper than {_MAX_DEPTH}")
+            chain = _Chain(name, chain, depth)
+        while self.frames and self.frames[-1].position == len(self.frames[-1].text):
+            self.frames.pop()
+        self.frames.append(_Frame(text, 0, chain))
+
+    def ahead(self, size: int) -> tuple[str, bool]:
+        """The next `size` characters, and whether that is all there is."""
+        pieces, left = [], size
+        for frame in reversed(self.frames):
+            piece = frame.text[frame.position : frame.position + left]
+            pieces.append(piece)
+            left -= len(piece)
+            if left == 0:
+                break
+        is_all = frame is self.frames[0] and frame.position + len(pieces[-1]) == len(frame.text)
+        return "".join(pieces), is_all
+
+    def advance(self, size: int) -> None:
+        for frame in reversed(self.frames):
+            step = min(size, len(frame.text) - frame.position)
+            frame.position += step
+            size -= step
+            if size == 0:
+                return
+
+    def take(
+        self, read: Callable[..., tuple[_Reading, int] | None], *, windows: tuple[int, ...] = _WINDOWS
+    ) -> _Reading | None:
+        """What `read` finds next; None, and nothing is read, if it finds nothing whole."""
+        for size in windows:
+            text, is_all = self.ahead(size)
+            result = read(text, 0, is_all)
+            if result is not None:
+                self.advance(result[1])
+                return result[0]
+            if is_all:
+                break
+            self.patience -= len(text)
+            if self.patience < 0:
+                break
+        return None
+
+    def next_character(self) -> str:
+        return self.ahead(1)[0]
+
+    def skip_blanks(self) -> None:
+        """TeX skips spaces after a control word. Line ends stay, so that lines do."""
+        frame = self.frames[-1]
+        match = _BLANKS.match(frame.text, frame.position)
+        assert match is not None, "the pattern matches the empty text"
+        frame.position = match.end()
+
+    # Uses
+
+    def expand(self, name: str, macro: Macro) -> bool:
+        if name in self.recursive:
+            return False
+        chain = self.frames[-1].chain
+        if chain is not None and chain.depth >= _MAX_SELF_NESTING:
+            self.check_nesting(name, chain)
+        arguments: list[str] | None = []
+        if macro.signature:
+            arguments = self.take(partial(_arguments, macro))
+            if arguments is None:
+                return False
+        body = macro.expansion(arguments)
+        if not macro.signature and name[-1].isalpha():
+            self.after_bare_name(body)
+        if macro.is_literal:
+            self.emit(body)
+        elif body:
+            self.push(body, name)
+        return True
+
+    def check_nesting(self, name: str, chain: _Chain | None) -> None:
+        count = 0
+        while chain is not None:
+            count += chain.name == name
+            chain = chain.outer
+        if count >= _MAX_SELF_NESTING:
+            raise _RecursionError(name)
+
+    def after_bare_name(self, body: str) -> None:
+        """Skip what only ends the name: spaces, or `{}` (unless the body might take it)."""
+        frame = self.frames[-1]
+        ends = body.endswith(r"\xspace") or not ends_with_word(body)
+        if frame.text.startswith("{}", frame.position) and ends and not body.endswith(("^", "_")):
+            frame.position += 2
+        else:
+            self.skip_blanks()
+
+    # Definitions
+
+    def define(
+        self,
+        read: Callable[[str, int], tuple[Definition, int] | None],
+        only_new: bool,
+        command: str,
+    ) -> bool:
+        definition = self.take(lambda text, start, _: read(text, start))
+        if definition is None:
+            return False
+        name, macro = definition
+        if name not in self.kept and not (only_new and name in self.table):
+            self.table[name] = macro
+        self.after_definition()
+        return True
+
+    def after_definition(self) -> None:
+        """A definition that had a line to itself takes the line with it."""
+        frame = self.frames[-1]
+        if not self.out or self.out[-1].rstrip(" \t")[-1:] in ("", "\n"):
+            if match := _REST_OF_LINE.match(frame.text, frame.position):
+                frame.position = match.end()
+        elif frame.text[frame.position : frame.position + 1] == "\n" and self.out[-1][-1] == " ":
+            self.out[-1] = self.out[-1].rstrip(" ")
+
+    def prefix(self, command: str) -> bool:
+        """\\long and its like go with the definition that follows them."""
+        text, _ = self.ahead(40)
+        match = CONTROL_SEQUENCE.match(text, len(text) - len(text.lstrip()))
+        return match is not None and match[1] in _DEFINING
+
+    def let(self, command: str) -> bool:
+        names = self.take(lambda text, start, _: read_let(text, start))
+        if names is None:
+            return False
+        name, target = names
+        if name not in self.kept:
+            meaning = self.table.get(target[1:]) if target[0] == "\\" else None
+            if target in (r"\relax", r"\undefined", r"\@undefined"):
+                self.table.pop(name, None)
+            else:
+                self.table[name] = literal(target) if meaning is None else meaning
+        self.after_definition()
+        return True
+
+    def define_environment(self, command: str) -> bool:
+        definition = self.take(lambda text, start, _: read_environment(text, start))
+        if definition is None:
+            return False
+        name, begin, end = definition
+        # An environment that is only renewed is LaTeX's own, and keeps its name.
+        if command == "newenvironment" and name not in VERBATIM_ENVIRONMENTS:
+            self.environments[name] = (begin, end)
+        self.after_definition()
+        return True
+
+    def new_switch(self, command: str) -> bool:
+        named = self.take(lambda text, start, _: read_name(text, start))
+        if named is None or not named.startswith("if") or named in self.kept:
+            return named is not None
+        switch = named[2:]
+        self.set_switch(switch, "false", "")
+        for value in ("true", "false"):
+            self.table[switch + value] = partial(self.set_switch, switch, value)
+        self.after_definition()
+        return True
+
+    def set_switch(self, switch: str, value: str, command: str) -> bool:
+        self.table["if" + switch] = partial(self.conditional, value)
+        if command:
+            self.after_definition()
+        return True
+
+    # Decisions
+
+    def conditional(self, value: str, command: str) -> bool:
+        """Go on with the branch that holds, for \\iftrue, \\iffalse and switches."""
+        branches = self.take(_branches, windows=(*_WINDOWS, _WHOLE))
+        if branches is None:
+            return False
+        holds = command == "iftrue" or value == "true"
+        self.push(branches[0] if holds else branches[1])
+        return True
+
+    def if_next_character(self, command: str) -> bool:
+        """`\\@ifnextchar` character {if so}{if not}; a space is no character."""
+        parts = self.take(_three_arguments)
+        if parts is None:
+            return False
+        expected, then, otherwise = parts
+        expected = {r"\bgroup": "{", r"\egroup": "}"}.get(expected, expected)
+        text, _ = self.ahead(200)
+        self.push(then if text.lstrip(" \t\n")[: len(expected)] == expected else otherwise)
+        return True
+
+    def if_star(self, command: str) -> bool:
+        parts = self.take(_two_arguments)
+        if parts is None:
+            return False
+        has_star = self.next_character() == "*"
+        if has_star:
+            self.advance(1)
+        self.push(parts[0] if has_star else parts[1])
+        return True
+
+    def if_equal(self, expected: str, branches: str, equal: bool, command: str) -> bool:
+        """xparse's questions about an argument, with one branch or both."""
+        parts = self.take(_three_arguments if branches == "TF" else _two_arguments)
+        if parts is None:
+            return False
+        holds = (parts[0] == expected) == equal
+        texts = {"T" if branches == "T" else "F": parts[1]} if len(branches) == 1 else {}
+        texts = texts or {"T": parts[1], "F": parts[2]}
+        self.push(texts.get("T" if holds else "F", ""))
+        return True
+
+    def xspace(self, command: str) -> bool:
+        following = self.next_character()
+        if following and following not in _NO_SPACE_BEFORE:
+            self.emit(" ")
+        return True
+
+    # What is not LaTeX text, and environments
+
+    def begin(self, command: str) -> bool:
+        frame = self.frames[-1]
+        match = _ENVIRONMENT.match(frame.text, frame.position)
+        if match is None:
+            return False
+        name = match[1]
+        if name.rstrip("*") in VERBATIM_ENVIRONMENTS and name not in self.unclosed:
+            end = frame.text.find(f"\\end{{{name}}}", match.end())
+            if end < 0:
+                self.unclosed.add(name)
+                return False
+            self.emit("\\begin" + frame.text[frame.position : end])
+            frame.position = end
+            return True
+        if name not in self.environments:
+            return False
+        before, frame.position = frame.position, match.end()
+        if self.expand(name, self.environments[name][0]):
+            return True
+        frame.position = before
+        return False
+
+    def end(self, command: str) -> bool:
+        frame = self.frames[-1]
+        match = _ENVIRONMENT.match(frame.text, frame.position)
+        if match is None or match[1] not in self.environments:
+            return False
+        frame.position = match.end()
+        self.push(self.environments[match[1]][1].texts[0], match[1])
+        return True
+
+    def inline_verbatim(self, command: str) -> bool:
+        frame = self.frames[-1]
+        match = _VERBATIM.match(frame.text, frame.position - len(command))
+        if match is None:
+            return False
+        self.emit("\\" + match.group())
+        frame.position = match.end()
+        return True
+
+
+_DEFINING = frozenset({"def", "gdef", "edef", "xdef", "let", "long", "global", "newcommand"})
+
+
+def _arguments(macro: Macro, text: str, start: int, is_all: bool) -> tuple[list[str], int] | None:
+    return read_arguments(macro.signature, text, start, is_all=is_all)
+
+
+def _two_arguments(text: str, start: int, is_all: bool) -> tuple[list[str], int] | None:
+    return _some_arguments(2, text, start)
+
+
+def _three_arguments(text: str, start: int, is_all: bool) -> tuple[list[str], int] | None:
+    return _some_arguments(3, text, start)
+
+
+def _some_arguments(count: int, text: str, start: int) -> tuple[list[str], int] | None:
+    found: list[str] = []
+    for _ in range(count):
+        argument = read_argument(text, start)
+        if argument is None:
+            return None
+        found.append(argument[0])
+        start = argument[1]
+    return found, start
+
+
+def _branches(text: str, start: int, is_all: bool) -> tuple[tuple[str, str], int] | None:
+    """The texts before and after the \\else of a conditional, up to its \\fi."""
+    depth, middle = 0, -1
+    begin = start
+    for match in CONTROL_SEQUENCE.finditer(text, start):
+        name = match[1]
+        if name == "fi":
+            if depth == 0:
+                first = text[begin : match.start() if middle < 0 else middle]
+                second = "" if middle < 0 else text[middle + len(r"\else") : match.start()]
+                return (first, second), match.end()
+            depth -= 1
+        elif name == "else" and depth == 0:
+            middle = match.start()
+        elif name.startswith("if") and not _NOT_CONDITIONAL.match(name):
+            depth += 1
+    return None
