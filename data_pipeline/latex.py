@@ -13,38 +13,33 @@ from itertools import pairwise
 from data_pipeline.latex_tokens import (
     INLINE_VERBATIM,
     VERBATIM_ENVIRONMENTS,
-    group_end,
-    joined,
-    read_optional,
+    ends_with_word,
+    tokens_outside_verbatim,
 )
 
-_VERBATIM_BEGIN = re.compile(
-    r"\\begin[ \t]*(?:%[^\n]*\n[ \t]*)?\{("
-    + "|".join((*VERBATIM_ENVIRONMENTS, "comment"))
-    + r")(\*?)\}"
-)
 _COMMENT_TOKEN = re.compile(
-    rf"(?P<begin>{_VERBATIM_BEGIN.pattern})"
-    rf"|\\{INLINE_VERBATIM}"
+    r"\\(?:begin[ \t]*(?:%[^\n]*\n[ \t]*)?"
+    rf"\{{(?P<verbatim>(?:{'|'.join((*VERBATIM_ENVIRONMENTS, 'comment'))})\*?)\}}"
+    rf"|{INLINE_VERBATIM}"
     # In a web address `%` is a character.
-    r"|\\(?:url|path|nolinkurl|href)[ \t]*\{[^{}\n]{0,2000}\}"
-    r"|\\[\s\S]|(?P<comment>%[^\n]*)"
+    r"|(?:url|path|nolinkurl|href)[ \t]*\{[^{}\n]{0,2000}\}"
+    r"|[\s\S])|%[^\n]*"
 )
 _NOT_BLANK = re.compile(r"[ \t]*(?=[^ \t\n])")
 
 _SECTIONS = r"part|chapter|section|subsection|subsubsection|paragraph|subparagraph"
-_HEADING = re.compile(
-    rf"\\(?:{_SECTIONS})(?:\s*\*)?\s*[\[{{]"
-    # Plain TeX: harvmac's, plain's own, AMS-TeX's.
-    r"|\\newsec\s*\{|\\(?:beginsection|head|heading|specialhead)(?![A-Za-z])"
+_HEADING = re.compile(rf"\\(?:{_SECTIONS})(?:\s*\*)?\s*[\[{{]")
+_PLAIN_HEADING = re.compile(
+    # harvmac's, plain TeX's and AMS-TeX's, besides LaTeX's that other formats took over.
+    rf"{_HEADING.pattern}|\\newsec\s*\{{|\\(?:beginsection|head|heading|specialhead)(?![A-Za-z])"
 )
-_TITLE_COMMAND = re.compile(r"\\(?:title|Plaintitle)\b\s*")
 _BEGIN_DOCUMENT = re.compile(r"\\begin\s*\{document\}")
 _END = re.compile(r"\\end\s*\{document\}|^[ \t]*\\(?:bye|end|enddocument)\s*$", re.MULTILINE)
 _FRONT_END = re.compile(
     r"\\end\s*\{(?:abstract|frontmatter|titlepage|keywords?|keyword|opening)\}"
     r"|\\(?:maketitle|endabstract|endtopmatter|abstractend|titlepageend)(?![A-Za-z])"
 )
+_MAX_TITLE = 200
 _CLOSING_TITLE = re.compile(
     r"\W*(?:\\\w+\s*\{?)?\s*(?:acknowledge?ments?\b|references\b|bibliography\b|literature cited\b"
     r"|(?:data|code|materials?) (?:and \w+ )?availability\b|author contributions\b|funding\b"
@@ -54,11 +49,11 @@ _CLOSING_TITLE = re.compile(
 _APPENDIX = re.compile(r"\\appendix(?![A-Za-z])|\\begin\s*\{appendi(?:x|ces)\}")
 _REFERENCES_TITLE = re.compile(
     r"\W*(?:\\\w+\s*\{?)?\s*(?:references(?:\s+and\s+notes)?|bibliography|literature cited"
-    r"|works cited|literature)\W*",
+    r"|works cited|literature)\s*[}\]\n]",
     re.IGNORECASE,
 )
 
-_LISTS = ("thebibliography", "chapthebibliography", "references", "bibdiv", "biblist", "mcbibliography")
+_LISTS = ("thebibliography", "chapthebibliography", "references", "bibdiv", "mcbibliography")
 _BIBLIOGRAPHY_BEGIN = re.compile(r"\\begin\s*\{(" + "|".join(_LISTS) + r")\*?\}")
 _BIBLIOGRAPHY_COMMAND = re.compile(
     r"\\(?:bibliography|bibliographystyle|nobibliography|addbibresource|nocite|bibliographyunit)"
@@ -70,7 +65,6 @@ _BIBLIOGRAPHY_COMMAND = re.compile(
 _AMS_REFERENCES = re.compile(r"\\Refs(?![A-Za-z])")
 _AMS_REFERENCES_END = re.compile(r"\\endRefs(?![A-Za-z])")
 
-_TRAILING_BLANKS = re.compile(r"(?<![ \t\n])[ \t]+(?=\n|\Z)|(?<=\n)[ \t]+(?=\n|\Z)")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
@@ -83,26 +77,17 @@ def without_comments(text: str) -> str:
     after other comments the line end stays.
     """
     out: list[str] = []
-    start = skip_to = 0
-    unclosed: set[str] = set()
-    for match in _COMMENT_TOKEN.finditer(text):
-        if match.start() < skip_to or match.lastgroup not in ("begin", "comment"):
-            continue
-        if match.lastgroup == "comment":
+    start = 0
+    for match in tokens_outside_verbatim(_COMMENT_TOKEN, text):
+        at = match.start()
+        if text[at] == "%":
             piece, start = _around_comment(text, start, match)
             _append(out, piece)
-            skip_to = start
-            continue
-        name = match[2] + match[3]
-        end = -1 if name in unclosed else text.find(f"\\end{{{name}}}", match.end())
-        if end < 0:
-            unclosed.add(name)
-            continue
-        skip_to = end + len(f"\\end{{{name}}}")
-        if match[2] == "comment":
+        elif match.lastgroup == "verbatim" and match["verbatim"] in ("comment", "comment*"):
+            end = rf"\end{{{match['verbatim']}}}"
             # A line end in its place, so that the texts around it do not become a word.
-            _append(out, text[start : match.start()] + "\n")
-            start = skip_to
+            _append(out, text[start:at] + "\n")
+            start = text.index(end, match.end()) + len(end)
     _append(out, text[start:])
     return "".join(out)
 
@@ -126,86 +111,58 @@ def _around_comment(text: str, start: int, match: re.Match[str]) -> tuple[str, i
 
 
 def _append(out: list[str], piece: str) -> None:
+    if piece and piece[0].isalpha() and out and ends_with_word(out[-1]):
+        out.append(" ")  # else the two would make another control word
     if piece:
-        out.append(joined(out[-1], piece)[len(out[-1]) :] if out else piece)
-
-
-def title_of(text: str) -> str | None:
-    r"""The words of `\title{…}`, None if there are none. Comments and macros should be gone."""
-    for command in _TITLE_COMMAND.finditer(text):
-        optional = read_optional(text, command.end())
-        start = command.end() if optional is None else optional[1]
-        while text[start : start + 1].isspace():
-            start += 1
-        end = group_end(text[: start + 5_000], start) if text[start : start + 1] == "{" else None
-        if end is not None and (title := plain_words(text[start + 1 : end - 1])):
-            return title
-    return None
-
-
-def plain_words(latex: str) -> str:
-    """A short piece of LaTeX without commands and footnotes, mathematics as it is."""
-    latex = re.sub(r"\\(?:thanks|footnote|footnotemark|titlenote)\s*(?:\[[^\]]{0,50}\])?\{[^{}]*\}", "", latex)
-    latex = re.sub(r"\\\\\s*(?:\[[^\]]{0,50}\])?|\\(?:newline|linebreak|break)(?![A-Za-z])|~", " ", latex)
-    pieces = re.split(r"(\$[^$]*\$)", latex)
-    words = [
-        piece
-        if piece.startswith("$")
-        else re.sub(r"\\([A-Za-z@]+)\*?\s*|\\([^A-Za-z])|[{}]", _visible, piece)
-        for piece in pieces
-    ]
-    return " ".join("".join(words).split())
-
-
-def _visible(match: re.Match[str]) -> str:
-    names = {"LaTeX": "LaTeX ", "TeX": "TeX ", "ss": "ß", "o": "ø", "O": "Ø", "ae": "æ", "l": "ł"}
-    if match[1] is not None:
-        return names.get(match[1], "")
-    return match[2] if match[2] and match[2] in "%&$#_{}" else " " if match[2] in ("," , " ", ";") else ""
+        out.append(piece)
 
 
 def without_front_matter_and_bibliography(text: str, *, max_front_share: float) -> str:
     r"""The paper from its first section heading on, without bibliography and what follows its end.
 
-    A heading is any of LaTeX's seven, starred or not, or plain TeX's and AMS-TeX's. Where there is
-    none, or the first one only closes the paper (acknowledgements, appendix), or more than
-    `max_front_share` of the paper lies before it (letters), the text begins after the abstract and
-    the title block; without these, at the beginning of the document. Appendices stay.
+    A heading is any of LaTeX's seven, starred or not; in a text without a document environment also
+    one of plain TeX or AMS-TeX. Where there is none, or the first one closes the paper
+    (acknowledgements, appendix), or more than `max_front_share` of the paper lies before it
+    (letters), the text begins after the abstract and the title block; without these, at the
+    beginning of the document. Appendices stay.
     """
     begin = _BEGIN_DOCUMENT.search(text)
     start = 0 if begin is None else begin.end()
     end = _END.search(text, start)
     body = text[start : None if end is None else end.start()]
-    return _without_bibliography(body[_first_section(body, max_front_share) :])
+    heading = _PLAIN_HEADING if begin is None else _HEADING
+    headings = [match.span() for match in heading.finditer(body)]
+    start = _first_section(body, headings, max_front_share)
+    spans = _bibliography_spans(body, headings)
+    return "".join(_outside(body, start, sorted(spans)))
 
 
-def _first_section(body: str, max_front_share: float) -> int:
+def _first_section(body: str, headings: list[tuple[int, int]], max_front_share: float) -> int:
+    """Where the paper begins, given the spans of its headings' commands."""
+    # Without a heading the title block is looked for in the first half: papers quote others'.
+    start, title = headings[0] if headings else (len(body) // 2, 0)
     front = 0
-    heading = _HEADING.search(body)
-    for match in _FRONT_END.finditer(body, 0, len(body) // 2 + 1 if heading is None else heading.start()):
+    for match in _FRONT_END.finditer(body, 0, start):
         front = match.end()
-    if heading is None:
+    if not headings:
         return front
-    closes = _CLOSING_TITLE.match(body, heading.end()) or _APPENDIX.search(body, 0, heading.start())
-    before, whole = heading.start() - front, len(body) - front
-    return front if closes or before > max_front_share * whole else heading.start()
+    closes = _CLOSING_TITLE.match(body, title, title + _MAX_TITLE) is not None
+    closes = closes or _APPENDIX.search(body, 0, start) is not None
+    is_late = start - front > max_front_share * (len(body) - front)
+    return front if closes or is_late else start
 
 
-def _without_bibliography(body: str) -> str:
-    spans = sorted(_bibliography_spans(body))
-    out, position = [], 0
+def _outside(body: str, position: int, spans: list[tuple[int, int]]) -> Iterator[str]:
+    """The pieces of `body` from `position` on that lie in none of the sorted spans."""
     for start, end in spans:
-        if end <= position:
-            continue
-        out.append(body[position : max(start, position)])
-        position = end
-    out.append(body[position:])
-    return "".join(out)
+        if end > position:
+            yield body[position : max(start, position)]
+            position = end
+    yield body[position:]
 
 
-def _bibliography_spans(body: str) -> Iterator[tuple[int, int]]:
+def _bibliography_spans(body: str, headings: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Where the bibliography is, by its environments, its commands and its heading."""
-    headings = [match.span() for match in _HEADING.finditer(body)]
     position = 0
     while match := _BIBLIOGRAPHY_BEGIN.search(body, position):
         end = body.find(f"\\end{{{match[1]}", match.end())
@@ -219,12 +176,13 @@ def _bibliography_spans(body: str) -> Iterator[tuple[int, int]]:
         yield references.start(), len(body) if last is None else last.end()
     appendix = _APPENDIX.search(body)
     for (start, title), (end, _) in pairwise([*headings, (len(body), len(body))]):
-        named = _REFERENCES_TITLE.match(body, title)
-        if named is not None and named.end() > title and body[named.end() - 1] in "}]\n":
+        named = _REFERENCES_TITLE.match(body, title, title + _MAX_TITLE)
+        if named is not None and body[named.end() - 1] in "}]\n":
             before_appendix = appendix is not None and start < appendix.start() < end
             yield start, appendix.start() if appendix and before_appendix else end
 
 
 def with_tidy_lines(text: str) -> str:
     """No blanks at line ends, at most one empty line in a row, none at either end."""
-    return _BLANK_LINES.sub("\n\n", _TRAILING_BLANKS.sub("", text)).strip("\n")
+    lines = "\n".join(line.rstrip(" \t") for line in text.split("\n"))
+    return _BLANK_LINES.sub("\n\n", lines).strip("\n")

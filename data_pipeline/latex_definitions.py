@@ -38,12 +38,13 @@ _MAX_PARAMETER_TEXT = 500
 
 @dataclass(frozen=True)
 class Macro:
-    """`texts[0]`, argument `numbers[0]`, `texts[1]`, … A literal one is not expanded any further."""
+    """Stands for `texts[0]`, argument `numbers[0]`, `texts[1]`, and so on."""
 
     signature: Signature
     texts: tuple[str, ...]
     numbers: tuple[int, ...] = ()
     is_literal: bool = False
+    """Not expanded any further."""
 
     def expansion(self, arguments: Sequence[str]) -> str:
         """The macro's text with its arguments in their places."""
@@ -142,7 +143,7 @@ def read_def(text: str, position: int) -> tuple[Definition, int] | None:
     if body is None:
         return None
     first, *rest = _PARAMETER.split(pattern.group())
-    signature = (Parameter(Kind.LITERAL, first.strip()),) if first.strip() else ()
+    signature: Signature = (Parameter(Kind.LITERAL, first.strip()),) if first.strip() else ()
     signature += tuple(
         Parameter(Kind.DELIMITED, delimiter) if delimiter else _MANDATORY
         for delimiter in rest[1::2]

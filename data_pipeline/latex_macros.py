@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from data_pipeline.latex_definitions import (
     Definition,
@@ -30,6 +28,7 @@ from data_pipeline.latex_definitions import (
     read_operator,
     read_paired_delimiter,
 )
+from data_pipeline.latex_input import ALL_WINDOWS, Input, MacroExplosionError
 from data_pipeline.latex_tokens import (
     CONTROL_SEQUENCE,
     INLINE_VERBATIM,
@@ -37,8 +36,9 @@ from data_pipeline.latex_tokens import (
     TRUE,
     VERBATIM_ENVIRONMENTS,
     Kind,
+    Parameter,
+    Signature,
     ends_with_word,
-    read_argument,
     read_arguments,
 )
 
@@ -55,28 +55,33 @@ KEPT = frozenset(
 """LaTeX's own commands of structure. Papers redefine them for looks; their name says more than
 that, so they keep it."""
 
-_MAX_SELF_NESTING = 40
-_MAX_DEPTH = 400
-_MAX_RECURSIVE_NAMES = 25
-_WINDOWS = (2_000, 200_000)
-"""How far ahead an argument is looked for, in characters: at first, and if that is too little."""
-_WHOLE = 1 << 40
+_KEPT_ENVIRONMENTS = frozenset(
+    {
+        *("document", "abstract", "thebibliography", "references", "figure", "table", "equation"),
+        *("proof", "comment", *VERBATIM_ENVIRONMENTS),
+    }
+)
 
+_MAX_SELF_NESTING = 40
+_MAX_RECURSIVE_NAMES = 25
+_MAX_PASSES = 20
+
+_AFTER_PREFIX = frozenset({"def", "gdef", "edef", "xdef", "let", "long", "global", "newcommand"})
+_DEFINING = re.compile(
+    r"\\(?:(?:new|renew|provide|Declare|Provide|Renew|New)[A-Za-z]|[egx]?def|let|long|global|outer"
+    r"|protected|iftrue|iffalse|xspace|@if|kernel@if|If[BNV])"
+)
+"""What an expansion acts on even where nothing is defined."""
 _NOT_CONDITIONAL = re.compile(
     r"if(?:f$|thenelse|str|def(?!ined$)|undef|cs(?!name$)|bool|toggle|blank|num[a-z]|dim[a-z]|empty)"
 )
 _ENVIRONMENT = re.compile(r"\s*\{([^{}\\]{1,100})\}")
 _VERBATIM = re.compile(INLINE_VERBATIM)
-_BLANKS = re.compile(r"[ \t]*")
+_TWO: Signature = (Parameter(Kind.MANDATORY),) * 2
+_THREE: Signature = (Parameter(Kind.MANDATORY),) * 3
 _REST_OF_LINE = re.compile(r"[ \t]*\n")
 # xspace's own list of what needs no space before it.
 _NO_SPACE_BEFORE = frozenset(".,'/?;:!~-){}\\ \t\n]*^_&%$")
-
-_Reading = TypeVar("_Reading")
-
-
-class MacroExplosionError(ValueError):
-    """The macros of a text stand for more text than anyone wrote."""
 
 
 class _RecursionError(Exception):
@@ -93,6 +98,15 @@ def expand_macros(text: str, *, max_growth: int) -> str:
     MacroExplosionError where expansions write more than `max_growth` times the text and a million
     characters, or nest without end through many names.
     """
+    for _ in range(_MAX_PASSES):
+        text, before = _expanded(text, max_growth), text
+        # An expansion may put a definition together from pieces that were none.
+        if text == before or not _DEFINING.search(text):
+            return text
+    raise MacroExplosionError(f"definitions that make definitions, {_MAX_PASSES} times")
+
+
+def _expanded(text: str, max_growth: int) -> str:
     recursive: set[str] = set()
     while len(recursive) <= _MAX_RECURSIVE_NAMES:
         try:
@@ -102,40 +116,18 @@ def expand_macros(text: str, *, max_growth: int) -> str:
     raise MacroExplosionError(f"more than {_MAX_RECURSIVE_NAMES} macros expand to themselves")
 
 
-@dataclass(frozen=True)
-class _Chain:
-    """Names of the macros whose expansion a text is part of."""
-
-    name: str
-    outer: _Chain | None
-    depth: int
-
-
-@dataclass
-class _Frame:
-    """A text that is being read: the paper itself, or what a macro in it stands for."""
-
-    text: str
-    position: int
-    chain: _Chain | None
-
-
 _Handler = Callable[[str], bool]
 """Acts on a command whose name has just been read; False if it is to stay as it is."""
-_Reader = Callable[[str, int], tuple[_Reading, int] | None]
+_Read = Callable[[str, int], tuple[Definition, int] | None]
 
 
-class _Expander:
+class _Expander(Input):
     """One pass over one text."""
 
     def __init__(self, text: str, recursive: set[str], max_growth: int) -> None:
-        self.frames = [_Frame(text, 0, None)]
+        super().__init__(text, max_growth)
         self.recursive = recursive
         self.out: list[str] = []
-        self.max_written = 1_000_000 + max_growth * len(text)
-        self.written = 0
-        self.patience = 20_000_000 + 2 * len(text)
-        """Characters that may yet be searched for an end that is not there."""
         self.environments: dict[str, tuple[Macro, Macro]] = {}
         self.unclosed: set[str] = set()
         self.table: dict[str, Macro | _Handler] = dict(self.handlers())
@@ -215,81 +207,17 @@ class _Expander:
         if text:
             self.out.append(text)
 
-    def push(self, text: str, name: str | None = None) -> None:
-        """Read `text` next, as part of what the macro `name` stands for."""
-        self.written += len(text) + 32
-        if self.written > self.max_written:
-            raise MacroExplosionError(f"expansions write more than {self.max_written} characters")
-        chain = self.frames[-1].chain if self.frames else None
-        if name is not None:
-            depth = chain.depth + 1 if chain else 1
-            if depth > _MAX_DEPTH:
-                raise MacroExplosionError(f"expansions nest deeper than {_MAX_DEPTH}")
-            chain = _Chain(name, chain, depth)
-        while self.frames and self.frames[-1].position == len(self.frames[-1].text):
-            self.frames.pop()
-        self.frames.append(_Frame(text, 0, chain))
-
-    def ahead(self, size: int) -> tuple[str, bool]:
-        """The next `size` characters, and whether that is all there is."""
-        pieces, left = [], size
-        for frame in reversed(self.frames):
-            piece = frame.text[frame.position : frame.position + left]
-            pieces.append(piece)
-            left -= len(piece)
-            if left == 0:
-                break
-        is_all = frame is self.frames[0] and frame.position + len(pieces[-1]) == len(frame.text)
-        return "".join(pieces), is_all
-
-    def advance(self, size: int) -> None:
-        for frame in reversed(self.frames):
-            step = min(size, len(frame.text) - frame.position)
-            frame.position += step
-            size -= step
-            if size == 0:
-                return
-
-    def take(
-        self, read: Callable[..., tuple[_Reading, int] | None], *, windows: tuple[int, ...] = _WINDOWS
-    ) -> _Reading | None:
-        """What `read` finds next; None, and nothing is read, if it finds nothing whole."""
-        for size in windows:
-            text, is_all = self.ahead(size)
-            result = read(text, 0, is_all)
-            if result is not None:
-                self.advance(result[1])
-                return result[0]
-            if is_all:
-                break
-            self.patience -= len(text)
-            if self.patience < 0:
-                break
-        return None
-
-    def next_character(self) -> str:
-        return self.ahead(1)[0]
-
-    def skip_blanks(self) -> None:
-        """TeX skips spaces after a control word. Line ends stay, so that lines do."""
-        frame = self.frames[-1]
-        match = _BLANKS.match(frame.text, frame.position)
-        assert match is not None, "the pattern matches the empty text"
-        frame.position = match.end()
-
     # Uses
 
     def expand(self, name: str, macro: Macro) -> bool:
         if name in self.recursive:
             return False
         chain = self.frames[-1].chain
-        if chain is not None and chain.depth >= _MAX_SELF_NESTING:
-            self.check_nesting(name, chain)
-        arguments: list[str] | None = []
-        if macro.signature:
-            arguments = self.take(partial(_arguments, macro))
-            if arguments is None:
-                return False
+        if chain and chain.depth >= _MAX_SELF_NESTING <= chain.count(name):
+            raise _RecursionError(name)
+        arguments = self.take(partial(_arguments, macro.signature)) if macro.signature else []
+        if arguments is None:
+            return False
         body = macro.expansion(arguments)
         if not macro.signature and name[-1].isalpha():
             self.after_bare_name(body)
@@ -298,14 +226,6 @@ class _Expander:
         elif body:
             self.push(body, name)
         return True
-
-    def check_nesting(self, name: str, chain: _Chain | None) -> None:
-        count = 0
-        while chain is not None:
-            count += chain.name == name
-            chain = chain.outer
-        if count >= _MAX_SELF_NESTING:
-            raise _RecursionError(name)
 
     def after_bare_name(self, body: str) -> None:
         """Skip what only ends the name: spaces, or `{}` (unless the body might take it)."""
@@ -324,7 +244,7 @@ class _Expander:
         only_new: bool,
         command: str,
     ) -> bool:
-        definition = self.take(lambda text, start, _: read(text, start))
+        definition = self.take(lambda text, _: read(text, 0))
         if definition is None:
             return False
         name, macro = definition
@@ -346,10 +266,10 @@ class _Expander:
         """\\long and its like go with the definition that follows them."""
         text, _ = self.ahead(40)
         match = CONTROL_SEQUENCE.match(text, len(text) - len(text.lstrip()))
-        return match is not None and match[1] in _DEFINING
+        return match is not None and match[1] in _AFTER_PREFIX
 
     def let(self, command: str) -> bool:
-        names = self.take(lambda text, start, _: read_let(text, start))
+        names = self.take(lambda text, _: read_let(text, 0))
         if names is None:
             return False
         name, target = names
@@ -363,18 +283,18 @@ class _Expander:
         return True
 
     def define_environment(self, command: str) -> bool:
-        definition = self.take(lambda text, start, _: read_environment(text, start))
+        definition = self.take(lambda text, _: read_environment(text, 0))
         if definition is None:
             return False
         name, begin, end = definition
         # An environment that is only renewed is LaTeX's own, and keeps its name.
-        if command == "newenvironment" and name not in VERBATIM_ENVIRONMENTS:
+        if command == "newenvironment" and name not in _KEPT_ENVIRONMENTS:
             self.environments[name] = (begin, end)
         self.after_definition()
         return True
 
     def new_switch(self, command: str) -> bool:
-        named = self.take(lambda text, start, _: read_name(text, start))
+        named = self.take(lambda text, _: read_name(text, 0))
         if named is None or not named.startswith("if") or named in self.kept:
             return named is not None
         switch = named[2:]
@@ -394,7 +314,7 @@ class _Expander:
 
     def conditional(self, value: str, command: str) -> bool:
         """Go on with the branch that holds, for \\iftrue, \\iffalse and switches."""
-        branches = self.take(_branches, windows=(*_WINDOWS, _WHOLE))
+        branches = self.take(_branches, ALL_WINDOWS)
         if branches is None:
             return False
         holds = command == "iftrue" or value == "true"
@@ -403,7 +323,7 @@ class _Expander:
 
     def if_next_character(self, command: str) -> bool:
         """`\\@ifnextchar` character {if so}{if not}; a space is no character."""
-        parts = self.take(_three_arguments)
+        parts = self.take(partial(_arguments, _THREE))
         if parts is None:
             return False
         expected, then, otherwise = parts
@@ -413,10 +333,10 @@ class _Expander:
         return True
 
     def if_star(self, command: str) -> bool:
-        parts = self.take(_two_arguments)
+        parts = self.take(partial(_arguments, _TWO))
         if parts is None:
             return False
-        has_star = self.next_character() == "*"
+        has_star = self.ahead(1)[0] == "*"
         if has_star:
             self.advance(1)
         self.push(parts[0] if has_star else parts[1])
@@ -424,7 +344,7 @@ class _Expander:
 
     def if_equal(self, expected: str, branches: str, equal: bool, command: str) -> bool:
         """xparse's questions about an argument, with one branch or both."""
-        parts = self.take(_three_arguments if branches == "TF" else _two_arguments)
+        parts = self.take(partial(_arguments, _THREE if branches == "TF" else _TWO))
         if parts is None:
             return False
         holds = (parts[0] == expected) == equal
@@ -434,7 +354,7 @@ class _Expander:
         return True
 
     def xspace(self, command: str) -> bool:
-        following = self.next_character()
+        following, _ = self.ahead(1)
         if following and following not in _NO_SPACE_BEFORE:
             self.emit(" ")
         return True
@@ -482,46 +402,23 @@ class _Expander:
         return True
 
 
-_DEFINING = frozenset({"def", "gdef", "edef", "xdef", "let", "long", "global", "newcommand"})
+def _arguments(signature: Signature, text: str, is_all: bool) -> tuple[list[str], int] | None:
+    return read_arguments(signature, text, 0, is_all=is_all)
 
 
-def _arguments(macro: Macro, text: str, start: int, is_all: bool) -> tuple[list[str], int] | None:
-    return read_arguments(macro.signature, text, start, is_all=is_all)
-
-
-def _two_arguments(text: str, start: int, is_all: bool) -> tuple[list[str], int] | None:
-    return _some_arguments(2, text, start)
-
-
-def _three_arguments(text: str, start: int, is_all: bool) -> tuple[list[str], int] | None:
-    return _some_arguments(3, text, start)
-
-
-def _some_arguments(count: int, text: str, start: int) -> tuple[list[str], int] | None:
-    found: list[str] = []
-    for _ in range(count):
-        argument = read_argument(text, start)
-        if argument is None:
-            return None
-        found.append(argument[0])
-        start = argument[1]
-    return found, start
-
-
-def _branches(text: str, start: int, is_all: bool) -> tuple[tuple[str, str], int] | None:
+def _branches(text: str, is_all: bool) -> tuple[tuple[str, str], int] | None:
     """The texts before and after the \\else of a conditional, up to its \\fi."""
-    depth, middle = 0, -1
-    begin = start
-    for match in CONTROL_SEQUENCE.finditer(text, start):
+    depth, otherwise = 0, None
+    for match in CONTROL_SEQUENCE.finditer(text):
         name = match[1]
+        if name == "fi" and depth == 0:
+            first = text[: (otherwise or match).start()]
+            second = text[otherwise.end() : match.start()] if otherwise else ""
+            return (first, second), match.end()
         if name == "fi":
-            if depth == 0:
-                first = text[begin : match.start() if middle < 0 else middle]
-                second = "" if middle < 0 else text[middle + len(r"\else") : match.start()]
-                return (first, second), match.end()
             depth -= 1
         elif name == "else" and depth == 0:
-            middle = match.start()
+            otherwise = match
         elif name.startswith("if") and not _NOT_CONDITIONAL.match(name):
             depth += 1
     return None

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from data_pipeline.latex_tokens import VERBATIM_ENVIRONMENTS
+from data_pipeline.latex_tokens import VERBATIM_ENVIRONMENTS, tokens_outside_verbatim
 from data_pipeline.text import NotTextError, decode
 
 TEX_SUFFIXES = frozenset({".tex", ".ltx", ".latex"})
@@ -21,11 +21,13 @@ _NEVER_INCLUDED = frozenset({".bbl", ".pgf", ".tikz", ".pstex_t", ".pdf_t", ".ep
 
 _MAX_DEPTH = 20
 _MAX_CANDIDATES = 20
-_MAX_INTERNAL_SHARE = 0.5
+_COST_OF_INCLUDING = 4_000
+"""In characters: empty files may include one another millions of times."""
+_MAX_INTERNAL_SHARE = 0.25
 
 _TOKEN = re.compile(
     r"%[^\n]*|\\(?:"
-    r"begin[ \t]*\{(?P<verbatim>" + "|".join((*VERBATIM_ENVIRONMENTS, "comment")) + r")\*?\}"
+    r"begin[ \t]*\{(?P<verbatim>(?:" + "|".join((*VERBATIM_ENVIRONMENTS, "comment")) + r")\*?)\}"
     r"|(?:input|include|subfile|subfileinclude|InputIfFileExists)(?![A-Za-z@])\s*"
     r"(?:\{(?P<braced>[^{}%\n]{1,300})\}|(?P<bare>[^\s{}\\%]{1,300})[ \t]?)"
     r"|(?:import|subimport|includefrom|inputfrom|subincludefrom|subinputfrom)\*?[ \t]*"
@@ -38,7 +40,9 @@ _TOKEN = re.compile(
 _CLASS = re.compile(r"^[^%\n]*\\document(?:class|style)(?![A-Za-z])", re.MULTILINE)
 _BEGIN = re.compile(r"^[^%\n]*\\begin\s*\{document\}", re.MULTILINE)
 _INNER = re.compile(r"\\begin\s*\{document\}(.*?)(?:\\end\s*\{document\}|\Z)", re.DOTALL)
-_TEX = re.compile(r"\\(?:documentclass|documentstyle|begin\s*\{|input\b|magnification\b|def\\|bye\b)")
+_TEX = re.compile(
+    r"\\(?:documentclass|documentstyle|begin\s*\{|input\b|magnification\b|def\\|bye\b)"
+)
 _AUTO_IGNORE = re.compile(r"\s*%\s*auto-ignore")
 _README = re.compile(r"^[ \t]*(\S+)[ \t]+(toplevelfile|ignore)\b", re.MULTILINE)
 _README_JSON = re.compile(
@@ -187,21 +191,16 @@ class _Merger:
         text = self.texts[name]
         if self.open_files and _CLASS.search(text) and (inner := _INNER.search(text)):
             text = inner[1]
-        # An empty file costs something too: thousands of them may include one another.
-        self.num_characters += len(text) + 100
+        self.num_characters += len(text) + _COST_OF_INCLUDING
         if self.num_characters > self.max_characters:
             raise ProjectTooLargeError(
                 f"with its included files it has more than {self.max_characters} characters"
             )
         self.open_files.append(name)
         pieces: list[str] = []
-        start = skip_to = 0
-        for match in _TOKEN.finditer(text):
-            if match.lastgroup is None or match.start() < skip_to:
-                continue
-            if match["verbatim"]:
-                end = text.find(f"\\end{{{match['verbatim']}", match.end())
-                skip_to = max(end, 0)
+        start = 0
+        for match in tokens_outside_verbatim(_TOKEN, text):
+            if match.lastgroup in (None, "verbatim"):
                 continue
             if match["stop"]:
                 text = text[: match.start()]
@@ -257,8 +256,8 @@ def _included(texts: Mapping[str, str], name: str) -> set[str]:
     merger = _Merger(texts, posixpath.dirname(name), 0, open_files=[name])
     return {
         file
-        for match in _TOKEN.finditer(texts[name])
-        if match.lastgroup is not None and not match["verbatim"] and not match["stop"]
+        for match in tokens_outside_verbatim(_TOKEN, texts[name])
+        if match.lastgroup not in (None, "verbatim", "stop")
         for file, _ in merger.loaded(match)
     }
 

@@ -7,6 +7,7 @@ ends before the thing does they give None, so that the caller may try again with
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -18,7 +19,7 @@ VERBATIM_ENVIRONMENTS = (
     *("lstlisting", "minted", "filecontents", "verbatimtab", "boxedverbatim", "program"),
     *("Code", "CodeInput", "CodeOutput", "Sinput", "Soutput", "Scode", "pyverbatim", "tcblisting"),
 )
-"""Environments whose text TeX does not read: LaTeX, fancyvrb, listings, minted, moreverb, Sweave."""
+"""Environments whose text TeX does not read: of LaTeX, fancyvrb, listings, minted, Sweave."""
 
 INLINE_VERBATIM = (
     r"(?:verb\*?|(?:lstinline|mintinline)(?:\[[^\]\n]{0,200}\])?(?:\{[^{}\n]{0,50}\})?)"
@@ -30,6 +31,29 @@ _GROUP_TOKEN = re.compile(r"\\[\s\S]|[{}]")
 _FLAT_GROUP = re.compile(r"\{([^{}\\]*)\}")
 _BRACKET_TOKEN = re.compile(r"\\[\s\S]|[{}\]]")
 _BLANKS = re.compile(r"[ \t]*(?:\n[ \t]*)?")
+
+
+def tokens_outside_verbatim(token: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+    """The matches of `token`, whose group `verbatim` is the name of an environment that begins.
+
+    What stands in such an environment is passed over, and so is the beginning of one without end.
+    """
+    unclosed: set[str] = set()
+    position: int | None = 0
+    while position is not None:
+        matches = token.finditer(text, position)
+        position = None
+        for match in matches:
+            if match.lastgroup == "verbatim":
+                name = match["verbatim"]
+                end = -1 if name in unclosed else text.find(rf"\end{{{name}}}", match.end())
+                if end < 0:
+                    unclosed.add(name)
+                    continue
+                yield match
+                position = end + len(rf"\end{{{name}}}")
+                break
+            yield match
 
 
 class Kind(Enum):
@@ -119,24 +143,20 @@ def read_optional(text: str, position: int) -> tuple[str | None, int] | None:
 
 
 def read_delimited(text: str, position: int, delimiter: str) -> tuple[str, int] | None:
-    """What stands before the first `delimiter` outside braces; braces around all of it fall away."""
-    found = text.find(delimiter, position)
-    scanned, depth = position, 0
-    while found >= 0:
-        # Braces balance up to the delimiter, or it lies in a group and the search goes on.
-        for match in _GROUP_TOKEN.finditer(text, scanned, found):
-            depth += (match.group() == "{") - (match.group() == "}")
-        scanned = found
-        if depth < 0:
-            return None
-        word = delimiter[-1].isalpha() and delimiter.startswith("\\")
-        end = found + len(delimiter)
-        if depth == 0 and not (word and text[end : end + 1].isalpha()):
-            argument = text[position:found]
+    """What stands before the first `delimiter` outside braces, without braces around all of it."""
+    is_word = delimiter[0] == "\\" and delimiter[-1].isalpha()
+    pattern = re.escape(delimiter) + ("(?![A-Za-z])" if is_word else "")
+    depth = 0
+    for match in re.compile(rf"({pattern})|{_GROUP_TOKEN.pattern}").finditer(text, position):
+        token = match.group()
+        if match[1] is not None and depth == 0:
+            argument, end = text[position : match.start()], match.end()
             if argument[:1] == "{" and group_end(argument, 0) == len(argument):
                 argument = argument[1:-1]
-            return argument, skip_blanks(text, end) if word else end
-        found = text.find(delimiter, end)
+            return argument, skip_blanks(text, end) if is_word else end
+        depth += (token == "{") - (token == "}")
+        if depth < 0:
+            return None
     return None
 
 
@@ -189,9 +209,3 @@ def ends_with_word(text: str) -> bool:
         return False
     name = text[text.rfind("\\") + 1 :]
     return len(name) < len(text) and name.isascii() and name.isalpha()
-
-
-def joined(before: str, after: str) -> str:
-    """Both texts, with a space (which TeX skips) where they would make another control word."""
-    apart = after[:1].isalpha() and ends_with_word(before)
-    return f"{before} {after}" if apart else before + after

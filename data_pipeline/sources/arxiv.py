@@ -1,7 +1,7 @@
 """arXiv: the archive's source packages, one paper each, alone or in its bulk files.
 
-A package is a gzip file of one TeX file or of a tar archive, a tar archive, or a PDF file; what it is
-shows in its bytes, not in its name. A bulk file (`arXiv_src_*.tar`) is a tar archive of packages
+A package is a gzip file of one TeX file or of a tar archive, a tar archive, or a PDF file; its
+bytes say which, not its name. A bulk file (`arXiv_src_*.tar`) is a tar archive of packages
 (`YYMM/<id>.gz`, `YYMM/<id>.pdf`). The offset of a document is the byte in the bulk file at which
 its member begins; None for a package of its own. A paper's text is its main file with all that it
 includes; its identity and month come from the file's name.
@@ -22,7 +22,8 @@ from pathlib import Path
 from data_pipeline import latex
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile, Inputs, walk
-from data_pipeline.latex_macros import MacroExplosionError, expand_macros
+from data_pipeline.latex_input import MacroExplosionError
+from data_pipeline.latex_macros import expand_macros
 from data_pipeline.latex_project import (
     ProjectTooLargeError,
     decode_project,
@@ -30,13 +31,16 @@ from data_pipeline.latex_project import (
     main_file,
     merged,
 )
+from data_pipeline.latex_words import title_of
 from data_pipeline.streams import DAMAGE, one_line
 from data_pipeline.tar_stream import Member, MemberKind, Readable, is_tar, members
 from data_pipeline.text import NotTextError, clean
 
 _SUFFIXES = (".gz", ".tar", ".tgz", ".pdf")
 _NEW_ID = re.compile(r"(\d{2})(0[1-9]|1[0-2])\.\d{4,5}(?:v\d+)?")
-_OLD_ID = re.compile(r"([a-z]+(?:-[a-z]+)?)(?:\.[A-Z]{2})?[/_]?((\d{2})(0[1-9]|1[0-2])\d{3}(?:v\d+)?)")
+_OLD_ID = re.compile(
+    r"([a-z]+(?:-[a-z]+)?)(?:\.[A-Z]{2})?[/_]?((\d{2})(0[1-9]|1[0-2])\d{3}(?:v\d+)?)"
+)
 _FIRST_YEAR = 91
 """The archive began in 1991: a smaller two-digit year is one of this century."""
 
@@ -45,7 +49,19 @@ _NOT_TEXT = frozenset(
         *(".pdf", ".ps", ".eps", ".epsf", ".epsi", ".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif"),
         *(".tiff", ".svg", ".gz", ".zip", ".bz2", ".xz", ".tar", ".z", ".mp4", ".avi", ".mov"),
         *(".ttf", ".otf", ".pfb", ".tfm", ".dvi", ".xls", ".xlsx", ".doc", ".docx", ".ppt", ".npy"),
-        *(".bib", ".bst", ".bbl", ".aux", ".log", ".out", ".fits", ".h5", ".ipynb", ".csv", ".json5"),
+        *(
+            ".bib",
+            ".bst",
+            ".bbl",
+            ".aux",
+            ".log",
+            ".out",
+            ".fits",
+            ".h5",
+            ".ipynb",
+            ".csv",
+            ".json5",
+        ),
     }
 )
 """Endings of files in a package that hold none of the paper's text: not read."""
@@ -146,7 +162,7 @@ def with_macros_expanded(document: Document, *, max_growth: int) -> Document | R
 
 def with_title(document: Document) -> Document:
     """Edit: the title, where the paper gives one. The text stays."""
-    return replace(document, title=latex.title_of(document.text) or document.title)
+    return replace(document, title=title_of(document.text) or document.title)
 
 
 def without_front_matter_and_bibliography(
@@ -262,7 +278,9 @@ def _project_text(files: dict[str, bytes], max_text_bytes: int) -> str:
     return merged(texts, main, max_characters=max_text_bytes)
 
 
-def _package_files(stream: Readable, max_package_bytes: int, max_text_bytes: int) -> dict[str, bytes]:
+def _package_files(
+    stream: Readable, max_package_bytes: int, max_text_bytes: int
+) -> dict[str, bytes]:
     """The files of a package that may hold text, by their paths in it."""
     head, data = _peek(stream, max_package_bytes)
     depth = 0
