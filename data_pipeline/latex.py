@@ -25,6 +25,7 @@ _COMMENT_TOKEN = re.compile(
     r"|(?:url|path|nolinkurl|href)[ \t]*\{[^{}\n]{0,2000}\}"
     r"|[\s\S])|%[^\n]*"
 )
+_MAX_PASSES = 10
 _NOT_BLANK = re.compile(r"[ \t]*(?=[^ \t\n])")
 
 _SECTIONS = r"part|chapter|section|subsection|subsubsection|paragraph|subparagraph"
@@ -34,7 +35,8 @@ _PLAIN_HEADING = re.compile(
     rf"{_HEADING.pattern}|\\newsec\s*\{{|\\(?:beginsection|head|heading|specialhead)(?![A-Za-z])"
 )
 _BEGIN_DOCUMENT = re.compile(r"\\begin\s*\{document\}")
-_END = re.compile(r"\\end\s*\{document\}|^[ \t]*\\(?:bye|end|enddocument)\s*$", re.MULTILINE)
+_END = re.compile(r"\\end\s*\{document\}")
+_PLAIN_END = re.compile(rf"{_END.pattern}|^[ \t]*\\(?:bye|end|enddocument)\s*$", re.MULTILINE)
 _FRONT_END = re.compile(
     r"\\end\s*\{(?:abstract|frontmatter|titlepage|keywords?|keyword|opening)\}"
     r"|\\(?:maketitle|endabstract|endtopmatter|abstractend|titlepageend)(?![A-Za-z])"
@@ -76,6 +78,15 @@ def without_comments(text: str) -> str:
     the last thing on a line, or followed an opening brace, the lines are joined as TeX joins them;
     after other comments the line end stays.
     """
+    for _ in range(_MAX_PASSES):
+        # Joined lines may close a `\verb` and so uncover a comment after it.
+        text, before = _without_comments_seen(text), text
+        if text == before:
+            break
+    return text
+
+
+def _without_comments_seen(text: str) -> str:
     out: list[str] = []
     start = 0
     for match in tokens_outside_verbatim(_COMMENT_TOKEN, text):
@@ -128,32 +139,42 @@ def without_front_matter_and_bibliography(text: str, *, max_front_share: float) 
     """
     begin = _BEGIN_DOCUMENT.search(text)
     start = 0 if begin is None else begin.end()
-    end = _END.search(text, start)
+    is_plain = begin is None and _HEADING.search(text) is None
+    heading, last = (_PLAIN_HEADING, _PLAIN_END) if is_plain else (_HEADING, _END)
+    end = last.search(text, start)
     body = text[start : None if end is None else end.start()]
-    heading = _PLAIN_HEADING if begin is None else _HEADING
-    headings = [match.span() for match in heading.finditer(body)]
-    start = _first_section(body, headings, max_front_share)
-    spans = _bibliography_spans(body, headings)
-    return "".join(_outside(body, start, sorted(spans)))
+    body = "".join(_outside(body, sorted(_bibliography_spans(body, heading))))
+    return body[_first_section(body, heading, max_front_share) :]
 
 
-def _first_section(body: str, headings: list[tuple[int, int]], max_front_share: float) -> int:
-    """Where the paper begins, given the spans of its headings' commands."""
-    # Without a heading the title block is looked for in the first half: papers quote others'.
-    start, title = headings[0] if headings else (len(body) // 2, 0)
-    front = 0
-    for match in _FRONT_END.finditer(body, 0, start):
-        front = match.end()
-    if not headings:
+def _first_section(body: str, heading: re.Pattern[str], max_front_share: float) -> int:
+    """Where the paper begins."""
+    first = heading.search(body)
+    front = _front_end(body, first.start() if first else None)
+    if first is None:
         return front
-    closes = _CLOSING_TITLE.match(body, title, title + _MAX_TITLE) is not None
-    closes = closes or _APPENDIX.search(body, 0, start) is not None
-    is_late = start - front > max_front_share * (len(body) - front)
-    return front if closes or is_late else start
+    closes = _CLOSING_TITLE.match(body, first.end(), first.end() + _MAX_TITLE) is not None
+    closes = closes or _APPENDIX.search(body, 0, first.start()) is not None
+    is_late = first.start() - front > max_front_share * (len(body) - front)
+    return front if closes or is_late else first.start()
 
 
-def _outside(body: str, position: int, spans: list[tuple[int, int]]) -> Iterator[str]:
-    """The pieces of `body` from `position` on that lie in none of the sorted spans."""
+def _front_end(body: str, end: int | None) -> int:
+    """After the last thing before `end` that ends the abstract or the title block. Without an end,
+    each has to lie in the first half of what follows the one before.
+    """
+    front = 0
+    while True:
+        limit = front + (len(body) - front) // 2 if end is None else end
+        found = [match.end() for match in _FRONT_END.finditer(body, front) if match.start() < limit]
+        if not found:
+            return front
+        front = found[-1]
+
+
+def _outside(body: str, spans: list[tuple[int, int]]) -> Iterator[str]:
+    """The pieces of `body` that lie in none of the sorted spans."""
+    position = 0
     for start, end in spans:
         if end > position:
             yield body[position : max(start, position)]
@@ -161,8 +182,9 @@ def _outside(body: str, position: int, spans: list[tuple[int, int]]) -> Iterator
     yield body[position:]
 
 
-def _bibliography_spans(body: str, headings: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def _bibliography_spans(body: str, heading: re.Pattern[str]) -> Iterator[tuple[int, int]]:
     """Where the bibliography is, by its environments, its commands and its heading."""
+    headings = [match.span() for match in heading.finditer(body)]
     position = 0
     while match := _BIBLIOGRAPHY_BEGIN.search(body, position):
         end = body.find(f"\\end{{{match[1]}", match.end())

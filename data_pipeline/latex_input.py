@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
+
+from data_pipeline.latex_tokens import skip_spaces
 
 _MAX_DEPTH = 400
 ARGUMENT_WINDOWS = (2_000, 200_000)
 """How far ahead an argument is looked for, in characters: at first, and if that is too little."""
 ALL_WINDOWS = (*ARGUMENT_WINDOWS, 1 << 40)
-_BLANKS = re.compile(r"[ \t]*")
 
 _Reading = TypeVar("_Reading")
 
@@ -52,10 +52,10 @@ class Input:
 
     def __init__(self, text: str, max_growth: int) -> None:
         self.frames = [Frame(text, 0, None)]
-        self._max_written = 1_000_000 + max_growth * len(text)
+        self._max_written = 250_000 + max_growth * len(text)
         self._written = 0
         # Characters that may be searched in vain: far ahead until half of them are used up.
-        self._max_vain = 1_000_000 + 4 * len(text)
+        self._max_vain = 250_000 + 4 * len(text)
         self._vain = 0
 
     def push(self, text: str, name: str | None = None) -> None:
@@ -123,9 +123,6 @@ class Input:
                 break
         return None
 
-    def skip_blanks(self) -> None:
-        """Over spaces, which TeX skips after a control word. Line ends stay, so that lines do."""
+    def skip_spaces(self) -> None:
         frame = self.frames[-1]
-        match = _BLANKS.match(frame.text, frame.position)
-        assert match is not None, "the pattern matches the empty text"
-        frame.position = match.end()
+        frame.position = skip_spaces(frame.text, frame.position)

@@ -40,6 +40,7 @@ from data_pipeline.latex_tokens import (
     Signature,
     ends_with_word,
     read_arguments,
+    skip_spaces,
 )
 
 KEPT = frozenset(
@@ -95,8 +96,8 @@ class _RecursionError(Exception):
 def expand_macros(text: str, *, max_growth: int) -> str:
     """`text` without its definitions, their uses expanded. Comments have to be gone.
 
-    MacroExplosionError where expansions write more than `max_growth` times the text and a million
-    characters, or nest without end through many names.
+    MacroExplosionError where expansions write more than `max_growth` times the text and a quarter of a
+    million characters, or nest without end through many names.
     """
     for _ in range(_MAX_PASSES):
         text, before = _expanded(text, max_growth), text
@@ -215,6 +216,8 @@ class _Expander(Input):
         chain = self.frames[-1].chain
         if chain and chain.depth >= _MAX_SELF_NESTING <= chain.count(name):
             raise _RecursionError(name)
+        if macro.signature and name[-1].isalpha():
+            self.skip_spaces()
         arguments = self.take(partial(_arguments, macro.signature)) if macro.signature else []
         if arguments is None:
             return False
@@ -234,7 +237,7 @@ class _Expander(Input):
         if frame.text.startswith("{}", frame.position) and ends and not body.endswith(("^", "_")):
             frame.position += 2
         else:
-            self.skip_blanks()
+            self.skip_spaces()
 
     # Definitions
 
@@ -412,9 +415,9 @@ def _branches(text: str, is_all: bool) -> tuple[tuple[str, str], int] | None:
     for match in CONTROL_SEQUENCE.finditer(text):
         name = match[1]
         if name == "fi" and depth == 0:
-            first = text[: (otherwise or match).start()]
-            second = text[otherwise.end() : match.start()] if otherwise else ""
-            return (first, second), match.end()
+            first = text[: (otherwise or match).start()].lstrip(" \t")
+            second = text[otherwise.end() : match.start()].lstrip(" \t") if otherwise else ""
+            return (first, second), skip_spaces(text, match.end())
         if name == "fi":
             depth -= 1
         elif name == "else" and depth == 0:

@@ -30,6 +30,7 @@ INLINE_VERBATIM = (
 _GROUP_TOKEN = re.compile(r"\\[\s\S]|[{}]")
 _FLAT_GROUP = re.compile(r"\{([^{}\\]*)\}")
 _BRACKET_TOKEN = re.compile(r"\\[\s\S]|[{}\]]")
+_SPACES = re.compile(r"[ \t]*")
 _BLANKS = re.compile(r"[ \t]*(?:\n[ \t]*)?")
 
 
@@ -83,6 +84,13 @@ TRUE, FALSE = r"\BooleanTrue", r"\BooleanFalse"
 NO_VALUE = "-NoValue-"
 
 
+def skip_spaces(text: str, position: int) -> int:
+    """After spaces, which TeX skips after a control word. Line ends stay, so that lines do."""
+    match = _SPACES.match(text, position)
+    assert match is not None, "the pattern matches the empty text"
+    return match.end()
+
+
 def skip_blanks(text: str, position: int) -> int:
     """After spaces and at most one line end, which TeX reads as one space."""
     match = _BLANKS.match(text, position)
@@ -115,7 +123,10 @@ def read_argument(text: str, position: int) -> tuple[str, int] | None:
         return None if end is None else (text[position + 1 : end - 1], end)
     if first == "\\":
         match = CONTROL_SEQUENCE.match(text, position)
-        return None if match is None else (match.group(), match.end())
+        if match is None:
+            return None
+        is_word = match[1][-1].isalpha()
+        return match.group(), skip_spaces(text, match.end()) if is_word else match.end()
     # A blank line ends the paragraph, and no macro reads over that.
     return None if first in ("", "}", "\n") else (first, position + 1)
 
@@ -153,7 +164,7 @@ def read_delimited(text: str, position: int, delimiter: str) -> tuple[str, int] 
             argument, end = text[position : match.start()], match.end()
             if argument[:1] == "{" and group_end(argument, 0) == len(argument):
                 argument = argument[1:-1]
-            return argument, skip_blanks(text, end) if is_word else end
+            return argument, skip_spaces(text, end) if is_word else end
         depth += (token == "{") - (token == "}")
         if depth < 0:
             return None

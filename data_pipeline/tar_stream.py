@@ -123,8 +123,9 @@ def _checksum_holds(block: bytes) -> bool:
     except DamagedTarError:
         return False
     rest = block[:148] + b" " * 8 + block[156:]
-    signed = sum(byte - 256 * (byte > 127) for byte in rest)  # some old programs counted so
-    return stored in (sum(rest), signed)
+    total = sum(rest)
+    # Some old programs took bytes for signed.
+    return stored == total or stored == total - 256 * sum(byte > 127 for byte in rest)
 
 
 def _number(field: bytes) -> int:

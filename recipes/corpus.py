@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_pipeline import filters
 from data_pipeline.document import Source
-from data_pipeline.sources import folder, github
+from data_pipeline.sources import arxiv, folder, github
 
 PERMISSIVE = frozenset(
     {
@@ -87,3 +87,33 @@ def folder_corpus(
     read = partial(folder.read, text_field=text_field, max_document_bytes=max_document_bytes)
     source = Source(name="folder", inputs=folder.inputs, read=read)
     return Corpus(name=path.name, sources=((source, path),))
+
+
+def arxiv_source() -> Source:
+    """The archive's LaTeX sources (paper, section 2.1): everything before the first section, the
+    bibliography and comments removed, definitions and macros of the authors expanded in line.
+    """
+    return Source(
+        name="arxiv",
+        inputs=arxiv.inputs,
+        read=partial(
+            arxiv.read,
+            # The archive takes submissions of up to 50 MB; figures pack by far less than 20 times.
+            max_package_bytes=1 << 30,
+            # No paper has this much text; tables of data that a paper includes may.
+            max_text_bytes=32 << 20,
+        ),
+        edits=(
+            arxiv.without_comments,
+            # Our own figure: sample papers expand to at most 1.1 times their text.
+            partial(arxiv.with_macros_expanded, max_growth=10),
+            arxiv.with_title,
+            # Our own figure: letters without headings but for one at the end keep their text.
+            partial(arxiv.without_front_matter_and_bibliography, max_front_share=0.5),
+            arxiv.with_tidy_lines,
+        ),
+        filters=(
+            # Our own figure: empty templates and notes of withdrawal that nothing else marks.
+            partial(filters.too_short, min_characters=500),
+        ),
+    )

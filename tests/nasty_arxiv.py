@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from random import Random
 
-SIZE = 60_000
+SIZE = 15_000
 """Characters of one hostile text: enough that a quadratic reader would take minutes."""
 
 _SOUP = (
@@ -209,13 +209,13 @@ def nasty_arxiv(rng: Random) -> Iterator[tuple[str, bytes]]:
     }
     yield "soup.tar", tar_of(files)
     yield "odd.tar", odd_archive()
-    yield "gzip_bomb.gz", gzip.compress(bytes(30_000_000), 1)
+    yield "gzip_bomb.gz", gzip.compress(bytes(8_000_000), 1)
     yield (
         "tar_bomb.gz",
-        gzip.compress(tar_of({"a.tex": bytes(20_000_000), "b.pdf": bytes(20_000_000)}), 1),
+        gzip.compress(tar_of({"a.tex": bytes(4_000_000), "b.pdf": bytes(4_000_000)}), 1),
     )
     for kind in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_SPARSE):
-        yield f"header_bomb_{kind.decode()}.gz", gzip.compress(header_bomb(kind, 5_000_000), 1)
+        yield f"header_bomb_{kind.decode()}.gz", gzip.compress(header_bomb(kind, 3_000_000), 1)
     whole = tar_of(
         {f"2001/2001.0000{i}.gz": gzip.compress(soup(rng, 50).encode()) for i in range(5)}
     )

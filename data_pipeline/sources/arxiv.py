@@ -299,7 +299,7 @@ def _package_files(
     text = data.read(max_text_bytes + 1)
     if len(text) > max_text_bytes:
         raise _UnusableError("too_large", f"has more than {max_text_bytes} bytes of text")
-    if not text.strip():
+    if not text.strip(b" \t\r\n\0"):
         raise _UnusableError("empty")
     return {"main.tex": text}
 
