@@ -96,8 +96,8 @@ class _RecursionError(Exception):
 def expand_macros(text: str, *, max_growth: int) -> str:
     """`text` without its definitions, their uses expanded. Comments have to be gone.
 
-    MacroExplosionError where expansions write more than `max_growth` times the text and a quarter of a
-    million characters, or nest without end through many names.
+    MacroExplosionError where expansions write more than `max_growth` times the text and 250,000
+    characters, or nest without end through many names.
     """
     for _ in range(_MAX_PASSES):
         text, before = _expanded(text, max_growth), text

@@ -2,9 +2,11 @@
 
 import gzip
 import io
+import re
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -311,3 +313,77 @@ def test_memory_stays_flat_in_a_large_bulk_file(tmp_path: Path) -> None:
     assert count == 20
     # In KiB. A package unpacks to 5 MiB; buffers and the interpreter's caches take less than that.
     assert grown < 4 * 1024
+
+
+# Real papers
+
+
+@pytest.fixture(scope="session")
+def papers(samples: Path) -> list[tuple[Document, Document | Rejected]]:
+    """Every sample paper as read, and after all edits."""
+    found = SOURCE.inputs(samples / "raw" / "arxiv")
+    assert not found.ignored
+    items = [item for file in found.files for item in SOURCE.read(file)]
+    return [(item, edited(item)) for item in items if isinstance(item, Document)]
+
+
+def defined_names(latex: str) -> set[str]:
+    """What a paper defines, by a search of its own that knows nothing of the expander."""
+    latex = re.sub(r"(?m)(?<!\\)%.*", "", latex)
+    named = r"\\(?:(?:new|renew|provide)command|DeclareMathOperator|[gex]?def|let)\*?"
+    return set(re.findall(named + r"\s*\{?\s*\\([A-Za-z@]+)", latex))
+
+
+def test_no_macro_and_no_comment_is_left_in_sample_papers(
+    papers: list[tuple[Document, Document | Rejected]],
+) -> None:
+    uses = left = 0
+    for before, after in papers:
+        assert isinstance(after, Document), after
+        # One paper redefines \\section and \\subsection to space them: they keep their names.
+        names = defined_names(before.text) - {"section", "subsection"}
+        counts = Counter(re.findall(r"\\([A-Za-z@]+)", before.text))
+        uses += sum(counts[name] for name in names)
+        found = Counter(re.findall(r"\\([A-Za-z@]+)", after.text))
+        residue = {name: found[name] for name in names if found[name]}
+        left += sum(residue.values())
+        assert not residue, before.source_file
+        assert not re.search(
+            r"\\(?:newcommand|renewcommand|def|begin\{thebibliography)\b", after.text
+        )
+        assert not re.search(r"(?<!\\)%", after.text), before.source_file
+        assert "\\begin{document}" not in after.text
+    assert uses > 1_000
+    assert left == 0
+
+
+def test_sample_papers_begin_with_a_section_and_keep_their_text(
+    papers: list[tuple[Document, Document | Rejected]],
+) -> None:
+    for before, after in papers:
+        assert isinstance(after, Document)
+        assert re.match(r"\\section\*?\{", after.text), before.source_file
+        if len(before.text) > 10_000:
+            assert 0.75 < len(after.text) / len(before.text) < 1.1, before.source_file
+
+
+def test_bulk_members_give_what_their_packages_give(
+    papers: list[tuple[Document, Document | Rejected]],
+) -> None:
+    bulk = {a.url: a for b, a in papers if b.offset is not None and isinstance(a, Document)}
+    singles = {a.url: a for b, a in papers if b.offset is None and isinstance(a, Document)}
+    assert len(bulk) >= 5
+    assert all(bulk[u].text == singles[u].text for u in bulk if u in singles)
+
+
+def test_edits_of_sample_papers_are_idempotent(
+    papers: list[tuple[Document, Document | Rejected]],
+) -> None:
+    for before, _ in papers:
+        document = before
+        for edit in SOURCE.edits:
+            once = edit(document)
+            assert isinstance(once, Document)
+            if edit is not arxiv.with_title:
+                assert edit(once) == once, (before.source_file, edit)
+            document = once
