@@ -12,19 +12,11 @@ from itertools import pairwise
 
 from data_pipeline.latex_tokens import (
     INLINE_VERBATIM,
-    VERBATIM_ENVIRONMENTS,
     ends_with_word,
     tokens_outside_verbatim,
+    verbatim_environments,
 )
 
-_COMMENT_TOKEN = re.compile(
-    r"\\(?:begin[ \t]*(?:%[^\n]*\n[ \t]*)?"
-    rf"\{{(?P<verbatim>(?:{'|'.join((*VERBATIM_ENVIRONMENTS, 'comment'))})\*?)\}}"
-    rf"|{INLINE_VERBATIM}"
-    # In a web address `%` is a character.
-    r"|(?:url|path|nolinkurl|href)[ \t]*\{[^{}\n]{0,2000}\}"
-    r"|[\s\S])|%[^\n]*"
-)
 _MAX_PASSES = 10
 _NOT_BLANK = re.compile(r"[ \t]*(?=[^ \t\n])")
 
@@ -86,10 +78,22 @@ def without_comments(text: str) -> str:
     return text
 
 
+def _comment_token(text: str) -> re.Pattern[str]:
+    """What may be, or hide, a percent sign in `text`."""
+    names = "|".join((*verbatim_environments(text), "comment"))
+    return re.compile(
+        r"\\(?:begin[ \t]*(?:%[^\n]*\n[ \t]*)?"
+        rf"\{{(?P<verbatim>(?:{names})\*?)\}}|{INLINE_VERBATIM}"
+        # In a web address `%` is a character.
+        r"|(?:url|path|nolinkurl|href)[ \t]*\{[^{}\n]{0,2000}\}"
+        r"|[\s\S])|%[^\n]*"
+    )
+
+
 def _without_comments_seen(text: str) -> str:
     out: list[str] = []
     start = 0
-    for match in tokens_outside_verbatim(_COMMENT_TOKEN, text):
+    for match in tokens_outside_verbatim(_comment_token(text), text):
         at = match.start()
         if text[at] == "%":
             piece, start = _around_comment(text, start, match)

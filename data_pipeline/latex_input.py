@@ -9,6 +9,8 @@ from typing import TypeVar
 from data_pipeline.latex_tokens import skip_spaces
 
 _MAX_DEPTH = 400
+_MAX_WRITTEN = 50_000_000
+"""Characters: what bounds the memory, for a text of any length."""
 ARGUMENT_WINDOWS = (2_000, 200_000)
 """How far ahead an argument is looked for, in characters: at first, and if that is too little."""
 ALL_WINDOWS = (*ARGUMENT_WINDOWS, 1 << 40)
@@ -52,7 +54,7 @@ class Input:
 
     def __init__(self, text: str, max_growth: int) -> None:
         self.frames = [Frame(text, 0, None)]
-        self._max_written = 250_000 + max_growth * len(text)
+        self._max_written = min(250_000 + max_growth * len(text), _MAX_WRITTEN)
         self._written = 0
         # Characters that may be searched in vain: far ahead until half of them are used up.
         self._max_vain = 250_000 + 4 * len(text)

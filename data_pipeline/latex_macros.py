@@ -34,13 +34,13 @@ from data_pipeline.latex_tokens import (
     INLINE_VERBATIM,
     NO_VALUE,
     TRUE,
-    VERBATIM_ENVIRONMENTS,
     Kind,
     Parameter,
     Signature,
     ends_with_word,
     read_arguments,
     skip_spaces,
+    verbatim_environments,
 )
 
 KEPT = frozenset(
@@ -59,7 +59,7 @@ that, so they keep it."""
 _KEPT_ENVIRONMENTS = frozenset(
     {
         *("document", "abstract", "thebibliography", "references", "figure", "table", "equation"),
-        *("proof", "comment", *VERBATIM_ENVIRONMENTS),
+        *("proof", "comment"),
     }
 )
 
@@ -81,8 +81,10 @@ _VERBATIM = re.compile(INLINE_VERBATIM)
 _TWO: Signature = (Parameter(Kind.MANDATORY),) * 2
 _THREE: Signature = (Parameter(Kind.MANDATORY),) * 3
 _REST_OF_LINE = re.compile(r"[ \t]*\n")
-# xspace's own list of what needs no space before it.
-_NO_SPACE_BEFORE = frozenset(".,'/?;:!~-){}\\ \t\n]*^_&%$")
+_NO_SPACE_BEFORE = re.compile(
+    # xspace's own list, white space, and what stands close in formulas and options.
+    r"\Z|[{}.!,?:;/'~)\-\]&^_\s]|\\(?:[ /]|(?:footnote|footnotemark|space|[be]group)(?![A-Za-z]))"
+)
 
 
 class _RecursionError(Exception):
@@ -129,6 +131,7 @@ class _Expander(Input):
         super().__init__(text, max_growth)
         self.recursive = recursive
         self.out: list[str] = []
+        self.verbatim = frozenset(verbatim_environments(text))
         self.environments: dict[str, tuple[Macro, Macro]] = {}
         self.unclosed: set[str] = set()
         self.table: dict[str, Macro | _Handler] = dict(self.handlers())
@@ -291,7 +294,7 @@ class _Expander(Input):
             return False
         name, begin, end = definition
         # An environment that is only renewed is LaTeX's own, and keeps its name.
-        if command == "newenvironment" and name not in _KEPT_ENVIRONMENTS:
+        if command == "newenvironment" and name not in _KEPT_ENVIRONMENTS | self.verbatim:
             self.environments[name] = (begin, end)
         self.after_definition()
         return True
@@ -357,8 +360,7 @@ class _Expander(Input):
         return True
 
     def xspace(self, command: str) -> bool:
-        following, _ = self.ahead(1)
-        if following and following not in _NO_SPACE_BEFORE:
+        if not _NO_SPACE_BEFORE.match(self.ahead(20)[0]):
             self.emit(" ")
         return True
 
@@ -370,7 +372,7 @@ class _Expander(Input):
         if match is None:
             return False
         name = match[1]
-        if name.rstrip("*") in VERBATIM_ENVIRONMENTS and name not in self.unclosed:
+        if name.rstrip("*") in self.verbatim and name not in self.unclosed:
             end = frame.text.find(f"\\end{{{name}}}", match.end())
             if end < 0:
                 self.unclosed.add(name)

@@ -21,6 +21,11 @@ VERBATIM_ENVIRONMENTS = (
 )
 """Environments whose text TeX does not read: of LaTeX, fancyvrb, listings, minted, Sweave."""
 
+_VERBATIM_DECLARATION = re.compile(
+    r"\\(?:lstnewenvironment|DefineVerbatimEnvironment|(?:new|New|Declare)(?:tcb|TCB)[lL]isting)"
+    r"\s*(?:\[[^\[\]]{0,200}\]\s*)?\{([A-Za-z]{1,50})\}"
+)
+
 INLINE_VERBATIM = (
     r"(?:verb\*?|(?:lstinline|mintinline)(?:\[[^\]\n]{0,200}\])?(?:\{[^{}\n]{0,50}\})?)"
     r"(?:(?P<delimiter>[^A-Za-z\s*{}\[\\])[^\n]*?(?P=delimiter)|\{[^{}\n]{0,500}\})"
@@ -32,6 +37,11 @@ _FLAT_GROUP = re.compile(r"\{([^{}\\]*)\}")
 _BRACKET_TOKEN = re.compile(r"\\[\s\S]|[{}\]]")
 _SPACES = re.compile(r"[ \t]*")
 _BLANKS = re.compile(r"[ \t]*(?:\n[ \t]*)?")
+
+
+def verbatim_environments(text: str) -> tuple[str, ...]:
+    """Those that every paper has and those that this one declares."""
+    return (*VERBATIM_ENVIRONMENTS, *sorted(set(_VERBATIM_DECLARATION.findall(text))))
 
 
 def tokens_outside_verbatim(token: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:

@@ -100,8 +100,8 @@ def arxiv_source() -> Source:
             arxiv.read,
             # The archive takes submissions of up to 50 MB; figures pack by far less than 20 times.
             max_package_bytes=1 << 30,
-            # No paper has this much text; tables of data that a paper includes may.
-            max_text_bytes=32 << 20,
+            # Our own figure: no paper has this much text; tables of data that it includes may.
+            max_text_bytes=16 << 20,
         ),
         edits=(
             arxiv.without_comments,

@@ -34,6 +34,9 @@ COMMENTS = {
     "\\begin{verbatim}\n% a\n\\end{verbatim}% b\nc": "\\begin{verbatim}\n% a\n\\end{verbatim}\nc",
     "\\begin{lstlisting}[x]\n%d\\end{lstlisting}": "\\begin{lstlisting}[x]\n%d\\end{lstlisting}",
     "\\begin{minted}{c}%d\\end{minted}": "\\begin{minted}{c}%d\\end{minted}",
+    "\\DefineVerbatimEnvironment{V}{}{}\\begin{V}%d\\end{V}% a": (
+        "\\DefineVerbatimEnvironment{V}{}{}\\begin{V}%d\\end{V}"
+    ),
     "\\verb|%| % a": "\\verb|%|",
     "\\verb*+%+\\verb!a % b! % c": "\\verb*+%+\\verb!a % b!",
     "\\lstinline[x]!%!\\mintinline{c}{%d} % a": "\\lstinline[x]!%!\\mintinline{c}{%d}",

@@ -169,7 +169,8 @@ def test_package(tmp_path: Path, name: str, data: bytes, expected: str) -> None:
 
 
 def test_large_members_are_left_out_and_the_paper_stays(tmp_path: Path) -> None:
-    files: dict[str, str | bytes] = {"data.txt": b"1 " * 80_000, "m.tex": PAPER}
+    files: dict[str, str | bytes] = {f"data{i}.txt": b"1 " * 10_000 for i in range(9)}
+    files |= {"data.dat": b"1 " * 80_000, "m.tex": PAPER + "%" * 80_000}
     assert text_of(tmp_path, files) == "\\section{One}\nBody."
 
 

@@ -25,6 +25,7 @@ from data_pipeline.inputs import InputFile, Inputs, walk
 from data_pipeline.latex_input import MacroExplosionError
 from data_pipeline.latex_macros import expand_macros
 from data_pipeline.latex_project import (
+    TEX_SUFFIXES,
     ProjectTooLargeError,
     decode_project,
     is_withdrawn,
@@ -44,6 +45,7 @@ _OLD_ID = re.compile(
 _FIRST_YEAR = 91
 """The archive began in 1991: a smaller two-digit year is one of this century."""
 
+_TEX_SUFFIXES = TEX_SUFFIXES | {".sty", ".cls"}
 _NOT_TEXT = frozenset(
     {
         *(".pdf", ".ps", ".eps", ".epsf", ".epsi", ".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif"),
@@ -69,7 +71,7 @@ _NOT_TEXT = frozenset(
 _HEAD_BYTES = 1_024
 _MAX_WITHDRAWN_BYTES = 4_000
 _WITHDRAWN = re.compile(
-    rb"(?:paper|article|manuscript|submission|work|has been|was|is)\s[^.]{0,60}\bwithdrawn\b",
+    rb"(?:paper|article|manuscript|submission|preprint|work|version)s?\s[^.]{0,60}\bwithdrawn\b",
     re.IGNORECASE,
 )
 
@@ -306,16 +308,19 @@ def _package_files(
 
 def _archive_files(stream: io.BufferedReader, max_text_bytes: int) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
-    left = max_text_bytes
+    # Tables of data may use up their own part only, so that the paper itself always has room.
+    left = {True: max_text_bytes, False: max_text_bytes // 4}
     num_pdf = num_files = 0
     for member, data in members(stream):
         num_files += member.kind is MemberKind.FILE
         num_pdf += member.name.lower().endswith(".pdf")
         path = _inner_path(member)
-        if path is None or member.size > left:
+        if path is None:
             continue
-        files[path] = io.BufferedReader(data).read()
-        left -= len(files[path])
+        is_tex = posixpath.splitext(path)[1].lower() in _TEX_SUFFIXES
+        if member.size <= left[is_tex]:
+            files[path] = io.BufferedReader(data).read()
+            left[is_tex] -= member.size
     if not files:
         reason = "pdf_only" if num_pdf else "no_tex" if num_files else "empty"
         raise _UnusableError(reason, f"{num_files} files, no text among them")
