@@ -69,8 +69,10 @@ _MAX_PASSES = 20
 
 _AFTER_PREFIX = frozenset({"def", "gdef", "edef", "xdef", "let", "long", "global", "newcommand"})
 _DEFINING = re.compile(
-    r"\\(?:(?:new|renew|provide|Declare|Provide|Renew|New)[A-Za-z]|[egx]?def|let|long|global|outer"
-    r"|protected|iftrue|iffalse|xspace|@if|kernel@if|If[BNV])"
+    r"\\(?:(?:new|renew|provide)(?:command|robustcmd|environment|if)|(?:New|Renew|Provide|Declare)"
+    r"(?:DocumentCommand|RobustCommand|MathOperator|PairedDelimiter)|[egx]?def|let|long|global|outer"
+    r"|protected|iftrue|iffalse|xspace|(?:kernel)?@ifnextchar|@ifstar"
+    r"|If(?:Boolean|NoValue|Value)(?:TF|T|F))(?![A-Za-z])"
 )
 """What an expansion acts on even where nothing is defined."""
 _NOT_CONDITIONAL = re.compile(
