@@ -28,7 +28,9 @@ _PLAIN_HEADING = re.compile(
 )
 _BEGIN_DOCUMENT = re.compile(r"\\begin\s*\{document\}")
 _END = re.compile(r"\\end\s*\{document\}")
-_PLAIN_END = re.compile(rf"{_END.pattern}|^[ \t]*\\(?:bye|end|enddocument)\s*$", re.MULTILINE)
+_PLAIN_END = re.compile(
+    rf"{_END.pattern}|\\(?:bye|enddocument)(?![A-Za-z])|\\end[ \t]*$", re.MULTILINE
+)
 _FRONT_END = re.compile(
     r"\\end\s*\{(?:abstract|frontmatter|titlepage|keywords?|keyword|opening)\}"
     r"|\\(?:maketitle|endabstract|endtopmatter|abstractend|titlepageend)(?![A-Za-z])"

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from data_pipeline.latex_tokens import skip_spaces
+from data_pipeline.latex_tokens import closing_brace, skip_spaces
 
 _MAX_DEPTH = 400
+_MAX_GROUP = 20_000
 _MAX_WRITTEN = 50_000_000
 """Characters: what bounds the memory, for a text of any length."""
 ARGUMENT_WINDOWS = (2_000, 200_000)
@@ -47,6 +48,8 @@ class Frame:
     text: str
     position: int
     chain: Chain | None
+    at_end: Callable[[], None] | None = None
+    """What happens when it has been read."""
 
 
 class Input:
@@ -74,9 +77,32 @@ class Input:
             chain = Chain(name, chain, chain.depth + 1 if chain else 1)
             if chain.depth > _MAX_DEPTH:
                 raise MacroExplosionError(f"expansions nest deeper than {_MAX_DEPTH}")
-        while self.frames and self.frames[-1].position == len(self.frames[-1].text):
-            self.frames.pop()  # else a macro that ends with itself would pile up texts
+        # Texts that are at their end go, else a macro that ends with itself would pile them up.
+        while (last := self.frames[-1]).position == len(last.text) and last.at_end is None:
+            self.frames.pop()
+            if not self.frames:
+                break
         self.frames.append(Frame(text, 0, chain))
+
+    def pop(self) -> None:
+        """Done with the text that was read last."""
+        frame = self.frames.pop()
+        if frame.at_end is not None:
+            frame.at_end()
+
+    def at_group_end(self, action: Callable[[], None]) -> None:
+        """Do something where the group of braces closes that we are in; nothing outside groups, or
+        where it closes far away or in another text than it was opened in.
+        """
+        text, _ = self.ahead(_MAX_GROUP if self._vain <= self._max_vain else 0)
+        size = closing_brace(text)
+        frame = self.frames[-1]
+        if size is None:
+            self._vain += len(text)
+        elif frame.position + size <= len(frame.text):
+            inner = frame.text[frame.position : frame.position + size]
+            frame.position += size
+            self.frames.append(Frame(inner, 0, frame.chain, action))
 
     def ahead(self, size: int) -> tuple[str, bool]:
         """The next `size` characters, and whether that is all there is."""

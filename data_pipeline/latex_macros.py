@@ -1,9 +1,10 @@
 """User macros expanded in line, as TeX would: in order of appearance, arguments by name.
 
-Definitions take effect where they stand, are removed, and hold until the next one of the name
-(groups do not end them). What TeX decides by running a program is not run: conditionals on numbers
-or tokens stay, and definitions in both of their branches count. Decided are \\iftrue, \\iffalse,
-switches made by \\newif, and what asks for the next character (\\@ifnextchar, \\@ifstar, xparse).
+Definitions take effect where they stand, are removed, and hold until the next one of the name or,
+where they replace one, until the group of braces ends. What TeX decides by running a program is
+not run: conditionals on numbers or tokens stay, and definitions in both of their branches count.
+Decided are \\iftrue, \\iffalse, switches made by \\newif, and what asks for the next character
+(\\@ifnextchar, \\@ifstar, xparse).
 
 Expansion ends for every input. A macro that goes on expanding to itself stays as it is, and so
 does one without its arguments; a text that macros would blow up raises `MacroExplosionError`.
@@ -132,6 +133,8 @@ class _Expander(Input):
     def __init__(self, text: str, recursive: set[str], max_growth: int) -> None:
         super().__init__(text, max_growth)
         self.recursive = recursive
+        self.is_global = False
+        """Whether the next definition outlives its group."""
         self.out: list[str] = []
         self.verbatim = frozenset(verbatim_environments(text))
         self.environments: dict[str, tuple[Macro, Macro]] = {}
@@ -202,7 +205,7 @@ class _Expander(Input):
             else:
                 if start < len(text):
                     self.emit(text[start:])
-                frames.pop()
+                self.pop()
         return "".join(self.out)
 
     # Reading and writing
@@ -256,10 +259,23 @@ class _Expander(Input):
         if definition is None:
             return False
         name, macro = definition
-        if name not in self.kept and not (only_new and name in self.table):
-            self.table[name] = macro
         self.after_definition()
+        self.assign(name, self.table.get(name, macro) if only_new else macro, command)
         return True
+
+    def assign(self, name: str, meaning: Macro | _Handler | None, command: str) -> None:
+        """Define `name` up to the end of the group of braces that we are in."""
+        before = self.table.get(name)
+        is_global = self.is_global or command in ("gdef", "xdef")
+        self.is_global = False
+        if name in self.kept:
+            return
+        if isinstance(before, Macro) and not is_global:
+            self.at_group_end(partial(self.table.__setitem__, name, before))
+        if meaning is None:
+            self.table.pop(name, None)
+        else:
+            self.table[name] = meaning
 
     def after_definition(self) -> None:
         """A definition that had a line to itself takes the line with it."""
@@ -274,20 +290,21 @@ class _Expander(Input):
         """\\long and its like go with the definition that follows them."""
         text, _ = self.ahead(40)
         match = CONTROL_SEQUENCE.match(text, len(text) - len(text.lstrip()))
-        return match is not None and match[1] in _AFTER_PREFIX
+        if match is None or match[1] not in _AFTER_PREFIX:
+            return False
+        self.is_global |= command == "global"
+        return True
 
     def let(self, command: str) -> bool:
         names = self.take(lambda text, _: read_let(text, 0))
         if names is None:
             return False
         name, target = names
-        if name not in self.kept:
-            meaning = self.table.get(target[1:]) if target[0] == "\\" else None
-            if target in (r"\relax", r"\undefined", r"\@undefined"):
-                self.table.pop(name, None)
-            else:
-                self.table[name] = literal(target) if meaning is None else meaning
         self.after_definition()
+        meaning = self.table.get(target[1:]) if target[0] == "\\" else None
+        if meaning is None and target not in (r"\relax", r"\undefined", r"\@undefined"):
+            meaning = literal(target)
+        self.assign(name, meaning, command)
         return True
 
     def define_environment(self, command: str) -> bool:

@@ -122,6 +122,16 @@ def group_end(text: str, start: int) -> int | None:
     return None
 
 
+def closing_brace(text: str) -> int | None:
+    """Where the first brace stands that closes a group opened before `text`."""
+    depth = 0
+    for match in _GROUP_TOKEN.finditer(text):
+        depth += (match.group() == "{") - (match.group() == "}")
+        if depth < 0:
+            return match.start()
+    return None
+
+
 def read_argument(text: str, position: int) -> tuple[str, int] | None:
     """A group without its braces, or one token. None where there is neither."""
     position = skip_blanks(text, position)

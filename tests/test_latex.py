@@ -95,6 +95,8 @@ SECTIONS = {
     # Plain TeX and AMS-TeX have headings and ends of their own.
     f"\\magnification1200 t\\beginsection 1. A\n{B}\n\\bye": f"\\beginsection 1. A\n{B}\n",
     f"\\input harvmac t\\newsec{{A}}{B}\n\\end\nz": f"\\newsec{{A}}{B}\n",
+    f"t\\newsec{{A}}{B}\\listrefs \\vfill\\end": f"\\newsec{{A}}{B} \\vfill",
+    f"t\\newsec{{A}}{B}\\bye z": f"\\newsec{{A}}{B}",
     f"\\topmatter t\\endtopmatter\\document {B}\n\\enddocument\n": f"\\document {B}\n",
     f"t\\head A \\endhead {B}": f"\\head A \\endhead {B}",
     # Appendices stay.

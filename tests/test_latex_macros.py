@@ -57,6 +57,11 @@ ROWS = {
     r"\def\mk#1#2{\def#1##1{#2##1}}\mk\x{a}\x b": "ab",
     r"\newcommand{\name}[1]{\def\thename{#1}}\name{Ann}\thename\name{Bob}\thename": "AnnBob",
     r"\def\x{a}\x\def\x{b}\x": "ab",
+    # A redefinition ends with its group of braces, unless it is global.
+    r"\def\x{a}{\def\x{b}\x{\let\x=c\x}\x}\x": "{b{c}b}a",
+    r"\def\x{a}{\gdef\x{b}\x}\x{\global\let\x=c\x}\x": "{b}b{c}c",
+    r"\def\x{a}\newcommand{\y}[1]{{\renewcommand{\x}{#1}\x}}\y{b}\x": "{b}a",
+    r"\def\x{a}{\let\x\relax\x}\x{\def\x{b}": r"{\x}a{",
     # The meaning at the time of \let; a swap does not go round in a circle.
     r"\def\x{a}\let\y\x\def\x{b}\y\x": "ab",
     r"\let\old\phi\let\phi\varphi\let\varphi\old$\phi\varphi$": r"$\varphi\phi$",

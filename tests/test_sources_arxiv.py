@@ -127,6 +127,7 @@ def gz(text: str) -> bytes:
         ("a.pdf", b"%PDF-1.4 x", "pdf_only"),
         ("pdf.gz", gzip.compress(b"%PDF-1.4 x"), "pdf_only"),
         ("pdf.tar", tar_of({"a.pdf": b"%PDF", "b.png": b"x"}), "pdf_only"),
+        ("html.gz", gz("<html><body>"), "not_tex"),
         ("ps.gz", gz("%!PS-Adobe-3.0"), "postscript_only"),
         ("withdrawn.gz", gz("%auto-ignore\r\nThis paper has been withdrawn."), "withdrawn"),
         ("unmarked.gz", gz("This paper has been withdrawn by the authors."), "withdrawn"),

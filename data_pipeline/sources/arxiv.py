@@ -298,6 +298,8 @@ def _package_files(
     for magic, reason in ((b"%PDF", "pdf_only"), (b"%!", "postscript_only")):
         if head.lstrip().startswith(magic):
             raise _UnusableError(reason)
+    if head.lstrip().startswith(b"<"):
+        raise _UnusableError("not_tex", "HTML or XML")
     text = data.read(max_text_bytes + 1)
     if len(text) > max_text_bytes:
         raise _UnusableError("too_large", f"has more than {max_text_bytes} bytes of text")
