@@ -62,6 +62,7 @@ class Input:
         # Characters that may be searched in vain: far ahead until half of them are used up.
         self._max_vain = 250_000 + 4 * len(text)
         self._vain = 0
+        self._vain_groups = 0
 
     def push(self, text: str, name: str | None = None) -> None:
         """Read `text` next, as part of what the macro `name` stands for.
@@ -94,11 +95,11 @@ class Input:
         """Do something where the group of braces closes that we are in; nothing outside groups, or
         where it closes far away or in another text than it was opened in.
         """
-        text, _ = self.ahead(_MAX_GROUP if self._vain <= self._max_vain else 0)
+        text, _ = self.ahead(_MAX_GROUP if self._vain_groups <= self._max_vain else 0)
         size = closing_brace(text)
         frame = self.frames[-1]
         if size is None:
-            self._vain += len(text)
+            self._vain_groups += len(text)
         elif frame.position + size <= len(frame.text):
             inner = frame.text[frame.position : frame.position + size]
             frame.position += size

@@ -173,6 +173,10 @@ def test_long_arguments_are_found_and_lost_ones_are_not_waited_for() -> None:
     assert expand_macros(unclosed, max_growth=10).count(r"\x{a") == 30_000
 
 
+def test_many_redefinitions_hold_as_few_do() -> None:
+    assert expand_macros(r"\let\a\b" * 3_000 + r"\a", max_growth=10) == r"\b"
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 60))
 def test_soup_is_expanded_once_and_for_all(seed: int, length: int) -> None:
