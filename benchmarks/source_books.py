@@ -28,8 +28,7 @@ from turns import Work, compare
 
 from data_pipeline import gutenberg
 from data_pipeline.book_overlap import overlapping_books
-from data_pipeline.document import Removal
-from data_pipeline.document import Document
+from data_pipeline.document import Document, Removal
 from recipes.llama1_corpus import books_source
 
 TELLING = ("gutenberg", "proofread", "transcriber's note", "etext edition", "pgdp")

@@ -23,6 +23,7 @@ from data_pipeline.book_overlap import overlapping_books
 from data_pipeline.code_headers import without_notices
 from data_pipeline.document import Edit, Filter, Source
 from data_pipeline.sources import (
+    arxiv,
     books,
     c4,
     common_crawl,

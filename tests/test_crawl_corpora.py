@@ -7,8 +7,8 @@ import pytest
 from nasty_common_crawl import conversion, http, pack, record
 
 from data_pipeline.document import Document
-from data_pipeline.perplexity_training import NGramConfig, train_ngram
 from data_pipeline.documents import load_documents
+from data_pipeline.perplexity_training import NGramConfig, train_ngram
 from data_pipeline.pipeline import build_documents
 from data_pipeline.reference_classifier import ClassifierConfig, train_reference_classifier
 from data_pipeline.reference_urls import collect_reference_urls

@@ -12,8 +12,8 @@ import pytest
 from nasty_github import nasty_github
 
 from data_pipeline.document import Document, Rejected
-from data_pipeline.licences import from_text
 from data_pipeline.documents import load_documents
+from data_pipeline.licences import from_text
 from data_pipeline.pipeline import build_documents
 from recipes.llama1_corpus import github_source
 

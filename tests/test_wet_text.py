@@ -12,7 +12,7 @@ HEAD = "WARC/1.0\nWARC-Type: conversion\nWARC-Target-URI: http://e.org/{}\n\n"
 
 
 def read(text: str, limit: int = 1000) -> list[TextRecord]:
-    stream = io.BufferedReader(io.BytesIO(text.encode()))  # type: ignore[arg-type]
+    stream = io.BufferedReader(io.BytesIO(text.encode()))
     return list(text_records(stream, max_block_bytes=limit))
 
 

@@ -1,0 +1,242 @@
+"""TeX's tokens, groups and macro arguments, as far as text needs them.
+
+All functions take a text and a position and give the position after what they read. Where the text
+ends before the thing does they give None, so that the caller may try again with more text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+
+CONTROL_SEQUENCE = re.compile(r"\\([A-Za-z@]+|[\s\S])")
+"""A control word or a control symbol. `@` counts as a letter, as it does inside style files."""
+
+VERBATIM_ENVIRONMENTS = (
+    *("verbatim", "Verbatim", "BVerbatim", "LVerbatim", "SaveVerbatim", "VerbatimOut", "alltt"),
+    *("lstlisting", "minted", "filecontents", "verbatimtab", "boxedverbatim", "program"),
+    *("Code", "CodeInput", "CodeOutput", "Sinput", "Soutput", "Scode", "pyverbatim", "tcblisting"),
+)
+"""Environments whose text TeX does not read: of LaTeX, fancyvrb, listings, minted, Sweave."""
+
+_VERBATIM_DECLARATION = re.compile(
+    r"\\(?:lstnewenvironment|DefineVerbatimEnvironment|(?:new|New|Declare)(?:tcb|TCB)[lL]isting)"
+    r"\s*(?:\[[^\[\]]{0,200}\]\s*)?\{([A-Za-z]{1,50})\}"
+)
+
+INLINE_VERBATIM = (
+    r"(?:verb\*?|(?:lstinline|mintinline)(?:\[[^\]\n]{0,200}\])?(?:\{[^{}\n]{0,50}\})?)"
+    r"(?:(?P<delimiter>[^A-Za-z\s*{}\[\\])[^\n]*?(?P=delimiter)|\{[^{}\n]{0,500}\})"
+)
+"""After a backslash: code within a line."""
+
+_GROUP_TOKEN = re.compile(r"\\[\s\S]|[{}]")
+_FLAT_GROUP = re.compile(r"\{([^{}\\]*)\}")
+_BRACKET_TOKEN = re.compile(r"\\[\s\S]|[{}\]]")
+_SPACES = re.compile(r"[ \t]*")
+_BLANKS = re.compile(r"[ \t]*(?:\n[ \t]*)?")
+
+
+def verbatim_environments(text: str) -> tuple[str, ...]:
+    """Those that every paper has and those that this one declares."""
+    return (*VERBATIM_ENVIRONMENTS, *sorted(set(_VERBATIM_DECLARATION.findall(text))))
+
+
+def tokens_outside_verbatim(token: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+    """The matches of `token`, whose group `verbatim` is the name of an environment that begins.
+
+    What stands in such an environment is passed over, and so is the beginning of one without end.
+    """
+    unclosed: set[str] = set()
+    position: int | None = 0
+    while position is not None:
+        matches = token.finditer(text, position)
+        position = None
+        for match in matches:
+            if match.lastgroup == "verbatim":
+                name = match["verbatim"]
+                end = -1 if name in unclosed else text.find(rf"\end{{{name}}}", match.end())
+                if end < 0:
+                    unclosed.add(name)
+                    continue
+                yield match
+                position = end + len(rf"\end{{{name}}}")
+                break
+            yield match
+
+
+class Kind(Enum):
+    """How a macro finds one of its parameters."""
+
+    MANDATORY = auto()
+    """A group, or one token."""
+    OPTIONAL = auto()
+    """In brackets; `text` where they are missing."""
+    STAR = auto()
+    """Whether a star follows."""
+    DELIMITED = auto()
+    """Everything before `text`."""
+    LITERAL = auto()
+    """No parameter: `text` has to follow."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    kind: Kind
+    text: str = ""
+
+
+Signature = tuple[Parameter, ...]
+
+TRUE, FALSE = r"\BooleanTrue", r"\BooleanFalse"
+NO_VALUE = "-NoValue-"
+
+
+def skip_spaces(text: str, position: int) -> int:
+    """After spaces, which TeX skips after a control word. Line ends stay, so that lines do."""
+    match = _SPACES.match(text, position)
+    assert match is not None, "the pattern matches the empty text"
+    return match.end()
+
+
+def skip_blanks(text: str, position: int) -> int:
+    """After spaces and at most one line end, which TeX reads as one space."""
+    match = _BLANKS.match(text, position)
+    assert match is not None, "the pattern matches the empty text"
+    return match.end()
+
+
+def group_end(text: str, start: int) -> int | None:
+    """After the brace that closes the one at `start`; None if there is none."""
+    depth = 0
+    for match in _GROUP_TOKEN.finditer(text, start):
+        brace = match.group()
+        if brace == "{":
+            depth += 1
+        elif brace == "}":
+            depth -= 1
+            if depth == 0:
+                return match.end()
+    return None
+
+
+def closing_brace(text: str) -> int | None:
+    """Where the first brace stands that closes a group opened before `text`."""
+    depth = 0
+    for match in _GROUP_TOKEN.finditer(text):
+        depth += (match.group() == "{") - (match.group() == "}")
+        if depth < 0:
+            return match.start()
+    return None
+
+
+def read_argument(text: str, position: int) -> tuple[str, int] | None:
+    """A group without its braces, or one token. None where there is neither."""
+    position = skip_blanks(text, position)
+    if flat := _FLAT_GROUP.match(text, position):
+        return flat[1], flat.end()
+    first = text[position : position + 1]
+    if first == "{":
+        end = group_end(text, position)
+        return None if end is None else (text[position + 1 : end - 1], end)
+    if first == "\\":
+        match = CONTROL_SEQUENCE.match(text, position)
+        if match is None:
+            return None
+        is_word = match[1][-1].isalpha()
+        return match.group(), skip_spaces(text, match.end()) if is_word else match.end()
+    # A blank line ends the paragraph, and no macro reads over that.
+    return None if first in ("", "}", "\n") else (first, position + 1)
+
+
+def read_optional(text: str, position: int) -> tuple[str | None, int] | None:
+    """What stands in brackets, or None in its place where no bracket follows; then nothing is read.
+
+    As in TeX the first `]` outside braces ends it.
+    """
+    start = skip_blanks(text, position)
+    if text[start : start + 1] != "[":
+        return None, position
+    depth = 0
+    for match in _BRACKET_TOKEN.finditer(text, start + 1):
+        token = match.group()
+        if token == "]" and depth == 0:
+            return text[start + 1 : match.start()], match.end()
+        if token == "{":
+            depth += 1
+        elif token == "}":
+            depth -= 1
+            if depth < 0:
+                return None
+    return None
+
+
+def read_delimited(text: str, position: int, delimiter: str) -> tuple[str, int] | None:
+    """What stands before the first `delimiter` outside braces, without braces around all of it."""
+    is_word = delimiter[0] == "\\" and delimiter[-1].isalpha()
+    pattern = re.escape(delimiter) + ("(?![A-Za-z])" if is_word else "")
+    depth = 0
+    for match in re.compile(rf"({pattern})|{_GROUP_TOKEN.pattern}").finditer(text, position):
+        token = match.group()
+        if match[1] is not None and depth == 0:
+            argument, end = text[position : match.start()], match.end()
+            if argument[:1] == "{" and group_end(argument, 0) == len(argument):
+                argument = argument[1:-1]
+            return argument, skip_spaces(text, end) if is_word else end
+        depth += (token == "{") - (token == "}")
+        if depth < 0:
+            return None
+    return None
+
+
+def read_arguments(
+    signature: Signature, text: str, position: int, *, is_all: bool
+) -> tuple[list[str], int] | None:
+    """The arguments of a macro whose name ends at `position`.
+
+    `is_all` says that nothing follows `text`; else None where what follows might be an argument.
+    """
+    arguments: list[str] = []
+    for kind, expected in [(parameter.kind, parameter.text) for parameter in signature]:
+        if kind is Kind.MANDATORY:
+            argument = read_argument(text, position)
+            if argument is None:
+                return None
+            value, position = argument
+            arguments.append(value)
+            continue
+        start = skip_blanks(text, position)
+        if start == len(text) and not is_all:
+            return None
+        if kind is Kind.OPTIONAL:
+            optional = read_optional(text, position)
+            if optional is None:
+                return None
+            arguments.append(expected if optional[0] is None else optional[0])
+            position = optional[1]
+        elif kind is Kind.STAR:
+            star = text[start : start + 1] == "*"
+            arguments.append(TRUE if star else FALSE)
+            position = start + 1 if star else position
+        elif kind is Kind.LITERAL:
+            start = start if text.startswith(expected, start) else position
+            if not text.startswith(expected, start):
+                return None
+            position = start + len(expected)
+        else:
+            delimited = read_delimited(text, position, expected)
+            if delimited is None:
+                return None
+            value, position = delimited
+            arguments.append(value)
+    return arguments, position
+
+
+def ends_with_word(text: str) -> bool:
+    """Whether a control word is the last thing in `text`, so that a letter after it would join."""
+    if not text or not text[-1].isascii() or not text[-1].isalpha():
+        return False
+    name = text[text.rfind("\\") + 1 :]
+    return len(name) < len(text) and name.isascii() and name.isalpha()
