@@ -44,7 +44,7 @@ _SYLLABLES = [f"{a}{b}" for a in "bcdfghklmnprstvwz" for b in ("a", "e", "i", "o
 
 
 def _vocabulary() -> list[str]:
-    """Made words, short ones first; by Zipf's law they compress to about a quarter, as text."""
+    """Made words, short ones first; by Zipf's law they compress as text does, to a quarter."""
     rng = random.Random(7)
     words = {"".join(rng.choices(_SYLLABLES, k=rng.randrange(1, 5))) for _ in range(12_000)}
     return sorted(words, key=lambda word: (len(word), word))
@@ -134,7 +134,7 @@ def html_to_text(pages: list[bytes]) -> dict[str, Contender]:
 
     def bare() -> float:
         for page in pages:
-            tree = HTMLTree.parse_from_bytes(page, detect_encoding(page))
+            tree = HTMLTree.parse_from_bytes(page, detect_encoding(page) or "utf-8")
             extract_plain_text(tree, main_content=True)
         return len(pages)
 

@@ -42,7 +42,7 @@ class _Grams:
 def train_model(ids: Ints, words: Sequence[str], *, order: int, begin: int, end: int) -> NGramModel:
     """A model of the sentences in `ids` (word ids, each sentence from `begin` to `end`).
 
-    Memory: about 100 bytes per word of `ids`. ValueError if `ids` holds no sentence.
+    Memory: about 200 bytes per word of `ids`. ValueError if `ids` holds no sentence.
     """
     if order < 1:
         raise ValueError(f"order ({order}) must be at least 1")

@@ -32,9 +32,9 @@ class NGramConfig:
     order: int = 5
     vocab_size: int = 65_536
     character_coverage: float = 0.9995
-    tokenizer_bytes: int = 200_000_000
+    tokenizer_bytes: int = 50_000_000
     """Text for the tokenizer at most, in UTF-8 bytes of normalised text."""
-    ngram_bytes: int = 200_000_000
+    ngram_bytes: int = 50_000_000
     """Text for the n-gram counts at most; they take about 50 bytes of memory for each."""
     cutoff_pages: int = 10_000
     """Crawled pages on which the cut-offs are measured, at most."""
@@ -66,10 +66,12 @@ def train_ngram(
     """Train on clean `documents`, measure cut-offs on crawled `pages` of the same language, and
     publish the folder `out`, which `perplexity.perplexity_model` reads.
 
-    Both are read once; the normalised documents lie in a temporary file meanwhile. Equal documents
-    and pages in any order give equal bytes. ValueError if there is no document or no page.
+    Both are read once; the normalised documents lie in a temporary file beside `out` meanwhile.
+    Equal documents and pages in any order give equal bytes. ValueError if there is no document or
+    no page.
     """
-    with TemporaryFile() as spool:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=out.parent) as spool:
         num_documents, num_bytes = _spool(documents, spool)
         if num_documents == 0:
             raise ValueError(f"there is no text to train the n-gram model for '{language}' on")

@@ -102,7 +102,8 @@ def train_reference_classifier(
     positives: SmallestHashes[_Example] = SmallestHashes(config.max_pages, config.seed)
     negatives: SmallestHashes[_Example] = SmallestHashes(config.max_pages, config.seed)
     num_pages = 0
-    with TemporaryFile() as spool:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=out.parent) as spool:
         for page in pages:
             num_pages += 1
             is_reference = page.url is not None and page.url in references
@@ -121,19 +122,20 @@ def train_reference_classifier(
             )
         chosen = positives.items()
         others = negatives.items()[: len(chosen)]
-        data = _train(spool, chosen + others, config)
-    out.parent.mkdir(parents=True, exist_ok=True)
+        data = _train(spool, chosen + others, out.parent, config)
     write_atomic(out, data)
     return {"num_pages": num_pages, "num_references": len(chosen), "num_random": len(others)}
 
 
-def _train(spool: BinaryIO, examples: list[_Example], config: ClassifierConfig) -> bytes:
-    """The bytes of the trained model."""
+def _train(
+    spool: BinaryIO, examples: list[_Example], folder: Path, config: ClassifierConfig
+) -> bytes:
+    """The bytes of the trained model; `folder` holds temporary files meanwhile."""
     # fastText reads examples in the order of the file, and would first learn one class alone. The
     # other seed gives an order that has nothing to do with how they were chosen.
     examples = sorted(examples, key=lambda e: keyed_hash(e.identity, config.seed + 1))
-    with TemporaryDirectory() as folder:
-        input_file, model = Path(folder, "examples.txt"), Path(folder, "model.bin")
+    with TemporaryDirectory(dir=folder) as own:
+        input_file, model = Path(own, "examples.txt"), Path(own, "model.bin")
         with input_file.open("wb") as file:
             for example in examples:
                 spool.seek(example.place)

@@ -143,10 +143,18 @@ def nasty_common_crawl(rng: random.Random) -> Iterator[tuple[str, bytes]]:
     codings = ["", "Transfer-Encoding: chunked\r\n", "Content-Encoding: gzip\r\n"]
     codings += ["Content-Encoding: br\r\n", "Content-Encoding: deflate, gzip\r\n"]
     while True:
-        records = []
+        records: list[bytes] = []
         for number in range(rng.randrange(6)):
             charset = rng.choice(charsets).encode("utf-8", "replace").decode()
-            body = rng.choice([*bodies, PAGE.encode(), gzip.compress(PAGE.encode()), b"5\r\nabcde"])
+            body = rng.choice(
+                [
+                    *bodies,
+                    _tag_soup(rng),
+                    PAGE.encode(),
+                    gzip.compress(PAGE.encode()),
+                    b"5\r\nabcde",
+                ]
+            )
             block = http(
                 body,
                 status=rng.choice(["200 OK", "404", "", "200", "-1 x"]),
@@ -164,6 +172,14 @@ def nasty_common_crawl(rng: random.Random) -> Iterator[tuple[str, bytes]]:
             ]
         )
         yield name, _mutated(data, rng)
+
+
+def _tag_soup(rng: random.Random) -> bytes:
+    """A page of tags in no order, opened and closed as it comes."""
+    tags = "div p table tr td script style svg template select a ul title textarea article nav pre"
+    pieces = [f"{b}{tag}>" for tag in tags.split() for b in ("<", "</", "<x class=nav id=y><")]
+    pieces += ["text ", "&amp;&#0;&#xD800;&nbsp", "<!--", "-->", "<![CDATA[", "]]>", "<?x", '"']
+    return "".join(rng.choices(pieces, k=rng.randrange(300))).encode()
 
 
 def nasty_c4(rng: random.Random) -> Iterator[tuple[str, bytes]]:

@@ -1,5 +1,6 @@
 """The plain form of WET files."""
 
+import gzip
 import io
 
 import pytest
@@ -12,7 +13,7 @@ HEAD = "WARC/1.0\nWARC-Type: conversion\nWARC-Target-URI: http://e.org/{}\n\n"
 
 
 def read(text: str, limit: int = 1000) -> list[TextRecord]:
-    stream = io.BufferedReader(io.BytesIO(text.encode()))
+    stream = gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(text.encode())))
     return list(text_records(stream, max_block_bytes=limit))
 
 

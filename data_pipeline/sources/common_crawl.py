@@ -134,7 +134,7 @@ def _read_block(block: Block | Damage, file: InputFile, max_bytes: int) -> Docum
         page = read_page(decode_body(block.payload, transfer, content, max_bytes), charset)
     except PageError as error:
         return Rejected(error.reason, *place, f"{error} {url}")
-    text = clean(page.text)
+    text = clean(page.text).strip()
     return Document(text, *place, url=_plain_url(url), title=page.title, timestamp=date)
 
 
