@@ -1,6 +1,6 @@
 """Time and saved bytes of a decoder layer: stock transformers, our plain layer, our fused layer.
 
-    python benchmarks/layer.py [--out benchmarks/results] [--rehearse]
+    python benchmarks/layer.py [--out benchmarks/results] [--compile] [--rehearse]
 
 Every contender is a stack of layers with the same weights, in one process on one thread, on the
 GPU where there is one. The contenders take turns in every round, so that a change of the machine's
@@ -8,7 +8,8 @@ pace meets all of them; a ratio is the median over rounds of ratios within a rou
 is the process's own CPU time, which other processes disturb least.
 
 Saved bytes are what one layer more leaves for the backward pass, by autograd's own account.
-`--rehearse` runs everything in a small size.
+`--compile` adds our layer with its elementwise functions through torch.compile. `--rehearse` runs
+everything in a small size.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from llama_ds.save_policy import PRESETS
 
 WIDTHS = {torch.float32: 4, torch.bfloat16: 2}
 STOCK, CHECKPOINTED, PLAIN = "stock sdpa", "stock + checkpointing", "ours, plain"
+COMPILED = "ours, linear_outputs, compiled"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def size_of(rehearse: bool) -> Size:
 # -- contenders -----------------------------------------------------------------------------------
 
 
-def contenders() -> dict[str, Callable[[LlamaConfig], Any]]:
+def contenders(with_compiled: bool) -> dict[str, Callable[[LlamaConfig], Any]]:
     """Name -> the stack of layers of a configuration, in training mode."""
 
     def stock(config: LlamaConfig) -> Any:
@@ -101,15 +103,18 @@ def contenders() -> dict[str, Callable[[LlamaConfig], Any]]:
         next(getattr(stack, name) for name in names if hasattr(stack, name))()
         return stack
 
-    def ours(policy: Any) -> Callable[[LlamaConfig], Any]:
+    def ours(policy: Any, elementwise: Any = "eager") -> Callable[[LlamaConfig], Any]:
         def make(config: LlamaConfig) -> Any:
             stack = LlamaForCausalLM._from_config(config, dtype=config.dtype).model  # type: ignore[no-untyped-call]
             stack.save_policy = policy
+            stack.elementwise = elementwise
             return stack
 
         return make
 
     fused = {f"ours, {name}": ours(policy) for name, policy in PRESETS.items()}
+    if with_compiled:
+        fused[COMPILED] = ours(PRESETS["linear_outputs"], "compile")
     return {STOCK: stock, CHECKPOINTED: checkpointed, PLAIN: ours(None), **fused}
 
 
@@ -168,12 +173,14 @@ def one_step(stack: Any, inputs: Tensor, device: torch.device) -> tuple[float, f
     return forward, backward
 
 
-def measure(size: Size, dtype: torch.dtype, device: torch.device) -> list[Result]:
+def measure(
+    size: Size, dtype: torch.dtype, device: torch.device, with_compiled: bool
+) -> list[Result]:
     generator = torch.Generator().manual_seed(1)
     shape = (size.rows, size.sequence_length, size.model.hidden_size)
     inputs = torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
     saved, stacks = {}, {}
-    for name, make in contenders().items():
+    for name, make in contenders(with_compiled).items():
         one, two = (saved_bytes(built(make, size, dtype, device, n), inputs) for n in (1, 2))
         saved[name] = (two - one) / size.tokens
         stacks[name] = built(make, size, dtype, device, size.model.num_hidden_layers)
@@ -305,6 +312,7 @@ def report(size: Size, results: list[Result], device: torch.device, stem: Path, 
 def main() -> None:
     parser = argparse.ArgumentParser(description="time and saved bytes of a decoder layer")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--compile", action="store_true", help="our layer with torch.compile, too")
     parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -312,7 +320,7 @@ def main() -> None:
     size, code = size_of(arguments.rehearse), commit()
     results = []
     for dtype in WIDTHS:
-        results += measure(size, dtype, device)
+        results += measure(size, dtype, device, arguments.compile)
     arguments.out.mkdir(parents=True, exist_ok=True)
     stem = arguments.out / f"layer_{device.type}_{time.strftime('%Y%m')}"
     plot(results, stem.with_suffix(".png"))

@@ -37,7 +37,14 @@ POLICIES: dict[str, SavePolicy] = {
     "offload_input": SavePolicy.of("layer_input", x="offload"),
     "offload": SavePolicy.of(
         "keep_all",
-        **dict.fromkeys(("x", "attn_in", "q", "attn_out", "lse", "o_in", "mid", "up"), "offload"),
+        x="offload",
+        attn_in="offload",
+        q="offload",
+        attn_out="offload",
+        lse="offload",
+        o_in="offload",
+        mid="offload",
+        up="offload",
     ),
 }
 # Overlap, chunks and tiles: the policies take turns, so that every policy meets several of these.

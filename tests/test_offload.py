@@ -30,7 +30,8 @@ def model_of(num_layers: int, device: torch.device = CPU) -> Any:
         num_hidden_layers=num_layers,
         num_attention_heads=4,
     )
-    return LlamaForCausalLM(sizes).to(device).train()
+    model: Any = LlamaForCausalLM(sizes)
+    return model.to(device).train()
 
 
 def gradients(model: Any, policy: SavePolicy) -> list[Tensor]:
