@@ -1,6 +1,6 @@
 """How much of a decoder layer's communication is hidden behind its computation.
 
-    python benchmarks/overlap.py [--processes 2] [--out benchmarks/results] [--rehearse]
+    python benchmarks/overlap.py [--processes 2] [--link 2gbit] [--out FOLDER] [--rehearse]
 
 A stack of layers, forward and backward, on processes that this program starts: with NCCL where
 every process has a GPU, else with gloo on the CPU, one thread each. Without overlap and with it,
@@ -13,8 +13,14 @@ rounds of ratios within a round. Two answers to how much is hidden:
 - by the trace: the part of the collectives' time that lies under matmuls and attention (on a GPU:
   under any other kernel). It does not say that these ran as fast as they would have alone.
 
+On a CPU gloo's loopback is memory that the cores copy, and what they copy they do not compute.
+`--link 2gbit` runs the processes in a network of their own (Linux, `unshare` and `tc`), whose only
+link lets no more than that through: there a rank waits for the link, as a GPU does, and does not
+work for it.
+
 Each contender's trace of rank 0 is written as `overlap_*.trace.json.gz`, which Perfetto and
-chrome://tracing open. `--rehearse` runs everything in a small size.
+chrome://tracing open; on a CPU one layer's backward pass is drawn from it. `--rehearse` runs
+everything in a small size.
 """
 
 from __future__ import annotations
@@ -22,16 +28,19 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import platform
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import matplotlib
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -62,6 +71,7 @@ class Size:
     rows: int
     sequence_length: int
     rounds: int
+    traced_steps: int
     dtype: str
 
 
@@ -85,16 +95,18 @@ class Result:
     communication_seconds: list[float]
     """The collectives of a step, alone."""
     traced_seconds: float
-    """Of collectives, in one traced step."""
+    """Of collectives, in the traced steps."""
     covered_seconds: float
     """Of these, under computation."""
 
     def hidden_by_trace(self) -> float:
         return self.covered_seconds / self.traced_seconds
 
-    def hidden_by_clock(self, off: Result) -> float:
+    def hidden_by_clock(self, off: Result) -> list[float]:
+        """Lower quartile, median and upper quartile over rounds."""
         rounds = zip(off.step_seconds, self.step_seconds, self.communication_seconds, strict=True)
-        return statistics.median((without - own) / alone for without, own, alone in rounds)
+        shares = [(without - own) / alone for without, own, alone in rounds]
+        return statistics.quantiles(shares, n=4)
 
 
 def size_of(rehearse: bool, is_cuda: bool) -> Size:
@@ -114,7 +126,8 @@ def size_of(rehearse: bool, is_cuda: bool) -> Size:
         vocab_size=256,
         max_position_embeddings=max(2_048, length),
     )
-    return Size(model, rows, length, rounds, "bfloat16" if is_cuda else "float32")
+    dtype, traced_steps = "bfloat16" if is_cuda else "float32", 1 if rehearse else 3
+    return Size(model, rows, length, rounds, traced_steps, dtype)
 
 
 def layouts(processes: int) -> list[Layout]:
@@ -215,7 +228,8 @@ def measure(layout: Layout, size: Size, device: torch.device, folder: Path) -> l
         label = f"{layout.name}_{name}".replace(",", "").replace(" ", "_")
         path = folder / f"rank{dist.get_rank()}.{label}.json"
         with profile(activities=activities(device)) as profiler:
-            step()
+            for _ in range(size.traced_steps):
+                step()
             settle(device)
         profiler.export_chrome_trace(str(path))
         traced, covered = hidden_in(json.loads(path.read_text(encoding="utf-8"))["traceEvents"])
@@ -264,7 +278,54 @@ def union(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return joined
 
 
+def draw(events: list[dict[str, Any]], path: Path) -> None:
+    """A layer's backward pass on a CPU: what was computed, and what was under way meanwhile."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    events = sorted((event for event in events if event.get("ph") == "X"), key=lambda e: e["ts"])
+    begins = [event["ts"] for event in events if event["name"] == "start: ddown_out"]
+    begin, end = begins[0], begins[1]
+    sent = [e for e in events if e["name"].startswith("gloo:") and e["name"] != "gloo:barrier"]
+    bars: list[tuple[dict[str, Any], int, str, str]] = []
+    for event in events:
+        kind, _, name = event["name"].partition(": ")
+        if event["name"] in COMPUTATIONS:
+            bars.append((event, 3, "tab:blue", ""))
+        elif kind == "weight gradient":
+            bars.append((event, 2, "tab:green", name))
+        elif kind == "wait":
+            bars.append((event, 0, "tab:red", ""))
+        elif kind == "start":
+            # Collectives begin in the order of their starts.
+            while sent[0]["ts"] < event["ts"]:
+                sent.pop(0)
+            bars.append((sent.pop(0), 1, "tab:orange", name))
+    figure, axis = pyplot.subplots(figsize=(12, 3))
+    for event, lane, colour, label in bars:
+        if begin <= event["ts"] < end:
+            left, width = (event["ts"] - begin) / 1e3, event["dur"] / 1e3
+            axis.barh(lane, width, 0.8, left, color=colour, edgecolor="white", linewidth=0.5)
+            axis.text(left, lane, label, fontsize=7, rotation=30, va="center")
+    lanes = ["waiting", "on the wire", "weight gradient", "matmul, attention"]
+    axis.set_yticks(range(4), lanes)
+    axis.set(
+        xlabel="milliseconds", title="Backward pass of one layer", xlim=(0, (end - begin) / 1e3)
+    )
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
 # -- processes ------------------------------------------------------------------------------------
+
+
+def behind_link(rate: str) -> NoReturn:
+    """Start this program again where the only network is a loopback of this rate."""
+    link = f"ip link set lo up && tc qdisc add dev lo root tbf rate {rate} burst 1mb latency 2s"
+    command = ["unshare", "--map-root-user", "--net", "sh", "-c", f'{link} && exec "$@"', "sh"]
+    again = [sys.executable, *sys.argv, "--behind-link"]
+    os.execvpe(command[0], [*command, *again], os.environ | {"GLOO_SOCKET_IFNAME": "lo"})
 
 
 def run_rank(rank: int, processes: int, size: Size, is_cuda: bool, folder: Path) -> None:
@@ -294,8 +355,8 @@ def run_rank(rank: int, processes: int, size: Size, is_cuda: bool, folder: Path)
 def table(results: list[Result]) -> str:
     off = next(result for result in results if result.overlap == OFF)
     lines = [
-        "| overlap | step s | step / off | communication alone s | hidden, by the clock "
-        "| hidden, by the trace |",
+        "| overlap | step s | step / off | communication alone s "
+        "| hidden, by the clock (quartiles) | hidden, by the trace |",
         "|---|---|---|---|---|---|",
     ]
     for result in results:
@@ -305,32 +366,44 @@ def table(results: list[Result]) -> str:
             f"{statistics.median(result.step_seconds):.4f}",
             f"{statistics.median(own / other for own, other in pairs):.3f}",
             f"{statistics.median(result.communication_seconds):.4f}",
-            "" if result is off else f"{result.hidden_by_clock(off):.0%}",
+            "" if result is off else clock_share(result, off),
             f"{result.hidden_by_trace():.0%}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def report(size: Size, results: list[Result], processes: int, hardware: str, code: str) -> str:
+def clock_share(result: Result, off: Result) -> str:
+    low, middle, high = result.hidden_by_clock(off)
+    return f"{middle:.0%} ({low:.0%} to {high:.0%})"
+
+
+def report(
+    size: Size, results: list[Result], arguments: argparse.Namespace, stem: str, code: str
+) -> str:
+    is_cuda = "cuda" in stem
+    hardware = torch.cuda.get_device_name() if is_cuda else f"a CPU of {os.cpu_count()} cores"
+    link, processes = arguments.link, arguments.processes
+    options = f"--processes {processes}" + (f" --link {link}" if link else "")
     model = size.model
     parts = [
         "# Communication hidden behind a decoder layer's computation",
         f"{model.num_hidden_layers} layers, hidden_size {model.hidden_size}, intermediate_size "
         f"{model.intermediate_size}, {model.num_attention_heads} heads, {size.rows} x "
         f"{size.sequence_length} tokens, {size.dtype}, save policy linear_outputs, {size.rounds} "
-        f"rounds; {processes} processes on {hardware}; wall time, medians.",
+        f"rounds; {processes} processes on {hardware}"
+        + (f" behind a link of {link}" if link else "")
+        + f"; load {os.getloadavg()[1]:.0f}; wall time, medians.",
         f"Python {platform.python_version()}, torch {torch.__version__}, commit {code}. Command: "
-        f"`python benchmarks/overlap.py --processes {processes}`, which defines the columns.",
+        f"`python benchmarks/overlap.py {options}`, which defines the columns.",
     ]
     for layout in layouts(processes):
         chosen = [result for result in results if result.layout == layout.name]
         parts += [f"## {layout.title}", table(chosen)]
-    if hardware.endswith("CPU"):
+    if not is_cuda:
         parts.append(
-            "On a CPU the processes of gloo copy and add on the cores that the matmuls need, so "
-            "that hiding them gains little; a GPU's links and copy engines are its own. Not "
-            "measured: any GPU."
+            f"Rank 0 with Megatron's sequence parallelism and overlap, as traced:\n\n"
+            f"![what is computed while tensors are sent]({stem}.png)\n\nNot measured: any GPU."
         )
     return "\n\n".join(parts) + "\n"
 
@@ -352,25 +425,31 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
+    parser.add_argument("--link", metavar="RATE", help="CPU only: rate of the link, as tc takes it")
+    parser.add_argument("--behind-link", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.link and not arguments.behind_link:
+        behind_link(arguments.link)
     processes, code = arguments.processes, commit()
     is_cuda = torch.cuda.device_count() >= processes
-    hardware = torch.cuda.get_device_name() if is_cuda else f"a {torch.get_num_threads()}-core CPU"
     size = size_of(arguments.rehearse, is_cuda)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    stem = f"overlap_{'cuda' if is_cuda else 'cpu'}_{time.strftime('%Y%m')}"
+    network = f"_{arguments.link}" if arguments.link else ""
+    stem = f"overlap_{'cuda' if is_cuda else 'cpu'}{network}_{time.strftime('%Y%m')}"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        spawn(  # type: ignore[no-untyped-call]
-            run_rank, (processes, size, is_cuda, folder), nprocs=processes
-        )
+        spawn(run_rank, (processes, size, is_cuda, folder), nprocs=processes)
         raw = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        if not is_cuda:
+            drawn = folder / "rank0.megatron_on_2_chunks.json"
+            events = json.loads(drawn.read_text(encoding="utf-8"))["traceEvents"]
+            draw(events, arguments.out / f"{stem}.png")
         for trace in folder.glob("rank0.*.json"):
             target = f"{stem}_{trace.name.removeprefix('rank0.').removesuffix('.json')}"
             with gzip.open(arguments.out / f"{target}.trace.json.gz", "wb") as file:
                 file.write(trace.read_bytes())
     results = [Result(**fields) for fields in raw]
-    text = report(size, results, processes, hardware, code)
+    text = report(size, results, arguments, stem, code)
     (arguments.out / f"{stem}.md").write_text(text, encoding="utf-8")
     summary = json.dumps(raw, indent=1) + "\n"
     (arguments.out / f"{stem}.json").write_text(summary, encoding="utf-8")

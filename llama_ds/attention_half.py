@@ -32,13 +32,13 @@ def attention_half(
 ) -> Tensor:
     """Fill in what `a` lacks up to `mid`, which is returned; `attn_in` only if among `kept`."""
     inputs = _start_inputs(a, w, fixed, fixed.num_chunks)
-    _attend(a, inputs, w, tables, fixed)
+    a.o_in = _attend(a, inputs, w, tables, fixed).wait().flatten(2)
     if a.attn_in is None and "attn_in" in kept:
         a.attn_in = fixed.tp.joined([attn_in.wait() for attn_in in inputs])
     # 6. Output projection, summed over the ranks, onto the residual stream. The sum of a chunk runs
     # under the matmul of the next.
     if a.mid is None:
-        o_in_chunks = fixed.tp.chunks(present(a.o_in), fixed.num_chunks)
+        o_in_chunks = fixed.tp.chunks(a.o_in, fixed.num_chunks)
         terms = [fixed.sum(F.linear(o_in, w.o), "mid") for o_in in o_in_chunks]
         a.mid = a.x + arrived(terms)
     return a.mid
@@ -59,8 +59,8 @@ def _start_inputs(a: Activations, w: LayerWeights, fixed: Fixed, num_chunks: int
 
 def _attend(
     a: Activations, inputs: list[Pending], w: LayerWeights, tables: Tables, fixed: Fixed
-) -> None:
-    """Fill in what `a` lacks from `q` up to `o_in`."""
+) -> Pending:
+    """Fill in what `a` lacks from `q` up to `attn_out`; step 5, begun: `o_in`, [B, S, h, E]."""
     # 2. Queries, keys and values of this rank's heads; a chunk arrives under the matmuls of the one
     # before. 3. The exchange of the queries runs under what is left of keys and values.
     missing = [name for name in ("q", "k", "v") if getattr(a, name) is None]
@@ -80,8 +80,7 @@ def _attend(
             present(a.q), present(a.k), present(a.v), fixed.options.documents
         )
     # 5. All heads of this rank's positions again.
-    if a.o_in is None:
-        a.o_in = fixed.to_sequence(a.attn_out, "o_in").wait().flatten(2)
+    return fixed.to_sequence(a.attn_out, "o_in") if a.o_in is None else Pending(a.o_in)
 
 
 def _heads(name: str, projected_BSh: Tensor, tables: Tables, fixed: Fixed) -> Tensor:
@@ -116,16 +115,16 @@ def attention_half_backward(
     fixed: Fixed,
 ) -> tuple[Tensor, dict[str, Pending]]:
     """dx, and the gradients of attention's weights by name; `do_out` is `dmid`, being gathered."""
-    # The input is gathered again while steps 6 to 3 are taken back.
+    # The input is gathered again while steps 6 to 3 are taken back, o_in exchanged under 6.
     (attn_in,) = _start_inputs(a, w, fixed, num_chunks=1)
-    _attend(a, [attn_in], w, tables, fixed)
+    o_in = _attend(a, [attn_in], w, tables, fixed)
     q, k, v, attn_out, lse = map(present, (a.q, a.k, a.v, a.attn_out, a.lse))
     # 6. The residual stream passes dmid on; the projection sees the gradient of every position.
     do_out_BSD = fixed.tp.joined([chunk.wait() for chunk in do_out])
     do_in_BSd = do_out_BSD @ w.o
     # 5. The exchange runs under the gradient of o.
     dattn_out = fixed.to_heads(do_in_BSd.unflatten(2, (-1, fixed.head_dim)), "dattn_out")
-    do = weight_gradient("o", do_out_BSD, present(a.o_in))
+    do = weight_gradient("o", do_out_BSD, o_in.wait().flatten(2))
     # 4.
     dq_BTgE, dk_BTjE, dv_BTjE = fixed.options.attention.backward(
         dattn_out.wait(), q, k, v, attn_out, lse, fixed.options.documents

@@ -152,12 +152,16 @@ class ParallelConfig:
     overlap: OverlapChoice = "auto"
     """Send a layer's tensors while it computes, under tp and sp; auto: on GPUs."""
     overlap_chunks: int = 2
-    """Parts of the sequence that a forward pass sends, each under the matmuls of another."""
+    """Parts of the sequence that an overlapped forward pass sends, each under another's matmuls."""
 
     def __post_init__(self) -> None:
         for name in ("tp", "sp", "overlap_chunks"):
             size = getattr(self, name)
             _require(size > 0, f"parallel.{name} ({size}) must be positive")
+        _require(
+            self.overlap in ("auto", "on", "off"),
+            f"parallel.overlap ({self.overlap}) must be auto, on or off",
+        )
 
 
 @dataclass(frozen=True)
@@ -269,14 +273,9 @@ class TrainConfig:
             f"train.tokens_per_step ({self.tokens_per_step}) must be a multiple of "
             f"train.sequence_length ({self.sequence_length})",
         )
-        kept = {*self.saved.kept(), *self.saved.offloaded()}
-        wide = [name for name in ("gate", "up", "product") if name in kept]
-        _require(
-            self.mlp_tiles == 1 or not wide,
-            f"train.mlp_tiles ({self.mlp_tiles}) is to hold {', '.join(wide)} of one tile at a "
-            f"time, but train.save_policy ({self.save_policy}) keeps all of them; set it to no_mlp "
-            "or layer_input, or train.mlp_tiles to 1",
-        )
+        saved = self.saved  # refuses what contradicts itself
+        if self.mlp_tiles > 1:
+            saved.require_tiles_pay()
 
     @property
     def saved(self) -> SavePolicy:

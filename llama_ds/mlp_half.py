@@ -35,6 +35,7 @@ _INSIDE = ("mlp_in", "gate", "up", "product")
 def mlp_half(a: Activations, w: LayerWeights, fixed: Fixed, kept: tuple[str, ...]) -> Tensor:
     """`out` from `a.mid`; of the tensors between, fill in those that are `kept`."""
     mid_BsD = present(a.mid)
+    # Tiles that save memory and chunks that hide what is sent are the same ranges: the finer serve.
     tiles = _tiles(a, max(fixed.options.mlp_tiles, fixed.num_chunks), fixed)
     terms = []
     for tile, mlp_in in one_ahead((tile, _start_input(tile, w, fixed)) for tile in tiles):
@@ -87,6 +88,8 @@ def mlp_half_backward(
     )
     dmids: list[Tensor] = []
     gathering: list[Pending] = []
+    # Over tiles the weights' gradients are long sums.
+    dtype = dout_BsD.dtype if len(tiles) == 1 else accumulation_dtype(dout_BsD.dtype)
     sums: dict[str, Tensor] = {}
     for tile, dout, ddown_out, mlp_in in one_ahead(begun):
         dmid, do_out, dweights = _tile_backward(tile, dout, ddown_out, mlp_in, w, fixed)
@@ -96,8 +99,7 @@ def mlp_half_backward(
             if name in sums:
                 sums[name] += dweight
             else:
-                many = len(tiles) > 1
-                sums[name] = dweight.to(accumulation_dtype(dweight.dtype)) if many else dweight
+                sums[name] = dweight.to(dtype)
         _drop(tile, kept=())
     pending = {name: Pending(total.to(dout_BsD.dtype)) for name, total in sums.items()}
     pending["mlp_norm"] = fixed.sum_replicated(pending["mlp_norm"].wait(), "weight mlp_norm")

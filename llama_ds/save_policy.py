@@ -99,6 +99,16 @@ class SavePolicy:
         """The tensors kept in the host's memory, by the same names."""
         return tuple(field.name for field in fields(self) if getattr(self, field.name) == "offload")
 
+    def require_tiles_pay(self) -> None:
+        """ValueError where the MLP's tiles would save little: what is kept is there for all."""
+        kept = [name for name in ("gate", "up", "product") if getattr(self, name) != "recompute"]
+        if kept:
+            raise ValueError(
+                f"train.mlp_tiles is to hold {', '.join(kept)} of one tile at a time, but "
+                f"train.save_policy and save_tensors keep {'it' if len(kept) == 1 else 'them'} of "
+                "all; set save_policy to no_mlp or layer_input, or mlp_tiles to 1"
+            )
+
 
 PRESETS: dict[SavePolicyName, SavePolicy] = {
     "keep_all": SavePolicy(),

@@ -248,6 +248,14 @@ def test_estimate_is_what_the_model_keeps(dtype: Any, policy: Any) -> None:
     assert saved_bytes(recipe)[0] == pytest.approx(expected, rel=0.05)
 
 
+def test_tiles_hold_the_wide_tensors_of_one_tile() -> None:
+    recipe = small_recipe("bf16", 6, "no_mlp")
+    tiled = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, mlp_tiles=8))
+    saved = estimate_memory(recipe, 1).activations - estimate_memory(tiled, 1).activations
+    # gate, up and product of the layer that is being computed, in bf16.
+    assert saved == 3 * 2 * 256 * recipe.model.intermediate_size * 2 * 7 // 8
+
+
 def test_live_parameters_are_deepspeeds_setting() -> None:
     recipe = llama_65b()
     zero_3 = dataclasses.replace(recipe, zero=ZeroConfig(stage=3))

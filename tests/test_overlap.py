@@ -121,9 +121,10 @@ def test_overlap_changes_no_bit(
 # -- tiles ----------------------------------------------------------------------------------------
 
 
-def small_stack(mlp_tiles: int, dtype: torch.dtype = torch.float32) -> Any:
+def small_stack(mlp_tiles: int, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
-    stack: Any = LlamaForCausalLM(config()).to(dtype).train().model
+    model: Any = LlamaForCausalLM(config())
+    stack = model.to(dtype).train().model
     stack.save_policy, stack.mlp_tiles = PRESETS["no_mlp"], mlp_tiles
     return stack
 
@@ -140,7 +141,7 @@ def test_tiles_sum_weight_gradients_in_fp32() -> None:
 
 def peak_bytes(mlp_tiles: int, folder: Path) -> int:
     """Of a forward and backward pass, above what was there before."""
-    stack, inputs = small_stack(mlp_tiles), torch.randn(1, SEQUENCE, HIDDEN)
+    stack, inputs = small_stack(mlp_tiles, torch.float32), torch.randn(1, SEQUENCE, HIDDEN)
     gradients(stack, inputs)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         gradients(stack, inputs)
@@ -152,8 +153,8 @@ def peak_bytes(mlp_tiles: int, folder: Path) -> int:
         for event in events
         if event["name"] == "[memory]"
     )
-    before = changes[0][1] - changes[0][2]
-    return max(total for _, total, _ in changes) - before
+    before: int = changes[0][1] - changes[0][2]
+    return max(int(total) for _, total, _ in changes) - before
 
 
 def test_wide_tensors_exist_for_one_tile_at_a_time(tmp_path: Path) -> None:
@@ -237,6 +238,16 @@ def test_forward_sends_a_chunk_under_the_matmuls_of_another(rehearsal: Path) -> 
     for collective, hidden in {"attn_in": 3, "mlp_in": 3, "mid": 1, "out": 3}.items():
         matmuls = [between.count("aten::mm") for between in under(forward, collective)]
         # In each of two layers, the second chunk comes and the first chunk goes under matmuls.
+        assert sum(count >= hidden for count in matmuls) == 2, (collective, matmuls)
+
+
+@pytest.mark.dist
+def test_ulysses_sends_under_matmuls(rehearsal: Path) -> None:
+    events = events_of(rehearsal, "ulysses_on_1_chunk")
+    # Each time in two layers. Forward: queries under the matmuls of keys and values, keys under
+    # that of values; backward: o_in under that of W_o, values under those of W_q and W_k.
+    for collective, hidden in {"q": 2, "k": 1, "o_in": 1, "dv": 2, "dk": 1}.items():
+        matmuls = [between.count("aten::mm") for between in under(events, collective)]
         assert sum(count >= hidden for count in matmuls) == 2, (collective, matmuls)
 
 

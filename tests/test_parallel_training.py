@@ -294,6 +294,10 @@ def training_error(recipe: Recipe) -> str:
             {"parallel.tp": 2, "train.dtype": "bf16", "zero.stage": 0},
             r"bf16 with parallel\.tp \(2\) needs zero\.stage 1, 2 or 3: at stage 0",
         ),
+        (
+            {"parallel.tp": 2, "train.save_policy": "no_mlp", "train.mlp_tiles": 17},
+            r"mlp_tiles \(17\) must not exceed the positions of a row that a rank has \(16\)",
+        ),
         ({"parallel.tp": 0}, r"parallel\.tp \(0\) must be positive"),
         ({"parallel.sp": -1}, r"parallel\.sp \(-1\) must be positive"),
         (
