@@ -19,12 +19,14 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_utils import local_torch_dtype
 from transformers.models.llama import modeling_llama
 
+from llama_ds.config import ElementwiseName
 from llama_ds.model import LlamaForCausalLM
 from llama_ds.save_policy import PRESETS, SavePolicy
 
 STOCK, CHECKPOINTED = "stock sdpa", "stock + checkpointing"
 LIGER, COMPILED = "stock + Liger", "stock + torch.compile"
 PLAIN = "ours, plain"
+OURS_COMPILED = "ours, linear_outputs, compiled"
 
 
 def ours(policy_name: str) -> str:
@@ -42,13 +44,17 @@ class Contender:
     """What its steps run inside of."""
 
 
-def contenders(*, with_gpu_packages: bool) -> dict[str, Contender]:
-    """By name, stock first. `with_gpu_packages`: also stock with Liger and with torch.compile."""
+def contenders(*, with_gpu_packages: bool, with_compiled: bool = False) -> dict[str, Contender]:
+    """By name, stock first. `with_gpu_packages`: also stock with Liger and with torch.compile;
+    `with_compiled`: also ours with compiled elementwise functions, which a GPU has anyhow.
+    """
     chosen = [Contender(STOCK, _stock), Contender(CHECKPOINTED, _checkpointed)]
     if with_gpu_packages:
         chosen += [_liger(), Contender(COMPILED, _compiled)]
     chosen.append(Contender(PLAIN, _ours(None)))
     chosen += [Contender(ours(name), _ours(policy)) for name, policy in PRESETS.items()]
+    if with_compiled:
+        chosen.append(Contender(OURS_COMPILED, _ours(PRESETS["linear_outputs"], "compile")))
     return {contender.name: contender for contender in chosen}
 
 
@@ -74,10 +80,13 @@ def _compiled(config: LlamaConfig, device: torch.device) -> Any:
     return model
 
 
-def _ours(policy: SavePolicy | None) -> Callable[[LlamaConfig, torch.device], Any]:
+def _ours(
+    policy: SavePolicy | None, elementwise: ElementwiseName = "auto"
+) -> Callable[[LlamaConfig, torch.device], Any]:
     def build(config: LlamaConfig, device: torch.device) -> Any:
         model = _built(LlamaForCausalLM, config, device)
         model.model.save_policy = policy
+        model.model.elementwise = elementwise
         return model
 
     return build

@@ -1,6 +1,6 @@
 """Time and saved bytes of a decoder layer: stock transformers, our plain layer, our fused layer.
 
-    python benchmarks/layer.py [--out benchmarks/results] [--rehearse]
+    python benchmarks/layer.py [--out benchmarks/results] [--compile] [--rehearse]
 
 Every contender is a stack of layers with the same weights, in one process on one thread, on the
 GPU where there is one. The contenders take turns in every round, so that a change of the machine's
@@ -8,7 +8,8 @@ pace meets all of them; a ratio is the median over rounds of ratios within a rou
 is the process's own CPU time, which other processes disturb least.
 
 Saved bytes are what one layer more leaves for the backward pass, by autograd's own account.
-`--rehearse` runs everything in a small size.
+`--compile` adds our layer with its elementwise functions through torch.compile. `--rehearse` runs
+everything in a small size.
 """
 
 from __future__ import annotations
@@ -107,12 +108,14 @@ def one_step(stack: Any, inputs: Tensor, device: torch.device) -> tuple[float, f
     return forward, backward
 
 
-def measure(size: Size, dtype: torch.dtype, device: torch.device) -> list[Result]:
+def measure(
+    size: Size, dtype: torch.dtype, device: torch.device, with_compiled: bool
+) -> list[Result]:
     generator = torch.Generator().manual_seed(1)
     shape = (size.rows, size.sequence_length, size.model.hidden_size)
     inputs = torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
     saved, stacks = {}, {}
-    for name, contender in contenders(with_gpu_packages=False).items():
+    for name, contender in contenders(with_gpu_packages=False, with_compiled=with_compiled).items():
         one, two = (kept_bytes(built(contender, size, dtype, n), inputs) for n in (1, 2))
         saved[name] = (two - one) / size.tokens
         stacks[name] = built(contender, size, dtype, size.model.num_hidden_layers)
@@ -237,6 +240,7 @@ def paragraphs(
 def main() -> None:
     parser = argparse.ArgumentParser(description="time and saved bytes of a decoder layer")
     parser.add_argument("--out", type=Path, default=report.RESULTS)
+    parser.add_argument("--compile", action="store_true", help="our layer with torch.compile, too")
     parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -244,7 +248,7 @@ def main() -> None:
     size, code = size_of(arguments.rehearse), report.commit()
     results = []
     for dtype in WIDTHS:
-        results += measure(size, dtype, device)
+        results += measure(size, dtype, device, arguments.compile)
     stem = report.result_stem(arguments.out, "layer", device)
     picture = stem.with_suffix(".png")
     text = report.write(
