@@ -321,9 +321,11 @@ def test_set_up_twice_installs_once(tmp_path: Path, bare_path: Path) -> None:
         result = source_setup(bare_path, ROOT, VIRTUAL_ENV=str(environment))
         assert result.returncode == 0, result.stderr
     calls = (environment / "calls").read_text().splitlines()
-    assert len(calls) == 2
-    assert "requirements.txt" in calls[0]
-    assert calls[1].endswith(f"--no-deps --no-build-isolation -e {ROOT}")
+    assert len(calls) == 3
+    assert calls[0].endswith("requirements.txt")
+    assert calls[1].endswith("requirements-no-deps.txt")
+    assert "--no-deps" in calls[1]
+    assert calls[2].endswith(f"--no-deps --no-build-isolation -e {ROOT}")
 
 
 def test_recipes_load_without_torch() -> None:
