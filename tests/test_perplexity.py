@@ -142,7 +142,7 @@ def test_languages_without_a_model_are_not_measured(model: PerplexityModel) -> N
 
 def test_missing_files_say_what_to_do(tmp_path: Path, model: PerplexityModel) -> None:
     with pytest.raises(
-        ValueError, match=r"en\.sp\.model is missing; .*fbaipublicfiles.*train_ngram"
+        ValueError, match=r"en\.sp\.model is missing; .*fbaipublicfiles.*train-perplexity"
     ):
         perplexity_model("en", tmp_path, published_cutoffs=PUBLISHED_CUTOFFS)
     for name in ("sw.sp.model", "sw.arpa", "en.sp.model", "en.arpa.gz"):

@@ -119,7 +119,7 @@ def test_threshold(value: float | None, reason: str | None) -> None:
 
 
 def test_a_missing_model_says_what_to_do(tmp_path: Path) -> None:
-    message = r"m\.bin is missing; it should be .*train_reference_classifier.*reference_model=None"
+    message = r"m\.bin is missing; it should be .*train-references.*leave --models.reference out"
     with pytest.raises(ValueError, match=message):
         reference_model(tmp_path / "m.bin")
 
