@@ -138,6 +138,17 @@ def test_plan_prints_the_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
         assert line in text
 
 
+def test_plan_prints_the_host_memory_of_offloaded_tensors(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = changed(build("llama_7b"), save_policy="layer_input", save_tensors={"x": "offload"})
+    print_plan(recipe, 256, "a100-80gb", {})
+    # 32 layers of 4 rows of 2,048 tokens of 4,096 elements in bf16.
+    assert re.search(
+        r"host, activations +2.00 GiB of pinned memory per GPU", capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize(
     ("recipe", "world_size", "numbers"),
     [
