@@ -20,7 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from llama_ds.config import OptimizerConfig, Recipe, batch_plan
+from llama_ds.batch import batch_plan
+from llama_ds.config import OptimizerConfig, Recipe
 
 FORWARD, HEAD, BACKWARD, OPTIMIZER = "forward", "loss head", "backward", "optimiser"
 

@@ -31,7 +31,8 @@ import numpy.typing as npt
 import torch
 
 from data_pipeline.shards import TokenStore, TokenStream
-from llama_ds.config import BatchPlan, DataConfig
+from llama_ds.batch import BatchPlan
+from llama_ds.config import DataConfig
 
 IGNORED = -100  # label of a position without a target; PyTorch's and Hugging Face's value
 

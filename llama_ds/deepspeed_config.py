@@ -14,7 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llama_ds.config import BatchPlan, Recipe
+from llama_ds.batch import BatchPlan
+from llama_ds.config import Recipe
 
 # DeepSpeed key -> the recipe field that decides it.
 OWNED_BY_RECIPE = {

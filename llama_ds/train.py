@@ -28,7 +28,8 @@ import torch.distributed as dist
 
 from data_pipeline.shards import TokenStore
 from llama_ds import checkpoint
-from llama_ds.config import BatchPlan, Recipe, batch_plan, data_parallel_size
+from llama_ds.batch import BatchPlan, batch_plan, data_parallel_size
+from llama_ds.config import Recipe
 from llama_ds.data import IGNORED, Batch, HeldOutData, TrainingData, check_vocab, prefetch
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
 from llama_ds.engine import TORCH_DTYPE, build_engine, build_model, init_distributed

@@ -24,7 +24,8 @@ from typing import Annotated, get_args
 
 import tyro
 
-from llama_ds.config import Recipe, batch_plan, data_parallel_size
+from llama_ds.batch import batch_plan, data_parallel_size
+from llama_ds.config import Recipe
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides, read_overrides
 from recipes.llama import Cluster
 

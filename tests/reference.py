@@ -10,7 +10,8 @@ from transformers import LlamaForCausalLM
 
 from data_pipeline.shards import TokenStore
 from llama_ds import model as llama_model
-from llama_ds.config import Recipe, batch_plan
+from llama_ds.batch import batch_plan
+from llama_ds.config import Recipe
 from llama_ds.data import TrainingData
 
 

@@ -15,7 +15,8 @@ from reference import Reference
 from tiny_run import make_store, run_training, tiny_recipe
 from torch import Tensor
 
-from llama_ds.config import ParallelConfig, Recipe, batch_plan, data_parallel_size
+from llama_ds.batch import batch_plan, data_parallel_size
+from llama_ds.config import ParallelConfig, Recipe
 from llama_ds.deepspeed_config import deepspeed_config
 from llama_ds.metrics import read_metrics
 from llama_ds.recomputation import Recomputation

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from tiny_run import tiny_recipe
 
-from llama_ds.config import Recipe, batch_plan, from_dict
+from llama_ds.batch import batch_plan
+from llama_ds.config import Recipe, from_dict
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides, read_overrides
 from llama_ds.model_config import ModelConfig
 

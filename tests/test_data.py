@@ -24,7 +24,8 @@ from data_pipeline.shards import (
     TokenStore,
     describe_file,
 )
-from llama_ds.config import BatchPlan, DataConfig
+from llama_ds.batch import BatchPlan
+from llama_ds.config import DataConfig
 from llama_ds.data import (
     Batch,
     HeldOutData,

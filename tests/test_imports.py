@@ -23,6 +23,7 @@ LAYERS = (
     {"layer_tensors"},
     {"tensor_parallel", "sequence_parallel"},
     {"parallel", "deepspeed_config", "memory", "traffic"},
+    {"batch"},
     {"attention"},
     {"attention_packages"},
     {"elementwise", "offload"},

@@ -13,13 +13,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import LlamaConfig
 from transformers import LlamaForCausalLM as StockLlama
 
-from llama_ds.config import (
-    ActivationCheckpointingConfig,
-    ParallelConfig,
-    Recipe,
-    ZeroConfig,
-    batch_plan,
-)
+from llama_ds.batch import batch_plan
+from llama_ds.config import ActivationCheckpointingConfig, ParallelConfig, Recipe, ZeroConfig
 from llama_ds.deepspeed_config import deepspeed_config
 from llama_ds.memory import (
     ZERO3_LIVE_ELEMENTS,

@@ -20,8 +20,9 @@ from reference import Reference
 from tiny_run import make_store, run_training, tiny_recipe
 from transformers import AutoModelForCausalLM
 
+from llama_ds.batch import data_parallel_size
 from llama_ds.checkpoint import export
-from llama_ds.config import Recipe, data_parallel_size
+from llama_ds.config import Recipe
 from llama_ds.metrics import read_metrics
 from llama_ds.save_policy import PRESETS
 

@@ -15,7 +15,8 @@ from typing import Any, get_args
 
 import pytest
 
-from llama_ds.config import Recipe, ZeroConfig, batch_plan, data_parallel_size
+from llama_ds.batch import batch_plan, data_parallel_size
+from llama_ds.config import Recipe, ZeroConfig
 from llama_ds.memory import estimate_memory
 from recipes import llama
 from recipes.llama import Cluster, intended_world_size

@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers import LlamaForCausalLM as StockLlama
 
 from llama_ds import LlamaForCausalLM
-from llama_ds.config import Recipe, batch_plan, data_parallel_size
+from llama_ds.batch import batch_plan, data_parallel_size
+from llama_ds.config import Recipe
 from llama_ds.model import hf_config
 from llama_ds.parallel import ParallelGroups
 
