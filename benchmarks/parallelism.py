@@ -35,7 +35,7 @@ from wire import sent_bytes
 
 from llama_ds.config import ParallelConfig
 from llama_ds.memory import activation_bytes
-from llama_ds.model import LlamaForCausalLM, LlamaModel, hf_config
+from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel import ParallelGroups
 from llama_ds.save_policy import PRESETS, SavePolicyName
@@ -127,10 +127,11 @@ def size_of(rehearse: bool) -> Size:
 
 
 def variants() -> list[Variant]:
-    found = [Variant("linear_outputs", "linear_outputs"), Variant("no_mlp", "no_mlp")]
-    if hasattr(LlamaModel, "mlp_tiles"):
-        found.append(Variant("no_mlp, 8 MLP tiles", "no_mlp", 8))
-    return found
+    return [
+        Variant("linear_outputs", "linear_outputs"),
+        Variant("no_mlp", "no_mlp"),
+        Variant("no_mlp, 8 MLP tiles", "no_mlp", 8),
+    ]
 
 
 def name_of(parallel: ParallelConfig) -> str:
@@ -330,7 +331,6 @@ def plot(results: list[LengthResult], path: Path) -> None:
 def report(size: Size, results: Results, stem: Path, code: str) -> list[str]:
     """Markdown paragraphs."""
     model = size.model
-    tiles = [] if hasattr(LlamaModel, "mlp_tiles") else ["the MLP in tiles"]
     return [
         "# Parallel ranks: bytes kept, bytes sent, longest row",
         f"hidden_size {model.hidden_size}, intermediate_size {model.intermediate_size}, "
@@ -348,7 +348,7 @@ def report(size: Size, results: Results, stem: Path, code: str) -> list[str]:
         f"{size.budget_bytes / 2**20:g} MiB, to {size.step_tokens} tokens.",
         length_table(results.lengths),
         f"![longest row against sp]({stem.name}.png)",
-        "Not measured: " + ", ".join([*tiles, "time", "any GPU or network"]) + ".",
+        "Not measured: time, any GPU or network.",
     ]
 
 
