@@ -1,6 +1,6 @@
 """The whole training step: stock transformers and this project's model under one configuration.
 
-    python benchmarks/step.py [--out benchmarks/results] [--rehearse] [--without-deepspeed]
+    python benchmarks/step.py [--compile] [--without-deepspeed] [--rehearse] [--out FOLDER]
 
 A step is forward, loss, backward and optimiser over two or more micro-batches, through DeepSpeed
 with the configuration that a recipe would generate, on one rank. Every contender has an engine of
@@ -11,7 +11,8 @@ the same arithmetic without it.
 
 Activation memory is that of one micro-batch, from the embedding to the loss: what is saved for the
 backward pass by autograd's account, and the most that forward and backward hold at once.
-`--rehearse` runs everything in a small size.
+`--compile` adds our layer with its elementwise functions through torch.compile. `--rehearse` runs
+everything in a small size.
 """
 
 from __future__ import annotations
@@ -116,13 +117,14 @@ def measure(
     dtype: str,
     device: torch.device,
     make_stepper: Callable[[nn.Module, Recipe], Stepper],
+    with_compiled: bool,
 ) -> list[Result]:
     tokens = torch.Generator().manual_seed(1)
     shape = (size.grad_accum_steps, size.micro_batch_size, size.sequence_length)
     batches = list(
         torch.randint(size.model.vocab_size, shape, generator=tokens).to(device).unbind(0)
     )
-    entrants = contenders(with_gpu_packages=device.type == "cuda")
+    entrants = contenders(with_gpu_packages=device.type == "cuda", with_compiled=with_compiled)
     missing = {name: entrant.missing for name, entrant in entrants.items() if entrant.missing}
     steppers: dict[str, Stepper] = {}
     memory: dict[str, tuple[int, int]] = {}
@@ -274,6 +276,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=report.RESULTS)
     parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
     parser.add_argument("--without-deepspeed", action="store_true", help="also where it is there")
+    parser.add_argument("--compile", action="store_true", help="our layer with torch.compile, too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     device, code = report.device_of_choice(), report.commit()
@@ -285,7 +288,7 @@ def main() -> None:
     results = []
     with stepping(device, deepspeed=not no_deepspeed) as make_stepper:
         for dtype in size.dtypes:
-            results += measure(size, dtype, device, make_stepper)
+            results += measure(size, dtype, device, make_stepper, arguments.compile)
     stem = report.result_stem(arguments.out, "step", device)
     parts = paragraphs(size, results, device, no_deepspeed, code)
     print(report.write(stem, parts, [asdict(result) for result in results]))
