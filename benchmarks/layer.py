@@ -223,7 +223,7 @@ def paragraphs(
         f"{size.sequence_length} tokens, {size.rounds} rounds; {report.hardware(device)}, one "
         f"thread, {'wall time' if is_cuda else 'CPU time of the process'}, medians.",
         f"{report.versions('torch', 'transformers')}, commit {code}. "
-        "Command: `python benchmarks/layer.py`.",
+        f"Command: `{report.command()}`.",
         "Saved bytes exclude weights and the rotary tables that all layers share.",
     ]
     for dtype in dict.fromkeys(result.dtype for result in results):

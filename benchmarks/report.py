@@ -10,8 +10,10 @@ import importlib.metadata
 import json
 import platform
 import re
+import shlex
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,6 +68,15 @@ def commit() -> str:
         check=False,
     )
     return answer.stdout.strip() or "unknown"
+
+
+def command() -> str:
+    """The command line, but for where the results go: what prints them again."""
+    arguments = sys.argv[1:]
+    if "--out" in arguments:
+        at = arguments.index("--out")
+        del arguments[at : at + 2]
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
 
 
 def hardware(device: torch.device) -> str:

@@ -256,7 +256,7 @@ def paragraphs(
         f"one rank, {'wall time' if is_cuda else 'one thread, CPU time of the process'}, medians.",
         through,
         f"{report.versions('torch', 'transformers', 'deepspeed', 'liger-kernel')}, commit {code}. "
-        "Command: `python benchmarks/step.py`.",
+        f"Command: `{report.command()}`.",
         "Bytes are those of one micro-batch, weights and accumulated gradients left out. Our loss "
         "computes the gradient of the head's weight in the forward pass; it is counted as saved, "
         f"{model.vocab_size * model.hidden_size:,} elements whatever the number of tokens.",
