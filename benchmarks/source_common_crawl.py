@@ -3,8 +3,8 @@
     python benchmarks/source_common_crawl.py [--samples FOLDER] [--rehearse]
 
 The contenders of a target take turns in every round, in one process on one core, timed by the
-process's own CPU time; a ratio is the median over the rounds. Without `--samples` (a folder with
-`common_crawl/` and `c4/`) the data is made by code. `--rehearse` runs everything in a small size.
+process's own CPU time; a ratio is the median over the rounds. Data is made by code, but for the
+documents where FOLDER has `raw/c4`. `--rehearse` runs everything in a small size.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ WEIGHTS = list(itertools.accumulate(1 / rank for rank in range(1, len(WORDS) + 1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--samples", type=Path, help="folder with common_crawl/ and c4/")
+    parser.add_argument("--samples", type=Path, help="folder with raw/c4")
     parser.add_argument("--rehearse", action="store_true", help="a small size, to see it run")
     options = parser.parse_args()
     num_pages, rounds = (40, 2) if options.rehearse else (1_500, 5)
@@ -177,7 +177,7 @@ def rule_filters(documents: list[Document]) -> dict[str, Contender]:
 
 
 def _datatrove(documents: list[Document], size: float) -> dict[str, Contender]:
-    if importlib.util.find_spec("datatrove") is None:
+    if not all(importlib.util.find_spec(name) for name in ("datatrove", "spacy")):
         return {}
     from datatrove.data import Document as Theirs
     from datatrove.pipeline.filters import C4QualityFilter
@@ -220,7 +220,7 @@ def _documents(samples: Path | None, num_pages: int) -> list[Document]:
     if samples is None:
         rng = random.Random(1)
         return [Document(_made_text(rng, 40), "made") for _ in range(num_pages)]
-    files = c4.inputs(samples / "c4").files
+    files = c4.inputs(samples / "raw" / "c4").files
     rows = (item for file in files for item in c4.read(file, language="en"))
     return [row for row in rows if isinstance(row, Document)]
 

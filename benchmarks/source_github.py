@@ -2,8 +2,9 @@
 
     python benchmarks/source_github.py [--samples FOLDER] [--rehearse]
 
-FOLDER holds rows (`*.jsonl.gz`); without it they are made here. Contenders take turns in every
-round, on the process's own CPU time; a ratio is the median over rounds of ratios within a round.
+FOLDER holds raw/github with rows (`*.jsonl.gz`); without it they are made here. Contenders take
+turns in every round, on the process's own CPU time; a ratio is the median over rounds of ratios
+within a round.
 """
 
 from __future__ import annotations
@@ -60,13 +61,15 @@ def made(folder: Path, num_rows: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="speed of the GitHub source")
-    parser.add_argument("--samples", type=Path, help="folder with rows")
+    parser.add_argument("--samples", type=Path, help="folder with raw/github")
     parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
     arguments = parser.parse_args()
     rounds = 1 if arguments.rehearse else 7
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.samples or Path(temporary)
-        if arguments.samples is None:
+        if arguments.samples is not None:
+            folder = arguments.samples / "raw" / "github"
+        else:
+            folder = Path(temporary)
             made(folder, 50 if arguments.rehearse else 2_000)
         files = SOURCE.inputs(folder).files
 

@@ -69,8 +69,8 @@ def _seconds(convert: Callable[[str], str], posts: Sequence[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=Path)
-    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--samples", type=Path, help="folder with raw/stack_exchange")
+    parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
     options = parser.parse_args()
     rng = random.Random(0)
     if options.samples is not None:

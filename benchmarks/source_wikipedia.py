@@ -121,8 +121,8 @@ def _word_share(ours: Sequence[str], theirs: Sequence[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=Path)
-    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--samples", type=Path, help="folder with raw/wikipedia")
+    parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
     options = parser.parse_args()
     rng = random.Random(0)
     if options.samples is not None:
