@@ -154,6 +154,7 @@ def _listen(pipe: Connection, pid: int, account: Account, limits: Limits) -> str
                 account.num_documents += message.num_documents
                 account.reasons += message.reasons
                 account.slowest = max(account.slowest, (message.seconds, message.file))
+                account.peak_bytes = max(account.peak_bytes, _memory(pid, "VmHWM"))
                 resident = _memory(pid, "VmRSS")
                 if account.num_files <= _WARM_UP_FILES:
                     settled = max(settled, resident)
