@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from damage import cut, noisy
 
 _PIECES = (
     *("/*", "*/", "//", "#", "--", "<!--", "-->", '"""', "'''", "(*", "*)", "{-", "-}", "{", "}"),
@@ -69,15 +70,7 @@ def nasty_row(rng: random.Random) -> dict[str, object]:
 
 def _damaged(data: bytes, rng: random.Random) -> bytes:
     """Cut, or with bytes changed, or as it is."""
-    kind = rng.randrange(3)
-    if kind == 0 or not data:
-        return data[: rng.randrange(len(data) + 1)]
-    if kind == 1:
-        changed = bytearray(data)
-        for _ in range(5):
-            changed[rng.randrange(len(changed))] = rng.randrange(256)
-        return bytes(changed)
-    return data
+    return rng.choice([cut(data, rng), noisy(data, rng, 5), data])
 
 
 def nasty_github(rng: random.Random) -> Iterator[tuple[str, bytes]]:
