@@ -119,7 +119,7 @@ def main() -> None:
         "ours": lambda: [gutenberg.book(text) for text in raw.values()],
         "gutenberg-cleaner": lambda: [simple_cleaner(text) for text in raw.values()],
     }
-    compare("Project Gutenberg's header, footer, credits, notes", work, size, rounds)
+    compare("Project Gutenberg's header, footer, credits, notes", work, size / 1e6, rounds)
     books = {name: gutenberg.book(text) for name, text in raw.items()}
     left = residue(list(books.values())), residue([simple_cleaner(text) for text in raw.values()])
     print(f"  telling words left: ours {left[0]}, gutenberg-cleaner {left[1]}")
@@ -129,7 +129,7 @@ def main() -> None:
             "ours: candidates and true overlaps": lambda: overlaps(books, Path(folder)),
             "datasketch: sketches alone": lambda: [minhash(text) for text in books.values()],
         }
-        compare("overlaps", work, size, min(rounds, 2))
+        compare("overlaps", work, size / 1e6, min(rounds, 2))
         for removal in overlaps(books, Path(folder)):
             print(f"  {removal.removed_id} -> {removal.kept_id}: {removal.similarity:.3f}")
     print(peak())

@@ -94,11 +94,11 @@ def main() -> None:
             "filters": lambda: filters(texts),
             "the rules in loops": lambda: loops(texts),
         }
-        compare("filters", work, size, rounds)
+        compare("filters", work, size / 1e6, rounds)
         work = {"notices removed": lambda: notices(texts)}
-        compare("notices", work, size, rounds)
+        compare("notices", work, size / 1e6, rounds)
         work = {"rows to documents": documents, "JSON lines alone": bare_rows}
-        compare("reading", work, size, rounds)
+        compare("reading", work, size / 1e6, rounds)
 
 
 if __name__ == "__main__":

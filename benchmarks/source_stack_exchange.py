@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import random
-import statistics
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bs4 import BeautifulSoup
 from lxml import etree
+from turns import Work, compare
 
 from data_pipeline.post_html import to_text
 
@@ -41,30 +39,8 @@ def sample_posts(folder: Path) -> list[str]:
     return [str(row.get("Body", "")) for row in rows]
 
 
-def compare(posts: Sequence[str], rounds: int) -> float:
-    """Print both rates; the median ratio of ours to BeautifulSoup's."""
-    num_bytes = sum(len(post.encode()) for post in posts)
-    ratios: list[float] = []
-    for _ in range(rounds):
-        ours, theirs = _seconds(to_text, posts), _seconds(_soup_text, posts)
-        ratios.append(theirs / ours)
-    print(f"{len(posts)} posts, {num_bytes / 1e6:.1f} MB of HTML")
-    for name, seconds in (("ours", ours), ("BeautifulSoup", theirs)):
-        rate = num_bytes / seconds / 1e6
-        print(f"{name:>14}: {rate:6.2f} MB/s, {len(posts) / seconds:,.0f} posts/s")
-    print(f"ours / BeautifulSoup: {(ratio := statistics.median(ratios)):.2f}")
-    return ratio
-
-
-def _soup_text(markup: str) -> str:
+def soup_text(markup: str) -> str:
     return str(BeautifulSoup(markup, "lxml").get_text())
-
-
-def _seconds(convert: Callable[[str], str], posts: Sequence[str]) -> float:
-    start = time.process_time()
-    for post in posts:
-        convert(post)
-    return time.process_time() - start
 
 
 def main() -> None:
@@ -77,7 +53,15 @@ def main() -> None:
         posts = sample_posts(options.samples / "raw" / "stack_exchange")
     else:
         posts = [made_post(rng) for _ in range(2_000)]
-    compare(posts[:50] if options.rehearse else posts, rounds=1 if options.rehearse else 3)
+    if options.rehearse:
+        posts = posts[:50]
+    size = sum(len(post.encode()) for post in posts) / 1e6
+    work: dict[str, Work] = {
+        "ours": lambda: [to_text(post) for post in posts],
+        "BeautifulSoup": lambda: [soup_text(post) for post in posts],
+    }
+    title = f"HTML to text: {len(posts)} posts, {size:.1f} MB"
+    compare(title, work, size, rounds=1 if options.rehearse else 3)
 
 
 if __name__ == "__main__":

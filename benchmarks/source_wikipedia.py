@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import random
 import re
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import mwparserfromhell
+from turns import Work, compare
 
 from data_pipeline.document import Document
 from data_pipeline.wikitext import to_text
@@ -65,26 +65,24 @@ def sample_pages(folder: Path) -> list[str]:
     return [item.text for item in items if isinstance(item, Document)]
 
 
-def compare(pages: Sequence[str], rounds: int) -> float:
-    """Print rates and residue of both; the median ratio of our rate to mwparserfromhell's."""
-    num_bytes = sum(len(page.encode()) for page in pages)
-    print(f"{len(pages)} pages, {num_bytes / 1e6:.1f} MB of wikitext")
-    ratios: list[float] = []
-    for _ in range(rounds):
-        ours, our_texts = _timed(to_text, pages)
-        theirs, their_texts = _timed(_strip_code, pages)
-        ratios.append(theirs / ours)
-    for name, seconds, texts in (
-        ("ours", ours, our_texts),
-        ("mwparserfromhell", theirs, their_texts),
-    ):
+def measure(pages: Sequence[str], rounds: int) -> None:
+    """Print rates and residue of both, and what ours has of the prose."""
+    size = sum(len(page.encode()) for page in pages) / 1e6
+    converters: dict[str, Callable[[str], str]] = {"ours": to_text, "mwparserfromhell": _strip_code}
+    work: dict[str, Work] = {
+        name: partial(_converted, convert, pages) for name, convert in converters.items()
+    }
+    compare(f"wikitext to text: {len(pages)} pages, {size:.1f} MB", work, size, rounds)
+    for name, convert in converters.items():
+        texts = _converted(convert, pages)
         left = {key: sum(len(p.findall(t)) for t in texts) for key, p in RESIDUE.items()}
-        print(f"{name:>17}: {num_bytes / seconds / 1e6:5.2f} MB/s, residue {left}")
-    ratio = statistics.median(ratios)
-    print(f"ours / mwparserfromhell: {ratio:.2f} (target: at least 1)")
-    share = _word_share(our_texts, [_prose(page) for page in pages])
-    print(f"of the distinct words of its prose, ours has {share:.2%}")
-    return ratio
+        print(f"  residue of {name}: {left}")
+    share = _word_share(_converted(to_text, pages), [_prose(page) for page in pages])
+    print(f"  of the distinct words of its prose, ours has {share:.2%}")
+
+
+def _converted(convert: Callable[[str], str], pages: Sequence[str]) -> list[str]:
+    return [convert(page) for page in pages]
 
 
 def _strip_code(page: str) -> str:
@@ -102,12 +100,6 @@ def _prose(page: str) -> str:
         with suppress(ValueError):  # it was inside another one
             code.remove(node)
     return str(code.strip_code())
-
-
-def _timed(convert: Callable[[str], str], pages: Sequence[str]) -> tuple[float, list[str]]:
-    start = time.process_time()
-    texts = [convert(page) for page in pages]
-    return time.process_time() - start, texts
 
 
 def _word_share(ours: Sequence[str], theirs: Sequence[str]) -> float:
@@ -129,7 +121,7 @@ def main() -> None:
         pages = sample_pages(options.samples / "raw" / "wikipedia")
     else:
         pages = [made_page(rng) for _ in range(100)]
-    compare(pages[:5] if options.rehearse else pages, rounds=1 if options.rehearse else 3)
+    measure(pages[:5] if options.rehearse else pages, rounds=1 if options.rehearse else 3)
 
 
 if __name__ == "__main__":

@@ -66,4 +66,4 @@ def test_sources_runs_each_script_and_says_what_failed(tmp_path: Path) -> None:
         assert "**Failed** with exit code 1" in wikipedia
     else:
         assert ran.returncode == 0, ran.stdout
-        assert "ours / mwparserfromhell" in wikipedia
+        assert "residue of mwparserfromhell" in wikipedia
