@@ -4,8 +4,8 @@
     python benchmarks/source_books.py [--samples FOLDER] [--rehearse]
     python benchmarks/source_books.py --gib 2
 
-FOLDER holds books (`*.txt`); without it they are made here. `--gib` shows the memory and time that
-the overlaps of so many GiB of books take, and nothing else. Speed is on the process's own CPU
+FOLDER holds raw/books (`*.txt`); without it books are made here. `--gib` shows the memory and time
+that the overlaps of so many GiB of books take, and nothing else. Speed is on the process's own CPU
 time; contenders take turns in every round, and a ratio is the median over rounds of ratios within
 a round. gutenberg-cleaner takes header and footer off; datasketch estimates the Jaccard index of
 sets of 5-grams, which is not containment: a book in an omnibus is none of its finds.
@@ -97,7 +97,7 @@ def peak() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="speed of the books source")
-    parser.add_argument("--samples", type=Path, help="folder with books")
+    parser.add_argument("--samples", type=Path, help="folder with raw/books")
     parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
     parser.add_argument("--gib", type=float, help="only the memory for books of this size")
     arguments = parser.parse_args()
@@ -109,7 +109,8 @@ def main() -> None:
     raw = made(8 if arguments.rehearse else 40, 2_000 if arguments.rehearse else 90_000)
     if arguments.samples is not None:
         source = books_source()
-        items = [i for f in source.inputs(arguments.samples).files for i in source.read(f)]
+        files = source.inputs(arguments.samples / "raw" / "books").files
+        items = [item for file in files for item in source.read(file)]
         raw = {item.source_file: item.text for item in items if isinstance(item, Document)}
     size = sum(len(text.encode()) for text in raw.values())
     print(f"{len(raw)} books, {size / 1e6:.1f} MB")
@@ -118,7 +119,7 @@ def main() -> None:
         "ours": lambda: [gutenberg.book(text) for text in raw.values()],
         "gutenberg-cleaner": lambda: [simple_cleaner(text) for text in raw.values()],
     }
-    compare("Project Gutenberg's header, footer, credits, notes", work, size, rounds)
+    compare("Project Gutenberg's header, footer, credits, notes", work, size / 1e6, rounds)
     books = {name: gutenberg.book(text) for name, text in raw.items()}
     left = residue(list(books.values())), residue([simple_cleaner(text) for text in raw.values()])
     print(f"  telling words left: ours {left[0]}, gutenberg-cleaner {left[1]}")
@@ -128,7 +129,7 @@ def main() -> None:
             "ours: candidates and true overlaps": lambda: overlaps(books, Path(folder)),
             "datasketch: sketches alone": lambda: [minhash(text) for text in books.values()],
         }
-        compare("overlaps", work, size, min(rounds, 2))
+        compare("overlaps", work, size / 1e6, min(rounds, 2))
         for removal in overlaps(books, Path(folder)):
             print(f"  {removal.removed_id} -> {removal.kept_id}: {removal.similarity:.3f}")
     print(peak())

@@ -3,37 +3,34 @@
     python benchmarks/source_common_crawl.py [--samples FOLDER] [--rehearse]
 
 The contenders of a target take turns in every round, in one process on one core, timed by the
-process's own CPU time; a ratio is the median over the rounds. Without `--samples` (a folder with
-`common_crawl/` and `c4/`) the data is made by code. `--rehearse` runs everything in a small size.
+process's own CPU time; a ratio is the median over the rounds. Data is made by code, but for the
+documents where FOLDER has `raw/c4`. `--rehearse` runs everything in a small size.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import importlib.util
 import itertools
-import json
 import random
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import fasttext
 import numpy as np
-from data_pipeline.json_lines import read_json_lines
 from fastwarc.warc import ArchiveIterator, WarcRecordType
+from raw_files import warc_record
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import detect_encoding
 from resiliparse.parse.html import HTMLTree
+from turns import Work, compare
 
 from data_pipeline import c4_rules
 from data_pipeline.document import Document, Rejected
 from data_pipeline.language_id import identify_language, language_model
-from data_pipeline.ngram import write_arpa
+from data_pipeline.ngram import Ints, write_arpa
 from data_pipeline.ngram_training import train_model
 from data_pipeline.sources import c4
 from data_pipeline.warc import Block, records
@@ -56,7 +53,7 @@ WEIGHTS = list(itertools.accumulate(1 / rank for rank in range(1, len(WORDS) + 1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--samples", type=Path, help="folder with common_crawl/ and c4/")
+    parser.add_argument("--samples", type=Path, help="folder with raw/c4")
     parser.add_argument("--rehearse", action="store_true", help="a small size, to see it run")
     options = parser.parse_args()
     num_pages, rounds = (40, 2) if options.rehearse else (1_500, 5)
@@ -64,166 +61,140 @@ def main() -> None:
         archive = Path(folder, "pages.warc.gz")
         archive.write_bytes(_made_archive(num_pages))
         documents = _documents(options.samples, num_pages)
-        compare("WARC reading", "records", warc_reading(archive), rounds)
-        compare("HTML to text", "pages", html_to_text(_pages(archive)), rounds)
-        compare("language id", "documents", language_id(documents), rounds)
-        compare("rules of C4", "MB", rule_filters(documents), rounds)
-        compare("n-gram training", "M tokens", ngram_training(Path(folder), num_pages), 2)
+        pages = _pages(archive)
+        compare("WARC reading", warc_reading(archive), 3 * num_pages, rounds, unit="records")
+        compare("HTML to text", html_to_text(pages), len(pages), rounds, unit="pages")
+        work = language_id(documents)
+        compare("language id", work, len(documents), rounds, unit="documents")
+        size = sum(len(document.text.encode()) for document in documents) / 1e6
+        compare("rules of C4", rule_filters(documents), size, rounds)
+        ids, names = _sentences(num_pages * 50)
+        training = ngram_training(Path(folder), ids, names)
+        compare("n-gram training", training, len(ids) / 1e6, 2, unit="M tokens")
 
 
-Contender = Callable[[], float]
-"""Does the work once; how much that was, in the target's unit."""
-
-
-def compare(target: str, unit: str, contenders: dict[str, Contender], rounds: int) -> None:
-    """Print what each contender does in a second, and how the first compares with the others."""
-    paces: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, contender in contenders.items():
-            begin = time.process_time()
-            amount = contender()
-            paces[name].append(amount / (time.process_time() - begin))
-    ours, *peers = contenders
-    for name in contenders:
-        print(f"{target:16} {name:28} {statistics.median(paces[name]):12,.2f} {unit}/s")
-    for peer in peers:
-        ratios = [a / b for a, b in zip(paces[ours], paces[peer], strict=True)]
-        print(f"{target:16} ours / {peer:21} {statistics.median(ratios):12.2f}")
-
-
-def warc_reading(archive: Path) -> dict[str, Contender]:
+def warc_reading(archive: Path) -> dict[str, Work]:
     """Records of an archive, each read: target 0.9 of bare fastwarc."""
 
-    def ours() -> float:
-        blocks = records(archive, max_block_bytes=MAX_BLOCK_BYTES)
-        return sum(isinstance(block, Block) for block in blocks)
+    def ours() -> None:
+        for block in records(archive, max_block_bytes=MAX_BLOCK_BYTES):
+            assert isinstance(block, Block), f"the archive is damaged: {block}"
 
-    def bare() -> float:
-        count = 0
+    def bare() -> None:
         for record in ArchiveIterator(str(archive), parse_http=True, fsspec_args=False):
             record.reader.read()
-            count += 1
-        return count
 
     return {"ours": ours, "fastwarc": bare} | _warcio(archive)
 
 
-def _warcio(archive: Path) -> dict[str, Contender]:
+def _warcio(archive: Path) -> dict[str, Work]:
     if importlib.util.find_spec("warcio") is None:
         return {}
     from warcio.archiveiterator import ArchiveIterator as WarcioIterator
 
-    def warcio() -> float:
-        count = 0
+    def warcio() -> None:
         with archive.open("rb") as file:
             for record in WarcioIterator(file):
                 record.content_stream().read()
-                count += 1
-        return count
 
     return {"warcio": warcio}
 
 
-def html_to_text(pages: list[bytes]) -> dict[str, Contender]:
+def html_to_text(pages: list[bytes]) -> dict[str, Work]:
     """Main content of pages: target 0.9 of bare resiliparse, which decodes, parses and extracts."""
 
-    def ours() -> float:
+    def ours() -> None:
         for page in pages:
             read_page(page, "utf-8")
-        return len(pages)
 
-    def bare() -> float:
+    def bare() -> None:
         for page in pages:
             tree = HTMLTree.parse_from_bytes(page, detect_encoding(page) or "utf-8")
             extract_plain_text(tree, main_content=True)
-        return len(pages)
 
     return {"ours": ours, "resiliparse": bare}
 
 
-def language_id(documents: list[Document]) -> dict[str, Contender]:
+def language_id(documents: list[Document]) -> dict[str, Work]:
     """Languages of documents: target is the pace of fastText itself on 1,000 characters."""
     model = language_model(None)
     bare_model = fasttext.load_model(str(model.path))
 
-    def ours() -> float:
+    def ours() -> None:
         for document in documents:
             identify_language(document, model=model, max_characters=1_000)
-        return len(documents)
 
-    def bare() -> float:
+    def bare() -> None:
         for document in documents:
             bare_model.predict(document.text[:1_000].replace("\n", " "))
-        return len(documents)
 
     return {"ours": ours, "fastText": bare}
 
 
-def rule_filters(documents: list[Document]) -> dict[str, Contender]:
+def rule_filters(documents: list[Document]) -> dict[str, Work]:
     """All of C4's rules on one document after the other: target 20 MB/s."""
     rules = (
         c4_rules.placeholder_text,
         c4_rules.curly_bracket,
         partial(c4_rules.few_sentences, min_sentences=3),
     )
-    size = sum(len(document.text.encode()) for document in documents) / 1e6
 
-    def ours() -> float:
+    def ours() -> None:
         for document in documents:
             result = c4_rules.keep_good_lines(document, min_words=5, max_word_characters=1_000)
             if not isinstance(result, Rejected):
                 any(rule(result) for rule in rules)
-        return size
 
-    return {"ours": ours} | _datatrove(documents, size)
+    return {"ours": ours} | _datatrove(documents)
 
 
-def _datatrove(documents: list[Document], size: float) -> dict[str, Contender]:
-    if importlib.util.find_spec("datatrove") is None:
+def _datatrove(documents: list[Document]) -> dict[str, Work]:
+    if not all(importlib.util.find_spec(name) for name in ("datatrove", "spacy")):
         return {}
     from datatrove.data import Document as Theirs
     from datatrove.pipeline.filters import C4QualityFilter
 
     rules = C4QualityFilter(filter_no_terminal_punct=True)
 
-    def datatrove() -> float:
+    def datatrove() -> None:
         for number, document in enumerate(documents):
             rules.filter(Theirs(text=document.text, id=str(number)))
-        return size
 
     return {"datatrove": datatrove}
 
 
-def ngram_training(folder: Path, num_pages: int) -> dict[str, Contender]:
-    """A 5-gram model of made text, counted, smoothed and written as ARPA: target 0.6 M tokens/s."""
+def ngram_training(folder: Path, ids: Ints, names: Sequence[str]) -> dict[str, Work]:
+    """A 5-gram model, counted, smoothed and written as ARPA: target 0.6 M tokens/s."""
+
+    def counted() -> None:
+        train_model(ids, names, order=5, begin=1, end=2)
+
+    def written() -> None:
+        with (folder / "model.arpa").open("wb") as file:
+            write_arpa(train_model(ids, names, order=5, begin=1, end=2), file)
+
+    return {"counted, smoothed and written": written, "counted and smoothed": counted}
+
+
+def _sentences(num_sentences: int) -> tuple[Ints, tuple[str, ...]]:
+    """Tokens of made sentences, and the tokens' names."""
     rng = np.random.default_rng(0)
-    num_words, num_sentences = 20_000, num_pages * 50
+    num_words = 20_000
     # Words come by Zipf's law, and half of all sentences are made of phrases that come again.
     frequencies = 1 / np.arange(1, num_words + 1)
     words = rng.choice(num_words, (num_sentences, 20), p=frequencies / frequencies.sum()) + 3
     words[::2] = words[rng.integers(0, num_sentences // 10, len(words[::2]))]
     ends = np.full((num_sentences, 1), 2)
     ids = np.hstack([np.full((num_sentences, 1), 1), words, ends]).ravel().astype(np.int64)
-    names = ("<unk>", "<s>", "</s>", *(f"w{n}" for n in range(num_words)))
-
-    def counted() -> float:
-        train_model(ids, names, order=5, begin=1, end=2)
-        return len(ids) / 1e6
-
-    def written() -> float:
-        with (folder / "model.arpa").open("wb") as file:
-            write_arpa(train_model(ids, names, order=5, begin=1, end=2), file)
-        return len(ids) / 1e6
-
-    return {"counted, smoothed and written": written, "counted and smoothed": counted}
+    return ids, ("<unk>", "<s>", "</s>", *(f"w{n}" for n in range(num_words)))
 
 
 def _documents(samples: Path | None, num_pages: int) -> list[Document]:
     if samples is None:
         rng = random.Random(1)
         return [Document(_made_text(rng, 40), "made") for _ in range(num_pages)]
-    files = c4.inputs(samples / "c4").files
-    rows = (item for file in files for item in read_json_lines(file, text_field="text"))
+    files = c4.inputs(samples / "raw" / "c4").files
+    rows = (item for file in files for item in c4.read(file, language="en"))
     return [row for row in rows if isinstance(row, Document)]
 
 
@@ -254,19 +225,11 @@ def _made_archive(num_pages: int) -> bytes:
         body = f"<html><head><title>{number}</title></head><body><nav><ul>{menu}</ul></nav>"
         body += f"<article><h1>{number}</h1>{text}</article></body></html>"
         head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nX-N: {number}\r\n\r\n"
-        parts.append(_record("request", "application/http", number, "GET / HTTP/1.1\r\n\r\n"))
-        parts.append(_record("response", "application/http", number, head + body))
-        parts.append(_record("metadata", "text/plain", number, json.dumps({"ms": number})))
+        url = f"http://example.org/{number}"
+        parts.append(warc_record("request", "application/http", url, b"GET / HTTP/1.1\r\n\r\n"))
+        parts.append(warc_record("response", "application/http", url, (head + body).encode()))
+        parts.append(warc_record("metadata", "text/plain", url, b'{"ms": 7}'))
     return b"".join(parts)
-
-
-def _record(kind: str, content_type: str, number: int, block: str) -> bytes:
-    head = (
-        f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: http://example.org/{number}\r\n"
-        f"WARC-Date: 2019-07-17T12:15:59Z\r\nWARC-Record-ID: <urn:uuid:{kind}{number}>\r\n"
-        f"Content-Type: {content_type}\r\nContent-Length: {len(block.encode())}\r\n\r\n"
-    )
-    return gzip.compress(f"{head}{block}\r\n\r\n".encode(), 6, mtime=0)
 
 
 if __name__ == "__main__":

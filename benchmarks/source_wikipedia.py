@@ -1,4 +1,4 @@
-"""Wikitext to text: ours against mwparserfromhell; memory of reading a large dump.
+"""Wikitext to text: ours against mwparserfromhell.
 
     python benchmarks/source_wikipedia.py [--samples FOLDER] [--rehearse]
 
@@ -12,18 +12,15 @@ from __future__ import annotations
 import argparse
 import random
 import re
-import statistics
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import mwparserfromhell
-from peak_memory import peak_bytes
+from turns import Work, compare
 
 from data_pipeline.document import Document
-from data_pipeline.inputs import walk
 from data_pipeline.wikitext import to_text
 from recipes.llama1_corpus import wikipedia_source
 
@@ -68,26 +65,24 @@ def sample_pages(folder: Path) -> list[str]:
     return [item.text for item in items if isinstance(item, Document)]
 
 
-def compare(pages: Sequence[str], rounds: int) -> float:
-    """Print rates and residue of both; the median ratio of our rate to mwparserfromhell's."""
-    num_bytes = sum(len(page.encode()) for page in pages)
-    print(f"{len(pages)} pages, {num_bytes / 1e6:.1f} MB of wikitext")
-    ratios: list[float] = []
-    for _ in range(rounds):
-        ours, our_texts = _timed(to_text, pages)
-        theirs, their_texts = _timed(_strip_code, pages)
-        ratios.append(theirs / ours)
-    for name, seconds, texts in (
-        ("ours", ours, our_texts),
-        ("mwparserfromhell", theirs, their_texts),
-    ):
+def measure(pages: Sequence[str], rounds: int) -> None:
+    """Print rates and residue of both, and what ours has of the prose."""
+    size = sum(len(page.encode()) for page in pages) / 1e6
+    converters: dict[str, Callable[[str], str]] = {"ours": to_text, "mwparserfromhell": _strip_code}
+    work: dict[str, Work] = {
+        name: partial(_converted, convert, pages) for name, convert in converters.items()
+    }
+    compare(f"wikitext to text: {len(pages)} pages, {size:.1f} MB", work, size, rounds)
+    for name, convert in converters.items():
+        texts = _converted(convert, pages)
         left = {key: sum(len(p.findall(t)) for t in texts) for key, p in RESIDUE.items()}
-        print(f"{name:>17}: {num_bytes / seconds / 1e6:5.2f} MB/s, residue {left}")
-    ratio = statistics.median(ratios)
-    print(f"ours / mwparserfromhell: {ratio:.2f} (target: at least 1)")
-    share = _word_share(our_texts, [_prose(page) for page in pages])
-    print(f"of the distinct words of its prose, ours has {share:.2%}")
-    return ratio
+        print(f"  residue of {name}: {left}")
+    share = _word_share(_converted(to_text, pages), [_prose(page) for page in pages])
+    print(f"  of the distinct words of its prose, ours has {share:.2%}")
+
+
+def _converted(convert: Callable[[str], str], pages: Sequence[str]) -> list[str]:
+    return [convert(page) for page in pages]
 
 
 def _strip_code(page: str) -> str:
@@ -107,12 +102,6 @@ def _prose(page: str) -> str:
     return str(code.strip_code())
 
 
-def _timed(convert: Callable[[str], str], pages: Sequence[str]) -> tuple[float, list[str]]:
-    start = time.process_time()
-    texts = [convert(page) for page in pages]
-    return time.process_time() - start, texts
-
-
 def _word_share(ours: Sequence[str], theirs: Sequence[str]) -> float:
     """Words of letters that both have, among those of `theirs`."""
     word = re.compile(r"[^\W\d_]{3,}")
@@ -122,55 +111,17 @@ def _word_share(ours: Sequence[str], theirs: Sequence[str]) -> float:
     return sum(len(a & b) for a, b in pairs) / max(1, sum(len(b) for _, b in pairs))
 
 
-def write_dump(path: Path, num_bytes: int) -> None:
-    """A dump of about this size."""
-    rng = random.Random(0)
-    pages = [made_page(rng).replace("&", "&amp;").replace("<", "&lt;") for _ in range(50)]
-    with path.open("w") as file:
-        file.write('<mediawiki xml:lang="en">\n')
-        number = 0
-        while file.tell() < num_bytes:
-            number += 1
-            file.write(
-                f"<page><title>Page {number}</title><ns>0</ns><id>{number}</id><revision>"
-                f"<timestamp>2022-07-01T00:00:00Z</timestamp><text>{pages[number % 50]}</text>"
-                "</revision></page>\n"
-            )
-        file.write("</mediawiki>\n")
-
-
-def read_folder(folder: Path) -> int:
-    """Number of items that the reader gives; the text of none is kept."""
-    source = wikipedia_source()
-    return sum(1 for file in walk(folder, follow_symlinks=False).files for _ in source.read(file))
-
-
-def memory(num_bytes: int) -> int:
-    """Print and give the peak resident set of reading a dump of this size."""
-    with tempfile.TemporaryDirectory() as folder:
-        _, base = peak_bytes(read_folder, Path(folder))
-        write_dump(Path(folder) / "enwiki-20220701-pages-articles.xml", num_bytes)
-        count, peak = peak_bytes(read_folder, Path(folder))
-    print(
-        f"reading {num_bytes / 1e6:.0f} MB ({count} pages): peak {peak / 1e6:.0f} MB, of which "
-        f"{base / 1e6:.0f} MB are the interpreter and its libraries (target: under 1,074 MB)"
-    )
-    return peak
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=Path)
-    parser.add_argument("--rehearse", action="store_true")
-    parser.add_argument("--memory-mb", type=int, default=300, help="size of the dump that is read")
+    parser.add_argument("--samples", type=Path, help="folder with raw/wikipedia")
+    parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
     options = parser.parse_args()
     rng = random.Random(0)
     if options.samples is not None:
         pages = sample_pages(options.samples / "raw" / "wikipedia")
     else:
         pages = [made_page(rng) for _ in range(100)]
-    compare(pages[:5] if options.rehearse else pages, rounds=1 if options.rehearse else 3)
-    memory(2_000_000 if options.rehearse else options.memory_mb * 1_000_000)
+    measure(pages[:5] if options.rehearse else pages, rounds=1 if options.rehearse else 3)
 
 
 if __name__ == "__main__":

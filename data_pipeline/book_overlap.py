@@ -37,7 +37,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from data_pipeline.document import Removal
-from data_pipeline.ngrams import Hashes, distinct, ngram_hashes, word_hashes
+from data_pipeline.word_ngrams import Hashes, distinct, ngram_hashes, word_hashes
 
 OVERLAP_WORDS = 5
 CANDIDATE_WORDS = 13

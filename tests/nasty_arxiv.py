@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from random import Random
 
+from damage import cut, noisy
+
 SIZE = 15_000
 """Characters of one hostile text: enough that a quadratic reader would take minutes."""
 
@@ -220,13 +222,10 @@ def nasty_arxiv(rng: Random) -> Iterator[tuple[str, bytes]]:
         {f"2001/2001.0000{i}.gz": gzip.compress(soup(rng, 50).encode()) for i in range(5)}
     )
     yield "arXiv_src_2001_001.tar", whole
-    yield "arXiv_src_2001_002.tar", whole[: rng.randrange(1, len(whole))]
-    broken = bytearray(whole)
-    for _ in range(20):
-        broken[rng.randrange(len(broken))] = rng.randrange(256)
-    yield "arXiv_src_2001_003.tar", bytes(broken)
+    yield "arXiv_src_2001_002.tar", cut(whole, rng)
+    yield "arXiv_src_2001_003.tar", noisy(whole, rng)
     packed = gzip.compress(tar_of({"main.tex": soup(rng, 2000).encode()}))
-    yield "cut.gz", packed[: rng.randrange(len(packed))]
+    yield "cut.gz", cut(packed, rng)
     yield "gzips.gz", gzip.compress(gzip.compress(gzip.compress(gzip.compress(b"\\section{x}"))))
     yield "random.gz", rng.randbytes(3_000)
     yield "random.tar", rng.randbytes(3_000)

@@ -7,6 +7,8 @@ import json
 import random
 from collections.abc import Iterator
 
+from damage import mutated
+
 PAGE = (
     "<html><head><title>Page {n}</title></head><body><nav><a href=/>Home</a></nav><article>"
     "<p>The {n}th page tells of a river that runs from the hills to the sea, past four old towns "
@@ -171,7 +173,7 @@ def nasty_common_crawl(rng: random.Random) -> Iterator[tuple[str, bytes]]:
                 ("nasty.warc.txt", b"".join(records).replace(b"\r\n", b"\n")),
             ]
         )
-        yield name, _mutated(data, rng)
+        yield name, mutated(data, rng)
 
 
 def _tag_soup(rng: random.Random) -> bytes:
@@ -184,29 +186,13 @@ def _tag_soup(rng: random.Random) -> bytes:
 
 def nasty_c4(rng: random.Random) -> Iterator[tuple[str, bytes]]:
     """(file name, content) without end: C4's lines with odd values, mutated."""
-    values = ["A line of text that ends well.", 3, None, [], {}, "\ud800", "x" * 100_000, ""]
+    good = "The river rose over the fields. It fell again in June.\nNobody saw it go that time.\n"
+    values = [good, "A line of text that ends well.", 3, None, [], {}, "\ud800", "x" * 100_000, ""]
     while True:
         rows = [
             {"text": rng.choice(values), "url": rng.choice(values), "timestamp": rng.choice(values)}
             for _ in range(rng.randrange(9))
         ]
         data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        yield "c4-train.00000-of-01024.json", _mutated(data, rng)
-        yield "c4-train.00001-of-01024.json.gz", _mutated(gzip.compress(data), rng)
-
-
-def _mutated(data: bytes, rng: random.Random) -> bytes:
-    """Some bytes changed, removed or inserted, or the end cut off; sometimes nothing."""
-    changed = bytearray(data)
-    for _ in range(rng.choice([0, 1, 1, 3, 10])):
-        place = rng.randrange(len(changed) + 1)
-        match rng.randrange(4):
-            case 0:
-                changed[place : place + 1] = rng.randbytes(1)
-            case 1:
-                del changed[place : place + rng.choice([1, 2, 100])]
-            case 2:
-                changed[place:place] = rng.randbytes(rng.choice([1, 2, 100]))
-            case _:
-                del changed[len(changed) - min(place, 200) :]
-    return bytes(changed)
+        yield "c4-train.00000-of-01024.json", mutated(data, rng)
+        yield "c4-train.00001-of-01024.json.gz", mutated(gzip.compress(data), rng)

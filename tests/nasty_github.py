@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from damage import cut, noisy
 
 _PIECES = (
     *("/*", "*/", "//", "#", "--", "<!--", "-->", '"""', "'''", "(*", "*)", "{-", "-}", "{", "}"),
@@ -19,7 +20,18 @@ _PIECES = (
 )
 _NAMES = ("a.py", "b.c", "c.html", "d.lua", "e", "f.xyz", "g.rb", "h.md", "i.pas", "LICENSE", "")
 _PATHS = (*_NAMES, "vendor/a.go", "a/../../b.py", "/etc/passwd", "x" * 5_000, "é.py", None, 2)
-_LICENCES = ("mit", "gpl-3.0", "", None, 3, ["mit", "bsd-3-clause"], [None], "MIT OR GPL", "\ud800")
+_LICENCES = (
+    "mit",
+    "apache-2.0",
+    "gpl-3.0",
+    "",
+    None,
+    3,
+    ["mit", "bsd-3-clause"],
+    [None],
+    "MIT OR GPL",
+    "\ud800",
+)
 
 
 def nasty_source(rng: random.Random) -> str:
@@ -28,7 +40,10 @@ def nasty_source(rng: random.Random) -> str:
 
 
 def nasty_row(rng: random.Random) -> dict[str, object]:
-    """A row with fields missing, of wrong types, under other names."""
+    """A row with fields missing, of wrong types, under other names; or a good one."""
+    if rng.random() < 0.2:
+        code = f"x = 1  # {rng.random()}\n" + nasty_source(rng)
+        return {"content": code, "path": rng.choice(_NAMES), "license": "mit"}
     row: dict[str, object] = {
         "content": rng.choice([nasty_source(rng), nasty_source(rng), None, 7, ["x"], {}]),
         rng.choice(["repo_name", "sample_repo_name"]): rng.choice(
@@ -55,15 +70,7 @@ def nasty_row(rng: random.Random) -> dict[str, object]:
 
 def _damaged(data: bytes, rng: random.Random) -> bytes:
     """Cut, or with bytes changed, or as it is."""
-    kind = rng.randrange(3)
-    if kind == 0 or not data:
-        return data[: rng.randrange(len(data) + 1)]
-    if kind == 1:
-        changed = bytearray(data)
-        for _ in range(5):
-            changed[rng.randrange(len(changed))] = rng.randrange(256)
-        return bytes(changed)
-    return data
+    return rng.choice([cut(data, rng), noisy(data, rng, 5), data])
 
 
 def nasty_github(rng: random.Random) -> Iterator[tuple[str, bytes]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from xml.sax.saxutils import quoteattr
 
 import py7zr
+from damage import cut, noisy
 
 _HTML = (
     *("<p>", "</p>", "<ul>", "<ol>", "<li>", "</li>", "</ul>", "<pre><code>", "</code></pre>"),
@@ -74,22 +75,19 @@ def nasty_stack_exchange(rng: random.Random) -> Iterator[tuple[str, bytes]]:
     ]
     text = "".join(c for c in posts(*rows) if c in "\t\n" or " " <= c < "\ud800" or c > "\udfff")
     whole = text.encode()
-    cut = whole[: rng.randrange(len(whole))]
-    noisy = bytearray(whole)
-    for _ in range(rng.randrange(1, 20)):
-        noisy[rng.randrange(len(noisy))] = rng.randrange(256)
+    changed = noisy(whole, rng)
     packed = bytearray(archive(Posts__xml=whole, Users__xml=b"<users/>"))
     yield "whole/Posts.xml", whole
     yield "marked/Posts.xml", b"\xef\xbb\xbf" + whole
-    yield "cut/Posts.xml", cut
-    yield "noisy/Posts.xml", bytes(noisy)
+    yield "cut/Posts.xml", cut(whole, rng)
+    yield "noisy/Posts.xml", changed
     yield "packed/Posts.xml.bz2", bz2.compress(whole)[: rng.randrange(200)]
-    yield "zipped/Posts.xml.gz", gzip.compress(bytes(noisy))
+    yield "zipped/Posts.xml.gz", gzip.compress(changed)
     yield "utf16/Posts.xml", text.encode("utf-16")
     yield "empty/Posts.xml", b""
     yield "long/Posts.xml", b"<posts><row Id='1' Body='" + b"x" * 300_000
     yield "site.7z", bytes(packed)
-    yield "short.7z", bytes(packed[: rng.randrange(len(packed))])
+    yield "short.7z", cut(bytes(packed), rng)
     packed[rng.randrange(len(packed))] ^= 1 << rng.randrange(8)
     yield "flipped.7z", bytes(packed)
     yield "noise.7z", rng.randbytes(100)

@@ -9,6 +9,8 @@ import random
 from collections.abc import Iterator
 from xml.sax.saxutils import escape
 
+from damage import cut, noisy
+
 MARKUP = (
     *("[[", "]]", "{{", "}}", "{{{", "}}}", "{|\n", "\n|}", "\n|", "|", "[http://a ", "]", "[//"),
     *("<ref>", "</ref>", "<ref name=a/>", "<ref", "<b>", "</b>", "<a ", "<br>", "<!--", "-->"),
@@ -62,17 +64,14 @@ def nasty_wikipedia(rng: random.Random) -> Iterator[tuple[str, bytes]]:
         for i in range(1, rng.randrange(2, 12))
     )
     whole = dump(good).encode()
-    cut = whole[: rng.randrange(len(whole))]
-    noisy = bytearray(whole)
-    for _ in range(rng.randrange(1, 20)):
-        noisy[rng.randrange(len(noisy))] = rng.randrange(256)
+    short, changed = cut(whole, rng), noisy(whole, rng)
     yield "dewiki-20220701-pages-articles.xml", whole
     yield "dewiki-20220702-pages-articles.xml.bz2", bz2.compress(whole) + bz2.compress(whole)
     yield "dewiki-20220703-pages-articles.xml.bz2", bz2.compress(whole)[: rng.randrange(60)]
-    yield "dewiki-20220704-pages-articles.xml.gz", gzip.compress(cut)[:-5]
-    yield "dewiki-20220705-pages-articles.xml.xz", lzma.compress(bytes(noisy))
-    yield "dewiki-20220706-pages-articles.xml", cut
-    yield "dewiki-20220707-pages-articles.xml", bytes(noisy)
+    yield "dewiki-20220704-pages-articles.xml.gz", gzip.compress(short)[:-5]
+    yield "dewiki-20220705-pages-articles.xml.xz", lzma.compress(changed)
+    yield "dewiki-20220706-pages-articles.xml", short
+    yield "dewiki-20220707-pages-articles.xml", changed
     yield "dewiki-fragment.xml", good.encode()
     yield "dewiki-utf16.xml", whole.decode("utf-8", "replace").encode("utf-16")
     yield "dewiki-empty.xml", b""
