@@ -1,7 +1,10 @@
 """WARC records: every damaged place is reported, and what follows it is read."""
 
+import bz2
+import lzma
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from nasty_common_crawl import conversion, damaged_files, http, pack, page, record
 
@@ -36,12 +39,17 @@ def test_damage_is_reported_once_and_the_rest_is_read(
     assert all(item.detail for item in items if isinstance(item, Damage))
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz", ".bz2"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".xz", ".zst"])
 def test_offsets_are_where_records_begin(tmp_path: Path, suffix: str) -> None:
-    import bz2
-
     pages = [page(n) for n in range(3)]
-    data = {"": b"".join(pages), ".gz": pack(*pages), ".bz2": bz2.compress(b"".join(pages))}[suffix]
+    whole = b"".join(pages)
+    data = {
+        "": whole,
+        ".gz": pack(*pages),
+        ".bz2": bz2.compress(whole),
+        ".xz": lzma.compress(whole),
+        ".zst": pa.compress(whole, codec="zstd", asbytes=True),
+    }[suffix]
     items = read(tmp_path / f"a.warc{suffix}", data)
     # Compressed as a whole, offsets count what is decompressed.
     raw = data if suffix == ".gz" else b"".join(pages)
