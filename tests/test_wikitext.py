@@ -63,7 +63,7 @@ TEMPLATES = [
         "{{unité|12|km|2}}, {{unité|5|m||s|-1}}, {{nombre|12000|habitants}}",
         "12 km^2, 5 m·s^-1, 12000 habitants",
     ),
-    ("{{s|1 км}} {{num|5}} {{iw|Бар|||en|Bar}} {{comment|бар|система}}", "1 км 5 Бар бар"),
+    ("{{s|1 км}} {{num|5}} {{iw|Бар|||en|Bar}} {{comment|дом|система}}", "1 км 5 Бар дом"),
     ("le XIX{{e}} s. et le 1{{er}}, {{1er|janvier}}", "le XIXe s. et le 1er, 1er janvier"),
     ("a {{citation|un mot}}{{refnec|dit}}{{citation|title=T|quote=Q}}", "a « un mot »dit"),
     ('{{"|Gut so|ref=<ref>x</ref>}} {{Zitat-en|Hello|Hallo}} {{§|1|bgb}}', "„Gut so“ Hello § 1"),
@@ -84,7 +84,8 @@ TEMPLATES = [
     ),
     (
         "{{Bio\n|Nome = Ugo\n|Cognome = Bo\n|Sesso = M\n|AnnoNascita = 1990\n"
-        "|Attività = scrittore\n|Nazionalità = svizzero\n|PostNazionalità = , noto per un libro\n}}",
+        "|Attività = scrittore\n|Nazionalità = svizzero\n"
+        "|PostNazionalità = , noto per un libro\n}}",
         "Ugo Bo (1990) è uno scrittore svizzero, noto per un libro.",
     ),
     ("{{Bio|Nome=Eva|Sesso=F|FineIncipit=fu una donna}}", "Eva fu una donna."),
