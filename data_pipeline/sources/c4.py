@@ -11,7 +11,7 @@ from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile, Inputs, walk
 from data_pipeline.rows import is_json, read_documents
 
-# Multilingual C4's files name their language: c4-de.tfrecord-..., c4-zh-Latn-validation.tfrecord-...
+# Multilingual C4 has the language in its names: c4-de.tfrecord-..., c4-zh-Latn-validation.tfr...
 _LANGUAGE = re.compile(r"c4-([a-z]{2,3}(?:-[A-Z][a-z]{3})?)(?:-validation)?\.tfrecord-")
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)Z?")
 
