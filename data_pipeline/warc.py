@@ -224,9 +224,9 @@ def _unfinished_member(path: Path, start: int) -> int | None:
 
 def _next_record(path: Path, start: int, by_record: bool) -> int | None:
     """Byte offset of the first place from `start` on that looks like a record, or None."""
-    with _open(path, start, by_record) as stream:
-        position, window = start, b""
-        try:
+    position, window = start, b""
+    try:
+        with _open(path, start, by_record) as stream:
             while data := stream.read(_CHUNK_BYTES):
                 window += data
                 for match in (_GZIP_START if by_record else _RECORD_START).finditer(window):
@@ -234,8 +234,8 @@ def _next_record(path: Path, start: int, by_record: bool) -> int | None:
                         return position + match.start()
                 position += max(len(window) - _OVERLAP_BYTES, 0)
                 window = window[-_OVERLAP_BYTES:]
-        except DAMAGE:
-            return None
+    except DAMAGE:  # also on the way to `start`, in a file that is compressed as a whole
+        pass
     return None
 
 

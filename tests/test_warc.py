@@ -2,6 +2,7 @@
 
 import bz2
 import lzma
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -56,6 +57,32 @@ def test_offsets_are_where_records_begin(tmp_path: Path, suffix: str) -> None:
     start = b"\x1f\x8b" if suffix == ".gz" else b"WARC/1.0"
     assert len({item.offset for item in items}) == 3
     assert all(raw[item.offset :].startswith(start) for item in items)
+
+
+@pytest.mark.parametrize("suffix", [".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("damage", ["cut", "half", "changed", "other", "empty"])
+def test_damaged_files_that_are_compressed_as_a_whole(
+    tmp_path: Path, suffix: str, damage: str
+) -> None:
+    whole = b"".join(page(n) for n in range(8))
+    compress = {
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+        ".zst": partial(pa.compress, codec="zstd", asbytes=True),
+    }
+    data = compress[suffix](whole)
+    middle = len(data) // 2
+    damaged = {
+        "cut": data[:-9],
+        "half": data[:middle],
+        "changed": data[:middle] + b"\xff" * middle,
+        "other": b"<html>not found</html>",
+        "empty": b"",
+    }[damage]
+    items = read(tmp_path / f"a.warc{suffix}", damaged)
+    # Nothing at all is a whole file to zstd; the source counts it as empty.
+    expected = 0 if (damage, suffix) == ("empty", ".zst") else 1
+    assert sum(isinstance(item, Damage) for item in items) == expected
 
 
 def test_blocks_beyond_the_limit_are_passed_over(tmp_path: Path) -> None:
