@@ -2,6 +2,7 @@
 
 import bz2
 import lzma
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -65,10 +66,11 @@ def test_damaged_files_that_are_compressed_as_a_whole(
     tmp_path: Path, suffix: str, damage: str
 ) -> None:
     whole = b"".join(page(n) for n in range(8))
-    compress = {
+    zstd = partial(pa.compress, codec="zstd", asbytes=True)
+    compress: dict[str, Callable[[bytes], bytes]] = {
         ".bz2": bz2.compress,
         ".xz": lzma.compress,
-        ".zst": partial(pa.compress, codec="zstd", asbytes=True),
+        ".zst": zstd,
     }
     data = compress[suffix](whole)
     middle = len(data) // 2
