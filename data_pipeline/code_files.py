@@ -42,7 +42,12 @@ TEST_FOLDERS = frozenset(
     {"test", "tests", "testing", "testdata", "test_data", "idle_test", "fixtures"}
 )
 
-_LICENCE_FILE = re.compile(r"(?:licen[cs]es?|copying|unlicense)(?:[-._].*)?", re.IGNORECASE)
+_LICENCE_FILE = re.compile(
+    # "MIT-LICENSE", as Rails and its plugins call it, too.
+    r"(?:(?:mit|bsd|apache|[al]?gpl|mpl)[\w.]{0,5}[-_ ])?(?:licen[cs]es?|copying|unlicense)"
+    r"(?:[-._].*)?",
+    re.IGNORECASE,
+)
 _NOT_HAND_WRITTEN = re.compile(
     r"[.-]min\.\w+$|\.bundle\.js$|_pb2(?:_grpc)?\.pyi?$|\.pb(?:\.gw)?\.(?:h|cc|go)$"
     r"|\.(?:g|freezed|pb\w*)\.dart$|\.(?:designer|generated|g)\.cs$|^__editable__",

@@ -20,6 +20,7 @@ _PHRASES = (
     *("spdx-license-identifier", "licensed under", "licenced under", "licensed to the"),
     *("contributor license agreement", "license, version", "licence, version", "license version"),
     *("under the terms of", "under the license", "see the license", "see license", "see copying"),
+    *("see the copyright file", "to change this license header", "to change this template"),
     *("license that can be found", "is governed by", "mit license", "mit licence"),
     *("apache license", "bsd license", "bsd-style license", "mit-style license"),
     *("mit style license", "isc license", "public license", "public licence", "software license"),

@@ -2,7 +2,8 @@
 
 Three styles are known: those of the 1990s, whose "small print" ends with a line of its own; those
 from 2001 on, with lines `*** START OF` and `*** END OF`, some with small print at their end; and
-those of the 2020s, whose credits stand before the start. See also `_CREDIT` and `_NOTE`.
+those of the 2020s, whose credits stand before the start. Some have none of these lines, as all of
+Project Gutenberg of Australia. See also `_CREDIT` and `_NOTE`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ _BOOK_OF = re.compile(
     rf"^[^\w\n]*(?:The )?Project Gutenberg(?:{_S}|,| E-?(?:Book|Text)\b)",
     re.IGNORECASE | re.MULTILINE,
 )
+_AUSTRALIA = re.compile(
+    r"^\W*A Project Gutenberg of Australia e-?book\b", re.IGNORECASE | re.MULTILINE
+)
 _TITLE_LINE = re.compile(
     rf"^[^\w\n]*(?:The )?Project Gutenberg(?:{_S}(?: E-?text of)?| E-?(?:book|text) of) +"
     r"(?P<title>[^\n*]{1,200}?)(?:,? by [^\n]*)?[^\w\n]*$",
@@ -48,7 +52,8 @@ _END = re.compile(
 _END_OF_BOOK = re.compile(
     r"""[^\w\n]{0,6}(?:
       (?:End|Ende|Fin|Fine|Einde|Fim)\ (?:of\ |de\ |du\ |di\ |van\ |do\ |dieses\ |del\ )?
-        (?:the\ |this\ |la\ |el\ |l['\u2019])?Proje[ck]t\ Gutenberg
+        (?:the\ |this\ |la\ |el\ |l['\u2019])?(?:Proje[ck]?t|Progetto|Proyecto)\ Gutenberg
+    | This\ site\ is\ full\ of\ FREE\ ebooks
     | This\ file\ should\ be\ named\ \S+\.(?:txt|zip)
     )""",
     re.IGNORECASE | re.VERBOSE,
@@ -82,6 +87,12 @@ _BLANK_LINES = re.compile(r"(?:[ \t]*\n)*")
 _SPACE = re.compile(r"\s*")
 
 _FIELD = r"^[ \t]*{name}:[ \t]*(?P<value>\S[^\n]*(?:\n[ \t]{{2,}}\S[^\n]*)*)"
+_HEADER_LINE = re.compile(
+    r"\W{0,4}(?:(?:sub)?title|author|translator|illustrator|editor|contributor|release date"
+    r"|posting date|language|character set encoding|credits|edition|e-?book no\.?"
+    r"|(?:date )?(?:first|last|most recently) (?:posted|updated)): |copyright laws are changing\b",
+    re.IGNORECASE,
+)
 _NUMBER = re.compile(r"\bE-?(?:book|text)\s{0,3}#\s{0,3}(\d{1,6})", re.IGNORECASE)
 _MONTHS = (
     *("january", "february", "march", "april", "may", "june", "july", "august", "september"),
@@ -121,7 +132,7 @@ class Header:
 def is_gutenberg(text: str) -> bool:
     """Whether a text is a file of Project Gutenberg, and not only one that speaks of it."""
     head = text[:_HEAD_CHARACTERS]
-    if _START.search(head) or _SMALL_PRINT.search(head):
+    if _START.search(head) or _SMALL_PRINT.search(head) or _AUSTRALIA.search(head[:2_000]):
         return True
     return _BOOK_OF.search(head[:2_000]) is not None and "gutenberg" in text[-40_000:].lower()
 
@@ -133,11 +144,18 @@ def header(text: str) -> Header:
     lower = head.lower()
     if re.search(r"\bcopyrighted project gutenberg", lower):
         licence: str | None = COPYRIGHTED
+    elif _AUSTRALIA.search(head):
+        licence = None  # free there, perhaps not in the USA
     elif "public domain" in lower or "for the use of anyone anywhere" in lower:
         licence = PUBLIC_DOMAIN
     else:
         rest = text[-40_000:].lower()
-        is_stated = "public domain in the us" in rest or "not protected by u.s. copyright" in rest
+        phrases = (
+            "public domain in the us",
+            "not protected by u.s. copyright",
+            "public domain ebook",
+        )
+        is_stated = any(phrase in rest for phrase in phrases)
         licence = PUBLIC_DOMAIN if is_stated else None
     return Header(
         number=int(number[1]) if number else None,
@@ -182,6 +200,21 @@ def _start(text: str) -> int:
     if _SMALL_PRINT.search(head) and (end := _SMALL_PRINT_END.search(head, start)):
         is_footer = start > 0 and _END.search(head, start, end.start()) is not None
         start = start if is_footer else end.end()
+    return start or _unmarked_start(head)
+
+
+def _unmarked_start(head: str) -> int:
+    """Where a header without an end of its own has ended: after its last paragraph of fields, of
+    words on Project Gutenberg or of credits, before three that are none of these."""
+    rest, start, num_others = head.lstrip("\n"), 0, 0
+    while num_others < 3:
+        paragraph, _, after = _first_paragraph(rest)
+        if not after:
+            break
+        first = paragraph.lstrip()
+        is_header = _HEADER_LINE.match(first) or _CREDIT.match(first) or "Gutenberg" in paragraph
+        start, num_others = (len(head) - len(after), 0) if is_header else (start, num_others + 1)
+        rest = after
     return start
 
 
@@ -277,7 +310,7 @@ def _title_line(head: str) -> str | None:
 
 
 def _released(head: str) -> str | None:
-    for name in ("Release Date", "First Posted", "Posting Date"):
+    for name in ("Release Date", "First Posted", "Date First Posted", "Posting Date"):
         if stated := _field(head, name):
             return _date(stated)
     # The only date of the 1990s' headers: "August, 1993 [Etext #76]".

@@ -31,6 +31,8 @@ _SLOT = re.compile(r"#(#|[1-9])")
 _SPACE = re.compile(r"\s*")
 _ENVIRONMENT_NAME = re.compile(r"\s*\*?\s*\{([^{}\\]{1,100})\}\s*")
 _DOCUMENT_PARAMETER = re.compile(r"\s*[+!]?([mos]|O\s*\{([^{}]*)\})")
+_AMSTEX = re.compile(r"\\(?:input|documentstyle)\s*\{?\s*ams(?:tex|ppt)")
+_AMSTEX_DEFINE = re.compile(r"\\(?:re)?define(?=\s*\\)")
 _MANDATORY = Parameter(Kind.MANDATORY)
 
 _MAX_PARAMETER_TEXT = 500
@@ -88,6 +90,12 @@ def macro(signature: Signature, body: str) -> Macro:
             pending += slot.group()
     texts.append(pending + body[start:])
     return Macro(signature, tuple(texts), tuple(numbers))
+
+
+def with_tex_definitions(text: str) -> str:
+    """A paper in AMS-TeX with `\\def` for its `\\define` and `\\redefine`; in LaTeX these are names
+    like any other."""
+    return _AMSTEX_DEFINE.sub(r"\\def", text) if _AMSTEX.search(text) else text
 
 
 def read_name(text: str, position: int) -> tuple[str, int] | None:

@@ -28,6 +28,7 @@ from data_pipeline.latex_definitions import (
     read_newcommand,
     read_operator,
     read_paired_delimiter,
+    with_tex_definitions,
 )
 from data_pipeline.latex_input import ALL_WINDOWS, Input, MacroExplosionError
 from data_pipeline.latex_tokens import (
@@ -104,6 +105,7 @@ def expand_macros(text: str, *, max_growth: int) -> str:
     MacroExplosionError where expansions write more than `max_growth` times the text and 250,000
     characters, or nest without end through many names.
     """
+    text = with_tex_definitions(text)
     for _ in range(_MAX_PASSES):
         text, before = _expanded(text, max_growth), text
         # An expansion may put a definition together from pieces that were none.
@@ -163,8 +165,7 @@ class _Expander(Input):
             "let": self.let,
             **dict.fromkeys(("newenvironment", "renewenvironment"), self.define_environment),
             "newif": self.new_switch,
-            "iftrue": partial(self.conditional, ""),
-            "iffalse": partial(self.conditional, ""),
+            **dict.fromkeys(("iftrue", "iffalse"), partial(self.conditional, "")),
             "begin": self.begin,
             "end": self.end,
             **dict.fromkeys(("verb", "lstinline", "mintinline"), self.inline_verbatim),

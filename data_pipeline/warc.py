@@ -118,7 +118,7 @@ def _fastwarc(path: Path, start: int, by_record: bool) -> Iterator[Iterable[Warc
     else:
         with _open(path, start, by_record) as stream:
             # Of a stream, fastwarc uses no more than this class has.
-            yield ArchiveIterator(cast(BinaryIO, _Steps(stream)), **settings)
+            yield ArchiveIterator(cast(BinaryIO, _Steps(stream, start)), **settings)
 
 
 def _is_left_to_fastwarc(path: Path, by_record: bool) -> bool:
@@ -128,14 +128,20 @@ def _is_left_to_fastwarc(path: Path, by_record: bool) -> bool:
 
 class _Steps:
     """A stream whose `read` gives what one step of decompression gives, so that all before a
-    damaged place is read."""
+    damaged place is read. It counts its bytes itself: pyarrow's streams know no position, at which
+    fastwarc panics."""
 
-    def __init__(self, stream: BinaryIO | Stream) -> None:
+    def __init__(self, stream: BinaryIO | Stream, start: int) -> None:
         self._stream = stream
-        self.tell = stream.tell
+        self._position = start
+
+    def tell(self) -> int:
+        return self._position
 
     def read(self, size: int = -1) -> bytes:
-        return self._stream.read1(size)  # type: ignore[union-attr]  # all that we open have it
+        data = self._stream.read1(size)  # type: ignore[union-attr]  # all that we open have it
+        self._position += len(data)
+        return data
 
 
 def _read_block(record: WarcRecord, offset: int, max_block_bytes: int) -> Block | Damage:
@@ -218,9 +224,9 @@ def _unfinished_member(path: Path, start: int) -> int | None:
 
 def _next_record(path: Path, start: int, by_record: bool) -> int | None:
     """Byte offset of the first place from `start` on that looks like a record, or None."""
-    with _open(path, start, by_record) as stream:
-        position, window = start, b""
-        try:
+    position, window = start, b""
+    try:
+        with _open(path, start, by_record) as stream:
             while data := stream.read(_CHUNK_BYTES):
                 window += data
                 for match in (_GZIP_START if by_record else _RECORD_START).finditer(window):
@@ -228,8 +234,8 @@ def _next_record(path: Path, start: int, by_record: bool) -> int | None:
                         return position + match.start()
                 position += max(len(window) - _OVERLAP_BYTES, 0)
                 window = window[-_OVERLAP_BYTES:]
-        except DAMAGE:
-            return None
+    except DAMAGE:  # also on the way to `start`, in a file that is compressed as a whole
+        pass
     return None
 
 

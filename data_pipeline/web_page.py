@@ -35,6 +35,7 @@ _LOOKS_LIKE_HTML = re.compile(
     rb"\s*(?:<!--[^>]{0,500}-->\s*)?<(?:!doctype html|html|head|body)\b", re.IGNORECASE
 )
 _XML_ENCODING = re.compile(rb"\s*<\?xml[^>]{0,100}encoding\s*=\s*[\"']([\w:.-]{2,40})")
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # not ESC, which ISO-2022 has
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]{0,1000})?\r?\n")
 
 # Encodings that browsers read as a larger one (WHATWG Encoding Standard, section 4.2).
@@ -140,11 +141,12 @@ def _depth(html: str) -> int:
 def decode_body(body: bytes, transfer: str | None, content: str | None, max_bytes: int) -> bytes:
     """Undo HTTP's Transfer-Encoding and Content-Encoding, up to `max_bytes`.
 
-    Archives often keep these headers and store the decoded body; then the body is taken as it is
-    where that is plain to see. PageError: "bad_transfer_encoding", "bad_content_encoding",
+    Archives keep these headers and store the decoded body (CommonCrawl did until August 2018); then
+    the body is taken as it is: without a chunk at its beginning, or text that cannot be
+    decompressed. PageError: "bad_transfer_encoding", "bad_content_encoding",
     "too_large".
     """
-    if transfer and "chunked" in transfer.lower():
+    if transfer and "chunked" in transfer.lower() and _CHUNK_SIZE.match(body):
         body = _join_chunks(body)
     for coding in reversed((content or "").lower().split(",")):
         body = _decompress(body, coding.strip(), max_bytes)
@@ -183,6 +185,8 @@ def _decompress(body: bytes, coding: str, max_bytes: int) -> bytes:
         else:
             return body
     except (zlib.error, EOFError, OSError) as error:
+        if _CONTROL.search(body[:_META_BYTES]) is None:
+            return body
         raise PageError("bad_content_encoding", f"{coding}: {one_line(error)}") from error
     if len(decoded) > max_bytes:
         raise PageError("too_large", f"more than {max_bytes} bytes after {coding} is undone")

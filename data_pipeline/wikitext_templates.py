@@ -14,46 +14,51 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from data_pipeline.text import name_set
+from data_pipeline.wikitext_biography import first_sentence
 
 _FIRST = name_set("""
     nowrap, nobr, nobreak, nobold, noitalic, noitalics, italic, ital, bold, em, strong, small,
     smaller, petit, petite, big, large, larger, resize, center, centre, uc, lc, ucfirst, lcfirst,
     smallcaps, sc, sc1, sc2, petites capitales, underline, abbr, abbrlink, tooltip, tip, mvar,
-    math, code, tt, mono, kbd, samp, plainlist, flatlist, poemquote, poem, ipa, api, unicode,
+    math, code, tt, mono, kbd, samp, poemquote, poem, ipa, api, unicode,
     polytonic, grc, hebrew, nts, num, ill, interlanguage link, ilm, lien, flag, flagcountry,
     flagu, ordinal, formatnum, число, szám, sic, not a typo, proper name, as written, nihongo2,
     нп, нп2, нп3, нп4, нп5, не переведено, не переведено 2, не переведено 3, не переведено 5,
     не перекладено, ілм, ilc, ilink, citat, quote, cquote, blockquote, quotation, zitat,
     citation bloc, cita, citazione, cytat, цитата, citaat, citát, citação, idézet, navedek,
-    keypress, мфа, esd
+    keypress, мфа, esd, iw, comment, j, maiuscoletto, versalita, versaleta, kapitälchen,
+    tutto attaccato, refnec, référence nécessaire, référence souhaitée, terme défini, zitat-en,
+    zitat-fr, zitat-it, zitat-es, zitat-la
     """)
 """Shown: the first argument, or a named one of `_TEXT_ARGUMENTS`."""
 
 _SECOND = name_set("""
     lang, langx, langue, cizojazyčně, vjazyce2, transl, transliteration, translit,
-    translitération, color, colour, font color, fontcolor, farbe, cor, script, wikt-lang
+    translitération, color, colour, font color, fontcolor, farbe, cor, script, wikt-lang,
+    јез
     """)
 """Shown: the second argument; the first names a language or a colour."""
 
 _LAST = name_set("sort, sorteer, sort-as")
 """Shown: the last argument."""
 
-_JOINED = name_set("chem, chem2, formule chimique, fchim, химия, ce")
+_JOINED = name_set("chem, chem2, formule chimique, fchim, химия, ce, gaps")
 """Shown: all arguments, one after the other."""
 
+_OWN_LINES = name_set("plainlist, plain list, flatlist, flat list")
+"""Shown: the first argument, on lines of its own."""
 _COMMAS = name_set("hlist, comma separated entries")
 _LINES = name_set("""
     ubl, ublist, unbulleted list, unordered list, bulleted list, ordered list, list, blist
     """)
-_NUMBER_AND_UNIT = name_set("""
-    convert, cvt, unité, nombre, nb, unidad, unitats, fmtn, dunité, converter, converti
-    """)
+_CONVERTED = name_set("convert, cvt, dunité, converter, converti")
+_NUMBER_AND_UNIT = name_set("unité, nombre, nb, unidad, unitats, fmtn")
 _DATES = name_set("""
     birth date, birth date and age, bda, birth-date, birth-date and age, death date,
     death date and age, death-date, start date, start date and age, end date, film date,
     release date, dts, date table sorting, date de naissance, date de décès, fecha, data
     """)
-_WORDS = name_set("date, date-, дата, date sport, date rapide, ship")
+_WORDS = name_set("date, date-, дата, date sport, date rapide")
 """Shown: all arguments with spaces between them."""
 _FRACTIONS = name_set("frac, fraction, sfrac, дробь, дріб")
 
@@ -100,6 +105,9 @@ _SYMBOLS: Mapping[str, str] = {
     "sqrt": "√",
     "n°": "no",
     "numéro": "no",
+    **{ending: ending for ending in ("e", "er", "re", "ère", "nd", "nde")},
+    "nnbsp": " ",
+    "тире": " — ",
     "nº": "nº",
     "br": "\n",
     "crlf": "\n",
@@ -141,8 +149,22 @@ _PREFIXED: Mapping[str, str] = {
     "siglo": "siglo ",
     "segle": "segle ",
     "sqrt": "√",
+    "séc": "século ",
+    "§": "§ ",
+    **{
+        kind: f"{kind.upper()} "
+        for kind in ("uss", "hms", "hmas", "hmcs", "rms", "ss", "ms", "mv", "sms", "ins", "usns")
+    },
 }
 """Shown: these characters and then the first argument."""
+
+_WRAPPED: Mapping[str, tuple[str, str]] = {
+    '"': ("„", "“"),  # German
+    **dict.fromkeys(("citation", "guil"), ("« ", " »")),  # French; in English of named arguments
+    "incise": ("– ", " –"),
+    "angbr": ("⟨", "⟩"),
+}
+"""Shown: the first argument between these."""
 
 _TEXT_ARGUMENTS = (
     *("text", "texte", "texto", "testo", "tekst", "textus", "szöveg", "текст", "1"),
@@ -162,6 +184,9 @@ _ORDINAL = re.compile(
     r"[ivxlcdm\d]{1,8}(?:er|re|e|ère|ème|nd|nde|o|a)s?(?: siècle)?", re.IGNORECASE
 )
 _NUMBER = re.compile(r"[-+−–]?[\d.,'  \u2009]*\d(?:\.?\s*\d+/\d+)?|\d+/\d+")
+_ROMAN = re.compile(r"[IVXLC]{1,8}")
+_ABBREVIATION = re.compile(r"[^\W\d_]{1,7}\.")
+"""Polish {{ang.}}, French {{p.|12}}: the name is what is shown."""
 _MAX_NUMBER_CHARACTERS = 40
 _DIGITS = re.compile(r"\d{1,4}")
 
@@ -195,13 +220,18 @@ def render(parts: Sequence[str]) -> str:
             return rule(arguments)
     if _LANGUAGE_TEMPLATE.fullmatch(lower):
         return "" if lower.startswith("ipac") else _first(arguments)
+    if lower in _WRAPPED:
+        before, after = _WRAPPED[lower]
+        return f"{before}{arguments.at(0)}{after}" if arguments.at(0) else ""
     if lower in _PREFIXED:
         return _prefixed(_PREFIXED[lower], arguments)
     if lower in _SYMBOLS:
         return _SYMBOLS[lower] + arguments.at(0)
-    if _CENTURY.fullmatch(lower) and arguments.at(0):
+    if _CENTURY.fullmatch(lower) and _ROMAN.fullmatch(arguments.at(0)):
         return _century(lower, arguments)
-    return ""
+    if _ABBREVIATION.fullmatch(name) or (name[:1].isdigit() and _ORDINAL.fullmatch(name)):
+        return f"{name} {arguments.at(0)}".rstrip()
+    return arguments.at(0) if lower == "s" else ""  # Russian: no break
 
 
 def _parser_function(name: str, value: str) -> str:
@@ -212,7 +242,7 @@ def _without_arguments(name: str) -> str:
     symbol = _SYMBOLS.get(name.lower())
     if symbol is not None:
         return symbol
-    return name if _ORDINAL.fullmatch(name) else ""
+    return name if _ORDINAL.fullmatch(name) or _ABBREVIATION.fullmatch(name) else ""
 
 
 def _split(parts: Sequence[str]) -> _Arguments:
@@ -252,6 +282,10 @@ def _joined(arguments: _Arguments) -> str:
     return "".join(arguments.positional)
 
 
+def _own_lines(arguments: _Arguments) -> str:
+    return f"\n{_first(arguments)}\n"
+
+
 def _commas(arguments: _Arguments) -> str:
     return ", ".join(filter(None, arguments.positional))
 
@@ -268,6 +302,8 @@ def _prefixed(prefix: str, arguments: _Arguments) -> str:
     value = _first(arguments)
     if prefix == "As of " and arguments.named.get("lc"):
         prefix = "as of "
+    if prefix == "^" and not _is_number(value):
+        prefix = ""
     return prefix + value if value else ""
 
 
@@ -291,17 +327,32 @@ def _is_number(text: str) -> bool:
     return len(text) <= _MAX_NUMBER_CHARACTERS and _NUMBER.fullmatch(text) is not None
 
 
-def _number_and_unit(arguments: _Arguments) -> str:
-    """The value that was measured, without what it was converted to: "5 to 10 km", "6 ft 2 in"."""
+def _converted(arguments: _Arguments) -> str:
+    """The value that was measured, without what it was converted to: "5 to 10 km", "6 ft 2 in".
+
+    A number without a unit at the end says how exactly to convert.
+    """
     words: list[str] = []
     rest = list(arguments.positional)
-    while rest and _is_number(rest[0]):
+    while rest and _is_number(rest[0]) and (not words or len(rest) > 1):
         words.append(rest.pop(0))
         while len(rest) > 1 and rest[0] in _RANGE_WORDS and _is_number(rest[1]):
             words += [_RANGE_WORDS[rest.pop(0)], rest.pop(0)]
         if rest and not _is_number(rest[0]):
             words.append(rest.pop(0))
     return " ".join(filter(None, words)).replace(" – ", "–")
+
+
+def _number_and_unit(arguments: _Arguments) -> str:
+    """French and Spanish: number, then units, each with its power: "12 km^2", "5 m·s^-1"."""
+    number, *rest = arguments.positional or [""]
+    powers = [*rest[1::2], ""]
+    units = [
+        f"{unit}^{power}" if power else unit
+        for unit, power in zip(rest[::2], powers, strict=False)
+        if unit
+    ]
+    return f"{number} {'·'.join(units)}".strip()
 
 
 def _value(arguments: _Arguments) -> str:
@@ -339,14 +390,39 @@ def _century(name: str, arguments: _Arguments) -> str:
     return f"{words} siècle" + (" av. J.-C." if name.startswith("-") else "")
 
 
+def _ship(arguments: _Arguments) -> str:
+    """Prefix and name, without what tells it from others of that name."""
+    return " ".join(filter(None, arguments.positional[:2]))
+
+
+def _ship_class(arguments: _Arguments) -> str:
+    return f"{arguments.at(0)}-class {arguments.at(1)}".strip()
+
+
+def _reign(arguments: _Arguments) -> str:
+    return f"r. {'–'.join(arguments.positional[:2])}"
+
+
+def _height(arguments: _Arguments) -> str:
+    """German: metres above a sea level, which is left out."""
+    return f"{arguments.at(0)} m" if arguments.at(0) else ""
+
+
+def _hour(arguments: _Arguments) -> str:
+    """French: "12 h 30"."""
+    return f"{arguments.at(0)} h {arguments.at(1)}".strip()
+
+
 _Rule = Callable[[_Arguments], str]
 _RULES: tuple[tuple[frozenset[str], _Rule], ...] = (
     (_SECOND, _second),
+    (_CONVERTED, _converted),
     (_NUMBER_AND_UNIT, _number_and_unit),
     (_FIRST, _first),
     (_LAST, _last),
     (_JOINED, _joined),
     (_COMMAS, _commas),
+    (_OWN_LINES, _own_lines),
     (_LINES, _lines),
     (_WORDS, _words),
     (_DATES, _date),
@@ -354,4 +430,10 @@ _RULES: tuple[tuple[frozenset[str], _Rule], ...] = (
     (name_set("val"), _value),
     (name_set("m"), _as_unit),
     (name_set("nihongo, japonais, giapponese, nihongo3"), _nihongo),
+    (name_set("ship"), _ship),
+    (name_set("sclass, sclass-, sclass2, sclass2-"), _ship_class),
+    (name_set("reign"), _reign),
+    (name_set("höhe"), _height),
+    (name_set("heure"), _hour),
+    (name_set("bio"), lambda arguments: first_sentence(arguments.named)),
 )

@@ -27,6 +27,7 @@ _BOMS = (
 )
 _HEAD_BYTES = 256
 # Characters that XML 1.0 allows nowhere, not even as references.
+_REFERENCE = re.compile("&#(?:x0*([0-9a-f]{1,6})|0*([0-9]{1,7}));", re.IGNORECASE)
 _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -134,13 +135,14 @@ class RecordError(ValueError):
 def parse(data: bytes) -> Any:
     """The element that `data` is (an `lxml` element). RecordError if it is damaged.
 
-    Bytes that are no UTF-8 and characters that XML forbids are repaired (U+FFFD, left out) before
-    a record is given up.
+    Bytes that are no UTF-8 and characters that XML forbids, also as references ("&#x1;"), are
+    repaired (U+FFFD, left out) before a record is given up.
     """
     try:
         return etree.fromstring(data, _parser())
     except etree.XMLSyntaxError as error:
-        repaired = _ILLEGAL.sub("", data.decode("utf-8", "replace")).encode()
+        text = _REFERENCE.sub(_legal_reference, data.decode("utf-8", "replace"))
+        repaired = _ILLEGAL.sub("", text).encode()
         if repaired == data:
             raise RecordError(str(error)) from error
     except ValueError as error:
@@ -149,6 +151,13 @@ def parse(data: bytes) -> Any:
         return etree.fromstring(repaired, _parser())
     except (etree.XMLSyntaxError, ValueError) as error:
         raise RecordError(str(error)) from error
+
+
+def _legal_reference(match: re.Match[str]) -> str:
+    """The reference as it is, or nothing if it is to a character that XML forbids."""
+    code = int(match[1], 16) if match[1] else int(match[2])
+    is_legal = code <= 0x10FFFF and _ILLEGAL.match(chr(code)) is None
+    return match[0] if is_legal else ""
 
 
 def parse_head(data: bytes) -> Any | None:

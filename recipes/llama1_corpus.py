@@ -333,7 +333,7 @@ def c4_source(*, language: str = "en") -> Source:
     """
     return Source(
         name="c4",
-        inputs=c4.inputs,
+        inputs=partial(c4.inputs, language=language),
         read=partial(c4.read, language=language),
         filters=(
             c4_rules.no_end_mark,

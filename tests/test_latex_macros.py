@@ -28,6 +28,9 @@ ROWS = {
     r"\long\def\x#1{a#1}\x{b}": "ab",
     r"\global\long\def\x{a}\x": "a",
     r"\let\x\alpha$\x$": r"$\alpha$",
+    # AMS-TeX's own; in LaTeX they are names that many papers give to a macro of theirs.
+    r"\input amstex \define\R{\Bbb R}\redefine \x#1{(#1)}$\R\x a$": r"\input amstex $\Bbb R(a)$",
+    r"\newcommand{\define}[1]{\emph{#1}}\define{ring}": r"\emph{ring}",
     r"\let\x=\alpha$\x$": r"$\alpha$",
     r"\let\x= a\x": "a",
     r"\DeclarePairedDelimiter\abs{|}{|}$\abs{x}\abs*{y}\abs[\big]{z}$": (

@@ -128,6 +128,12 @@ def gz(text: str) -> bytes:
         ("pdf.gz", gzip.compress(b"%PDF-1.4 x"), "pdf_only"),
         ("pdf.tar", tar_of({"a.pdf": b"%PDF", "b.png": b"x"}), "pdf_only"),
         ("html.gz", gz("<html><body>"), "not_tex"),
+        (
+            "uu.gz",
+            gz("#!/bin/csh\n# uudecode\nbegin 644 a.tar.Z\n" + f"M{'A' * 60}\n" * 50),
+            "not_tex",
+        ),
+        ("uu_figure.gz", gz(PAPER + f"begin 644 a.ps\nM{'A' * 60}\n"), "\\section{One}\nBody."),
         ("ps.gz", gz("%!PS-Adobe-3.0"), "postscript_only"),
         ("withdrawn.gz", gz("%auto-ignore\r\nThis paper has been withdrawn."), "withdrawn"),
         ("unmarked.gz", gz("This paper has been withdrawn by the authors."), "withdrawn"),

@@ -168,7 +168,56 @@ These are confirmed as Public Domain in the US unless a copyright notice is incl
 """
 
 
-@pytest.mark.parametrize("text", [STYLE_2000S, STYLE_2020S, STYLE_1990S, STYLE_2002])
+STYLE_UNMARKED = (
+    STYLE_2000S.replace("*** START OF THIS PROJECT GUTENBERG EBOOK THE HOUSE ***", "")
+    .partition("*** END")[0]
+    .rstrip()
+)
+
+STYLE_FRENCH = STYLE_2000S.replace("End of the Project", "Fin du Projet").replace(
+    "Produced by Somebody and", "Produit par Quelqu'un pour Project Gutenberg et"
+)
+
+STYLE_AUSTRALIAN = f"""\
+Title:      The House
+Author:     N. O. Body
+* A Project Gutenberg of Australia eBook *
+eBook No.:  0100021.txt
+Language:   English
+Date first posted: August 2001
+
+This eBook was produced by: Somebody
+
+Project Gutenberg of Australia eBooks are created from printed editions
+which are in the public domain in Australia, unless a copyright notice
+is included.
+
+Copyright laws are changing all over the world. Be sure to check the
+copyright laws for your country.
+
+This eBook is made available at no cost under the terms
+of the Project Gutenberg of Australia License.
+
+
+Title:      The House
+Author:     N. O. Body
+
+
+
+{STORY}
+
+
+This site is full of FREE ebooks - Project Gutenberg Australia
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(STYLE_2000S, STYLE_2020S, STYLE_1990S, STYLE_2002, STYLE_UNMARKED, STYLE_FRENCH),
+        STYLE_AUSTRALIAN,
+    ],
+)
 def test_every_style_leaves_the_book_and_nothing_else(text: str) -> None:
     assert gutenberg.is_gutenberg(text)
     assert gutenberg.book(text) == STORY + "\n"
@@ -187,6 +236,12 @@ def test_what_the_header_says(text: str, header: tuple[object, ...]) -> None:
     found = gutenberg.header(text)
     assert (found.number, found.title, found.author, found.language, found.released) == header
     assert found.licence == gutenberg.PUBLIC_DOMAIN
+
+
+def test_australian_books_are_not_said_to_be_free_in_the_usa() -> None:
+    assert gutenberg.header(STYLE_AUSTRALIAN) == gutenberg.Header(
+        None, "The House", "N. O. Body", "en", "2001-08", None
+    )
 
 
 def in_2000s(story: str) -> str:

@@ -63,6 +63,19 @@ def test_inputs(tmp_path: Path) -> None:
     assert {item.source_file for item in found.ignored} == {"README.md", "x.gz"}
 
 
+def test_files_of_other_languages_are_ignored(tmp_path: Path) -> None:
+    for name in ("en-validation", "de", "zh-Latn", "de-validation"):
+        (tmp_path / f"c4-{name}.tfrecord-00000-of-00002.json.gz").touch()
+    (tmp_path / "c4-validation.00000-of-00008.json.gz").touch()
+    found = c4.inputs(tmp_path)
+    assert [file.source_file.split(".")[0] for file in found.files] == [
+        "c4-en-validation",
+        "c4-validation",
+    ]
+    assert {item.reason for item in found.ignored} == {"language_not_wanted"}
+    assert len(c4.inputs(tmp_path, language="de").files) == 3
+
+
 def test_damaged_and_missing(tmp_path: Path) -> None:
     whole = gzip.compress((json.dumps(ROW) + "\n").encode() * 3)
     *documents, last = read(tmp_path / "a.json.gz", whole[:-6])

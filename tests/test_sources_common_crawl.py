@@ -56,7 +56,12 @@ def summary(items: list[Item]) -> str:
         (record(http(HTML, status="404 Not Found")), "http_status"),
         (record(http(HTML, status="301 Moved")), "http_status"),
         (record(http(HTML, status="204")), "http_status"),
-        (record(http(HTML, extra="Transfer-Encoding: chunked\r\n")), "bad_transfer_encoding"),
+        # As CommonCrawl's archives of before August 2018 have it.
+        (record(http(HTML, extra="Transfer-Encoding: chunked\r\n")), TEXT),
+        (
+            record(http(b"fff\r\n<p>", extra="Transfer-Encoding: chunked\r\n")),
+            "bad_transfer_encoding",
+        ),
         (
             record(http(b"\x1f\x8bxx", extra="Content-Encoding: gzip\r\n")),
             "bad_content_encoding",

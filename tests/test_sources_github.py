@@ -79,6 +79,8 @@ def test_licence_of_a_checkout_is_the_nearest_file_upward(tmp_path: Path) -> Non
             "two/LICENSE-MIT": MIT,
             "two/LICENSE-APACHE": APACHE,
             "two/f.py": "",
+            "rails/MIT-LICENSE": MIT,
+            "rails/g.py": "",
         },
     )
     licences = {file.source_file: file.licence for file in tree_inputs(root).files}
@@ -87,6 +89,7 @@ def test_licence_of_a_checkout_is_the_nearest_file_upward(tmp_path: Path) -> Non
         "sub/deep/d.py": "Apache-2.0",
         "odd/e.py": None,
         "two/f.py": "Apache-2.0 AND MIT",
+        "rails/g.py": "MIT",
     }
     given = tree_inputs(root, licence="PSF-2.0", title="Library").files[0]
     assert (given.licence, given.title) == ("PSF-2.0", "Library")

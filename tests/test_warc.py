@@ -1,7 +1,12 @@
 """WARC records: every damaged place is reported, and what follows it is read."""
 
+import bz2
+import lzma
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from nasty_common_crawl import conversion, damaged_files, http, pack, page, record
 
@@ -36,18 +41,50 @@ def test_damage_is_reported_once_and_the_rest_is_read(
     assert all(item.detail for item in items if isinstance(item, Damage))
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz", ".bz2"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".xz", ".zst"])
 def test_offsets_are_where_records_begin(tmp_path: Path, suffix: str) -> None:
-    import bz2
-
     pages = [page(n) for n in range(3)]
-    data = {"": b"".join(pages), ".gz": pack(*pages), ".bz2": bz2.compress(b"".join(pages))}[suffix]
+    whole = b"".join(pages)
+    data = {
+        "": whole,
+        ".gz": pack(*pages),
+        ".bz2": bz2.compress(whole),
+        ".xz": lzma.compress(whole),
+        ".zst": pa.compress(whole, codec="zstd", asbytes=True),
+    }[suffix]
     items = read(tmp_path / f"a.warc{suffix}", data)
     # Compressed as a whole, offsets count what is decompressed.
     raw = data if suffix == ".gz" else b"".join(pages)
     start = b"\x1f\x8b" if suffix == ".gz" else b"WARC/1.0"
     assert len({item.offset for item in items}) == 3
     assert all(raw[item.offset :].startswith(start) for item in items)
+
+
+@pytest.mark.parametrize("suffix", [".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("damage", ["cut", "half", "changed", "other", "empty"])
+def test_damaged_files_that_are_compressed_as_a_whole(
+    tmp_path: Path, suffix: str, damage: str
+) -> None:
+    whole = b"".join(page(n) for n in range(8))
+    zstd = partial(pa.compress, codec="zstd", asbytes=True)
+    compress: dict[str, Callable[[bytes], bytes]] = {
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+        ".zst": zstd,
+    }
+    data = compress[suffix](whole)
+    middle = len(data) // 2
+    damaged = {
+        "cut": data[:-9],
+        "half": data[:middle],
+        "changed": data[:middle] + b"\xff" * middle,
+        "other": b"<html>not found</html>",
+        "empty": b"",
+    }[damage]
+    items = read(tmp_path / f"a.warc{suffix}", damaged)
+    # Nothing at all is a whole file to zstd; the source counts it as empty.
+    expected = 0 if (damage, suffix) == ("empty", ".zst") else 1
+    assert sum(isinstance(item, Damage) for item in items) == expected
 
 
 def test_blocks_beyond_the_limit_are_passed_over(tmp_path: Path) -> None:

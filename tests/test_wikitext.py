@@ -57,6 +57,38 @@ TEMPLATES = [
     ("{{quote|text=Said.|author=X}} {{Zitat|Gesagt.}}", "Said. Gesagt."),
     ("{{nihongo|Tokyo|東京|Tōkyō}}", "Tokyo (東京, Tōkyō)"),
     ("{{chem|H|2|O}}", "H2O"),
+    ("a {{plainlist|\n* one\n* two\n}}\nb", "a\n- one\n- two\n\nb"),
+    ("{{convert|123|mi|0}}, {{convert|5|ft|6|in|m|2}}", "123 mi, 5 ft 6 in"),
+    (
+        "{{unité|12|km|2}}, {{unité|5|m||s|-1}}, {{nombre|12000|habitants}}",
+        "12 km^2, 5 m·s^-1, 12000 habitants",
+    ),
+    ("{{s|1 км}} {{num|5}} {{iw|Бар|||en|Bar}} {{comment|дом|система}}", "1 км 5 Бар дом"),
+    ("le XIX{{e}} s. et le 1{{er}}, {{1er|janvier}}", "le XIXe s. et le 1er, 1er janvier"),
+    ("a {{citation|un mot}}{{refnec|dit}}{{citation|title=T|quote=Q}}", "a « un mot »dit"),
+    ('{{"|Gut so|ref=<ref>x</ref>}} {{Zitat-en|Hello|Hallo}} {{§|1|bgb}}', "„Gut so“ Hello § 1"),
+    ("({{ang.}} Foo, {{ang.|Bar}}, {{p.|12}})", "(ang. Foo, ang. Bar, p. 12)"),
+    ("{{USS|Enterprise|CVN-65|6}}, {{ship|HMS|Victory|1765|6}}", "USS Enterprise, HMS Victory"),
+    (
+        "a {{sclass|Nimitz|aircraft carrier}} {{reign|1900|1910}}",
+        "a Nimitz-class aircraft carrier r. 1900–1910",
+    ),
+    ("{{gaps|1|234|567}} {{angbr|a}} 1{{exp|er}} 10{{exp|3}}", "1234567 ⟨a⟩ 1er 10^3"),
+    ("ein {{Höhe|340|DE-NN}} hoher Berg um {{heure|12|30}}", "ein 340 m hoher Berg um 12 h 30"),
+    ("{{јез|en|bar}} {{јез-енг|baz}}", "bar baz"),
+    (
+        "{{Bio|Nome=Ada|Cognome=Rossi|Sesso=F|LuogoNascita=Roma|GiornoMeseNascita=1º maggio"
+        "|AnnoNascita=1900|LuogoMorte=Pisa|AnnoMorte=1950|Attività=attrice|Attività2=cantante"
+        "|Nazionalità=italiana}}",
+        "Ada Rossi (Roma, 1º maggio 1900 – Pisa, 1950) è stata un'attrice e cantante italiana.",
+    ),
+    (
+        "{{Bio\n|Nome = Ugo\n|Cognome = Bo\n|Sesso = M\n|AnnoNascita = 1990\n"
+        "|Attività = scrittore\n|Nazionalità = svizzero\n"
+        "|PostNazionalità = , noto per un libro\n}}",
+        "Ugo Bo (1990) è uno scrittore svizzero, noto per un libro.",
+    ),
+    ("{{Bio|Nome=Eva|Sesso=F|FineIncipit=fu una donna}}", "Eva fu una donna."),
     ("{{unknown|text}}x{{#if:a|b}}", "x"),
     ("{{{parameter|default}}} {{{{{a}}}}}x", "default x"),
     ("{{main|Other}}\nText", "Text"),

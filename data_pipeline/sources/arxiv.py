@@ -68,6 +68,9 @@ _NOT_TEXT = frozenset(
 )
 """Endings of files in a package that hold none of the paper's text: not read."""
 
+_UUENCODED = re.compile(rb"[^\\]*?^begin [0-7]{3} \S+\s*\n[ -`]{61}\s*$", re.MULTILINE)
+"""An archive as it was mailed in the 1990s, behind a script or words at most. Figures that were
+mailed behind a paper's TeX stand after its end, where they go with the rest."""
 _HEAD_BYTES = 1_024
 _MAX_WITHDRAWN_BYTES = 4_000
 _WITHDRAWN = re.compile(
@@ -303,6 +306,8 @@ def _package_files(
     text = data.read(max_text_bytes + 1)
     if len(text) > max_text_bytes:
         raise _UnusableError("too_large", f"has more than {max_text_bytes} bytes of text")
+    if _UUENCODED.match(text, 0, 1 << 16):
+        raise _UnusableError("not_tex", "uuencoded")
     if not text.strip(b" \t\r\n\0"):
         raise _UnusableError("empty")
     return {"main.tex": text}

@@ -11,14 +11,20 @@ from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile, Inputs, walk
 from data_pipeline.rows import is_json, read_documents
 
+# Multilingual C4 has the language in its names: c4-de.tfrecord-..., c4-zh-Latn-validation.tfr...
+_LANGUAGE = re.compile(r"c4-([a-z]{2,3}(?:-[A-Z][a-z]{3})?)(?:-validation)?\.tfrecord-")
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)Z?")
 
 
-def inputs(root: Path) -> Inputs:
-    """The JSON-lines files under `root`, compressed or not."""
+def inputs(root: Path, *, language: str = "en") -> Inputs:
+    """The JSON-lines files under `root`, compressed or not, but for those that are named after
+    another language than `language`."""
 
     def why_ignored(file: InputFile) -> str | None:
-        return None if is_json(file.path) else "unknown_kind"
+        if not is_json(file.path):
+            return "unknown_kind"
+        named = _LANGUAGE.match(file.path.name)
+        return "language_not_wanted" if named is not None and named[1] != language else None
 
     return walk(root, follow_symlinks=True).without(why_ignored)
 

@@ -114,6 +114,9 @@ def _document(
     row: Row, file: InputFile, kinds: frozenset[str], skip_folders: frozenset[str]
 ) -> Document | Rejected:
     path, repository = PurePosixPath(_field(row, "path")), _field(row, "repo_name")
+    if not path.name:
+        detail = f"no field path or sample_path; it has: {', '.join(sorted(row.fields)[:10])}"
+        return Rejected("no_path", file.source_file, row.offset, detail)
     reason = _why_no_code(row, path, kinds, skip_folders)
     content = row.fields["content"]
     if reason is None and content is None:
