@@ -29,9 +29,7 @@ import argparse
 import gzip
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -41,6 +39,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import matplotlib
+import report
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -352,25 +351,30 @@ def run_rank(rank: int, processes: int, size: Size, is_cuda: bool, folder: Path)
 # -- reporting ------------------------------------------------------------------------------------
 
 
+HEADER = (
+    "overlap",
+    "step s",
+    "step / off",
+    "communication alone s",
+    "hidden, by the clock (quartiles)",
+    "hidden, by the trace",
+)
+
+
 def table(results: list[Result]) -> str:
     off = next(result for result in results if result.overlap == OFF)
-    lines = [
-        "| overlap | step s | step / off | communication alone s "
-        "| hidden, by the clock (quartiles) | hidden, by the trace |",
-        "|---|---|---|---|---|---|",
-    ]
-    for result in results:
-        pairs = zip(result.step_seconds, off.step_seconds, strict=True)
-        cells = [
+    rows = [
+        (
             result.overlap,
             f"{statistics.median(result.step_seconds):.4f}",
-            f"{statistics.median(own / other for own, other in pairs):.3f}",
+            f"{report.paired_ratio(result.step_seconds, off.step_seconds):.3f}",
             f"{statistics.median(result.communication_seconds):.4f}",
             "" if result is off else clock_share(result, off),
             f"{result.hidden_by_trace():.0%}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        )
+        for result in results
+    ]
+    return report.table(HEADER, rows)
 
 
 def clock_share(result: Result, off: Result) -> str:
@@ -378,51 +382,41 @@ def clock_share(result: Result, off: Result) -> str:
     return f"{middle:.0%} ({low:.0%} to {high:.0%})"
 
 
-def report(
-    size: Size, results: list[Result], arguments: argparse.Namespace, stem: str, code: str
-) -> str:
-    is_cuda = "cuda" in stem
-    hardware = torch.cuda.get_device_name() if is_cuda else f"a CPU of {os.cpu_count()} cores"
-    link, processes = arguments.link, arguments.processes
-    options = f"--processes {processes}" + (f" --link {link}" if link else "")
-    model = size.model
+def paragraphs(
+    size: Size,
+    results: list[Result],
+    arguments: argparse.Namespace,
+    device: torch.device,
+    picture: str,
+    code: str,
+) -> list[str]:
+    link, processes, model = arguments.link, arguments.processes, size.model
+    cores = "" if device.type == "cuda" else f" of {os.cpu_count()} cores"
     parts = [
         "# Communication hidden behind a decoder layer's computation",
         f"{model.num_hidden_layers} layers, hidden_size {model.hidden_size}, intermediate_size "
         f"{model.intermediate_size}, {model.num_attention_heads} heads, {size.rows} x "
         f"{size.sequence_length} tokens, {size.dtype}, save policy linear_outputs, {size.rounds} "
-        f"rounds; {processes} processes on {hardware}"
+        f"rounds; {processes} processes on {report.hardware(device)}{cores}"
         + (f" behind a link of {link}" if link else "")
         + f"; load {os.getloadavg()[1]:.0f}; wall time, medians.",
-        f"Python {platform.python_version()}, torch {torch.__version__}, commit {code}. Command: "
-        f"`python benchmarks/overlap.py {options}`, which defines the columns.",
+        f"{report.versions('torch')}, commit {code}. Command: `{report.command()}`, which defines "
+        "the columns.",
     ]
     for layout in layouts(processes):
         chosen = [result for result in results if result.layout == layout.name]
         parts += [f"## {layout.title}", table(chosen)]
-    if not is_cuda:
+    if device.type == "cpu":
         parts.append(
             f"Rank 0 with Megatron's sequence parallelism and overlap, as traced:\n\n"
-            f"![what is computed while tensors are sent]({stem}.png)\n\nNot measured: any GPU."
+            f"![what is computed while tensors are sent]({picture})\n\nNot measured: any GPU."
         )
-    return "\n\n".join(parts) + "\n"
-
-
-def commit() -> str:
-    """Of the code that is measured: asked at the start, since a run takes minutes."""
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return answer.stdout.strip() or "unknown"
+    return parts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="share of communication that a layer hides")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=report.RESULTS)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
     parser.add_argument("--link", metavar="RATE", help="CPU only: rate of the link, as tc takes it")
@@ -430,12 +424,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.link and not arguments.behind_link:
         behind_link(arguments.link)
-    processes, code = arguments.processes, commit()
+    processes, code = arguments.processes, report.commit()
     is_cuda = torch.cuda.device_count() >= processes
+    device = torch.device("cuda" if is_cuda else "cpu")
     size = size_of(arguments.rehearse, is_cuda)
     arguments.out.mkdir(parents=True, exist_ok=True)
     network = f"_{arguments.link}" if arguments.link else ""
-    stem = f"overlap_{'cuda' if is_cuda else 'cpu'}{network}_{time.strftime('%Y%m')}"
+    stem = report.result_stem(arguments.out, f"overlap{network}", device)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         spawn(run_rank, (processes, size, is_cuda, folder), nprocs=processes)
@@ -443,17 +438,14 @@ def main() -> None:
         if not is_cuda:
             drawn = folder / "rank0.megatron_on_2_chunks.json"
             events = json.loads(drawn.read_text(encoding="utf-8"))["traceEvents"]
-            draw(events, arguments.out / f"{stem}.png")
+            draw(events, stem.with_suffix(".png"))
         for trace in folder.glob("rank0.*.json"):
-            target = f"{stem}_{trace.name.removeprefix('rank0.').removesuffix('.json')}"
+            target = f"{stem.name}_{trace.name.removeprefix('rank0.').removesuffix('.json')}"
             with gzip.open(arguments.out / f"{target}.trace.json.gz", "wb") as file:
                 file.write(trace.read_bytes())
     results = [Result(**fields) for fields in raw]
-    text = report(size, results, arguments, stem, code)
-    (arguments.out / f"{stem}.md").write_text(text, encoding="utf-8")
-    summary = json.dumps(raw, indent=1) + "\n"
-    (arguments.out / f"{stem}.json").write_text(summary, encoding="utf-8")
-    print(text)
+    parts = paragraphs(size, results, arguments, device, f"{stem.name}.png", code)
+    print(report.write(stem, parts, raw))
 
 
 if __name__ == "__main__":
