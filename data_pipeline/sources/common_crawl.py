@@ -24,6 +24,8 @@ from data_pipeline.wet_text import TextRecord, text_records
 _RECORD_SUFFIXES = (".warc", ".wet")
 _TEXT_SUFFIXES = (".warc.txt", ".wet.txt")
 _OK = 200
+_SOFT_HYPHEN = "\u00ad"
+"""Where a browser may break a word. It shows nothing there."""
 
 
 def inputs(root: Path) -> Inputs:
@@ -134,7 +136,7 @@ def _read_block(block: Block | Damage, file: InputFile, max_bytes: int) -> Docum
         page = read_page(decode_body(block.payload, transfer, content, max_bytes), charset)
     except PageError as error:
         return Rejected(error.reason, *place, f"{error} {url}")
-    text = clean(page.text).strip()
+    text = clean(page.text).replace(_SOFT_HYPHEN, "").strip()
     return Document(text, *place, url=_plain_url(url), title=page.title, timestamp=date)
 
 
@@ -142,7 +144,7 @@ def _text_document(
     content: bytes, file: InputFile, offset: int, url: str | None, date: str | None
 ) -> Document | Rejected:
     try:
-        text = clean(decode(content)).strip("\n")
+        text = clean(decode(content)).replace(_SOFT_HYPHEN, "").strip("\n")
     except NotTextError as error:
         return Rejected(error.reason, file.source_file, offset, f"{error} {url}")
     return Document(text, file.source_file, offset, url=_plain_url(url), timestamp=date)
