@@ -58,9 +58,12 @@ class BuildError(RuntimeError):
 
 
 def build_corpus(
-    sources: Sequence[tuple[Source, Path]], out: Path, *, jobs: int
+    sources: Sequence[tuple[Source, Path]], out: Path, *, jobs: int, may_be_empty: bool = False
 ) -> dict[str, Manifest]:
-    """Build each (source, root) into `out/<source name>`; a text stays in the first that has it."""
+    """Build each (source, root) into `out/<source name>`; a text stays in the first that has it.
+
+    With `may_be_empty`, a source of which nothing is kept does not stop the others.
+    """
     names = [source.name for source, _ in sources]
     if len(set(names)) < len(names):
         raise ValueError(f"source names {names} must differ from one another")
@@ -68,20 +71,32 @@ def build_corpus(
     for source, root in sources:
         earlier = [out / name for name in manifests]
         manifests[source.name] = build_documents(
-            source, root, out / source.name, jobs=jobs, earlier=earlier
+            source,
+            root,
+            out / source.name,
+            jobs=jobs,
+            earlier=earlier,
+            may_be_empty=may_be_empty,
         )
     return manifests
 
 
 def build_documents(
-    source: Source, root: Path, out: Path, *, jobs: int, earlier: Sequence[Path] = ()
+    source: Source,
+    root: Path,
+    out: Path,
+    *,
+    jobs: int,
+    earlier: Sequence[Path] = (),
+    may_be_empty: bool = False,
 ) -> Manifest:
     """Read everything under `root` and publish the folder `out`, with `jobs` processes.
 
     Documents that the folders `earlier` hold are dropped as duplicates. A finished `out` that was
     made from the same files by the same code and thresholds is left as it is, and so is each part
     of an unfinished or outdated one (they lie in `.parts/` beside `out`). ValueError if nothing is
-    there to read or nothing is kept, BuildError if a function of the source failed.
+    there to read or, without `may_be_empty`, nothing is kept; BuildError if a
+    function of the source failed.
     """
     if jobs < 1:
         raise ValueError(f"jobs ({jobs}) must be at least 1")
@@ -104,7 +119,9 @@ def build_documents(
             *_fingerprint_of_comparing(source),
         ],
     )
-    if (finished := finished_manifest(out)) is not None and finished.fingerprint == fingerprint:
+    finished = finished_manifest(out)
+    is_usable = finished is not None and (finished.num_kept > 0 or may_be_empty)
+    if finished is not None and is_usable and finished.fingerprint == fingerprint:
         return finished
     _build_parts(parts, jobs)
     with atomic_directory(out) as folder:
@@ -115,7 +132,7 @@ def build_documents(
         if source.near_duplicates is not None:
             published = _without_near_duplicates(folder, published, source.near_duplicates)
         manifest = _summary(published, parts, found, fingerprint)
-        if manifest.num_kept == 0:
+        if manifest.num_kept == 0 and not may_be_empty:
             raise ValueError(f"no document of {root} was kept: {_why_nothing(manifest, parts)}")
         inputs = pa.concat_tables([pq.read_table(part.inputs) for part in parts])
         pq.write_table(inputs, folder / "inputs.parquet", compression="zstd")

@@ -202,16 +202,20 @@ def _first_member(path: Path, max_bytes: int) -> bytes:
 
 
 def _unfinished_member(path: Path, start: int) -> int | None:
-    """Byte offset of the gzip member, of those from `start` on, in which the file ends."""
+    """Byte offset of the gzip member, of those from `start` on, in which the file ends or is
+    damaged."""
     with path.open("rb") as file:
         file.seek(start)
         decoder, begin, size = zlib.decompressobj(wbits=31), start, 0
         data = file.read(_CHUNK_BYTES)
         while data:
             pending = data
-            while pending and not decoder.eof:
-                decoder.decompress(pending, _CHUNK_BYTES)
-                pending = decoder.unconsumed_tail
+            try:
+                while pending and not decoder.eof:
+                    decoder.decompress(pending, _CHUNK_BYTES)
+                    pending = decoder.unconsumed_tail
+            except zlib.error:
+                return begin
             rest = decoder.unused_data
             size += len(data) - len(rest)
             if decoder.eof:

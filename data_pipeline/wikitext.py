@@ -78,7 +78,7 @@ def to_text(wikitext: str) -> str:
         wikitext = _POWER.sub(r"^\1", wikitext)
     scanner = _Scanner(wikitext)
     text = _punctuation(_inline(scanner.text()))
-    text = html.unescape(_layout(text)).replace("\u00a0", " ")
+    text = html.unescape(_layout(text)).replace("\u00a0", " ").replace("\u00ad", "")
     text = _VERBATIM_MARK.sub(lambda mark: scanner.verbatim[int(mark[1])], text)
     return _BLANK_LINES.sub("\n\n", _TRAILING_SPACE.sub("", text)).strip("\n")
 

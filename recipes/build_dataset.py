@@ -96,7 +96,9 @@ def build(options: BuildDataset) -> int:
     for step in corpus.left_out:
         print(f"left out: {step}", file=sys.stderr)
     try:
-        manifests = build_corpus(corpus.sources, options.out / "documents", jobs=options.jobs)
+        manifests = build_corpus(
+            corpus.sources, options.out / "documents", jobs=options.jobs, may_be_empty=True
+        )
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1
@@ -104,7 +106,10 @@ def build(options: BuildDataset) -> int:
     write_atomic(options.out / "report.json", numbers.encode() + b"\n")
     print(report.table(manifests, corpus.left_out))
     print(f"documents: {options.out}/documents, the numbers above: {options.out}/report.json")
-    return 0
+    empty = [name for name, manifest in manifests.items() if manifest.num_kept == 0]
+    if empty:
+        print(f"no document was kept of: {', '.join(empty)} (reasons above)", file=sys.stderr)
+    return 1 if empty else 0
 
 
 def chosen_corpus(options: BuildDataset) -> Corpus:

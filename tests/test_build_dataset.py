@@ -143,6 +143,19 @@ def test_refusals(raw: Path, tmp_path: Path, arguments: list[str], message: str)
     assert not (tmp_path / "out").exists()
 
 
+def test_a_source_of_which_nothing_is_kept_does_not_stop_the_others(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (raw / "wikipedia" / "enwiki-20220701-pages-articles.xml").write_text("no dump")
+    for _ in range(2):
+        assert build(raw, tmp_path / "out") == 1
+        assert "no document was kept of: wikipedia" in capsys.readouterr().err
+        sources = numbers(tmp_path / "out")
+        assert (sources["wikipedia"]["num_kept"], sources["common_crawl"]["num_kept"]) == (0, 40)
+    (raw / "wikipedia" / "b.xml").write_text("no dump either")
+    assert build(raw, tmp_path / "out") == 1
+
+
 def test_the_samples_are_accounted_for(samples: Path, tmp_path: Path) -> None:
     """The command of the README, on real files of all seven sources, some of them damaged."""
     out = tmp_path / "out"

@@ -50,6 +50,8 @@ def summary(items: list[Item]) -> str:
         (record(http(gzip.compress(HTML), extra="Content-Encoding: gzip\r\n")), TEXT),
         (record(HTML, kind="resource", content_type="text/html"), TEXT),
         (conversion(f"\n{TEXT}\r\nTwo.\n"), f"{TEXT}\nTwo."),
+        (conversion(f"{TEXT} hy\u00adphen"), f"{TEXT} hyphen"),
+        (record(http(HTML.replace(b"</p>", b" hy&shy;phen</p>"))), f"{TEXT} hyphen"),
         (record(http(HTML, content_type="text/plain")), "not_html"),
         (record(http(b"%PDF-1.5", content_type="application/pdf")), "not_html"),
         (record(http(b"\x89PNG", content_type="")), "not_html"),

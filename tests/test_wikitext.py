@@ -89,6 +89,7 @@ TEMPLATES = [
         "Ugo Bo (1990) è uno scrittore svizzero, noto per un libro.",
     ),
     ("{{Bio|Nome=Eva|Sesso=F|FineIncipit=fu una donna}}", "Eva fu una donna."),
+    ("Donau&shy;dampf\u00adschiff", "Donaudampfschiff"),
     ("{{unknown|text}}x{{#if:a|b}}", "x"),
     ("{{{parameter|default}}} {{{{{a}}}}}x", "default x"),
     ("{{main|Other}}\nText", "Text"),

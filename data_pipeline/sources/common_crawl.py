@@ -31,6 +31,8 @@ _RECORD_KINDS = frozenset(
         *("metadata", "revisit", "conversion", "continuation"),
     }
 )
+_SOFT_HYPHEN = "\u00ad"
+"""Where a browser may break a word. It shows nothing there."""
 
 
 def inputs(root: Path) -> Inputs:
@@ -141,7 +143,7 @@ def _read_block(block: Block | Damage, file: InputFile, max_bytes: int) -> Docum
         page = read_page(decode_body(block.payload, transfer, content, max_bytes), charset)
     except PageError as error:
         return Rejected(error.reason, *place, f"{error} {url}")
-    text = clean(page.text).strip()
+    text = clean(page.text).replace(_SOFT_HYPHEN, "").strip()
     return Document(text, *place, url=_plain_url(url), title=page.title, timestamp=date)
 
 
@@ -149,7 +151,7 @@ def _text_document(
     content: bytes, file: InputFile, offset: int, url: str | None, date: str | None
 ) -> Document | Rejected:
     try:
-        text = clean(decode(content)).strip("\n")
+        text = clean(decode(content)).replace(_SOFT_HYPHEN, "").strip("\n")
     except NotTextError as error:
         return Rejected(error.reason, file.source_file, offset, f"{error} {url}")
     return Document(text, file.source_file, offset, url=_plain_url(url), timestamp=date)
