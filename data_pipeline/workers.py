@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -38,7 +39,9 @@ def in_processes(
             return [_advance(bar, size, function(t)) for t, size in zip(tasks, sizes, strict=True)]
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(min(jobs, len(tasks)), context, _set_up_worker) as executor:
+    with ProcessPoolExecutor(
+        min(jobs, len(tasks)), context, _set_up_worker, (os.getpid(),)
+    ) as executor:
         futures = [executor.submit(function, task) for task in tasks]
         size_of = dict(zip(futures, sizes, strict=True))
         try:
@@ -51,11 +54,13 @@ def in_processes(
         return [future.result() for future in futures]
 
 
-def _set_up_worker() -> None:
+def _set_up_worker(parent: int) -> None:
     pa.set_cpu_count(1)  # the processes are the parallelism
     if sys.platform == "linux":
         # A killed parent would leave its workers waiting for ever, its standard error held open.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was killed before the line above
+            os._exit(1)
 
 
 def _progress_bar(sizes: Sequence[int], label: str) -> tqdm[NoReturn]:

@@ -24,6 +24,7 @@ from data_pipeline.documents import load_documents, read_manifest
 from data_pipeline.fingerprint import describe
 from data_pipeline.pipeline import BuildError, build_corpus, build_documents
 from data_pipeline.sources import folder
+from data_pipeline.workers import _set_up_worker
 
 
 def trim(document: Document) -> Document:
@@ -450,6 +451,14 @@ def test_every_input_file_is_listed(raw: Path, tmp_path: Path) -> None:
         "num_read": 1,
         "num_dropped": 0,
     }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
+def test_a_worker_whose_parent_is_gone_before_it_begins_ends() -> None:
+    worker = get_context("fork").Process(target=_set_up_worker, args=(os.getpid() + 1,))
+    worker.start()
+    worker.join(10)
+    assert worker.exitcode == 1
 
 
 def test_document_row_is_the_schema() -> None:
