@@ -39,6 +39,7 @@ from data_pipeline.documents import (
     finished_manifest,
     read_manifest,
 )
+from data_pipeline.engine import Engine
 from data_pipeline.fingerprint import (
     code_fingerprint,
     files_fingerprint,
@@ -50,7 +51,9 @@ from data_pipeline.fingerprint import (
 from data_pipeline.inputs import Inputs
 from data_pipeline.parts import Part, build_part, groups
 from data_pipeline.publish import atomic_directory
-from data_pipeline.workers import in_processes
+from data_pipeline.workers import Processes
+
+ONE_PROCESS = Processes(1)
 
 
 class BuildError(RuntimeError):
@@ -58,7 +61,11 @@ class BuildError(RuntimeError):
 
 
 def build_corpus(
-    sources: Sequence[tuple[Source, Path]], out: Path, *, jobs: int, may_be_empty: bool = False
+    sources: Sequence[tuple[Source, Path]],
+    out: Path,
+    *,
+    engine: Engine = ONE_PROCESS,
+    may_be_empty: bool = False,
 ) -> dict[str, Manifest]:
     """Build each (source, root) into `out/<source name>`; a text stays in the first that has it.
 
@@ -74,7 +81,7 @@ def build_corpus(
             source,
             root,
             out / source.name,
-            jobs=jobs,
+            engine=engine,
             earlier=earlier,
             may_be_empty=may_be_empty,
         )
@@ -86,11 +93,11 @@ def build_documents(
     root: Path,
     out: Path,
     *,
-    jobs: int,
+    engine: Engine = ONE_PROCESS,
     earlier: Sequence[Path] = (),
     may_be_empty: bool = False,
 ) -> Manifest:
-    """Read everything under `root` and publish the folder `out`, with `jobs` processes.
+    """Read everything under `root` and publish the folder `out`, with `engine`.
 
     Documents that the folders `earlier` hold are dropped as duplicates. A finished `out` that was
     made from the same files by the same code and thresholds is left as it is, and so is each part
@@ -98,8 +105,6 @@ def build_documents(
     there to read or, without `may_be_empty`, nothing is kept; BuildError if a
     function of the source failed.
     """
-    if jobs < 1:
-        raise ValueError(f"jobs ({jobs}) must be at least 1")
     if out.resolve().is_relative_to(root.resolve()):
         raise ValueError(
             f"the output {out} lies inside the corpus {root}, which would then read itself; "
@@ -123,12 +128,12 @@ def build_documents(
     is_usable = finished is not None and (finished.num_kept > 0 or may_be_empty)
     if finished is not None and is_usable and finished.fingerprint == fingerprint:
         return finished
-    _build_parts(parts, jobs)
+    _build_parts(parts, engine)
     with atomic_directory(out) as folder:
         sizes = [part.num_bytes for part in parts]
         label = f"deduplicate {source.name}"
         tasks = _duplicates(parts, earlier, folder)
-        published = in_processes(_publish_part, tasks, sizes, jobs=jobs, label=label)
+        published = engine.map(_publish_part, tasks, sizes, label=label)
         if source.near_duplicates is not None:
             published = _without_near_duplicates(folder, published, source.near_duplicates)
         manifest = _summary(published, parts, found, fingerprint)
@@ -162,13 +167,13 @@ class _Failure:
     trace: str
 
 
-def _build_parts(parts: Sequence[Part], jobs: int) -> None:
+def _build_parts(parts: Sequence[Part], engine: Engine) -> None:
     missing = [part for part in parts if not part.is_whole()]
     if not missing:
         return
     sizes = [part.num_bytes for part in missing]
     label = f"read {missing[0].source.name}"
-    results = in_processes(_try_part, missing, sizes, jobs=jobs, label=label)
+    results = engine.map(_try_part, missing, sizes, label=label)
     failures = [result for result in results if result is not None]
     if failures:
         first = failures[0]

@@ -1,4 +1,4 @@
-"""Running a function over tasks in several processes, with a progress bar."""
+"""The engine of one machine: tasks in several processes, with a progress bar."""
 
 from __future__ import annotations
 
@@ -9,49 +9,60 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import NoReturn, TypeVar
+from dataclasses import dataclass
+from typing import NoReturn
 
 import pyarrow as pa
 from tqdm import tqdm
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+from data_pipeline.engine import Result, Task
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def in_processes(
-    function: Callable[[Task], Result],
-    tasks: Sequence[Task],
-    sizes: Sequence[int],
-    *,
-    jobs: int,
-    label: str,
-) -> list[Result]:
-    """`function` of every task, in the order of the tasks. `sizes` (bytes) drive the bar.
+@dataclass(frozen=True)
+class Processes:
+    """Up to `jobs` processes of this machine; with one, everything runs in this process."""
 
-    The first error ends everything and is raised here. Processes are forked where the system can:
-    a fresh interpreter would have to import the main program again, which may be a shell script or
-    standard input.
-    """
-    if jobs == 1 or len(tasks) == 1:
-        with _progress_bar(sizes, label) as bar:
-            return [_advance(bar, size, function(t)) for t, size in zip(tasks, sizes, strict=True)]
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-    context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(
-        min(jobs, len(tasks)), context, _set_up_worker, (os.getpid(),)
-    ) as executor:
-        futures = [executor.submit(function, task) for task in tasks]
-        size_of = dict(zip(futures, sizes, strict=True))
-        try:
+    jobs: int
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise ValueError(f"jobs ({self.jobs}) must be at least 1")
+
+    def map(
+        self,
+        function: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        sizes: Sequence[int],
+        *,
+        label: str,
+    ) -> list[Result]:
+        """`function` of every task, in the order of the tasks.
+
+        The first error ends everything and is raised here. Processes are forked where the system
+        can: a fresh interpreter would have to import the main program again, which may be a shell
+        script or standard input.
+        """
+        if self.jobs == 1 or len(tasks) <= 1:
             with _progress_bar(sizes, label) as bar:
-                for future in as_completed(futures):
-                    _advance(bar, size_of[future], future.result())
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
-        return [future.result() for future in futures]
+                pairs = zip(tasks, sizes, strict=True)
+                return [_advance(bar, size, function(task)) for task, size in pairs]
+        method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+        context = multiprocessing.get_context(method)
+        with ProcessPoolExecutor(
+            min(self.jobs, len(tasks)), context, _set_up_worker, (os.getpid(),)
+        ) as executor:
+            futures = [executor.submit(function, task) for task in tasks]
+            size_of = dict(zip(futures, sizes, strict=True))
+            try:
+                with _progress_bar(sizes, label) as bar:
+                    for future in as_completed(futures):
+                        _advance(bar, size_of[future], future.result())
+            except BaseException:
+                executor.shutdown(wait=False, cancel_futures=True)
+                raise
+            return [future.result() for future in futures]
 
 
 def _set_up_worker(parent: int) -> None:

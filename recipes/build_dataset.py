@@ -24,6 +24,7 @@ from data_pipeline.document import Document, Rejected, Source
 from data_pipeline.inspection import RawDocuments, difference, drops, kept, steps
 from data_pipeline.pipeline import BuildError, build_corpus
 from data_pipeline.publish import write_atomic
+from data_pipeline.workers import Processes
 from recipes.corpus import Corpus
 from recipes.crawl_models import TrainPerplexity, TrainReferences
 from recipes.launch import bad_input, errors_in_one_line
@@ -97,7 +98,10 @@ def build(options: BuildDataset) -> int:
         print(f"left out: {step}", file=sys.stderr)
     try:
         manifests = build_corpus(
-            corpus.sources, options.out / "documents", jobs=options.jobs, may_be_empty=True
+            corpus.sources,
+            options.out / "documents",
+            engine=Processes(options.jobs),
+            may_be_empty=True,
         )
     except BuildError as error:
         print(error, file=sys.stderr)

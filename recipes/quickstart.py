@@ -111,6 +111,7 @@ def build_store(options: Quickstart) -> None:
     from data_pipeline import tokenization
     from data_pipeline.documents import load_documents
     from data_pipeline.pipeline import build_corpus
+    from data_pipeline.workers import Processes
     from recipes.corpus import builtin_corpus, folder_corpus
 
     _title("1/5 documents")
@@ -119,7 +120,7 @@ def build_store(options: Quickstart) -> None:
     else:
         corpus = folder_corpus(options.corpus, text_field=options.text_field)
     folder = options.out / "documents"
-    manifests = build_corpus(corpus.sources, folder, jobs=options.jobs)
+    manifests = build_corpus(corpus.sources, folder, engine=Processes(options.jobs))
     for name, manifest in manifests.items():
         dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items())
         print(

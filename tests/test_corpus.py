@@ -10,12 +10,13 @@ import pytest
 from data_pipeline.documents import load_documents
 from data_pipeline.licences import is_allowed
 from data_pipeline.pipeline import build_corpus
+from data_pipeline.workers import Processes
 from recipes.corpus import PERMISSIVE, builtin_corpus, folder_corpus
 
 
 def test_builtin_corpus(tmp_path: Path) -> None:
     corpus = builtin_corpus(max_bytes=2_000_000)
-    manifests = build_corpus(corpus.sources, tmp_path, jobs=1)
+    manifests = build_corpus(corpus.sources, tmp_path)
     assert list(manifests) == ["python_library", "python_packages"]
     for name, manifest in manifests.items():
         # Files are taken whole, and some are dropped: less than the budget, though not by much.
@@ -48,7 +49,7 @@ def test_folder_corpus_of_one_file(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"body": "one"}\n{"body": "two"}\n')
     corpus = folder_corpus(path, text_field="body")
-    manifests = build_corpus(corpus.sources, tmp_path / "out", jobs=1)
+    manifests = build_corpus(corpus.sources, tmp_path / "out")
     assert manifests["folder"].num_kept == 2
     with pytest.raises(ValueError, match="max_document_bytes"):
         folder_corpus(path, max_document_bytes=3)
@@ -59,7 +60,7 @@ def test_samples_books_as_a_corpus(tmp_path: Path) -> None:
     if samples is None:
         pytest.skip("LLAMA_DS_SAMPLES is not set: no sample books")
     corpus = folder_corpus(Path(samples, "raw", "books"))
-    manifest = build_corpus(corpus.sources, tmp_path, jobs=2)["folder"]
+    manifest = build_corpus(corpus.sources, tmp_path, engine=Processes(2))["folder"]
     # 47 books, cut into pieces of 256 KiB; nothing in them is damaged.
     assert manifest.num_kept > 100
     assert set(manifest.dropped) <= {"duplicate"}

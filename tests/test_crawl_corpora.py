@@ -70,7 +70,7 @@ def test_common_crawl_with_every_step(tmp_path: Path) -> None:
     source = common_crawl_source(
         perplexity_models={"en": tmp_path / "en"}, reference_model=tmp_path / "reference.bin"
     )
-    manifest = build_documents(source, raw, tmp_path / "out", jobs=1)
+    manifest = build_documents(source, raw, tmp_path / "out")
     assert manifest.num_read == 7
     assert manifest.dropped == {
         "duplicate": 1,
@@ -91,9 +91,7 @@ def test_common_crawl_with_every_step(tmp_path: Path) -> None:
 
 def test_steps_are_left_out_where_no_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.wet").write_bytes(conversion(ENGLISH) + conversion(GERMAN) + conversion(NOISE))
-    manifest = build_documents(
-        common_crawl_source(), tmp_path, tmp_path.with_suffix(".out"), jobs=1
-    )
+    manifest = build_documents(common_crawl_source(), tmp_path, tmp_path.with_suffix(".out"))
     assert manifest.num_read == 3
     assert set(manifest.dropped) <= {"other_language", "uncertain_language"}
 
@@ -110,7 +108,7 @@ def test_c4_as_published(tmp_path: Path) -> None:
         '{"text": "menu | home | about | a. b. c. d", "url": "u"}\n'
         '{"text": "One. Two. Three.", "url": "u"}\n'
     )
-    manifest = build_documents(c4_source(), tmp_path, tmp_path.with_suffix(".out"), jobs=1)
+    manifest = build_documents(c4_source(), tmp_path, tmp_path.with_suffix(".out"))
     assert manifest.num_kept == 1
     assert manifest.dropped == {"few_sentences": 1, "few_words": 1, "no_end_mark": 1}
 
@@ -131,7 +129,7 @@ def test_c4_from_the_crawl(tmp_path: Path) -> None:
     ]
     (raw / "a.warc.wet").write_bytes(b"".join(map(conversion, texts)))
     source = c4_from_crawl_source(bad_words=tmp_path / "words.txt")
-    manifest = build_documents(source, raw, tmp_path / "out", jobs=1)
+    manifest = build_documents(source, raw, tmp_path / "out")
     (row,) = load_documents(tmp_path / "out")
     assert row["text"] == lines
     assert manifest.dropped == {

@@ -44,7 +44,7 @@ def raw(tmp_path: Path) -> Path:
 
 
 def test_drops_are_found_again_in_the_raw_files(raw: Path, tmp_path: Path) -> None:
-    build_documents(SOURCE, raw, tmp_path / "out", jobs=1)
+    build_documents(SOURCE, raw, tmp_path / "out")
     found = list(drops(tmp_path / "out", None))
     assert [(drop.reason, drop.source_file, drop.offset) for drop in found] == [
         ("only_b", "a.jsonl", 2),
@@ -103,7 +103,7 @@ def test_a_difference_shows_changed_lines() -> None:
 
 def test_the_table_adds_up(raw: Path, tmp_path: Path) -> None:
     (raw / "x.bin").write_bytes(b"")
-    manifest = build_documents(SOURCE, raw, tmp_path / "out", jobs=1)
+    manifest = build_documents(SOURCE, raw, tmp_path / "out")
     text = report.table({"text": manifest}, ["a step"])
     assert [line.split() for line in text.splitlines()][:6] == [
         ["source", "files", "MB", "ignored", "read", "kept", "text", "MB"],

@@ -24,7 +24,7 @@ from data_pipeline.documents import load_documents, read_manifest
 from data_pipeline.fingerprint import describe
 from data_pipeline.pipeline import BuildError, build_corpus, build_documents
 from data_pipeline.sources import folder
-from data_pipeline.workers import _set_up_worker
+from data_pipeline.workers import Processes, _set_up_worker
 
 
 def trim(document: Document) -> Document:
@@ -78,7 +78,7 @@ def checksums(root: Path) -> dict[str, str]:
 
 
 def test_every_document_is_accounted_for(raw: Path, tmp_path: Path) -> None:
-    manifest = build_documents(TEXT, raw, tmp_path / "out", jobs=1)
+    manifest = build_documents(TEXT, raw, tmp_path / "out")
     assert manifest.dropped == {
         "bad_json": 1,
         "binary": 1,
@@ -104,7 +104,7 @@ def test_every_document_is_accounted_for(raw: Path, tmp_path: Path) -> None:
 
 
 def test_documents_load(raw: Path, tmp_path: Path) -> None:
-    build_documents(TEXT, raw, tmp_path / "out", jobs=1)
+    build_documents(TEXT, raw, tmp_path / "out")
     dataset = load_documents(tmp_path / "out")
     assert dataset["text"][:] == ["first text", "second", "third"]
     assert dataset["id"][:] == [content_id(text) for text in dataset["text"]]
@@ -118,7 +118,7 @@ def test_same_bytes_for_any_number_of_processes(tmp_path: Path) -> None:
     root = many_files(tmp_path / "raw")
     results = []
     for jobs in (1, 2, 3):
-        manifest = build_documents(TEXT, root, tmp_path / f"out{jobs}", jobs=jobs)
+        manifest = build_documents(TEXT, root, tmp_path / f"out{jobs}", engine=Processes(jobs))
         assert len(manifest.files) > 2
         assert manifest.dropped["duplicate"] > 0
         results.append(checksums(tmp_path / f"out{jobs}"))
@@ -131,22 +131,22 @@ def test_a_text_stays_in_the_first_source_that_has_it(raw: Path, tmp_path: Path)
     (tmp_path / "other" / "x.txt").write_text("second")
     (tmp_path / "other" / "y.txt").write_text("only here")
     sources = [(TEXT, raw), (replace(TEXT, name="other"), tmp_path / "other")]
-    manifests = build_corpus(sources, tmp_path / "out", jobs=1)
+    manifests = build_corpus(sources, tmp_path / "out")
     assert manifests["text"].num_kept == 3
     assert manifests["other"].dropped == {"duplicate": 1}
     assert load_documents(tmp_path / "out" / "other")["text"][:] == ["only here"]
-    manifests = build_corpus(sources[::-1], tmp_path / "reverse", jobs=1)
+    manifests = build_corpus(sources[::-1], tmp_path / "reverse")
     assert manifests["other"].num_kept == 2
     assert manifests["text"].dropped["duplicate"] == 3
     with pytest.raises(ValueError, match="must differ"):
-        build_corpus([(TEXT, raw), (TEXT, raw)], tmp_path / "out", jobs=1)
+        build_corpus([(TEXT, raw), (TEXT, raw)], tmp_path / "out")
 
 
 def test_finished_folder_is_reused(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    first = build_documents(TEXT, raw, out, jobs=1)
+    first = build_documents(TEXT, raw, out)
     time_of = (out / "manifest.json").stat().st_mtime_ns
-    assert build_documents(TEXT, raw, out, jobs=2) == first
+    assert build_documents(TEXT, raw, out, engine=Processes(2)) == first
     assert (out / "manifest.json").stat().st_mtime_ns == time_of
 
 
@@ -205,15 +205,15 @@ def test_anything_else_is_rebuilt(
     raw: Path, tmp_path: Path, change: Callable[[Path, Path], Source]
 ) -> None:
     out = tmp_path / "out"
-    build_documents(TEXT, raw, out, jobs=1)
+    build_documents(TEXT, raw, out)
     (out / "mark").touch()
-    build_documents(change(raw, out), raw, out, jobs=1)
+    build_documents(change(raw, out), raw, out)
     assert not (out / "mark").exists()
     read_manifest(out)
 
 
 def test_truncated_shard_is_named(raw: Path, tmp_path: Path) -> None:
-    build_documents(TEXT, raw, tmp_path / "out", jobs=1)
+    build_documents(TEXT, raw, tmp_path / "out")
     damage_shard(raw, tmp_path / "out")
     with pytest.raises(ValueError, match=r"documents-00000-000.parquet is truncated to \d+ bytes"):
         load_documents(tmp_path / "out")
@@ -242,16 +242,16 @@ def test_nothing_to_read_is_one_clear_line(
     for name, text in files.items():
         (root / name).write_text(text)
     with pytest.raises(ValueError, match=message) as caught:
-        build_documents(TEXT, root, tmp_path / "out", jobs=1)
+        build_documents(TEXT, root, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
 def test_refused_arguments(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"jobs \(0\)"):
-        build_documents(TEXT, raw, tmp_path / "out", jobs=0)
+        build_documents(TEXT, raw, tmp_path / "out", engine=Processes(0))
     with pytest.raises(ValueError, match="lies inside the corpus"):
-        build_documents(TEXT, raw, raw / "out", jobs=1)
+        build_documents(TEXT, raw, raw / "out")
     for function in (lambda text: text, str.strip):
         with pytest.raises(ValueError, match="module-level"):
             describe(function)
@@ -261,7 +261,9 @@ def test_refused_arguments(raw: Path, tmp_path: Path) -> None:
 def test_full_disk_leaves_nothing(tmp_path: Path, jobs: int) -> None:
     root = many_files(tmp_path / "raw")
     with pytest.raises(OSError, match="No space left") as caught:
-        build_documents(replace(TEXT, edits=(disk_full,)), root, tmp_path / "out", jobs=jobs)
+        build_documents(
+            replace(TEXT, edits=(disk_full,)), root, tmp_path / "out", engine=Processes(jobs)
+        )
     assert caught.value.errno == errno.ENOSPC
     assert not (tmp_path / "out").exists()
     # Hidden: the folder of a process that the error of another one has not reached yet.
@@ -272,7 +274,7 @@ def test_long_documents_are_written_in_small_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "_BATCH_BYTES", 10_000)
-    build_documents(TEXT, many_files(tmp_path / "raw", num_bytes=1 << 20), tmp_path / "out", jobs=1)
+    build_documents(TEXT, many_files(tmp_path / "raw", num_bytes=1 << 20), tmp_path / "out")
     parquet = pq.ParquetFile(tmp_path / "out" / "documents-00000-000.parquet")
     assert parquet.num_row_groups > 10
 
@@ -284,9 +286,10 @@ from pathlib import Path
 from data_pipeline.document import Source
 from data_pipeline.pipeline import build_documents
 from data_pipeline.sources import folder
+from data_pipeline.workers import Processes
 read = partial(folder.read, text_field="text", max_document_bytes=1000)
 source = Source("text", folder.inputs, read)
-build_documents(source, Path(sys.argv[1]), Path(sys.argv[2]), jobs=2)
+build_documents(source, Path(sys.argv[1]), Path(sys.argv[2]), engine=Processes(2))
 """
 # No guard against running as an imported module: the processes must not import the script again.
 
@@ -313,7 +316,7 @@ def test_main_program_may_be_a_shell_script_or_standard_input(tmp_path: Path, ho
 def test_a_build_killed_ten_times_ends_with_the_same_bytes(tmp_path: Path, jobs: int) -> None:
     root = many_files(tmp_path / "raw", num_bytes=24 << 20)
     start = time.monotonic()
-    build_documents(TEXT, root, tmp_path / "whole", jobs=jobs)
+    build_documents(TEXT, root, tmp_path / "whole", engine=Processes(jobs))
     seconds = time.monotonic() - start
     out = tmp_path / "out"
     moments = random.Random(jobs)
@@ -321,7 +324,7 @@ def test_a_build_killed_ten_times_ends_with_the_same_bytes(tmp_path: Path, jobs:
     for _ in range(10):
         # Forked, as the build's own processes: that needs no new interpreter.
         build = get_context("fork").Process(
-            target=build_documents, args=(TEXT, root, out), kwargs={"jobs": jobs}
+            target=build_documents, args=(TEXT, root, out), kwargs={"engine": Processes(jobs)}
         )
         build.start()
         time.sleep(moments.uniform(0.0, seconds / 3))
@@ -329,7 +332,7 @@ def test_a_build_killed_ten_times_ends_with_the_same_bytes(tmp_path: Path, jobs:
         build.kill()
         build.join(10)
     assert num_killed > 0
-    build_documents(TEXT, root, out, jobs=jobs)
+    build_documents(TEXT, root, out, engine=Processes(jobs))
     assert checksums(out) == checksums(tmp_path / "whole")
     assert not [p for p in tmp_path.rglob(".*") if ".tmp-" in p.name or p.name.endswith(".old")]
 
@@ -362,7 +365,7 @@ def test_a_failing_function_is_named_and_costs_its_part_only(
     monkeypatch.setattr(parts, "_PART_INPUT_BYTES", 1)
     failing = replace(TEXT, edits=(fail_on_second,))
     with pytest.raises(BuildError, match=r"failed on 2 of 8 groups.*The first is c.txt") as caught:
-        build_documents(failing, raw, tmp_path / "out", jobs=1)
+        build_documents(failing, raw, tmp_path / "out")
     assert "KeyError: 'no such thing'" in str(caught.value)
     assert not (tmp_path / "out").exists()
     assert len(list(tmp_path.glob(".parts/out/*/*/sizes.json"))) == 6
@@ -372,11 +375,11 @@ def test_only_what_a_change_affects_is_made_again(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "_PART_INPUT_BYTES", 1)
-    build_documents(TEXT, raw, tmp_path / "out", jobs=1)
+    build_documents(TEXT, raw, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".parts/out/*/*")}
     (raw / "a.txt").write_text("another first text")
     (raw / "short.txt").unlink()
-    build_documents(TEXT, raw, tmp_path / "out", jobs=1)
+    build_documents(TEXT, raw, tmp_path / "out")
     after = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".parts/out/*/*")}
     assert len(before) == 8
     assert len(after) == 7
@@ -389,9 +392,9 @@ def one_letter(text: str) -> str:
 
 
 def test_a_source_says_which_texts_are_the_same(raw: Path, tmp_path: Path) -> None:
-    manifest = build_documents(replace(TEXT, same_text=one_letter), raw, tmp_path / "out", jobs=1)
+    manifest = build_documents(replace(TEXT, same_text=one_letter), raw, tmp_path / "out")
     (raw / "z.txt").write_text("feature")
-    build_documents(replace(TEXT, same_text=one_letter), raw, tmp_path / "out", jobs=1)
+    build_documents(replace(TEXT, same_text=one_letter), raw, tmp_path / "out")
     assert manifest.num_kept == 3
     assert load_documents(tmp_path / "out")["text"][:] == ["first text", "second", "third"]
 
@@ -406,9 +409,9 @@ def test_near_duplicates_are_removed_with_the_one_that_stays(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_bytes: int
 ) -> None:
     monkeypatch.setattr(parts, "_PART_INPUT_BYTES", part_bytes)
-    plain = build_documents(TEXT, raw, tmp_path / "out", jobs=1)
+    plain = build_documents(TEXT, raw, tmp_path / "out")
     source = replace(TEXT, near_duplicates=all_but_the_first)
-    manifest = build_documents(source, raw, tmp_path / "out", jobs=1)
+    manifest = build_documents(source, raw, tmp_path / "out")
     assert manifest.dropped == {**plain.dropped, "near_duplicate": 2}
     assert (manifest.num_read, manifest.num_kept) == (plain.num_read, 1)
     assert manifest.num_text_bytes == len("first text")
@@ -427,7 +430,7 @@ def test_a_large_part_has_several_files(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "_SHARD_TEXT_BYTES", 12)
-    manifest = build_documents(TEXT, raw, tmp_path / "out", jobs=1)
+    manifest = build_documents(TEXT, raw, tmp_path / "out")
     assert [file.path for file in manifest.files] == [
         "documents-00000-000.parquet",
         "documents-00000-001.parquet",
@@ -436,7 +439,7 @@ def test_a_large_part_has_several_files(
 
 
 def test_every_input_file_is_listed(raw: Path, tmp_path: Path) -> None:
-    manifest = build_documents(TEXT, raw, tmp_path / "out", jobs=1)
+    manifest = build_documents(TEXT, raw, tmp_path / "out")
     rows = pq.read_table(tmp_path / "out" / "inputs.parquet").to_pylist()
     assert [row["source_file"] for row in rows] == sorted(
         path.name for path in raw.iterdir() if path.name != "f.bin"

@@ -298,7 +298,7 @@ def test_licence_texts_are_recognised(samples: Path) -> None:
 
 
 def test_samples_as_a_build(samples: Path, tmp_path: Path) -> None:
-    manifest = build_documents(SOURCE, samples / "raw" / "github", tmp_path / "out", jobs=1)
+    manifest = build_documents(SOURCE, samples / "raw" / "github", tmp_path / "out")
     documents = load_documents(tmp_path / "out")
     assert manifest.num_read == 284
     heads = [" ".join(text[:600].split()).lower() for text in documents["text"]]
