@@ -4,8 +4,8 @@
     python benchmarks/source_books.py [--samples FOLDER] [--rehearse]
     python benchmarks/source_books.py --gib 2
 
-FOLDER holds books (`*.txt`); without it they are made here. `--gib` shows the memory and time that
-the overlaps of so many GiB of books take, and nothing else. Speed is on the process's own CPU
+FOLDER holds raw/books (`*.txt`); without it books are made here. `--gib` shows the memory and time
+that the overlaps of so many GiB of books take, and nothing else. Speed is on the process's own CPU
 time; contenders take turns in every round, and a ratio is the median over rounds of ratios within
 a round. gutenberg-cleaner takes header and footer off; datasketch estimates the Jaccard index of
 sets of 5-grams, which is not containment: a book in an omnibus is none of its finds.
@@ -97,7 +97,7 @@ def peak() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="speed of the books source")
-    parser.add_argument("--samples", type=Path, help="folder with books")
+    parser.add_argument("--samples", type=Path, help="folder with raw/books")
     parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
     parser.add_argument("--gib", type=float, help="only the memory for books of this size")
     arguments = parser.parse_args()
@@ -109,7 +109,8 @@ def main() -> None:
     raw = made(8 if arguments.rehearse else 40, 2_000 if arguments.rehearse else 90_000)
     if arguments.samples is not None:
         source = books_source()
-        items = [i for f in source.inputs(arguments.samples).files for i in source.read(f)]
+        files = source.inputs(arguments.samples / "raw" / "books").files
+        items = [item for file in files for item in source.read(file)]
         raw = {item.source_file: item.text for item in items if isinstance(item, Document)}
     size = sum(len(text.encode()) for text in raw.values())
     print(f"{len(raw)} books, {size / 1e6:.1f} MB")

@@ -3,17 +3,15 @@
     python benchmarks/source_common_crawl.py [--samples FOLDER] [--rehearse]
 
 The contenders of a target take turns in every round, in one process on one core, timed by the
-process's own CPU time; a ratio is the median over the rounds. Without `--samples` (a folder with
-`common_crawl/` and `c4/`) the data is made by code. `--rehearse` runs everything in a small size.
+process's own CPU time; a ratio is the median over the rounds. Data is made by code, but for the
+documents where FOLDER has `raw/c4`. `--rehearse` runs everything in a small size.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import importlib.util
 import itertools
-import json
 import random
 import statistics
 import tempfile
@@ -24,8 +22,8 @@ from pathlib import Path
 
 import fasttext
 import numpy as np
-from data_pipeline.json_lines import read_json_lines
 from fastwarc.warc import ArchiveIterator, WarcRecordType
+from raw_files import warc_record
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import detect_encoding
 from resiliparse.parse.html import HTMLTree
@@ -56,7 +54,7 @@ WEIGHTS = list(itertools.accumulate(1 / rank for rank in range(1, len(WORDS) + 1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--samples", type=Path, help="folder with common_crawl/ and c4/")
+    parser.add_argument("--samples", type=Path, help="folder with raw/c4")
     parser.add_argument("--rehearse", action="store_true", help="a small size, to see it run")
     options = parser.parse_args()
     num_pages, rounds = (40, 2) if options.rehearse else (1_500, 5)
@@ -179,7 +177,7 @@ def rule_filters(documents: list[Document]) -> dict[str, Contender]:
 
 
 def _datatrove(documents: list[Document], size: float) -> dict[str, Contender]:
-    if importlib.util.find_spec("datatrove") is None:
+    if not all(importlib.util.find_spec(name) for name in ("datatrove", "spacy")):
         return {}
     from datatrove.data import Document as Theirs
     from datatrove.pipeline.filters import C4QualityFilter
@@ -222,8 +220,8 @@ def _documents(samples: Path | None, num_pages: int) -> list[Document]:
     if samples is None:
         rng = random.Random(1)
         return [Document(_made_text(rng, 40), "made") for _ in range(num_pages)]
-    files = c4.inputs(samples / "c4").files
-    rows = (item for file in files for item in read_json_lines(file, text_field="text"))
+    files = c4.inputs(samples / "raw" / "c4").files
+    rows = (item for file in files for item in c4.read(file, language="en"))
     return [row for row in rows if isinstance(row, Document)]
 
 
@@ -254,19 +252,11 @@ def _made_archive(num_pages: int) -> bytes:
         body = f"<html><head><title>{number}</title></head><body><nav><ul>{menu}</ul></nav>"
         body += f"<article><h1>{number}</h1>{text}</article></body></html>"
         head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nX-N: {number}\r\n\r\n"
-        parts.append(_record("request", "application/http", number, "GET / HTTP/1.1\r\n\r\n"))
-        parts.append(_record("response", "application/http", number, head + body))
-        parts.append(_record("metadata", "text/plain", number, json.dumps({"ms": number})))
+        url = f"http://example.org/{number}"
+        parts.append(warc_record("request", "application/http", url, b"GET / HTTP/1.1\r\n\r\n"))
+        parts.append(warc_record("response", "application/http", url, (head + body).encode()))
+        parts.append(warc_record("metadata", "text/plain", url, b'{"ms": 7}'))
     return b"".join(parts)
-
-
-def _record(kind: str, content_type: str, number: int, block: str) -> bytes:
-    head = (
-        f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: http://example.org/{number}\r\n"
-        f"WARC-Date: 2019-07-17T12:15:59Z\r\nWARC-Record-ID: <urn:uuid:{kind}{number}>\r\n"
-        f"Content-Type: {content_type}\r\nContent-Length: {len(block.encode())}\r\n\r\n"
-    )
-    return gzip.compress(f"{head}{block}\r\n\r\n".encode(), 6, mtime=0)
 
 
 if __name__ == "__main__":

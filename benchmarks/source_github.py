@@ -1,18 +1,16 @@
 """GitHub source: filters against loops over characters, rows against bare JSON, notices.
 
     python benchmarks/source_github.py [--samples FOLDER] [--rehearse]
-    python benchmarks/source_github.py --gib 2
 
-FOLDER holds rows (`*.jsonl.gz`); without it they are made here. `--gib` shows the memory that one
-file of so many GiB takes from rows to decisions, and nothing else. Contenders take turns in every
-round, on the process's own CPU time; a ratio is the median over rounds of ratios within a round.
+FOLDER holds raw/github with rows (`*.jsonl.gz`); without it they are made here. Contenders take
+turns in every round, on the process's own CPU time; a ratio is the median over rounds of ratios
+within a round.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,37 +59,17 @@ def made(folder: Path, num_rows: int) -> None:
             stream.write(json.dumps(row) + "\n")
 
 
-def stream_through(gib: float) -> None:
-    """Read and decide a file of rows, keeping nothing."""
-    with tempfile.TemporaryDirectory() as temporary:
-        made(Path(temporary), int(gib * (1 << 30) / 5_650))
-        (file,) = SOURCE.inputs(Path(temporary)).files
-        kept = sum(
-            filters([without_notices(item)]) == 0
-            for item in SOURCE.read(file)
-            if isinstance(item, Document)
-        )
-        print(f"{kept} of the documents of {file.size / (1 << 30):.2f} GiB kept")
-
-
-def peak() -> str:
-    return f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="speed of the GitHub source")
-    parser.add_argument("--samples", type=Path, help="folder with rows")
+    parser.add_argument("--samples", type=Path, help="folder with raw/github")
     parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
-    parser.add_argument("--gib", type=float, help="only the memory for a file of this size")
     arguments = parser.parse_args()
-    if arguments.gib is not None:
-        stream_through(arguments.gib)
-        print(peak())
-        return
     rounds = 1 if arguments.rehearse else 7
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.samples or Path(temporary)
-        if arguments.samples is None:
+        if arguments.samples is not None:
+            folder = arguments.samples / "raw" / "github"
+        else:
+            folder = Path(temporary)
             made(folder, 50 if arguments.rehearse else 2_000)
         files = SOURCE.inputs(folder).files
 
@@ -121,7 +99,6 @@ def main() -> None:
         compare("notices", work, size, rounds)
         work = {"rows to documents": documents, "JSON lines alone": bare_rows}
         compare("reading", work, size, rounds)
-    print(peak())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Stack Exchange: rate and memory of making documents of a large site; the HTML of posts.
+"""Stack Exchange: the HTML of posts to text, ours against BeautifulSoup.
 
     python benchmarks/source_stack_exchange.py [--samples FOLDER] [--rehearse]
 
-The peer for the HTML is BeautifulSoup on lxml, which earlier reproductions use (RedPajama v1);
+The peer is BeautifulSoup on lxml, which earlier reproductions use (RedPajama v1);
 both take turns in one process, and time is the process's own CPU time.
 """
 
@@ -11,18 +11,14 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
 from bs4 import BeautifulSoup
 from lxml import etree
-from peak_memory import peak_bytes
 
 from data_pipeline.post_html import to_text
-from recipes.llama1_corpus import stack_exchange_source
 
 _WORDS = "value of the loop is not what I expect when function returns early"
 
@@ -71,58 +67,10 @@ def _seconds(convert: Callable[[str], str], posts: Sequence[str]) -> float:
     return time.process_time() - start
 
 
-def write_site(folder: Path, num_bytes: int) -> None:
-    """A `Posts.xml` of about this size whose answers come anywhere after their questions."""
-    rng = random.Random(0)
-    bodies = [quoteattr(made_post(rng)) for _ in range(200)]
-    folder.mkdir()
-    with (folder / "Posts.xml").open("w") as file:
-        file.write('<?xml version="1.0" encoding="utf-8"?>\n<posts>\n')
-        number = num_questions = 0
-        while file.tell() < num_bytes:
-            number += 1
-            is_question = number == 1 or rng.random() < 0.4
-            if is_question:
-                num_questions = number
-                kind = f'PostTypeId="1" Title="Title {number}"'
-            else:
-                kind = f'PostTypeId="2" ParentId="{rng.randrange(1, num_questions + 1)}"'
-            file.write(
-                f'  <row Id="{number}" {kind} Score="{rng.randrange(-5, 200)}" '
-                f'CreationDate="2020-01-01T00:00:00.000" Body={bodies[number % 200]} />\n'
-            )
-        file.write("</posts>")
-
-
-def read_folder(folder: Path, work_folder: Path) -> tuple[int, float]:
-    """Number of items that the reader gives, and its CPU seconds."""
-    source = stack_exchange_source(work_folder=work_folder)
-    start = time.process_time()
-    count = sum(1 for file in source.inputs(folder).files for _ in source.read(file))
-    return count, time.process_time() - start
-
-
-def memory(num_bytes: int) -> int:
-    """Print and give the peak resident set of reading a site of this size."""
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name) / "raw"
-        root.mkdir()
-        _, base = peak_bytes(read_folder, root, Path(name))
-        write_site(root / "gis", num_bytes)
-        (count, seconds), peak = peak_bytes(read_folder, root, Path(name))
-    print(
-        f"reading {num_bytes / 1e6:.0f} MB ({count} documents and drops, "
-        f"{num_bytes / seconds / 1e6:.1f} MB/s): peak {peak / 1e6:.0f} MB, of which "
-        f"{base / 1e6:.0f} MB are the interpreter and its libraries (target: under 1,074 MB)"
-    )
-    return peak
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=Path)
-    parser.add_argument("--rehearse", action="store_true")
-    parser.add_argument("--memory-mb", type=int, default=300, help="size of the site that is read")
+    parser.add_argument("--samples", type=Path, help="folder with raw/stack_exchange")
+    parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
     options = parser.parse_args()
     rng = random.Random(0)
     if options.samples is not None:
@@ -130,7 +78,6 @@ def main() -> None:
     else:
         posts = [made_post(rng) for _ in range(2_000)]
     compare(posts[:50] if options.rehearse else posts, rounds=1 if options.rehearse else 3)
-    memory(2_000_000 if options.rehearse else options.memory_mb * 1_000_000)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Wikitext to text: ours against mwparserfromhell; memory of reading a large dump.
+"""Wikitext to text: ours against mwparserfromhell.
 
     python benchmarks/source_wikipedia.py [--samples FOLDER] [--rehearse]
 
@@ -13,17 +13,14 @@ import argparse
 import random
 import re
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import mwparserfromhell
-from peak_memory import peak_bytes
 
 from data_pipeline.document import Document
-from data_pipeline.inputs import walk
 from data_pipeline.wikitext import to_text
 from recipes.llama1_corpus import wikipedia_source
 
@@ -122,47 +119,10 @@ def _word_share(ours: Sequence[str], theirs: Sequence[str]) -> float:
     return sum(len(a & b) for a, b in pairs) / max(1, sum(len(b) for _, b in pairs))
 
 
-def write_dump(path: Path, num_bytes: int) -> None:
-    """A dump of about this size."""
-    rng = random.Random(0)
-    pages = [made_page(rng).replace("&", "&amp;").replace("<", "&lt;") for _ in range(50)]
-    with path.open("w") as file:
-        file.write('<mediawiki xml:lang="en">\n')
-        number = 0
-        while file.tell() < num_bytes:
-            number += 1
-            file.write(
-                f"<page><title>Page {number}</title><ns>0</ns><id>{number}</id><revision>"
-                f"<timestamp>2022-07-01T00:00:00Z</timestamp><text>{pages[number % 50]}</text>"
-                "</revision></page>\n"
-            )
-        file.write("</mediawiki>\n")
-
-
-def read_folder(folder: Path) -> int:
-    """Number of items that the reader gives; the text of none is kept."""
-    source = wikipedia_source()
-    return sum(1 for file in walk(folder, follow_symlinks=False).files for _ in source.read(file))
-
-
-def memory(num_bytes: int) -> int:
-    """Print and give the peak resident set of reading a dump of this size."""
-    with tempfile.TemporaryDirectory() as folder:
-        _, base = peak_bytes(read_folder, Path(folder))
-        write_dump(Path(folder) / "enwiki-20220701-pages-articles.xml", num_bytes)
-        count, peak = peak_bytes(read_folder, Path(folder))
-    print(
-        f"reading {num_bytes / 1e6:.0f} MB ({count} pages): peak {peak / 1e6:.0f} MB, of which "
-        f"{base / 1e6:.0f} MB are the interpreter and its libraries (target: under 1,074 MB)"
-    )
-    return peak
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=Path)
-    parser.add_argument("--rehearse", action="store_true")
-    parser.add_argument("--memory-mb", type=int, default=300, help="size of the dump that is read")
+    parser.add_argument("--samples", type=Path, help="folder with raw/wikipedia")
+    parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
     options = parser.parse_args()
     rng = random.Random(0)
     if options.samples is not None:
@@ -170,7 +130,6 @@ def main() -> None:
     else:
         pages = [made_page(rng) for _ in range(100)]
     compare(pages[:5] if options.rehearse else pages, rounds=1 if options.rehearse else 3)
-    memory(2_000_000 if options.rehearse else options.memory_mb * 1_000_000)
 
 
 if __name__ == "__main__":

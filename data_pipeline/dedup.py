@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+ID_DTYPE = np.dtype("S32")
 Ids = npt.NDArray[np.bytes_]
 """Content ids, 32 hexadecimal digits each."""
 
 
 def as_ids(ids: Iterable[str]) -> Ids:
-    return np.array(list(ids), dtype="S32")
+    return np.array(list(ids), dtype=ID_DTYPE)
 
 
 def keep_first(parts: Sequence[Ids]) -> list[npt.NDArray[np.bool_]]:

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.dedup import as_ids
+from data_pipeline.dedup import ID_DTYPE, Ids
 from data_pipeline.document import SCHEMA, Document, Rejected, Source, content_id, whole_text
 from data_pipeline.documents import DROPPED_SCHEMA, INPUTS_SCHEMA, checksum
 from data_pipeline.inputs import InputFile
@@ -119,7 +119,7 @@ def build_part(part: Part) -> None:
                         "num_dropped": num_dropped,
                     }
                 )
-        np.save(folder / "keys.npy", as_ids(documents.keys))
+        np.save(folder / "keys.npy", documents.keys())
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         (folder / "sizes.json").write_text(json.dumps(sizes))
 
@@ -176,7 +176,7 @@ class _Documents:
     """The documents of a part: files of bounded size, and the documents' keys."""
 
     def __init__(self, folder: Path, source: Source) -> None:
-        self.keys: list[str] = []
+        self._keys = bytearray()  # a site's tens of millions as strings would take gigabytes
         self._folder = folder
         self._source = source
         self._rows: _Rows | None = None
@@ -186,7 +186,7 @@ class _Documents:
         row = document.row(self._source.name)
         is_whole = self._source.same_text is whole_text
         same = row["id"] if is_whole else content_id(self._source.same_text(document.text))
-        self.keys.append(str(same))
+        self._keys += str(same).encode()
         if self._rows is None:
             path = self._folder / f"documents-{self._num_files:03}.parquet"
             self._rows = _Rows(path, SCHEMA)
@@ -195,6 +195,10 @@ class _Documents:
         self._size += len(document.text)
         if self._size >= _SHARD_TEXT_BYTES:
             self.close()
+
+    def keys(self) -> Ids:
+        """For every document added, the hash of what makes it the same as another."""
+        return np.frombuffer(self._keys, dtype=ID_DTYPE)
 
     def close(self) -> None:
         if self._rows is not None:

@@ -95,16 +95,18 @@ def _document(row: Row, file: InputFile, text_field: str) -> Document | Rejected
 
 
 def _json_rows(file: InputFile, text_field: str, max_bytes: int) -> Iterator[Row | Rejected]:
-    number = 0
+    number, is_blank = 0, True
     try:
         with open_stream(file.path) as stream:
             for number, line in enumerate(lines(stream, max_bytes), start=1):
                 if line is None:
+                    is_blank = False
                     detail = f"line {number} is longer than {max_bytes} bytes"
                     yield Rejected("bad_json", file.source_file, number, detail)
                 elif line.strip():
+                    is_blank = False
                     yield _json_row(line, file, number, text_field)
-        if number == 0:
+        if is_blank:
             yield Rejected("empty", file.source_file)
     except (FileNotFoundError, PermissionError):
         raise

@@ -184,7 +184,8 @@ def _tag_soup(rng: random.Random) -> bytes:
 
 def nasty_c4(rng: random.Random) -> Iterator[tuple[str, bytes]]:
     """(file name, content) without end: C4's lines with odd values, mutated."""
-    values = ["A line of text that ends well.", 3, None, [], {}, "\ud800", "x" * 100_000, ""]
+    good = "The river rose over the fields. It fell again in June.\nNobody saw it go that time.\n"
+    values = [good, "A line of text that ends well.", 3, None, [], {}, "\ud800", "x" * 100_000, ""]
     while True:
         rows = [
             {"text": rng.choice(values), "url": rng.choice(values), "timestamp": rng.choice(values)}

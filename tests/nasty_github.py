@@ -19,7 +19,18 @@ _PIECES = (
 )
 _NAMES = ("a.py", "b.c", "c.html", "d.lua", "e", "f.xyz", "g.rb", "h.md", "i.pas", "LICENSE", "")
 _PATHS = (*_NAMES, "vendor/a.go", "a/../../b.py", "/etc/passwd", "x" * 5_000, "é.py", None, 2)
-_LICENCES = ("mit", "gpl-3.0", "", None, 3, ["mit", "bsd-3-clause"], [None], "MIT OR GPL", "\ud800")
+_LICENCES = (
+    "mit",
+    "apache-2.0",
+    "gpl-3.0",
+    "",
+    None,
+    3,
+    ["mit", "bsd-3-clause"],
+    [None],
+    "MIT OR GPL",
+    "\ud800",
+)
 
 
 def nasty_source(rng: random.Random) -> str:
@@ -28,7 +39,10 @@ def nasty_source(rng: random.Random) -> str:
 
 
 def nasty_row(rng: random.Random) -> dict[str, object]:
-    """A row with fields missing, of wrong types, under other names."""
+    """A row with fields missing, of wrong types, under other names; or a good one."""
+    if rng.random() < 0.2:
+        code = f"x = 1  # {rng.random()}\n" + nasty_source(rng)
+        return {"content": code, "path": rng.choice(_NAMES), "license": "mit"}
     row: dict[str, object] = {
         "content": rng.choice([nasty_source(rng), nasty_source(rng), None, 7, ["x"], {}]),
         rng.choice(["repo_name", "sample_repo_name"]): rng.choice(

@@ -76,6 +76,13 @@ def test_damaged_and_missing(tmp_path: Path) -> None:
     assert item.reason == "unreadable"
 
 
+@pytest.mark.parametrize("data", [b"", b" ", b"\n\n \n"])
+def test_a_file_of_blank_lines_is_counted(tmp_path: Path, data: bytes) -> None:
+    (item,) = read(tmp_path / "a.json", data)
+    assert isinstance(item, Rejected)
+    assert item.reason == "empty"
+
+
 @given(st.integers(0, 2**32))
 @settings(max_examples=40, deadline=None)
 def test_whatever_a_file_holds_it_is_accounted_for(

@@ -147,6 +147,13 @@ def test_plain_text_form(tmp_path: Path, name: str) -> None:
     assert third.text == TEXT
 
 
+def test_a_reason_does_not_quote_the_record(tmp_path: Path) -> None:
+    text = conversion("x").decode().replace("conversion", "made up: yes")
+    (item,) = read(tmp_path / "a.warc.txt", text.encode())
+    assert isinstance(item, Rejected)
+    assert (item.reason, item.detail) == ("unknown_record", "made up: yes")
+
+
 def test_unreadable(tmp_path: Path) -> None:
     (tmp_path / "a.warc").touch()
     (file,) = common_crawl.inputs(tmp_path).files

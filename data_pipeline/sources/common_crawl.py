@@ -24,6 +24,13 @@ from data_pipeline.wet_text import TextRecord, text_records
 _RECORD_SUFFIXES = (".warc", ".wet")
 _TEXT_SUFFIXES = (".warc.txt", ".wet.txt")
 _OK = 200
+# ISO 28500, section 6; a header may say anything, and reasons are counted by name.
+_RECORD_KINDS = frozenset(
+    {
+        *("warcinfo", "response", "resource", "request"),
+        *("metadata", "revisit", "conversion", "continuation"),
+    }
+)
 
 
 def inputs(root: Path) -> Inputs:
@@ -149,7 +156,9 @@ def _text_document(
 
 
 def _not_a_page(kind: str, file: InputFile, offset: int) -> Rejected:
-    return Rejected(f"{kind or 'unknown'}_record", file.source_file, offset)
+    if kind not in _RECORD_KINDS:
+        return Rejected("unknown_record", file.source_file, offset, kind[:100] or None)
+    return Rejected(f"{kind}_record", file.source_file, offset)
 
 
 def _too_large(size: int, max_bytes: int, file: InputFile, offset: int) -> Rejected:
