@@ -25,8 +25,8 @@ What does not count:
 
 Items that have nothing left are counted by the reason.
 
-Entries are known by their first 8 words (n if that is less): one lookup per word of a document, in
-a table of bits, decides where anything else is to be computed.
+Entries are known by their first 8 words (n if that is less): one lookup per word of a document in a
+table of bits, and few in a sorted array, decide where anything else is to be computed.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ MIN_LETTERS_PER_WORD = 2.5
 
 _WORD = re.compile(r"[^\W_]+")
 _MAX_WORD_CHARACTERS = 1_000
-# One position in 32 of a document is looked at again for nothing.
-_BITS_PER_ENTRY = 32
+# At most one position in 8 of a document is looked for among the prefixes for nothing.
+_BITS_PER_ENTRY = 8
 _MIN_BITS = 1 << 16
 
 
@@ -136,7 +136,7 @@ def _load(index: ModelFile) -> EvaluationIndex:
 
 @dataclass(frozen=True)
 class EvaluationIndex:
-    """n-grams of evaluation items. 12 bytes for each, and 4 to 8 for the table of bits."""
+    """n-grams of evaluation items. 20 bytes for each, and 1 or 2 for the table of bits."""
 
     words: int
     names: tuple[str, ...]
@@ -149,8 +149,10 @@ class EvaluationIndex:
     """Of each hash: a row of `item_rows`."""
     item_rows: npt.NDArray[np.int32]
     """Of each item: set, number of the record, distinct n-grams. (num_items, 3)"""
+    prefixes: Hashes
+    """Of the entries' first words; sorted, distinct."""
     bits: npt.NDArray[np.uint8]
-    """Bit h modulo their number is set if an entry's first words hash to h."""
+    """Bit h modulo their number is set if h is among `prefixes`."""
 
     def hits(self, text: str) -> dict[str, Hit]:
         """Of which sets `text` has items, in the order of `names`."""
@@ -172,13 +174,13 @@ class EvaluationIndex:
         mask = np.uint64(8 * len(self.bits) - 1)
         places = prefix & mask
         is_set = (self.bits[places >> np.uint64(3)] >> (places & np.uint64(7)).astype(np.uint8)) & 1
-        starts = np.flatnonzero(is_set)
+        maybe = np.flatnonzero(is_set)
+        starts = maybe[_are_in(self.prefixes, prefix[maybe])]
         found = []
         for length in self.lengths if len(starts) else ():
             fitting = starts[: np.searchsorted(starts, len(words) - length, "right")]
             hashes = ngram_hashes_at(words, fitting, length)
-            at = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
-            found.append(hashes[self.hashes[at] == hashes])
+            found.append(hashes[_are_in(self.hashes, hashes)])
         return distinct(np.concatenate([np.empty(0, np.uint64), *found]))
 
     def save(self, path: Path) -> None:
@@ -191,6 +193,7 @@ class EvaluationIndex:
             hashes=self.hashes,
             items=self.items,
             item_rows=self.item_rows,
+            prefixes=self.prefixes,
             bits=self.bits,
         )
         write_atomic(path, data.getvalue())
@@ -206,8 +209,15 @@ class EvaluationIndex:
                 hashes=arrays["hashes"],
                 items=arrays["items"],
                 item_rows=arrays["item_rows"],
+                prefixes=arrays["prefixes"],
                 bits=arrays["bits"],
             )
+
+
+def _are_in(known: Hashes, values: Hashes) -> npt.NDArray[np.bool_]:
+    """Which of the values are in `known`, which is sorted and not empty."""
+    at = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    return np.equal(known[at], values)
 
 
 def _largest(hits: Sequence[Hit]) -> Hit:
@@ -275,6 +285,7 @@ def build_index(
         hashes=hashes[order],
         items=items[order],
         item_rows=np.array(rows, np.int32),
+        prefixes=distinct(prefixes),
         bits=_bits(distinct(prefixes)),
     )
     return index, IndexAccount(words, len(distinct(hashes)), accounts, tuple(problems))
@@ -367,8 +378,8 @@ def _sequence_entries(
 
 
 def _window_sums(values: Sequence[int], length: int) -> npt.NDArray[np.int64]:
-    sums = np.cumsum([0, *values])
-    return sums[length:] - sums[:-length]
+    sums: npt.NDArray[np.int64] = np.cumsum(np.array([0, *values], np.int64))
+    return np.subtract(sums[length:], sums[:-length])
 
 
 def _words_of(text: str) -> list[str]:
