@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         pa.field("language_score", pa.float64()),
         pa.field("perplexity", pa.float64()),
         pa.field("reference_score", pa.float64()),
+        pa.field("contamination", pa.string()),
     ]
 )
 """Columns of a documents folder."""
@@ -59,6 +60,8 @@ class Document:
     """Of an n-gram model of good text in this language."""
     reference_score: float | None = None
     """Probability of being a page that Wikipedia uses as a reference."""
+    contamination: str | None = None
+    """JSON object: evaluation set -> how much of it the text has; where documents are flagged."""
 
     def with_text(self, text: str) -> Document:
         return replace(self, text=text)
@@ -83,6 +86,7 @@ class Document:
             "language_score": self.language_score,
             "perplexity": self.perplexity,
             "reference_score": self.reference_score,
+            "contamination": self.contamination,
         }
 
 

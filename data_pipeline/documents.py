@@ -21,7 +21,7 @@ import pyarrow as pa
 import xxhash
 from datasets import Dataset
 
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
 DROPPED_SCHEMA = pa.schema(
     [
         pa.field("reason", pa.string(), nullable=False),
@@ -68,6 +68,8 @@ class Manifest:
     num_kept: int
     dropped: dict[str, int]
     """Documents per drop reason."""
+    contaminated: dict[str, int]
+    """Documents, dropped or flagged, that have items of an evaluation set; per set."""
     ignored: dict[str, int]
     """Files (or whole folders) that were not read, per reason."""
     num_text_bytes: int

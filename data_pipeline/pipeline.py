@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_pipeline.decontamination import sets_hit
 from data_pipeline.dedup import as_ids, keep_first
 from data_pipeline.document import SCHEMA, Removal, Source
 from data_pipeline.documents import (
@@ -230,6 +231,7 @@ class _Published:
     files: tuple[ShardFile, ...]
     num_text_bytes: int
     dropped: Counter[str]
+    contaminated: Counter[str]
 
 
 def _duplicates(parts: Sequence[Part], earlier: Sequence[Path], folder: Path) -> list[_Publication]:
@@ -275,7 +277,7 @@ def _publish_part(task: _Publication) -> _Published:
                 files.append(_shard_file(target, int(mask.sum())))
                 num_text_bytes += _text_bytes(target)
     assert start == len(task.keep), f"{task.part.folder}: {start} rows, {len(task.keep)} keys"
-    return _Published(tuple(files), num_text_bytes, _reasons(dropped_path))
+    return _published(task.folder, dropped_path, files, num_text_bytes)
 
 
 def _without_near_duplicates(
@@ -313,7 +315,7 @@ def _remove(
             path.unlink()
     if len(dropped) > 1:
         pq.write_table(pa.concat_tables(dropped), dropped_path, compression="zstd")
-    return _Published(tuple(files), num_text_bytes, _reasons(dropped_path))
+    return _published(folder, dropped_path, files, num_text_bytes)
 
 
 def _near_duplicate(row: Mapping[str, Any], removals: Mapping[str, Removal]) -> dict[str, Any]:
@@ -330,8 +332,18 @@ def _shard_file(path: Path, num_rows: int) -> ShardFile:
     return ShardFile(path.name, num_rows, path.stat().st_size, checksum(path))
 
 
-def _reasons(dropped: Path) -> Counter[str]:
-    return Counter(pq.read_table(dropped, columns=["reason"]).column("reason").to_pylist())
+def _published(
+    folder: Path, dropped_path: Path, files: Sequence[ShardFile], num_text_bytes: int
+) -> _Published:
+    """With the counts of what was dropped, and of evaluation sets in documents of either kind."""
+    dropped = pq.read_table(dropped_path, columns=["reason", "detail"])
+    reasons = dropped.column("reason")
+    hits = dropped.column("detail").filter(pc.equal(reasons, "contaminated")).to_pylist()
+    for file in files:
+        flags = pq.read_table(folder / file.path, columns=["contamination"])
+        hits += flags.column(0).drop_null().to_pylist()
+    contaminated = Counter(name for hit in hits for name in sets_hit(hit))
+    return _Published(tuple(files), num_text_bytes, Counter(reasons.to_pylist()), contaminated)
 
 
 def _link(path: Path, target: Path) -> None:
@@ -382,6 +394,7 @@ def _summary(
 ) -> Manifest:
     source = parts[0].source
     dropped = sum((part.dropped for part in published), Counter[str]())
+    contaminated = sum((part.contaminated for part in published), Counter[str]())
     files = tuple(file for part in published for file in part.files)
     num_kept = sum(file.rows for file in files)
     return Manifest(
@@ -398,6 +411,7 @@ def _summary(
         num_read=num_kept + dropped.total(),
         num_kept=num_kept,
         dropped=dict(sorted(dropped.items())),
+        contaminated=dict(sorted(contaminated.items())),
         ignored=dict(sorted(Counter(item.reason for item in found.ignored).items())),
         num_text_bytes=sum(part.num_text_bytes for part in published),
         files=files,

@@ -50,7 +50,11 @@ class CrawlModels:
 
 
 def llama1_corpus(raw: Path, models: CrawlModels) -> Corpus:
-    """The sources under `raw`, the cleanest first: of equal texts the first stays."""
+    """The sources under `raw`, the cleanest first: of equal texts the first stays.
+
+    The paper says nothing of decontamination, and none is done here; `recipes/decontamination.py`
+    adds it to all sources where a build asks for it.
+    """
     left_out = []
     if models.perplexity is None:
         left_out.append(
