@@ -24,8 +24,9 @@ def as_json(
     `evaluations`: what documents were compared with, if they were.
     """
     sources = {name: asdict(manifest) for name, manifest in manifests.items()}
-    for fields in sources.values():
+    for name, fields in sources.items():
         fields["num_files"] = len(fields.pop("files"))
+        fields["dropped"] = manifests[name].dropped
     numbers: dict[str, Any] = {"left_out": list(left_out), "sources": sources}
     if evaluations is not None:
         numbers["decontamination"] = {**asdict(evaluations), "hits": _hits(manifests, evaluations)}

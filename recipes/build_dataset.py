@@ -120,6 +120,7 @@ def build(options: BuildDataset) -> int:
         manifests = build_corpus(
             corpus.sources,
             options.out / "documents",
+            rules=corpus.rules,
             engine=Processes(options.jobs),
             may_be_empty=True,
         )
@@ -180,7 +181,7 @@ def _dropped(source: Source, root: Path, folder: Path, reason: str | None) -> It
     raw_documents = RawDocuments(source, root)
     for drop in drops(folder, reason):
         place = drop.source_file if drop.offset is None else f"{drop.source_file}:{drop.offset}"
-        heading = f"== {drop.reason}  {place}" + (f"  ({drop.detail})" if drop.detail else "")
+        heading = f"== {drop.reason}  {place}" + (f"  ({drop.why})" if drop.why else "")
         item = raw_documents.at(drop.source_file, drop.offset)
         if item is None:
             yield f"{heading}\n(no longer among the raw files)"

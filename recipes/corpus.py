@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from data_pipeline import code_files, filters
+from data_pipeline.comparison import Rule
 from data_pipeline.document import Edit, Source
+from data_pipeline.pipeline import DISTINCT_TEXTS
 from data_pipeline.sources import folder, github
 
 PERMISSIVE = frozenset(
@@ -44,6 +46,8 @@ class Corpus:
 
     name: str
     sources: tuple[tuple[Source, Path], ...]
+    rules: tuple[Rule, ...] = DISTINCT_TEXTS
+    """By which documents are compared, in this order."""
     left_out: tuple[str, ...] = ()
     """Steps of the paper that this build does without, each with what would bring it in."""
 
