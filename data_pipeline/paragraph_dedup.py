@@ -44,6 +44,9 @@ DUPLICATE_PARAGRAPHS = "duplicate_paragraphs"
 """Reason to drop a document of which no paragraph stays."""
 
 _CHUNK = 1 << 20  # paragraphs: 8 MiB of hashes
+# Small buckets are sorted faster and run side by side; so many cost little to choose from.
+_SMALL_BUCKET_BYTES = 128 << 20
+_FREE_BUCKETS = 8
 
 
 def groups_of(num_paragraphs: Sequence[int], memory_budget: int) -> list[range]:
@@ -52,9 +55,9 @@ def groups_of(num_paragraphs: Sequence[int], memory_budget: int) -> list[range]:
     A part that is larger by itself is a group of its own. The cut depends on the parts and the
     budget only, and parts that are added at the end change no group but the last.
 
-    A part of P paragraphs takes 34 P bytes. Crawled text has 4,000 (C4) to 20,000 (all lines of a
-    WET file) paragraphs a megabyte, that is 0.14 to 0.7 bytes of memory per byte of text: 16 GiB
-    hold 25 to 125 GB of text. CCNet compares 50 of the 1,600 shards of a dump, 3 %.
+    A part of P paragraphs takes 34 P bytes. `benchmarks/paragraphs.py` finds 4,000 paragraphs a
+    megabyte in C4 and 13,000 in pages of WARC files, that is 0.14 to 0.44 bytes of memory per byte
+    of text: 16 GiB hold 39 to 126 GB of text. CCNet compares 50 of a dump's 1,600 shards, 3 %.
     """
     groups: list[range] = []
     start = used = 0
@@ -130,7 +133,7 @@ def keep_masks(
 ) -> list[list[Path]]:
     """For every folder of hashes of every group, a folder in `out` for `ParagraphKeeper`.
 
-    A task takes about `memory_budget` bytes: the hashes of a group that needs more are compared in
+    A task takes `memory_budget` bytes at most: the hashes of a group that needs more are compared in
     buckets, of which each task reads its own from all of the group's files. Reading and choosing
     costs some 5 ns for each paragraph and bucket, comparing 100, so that up to tens of buckets this
     is cheaper than to write the hashes once more, sorted by bucket. A bucket is larger by the
@@ -158,7 +161,9 @@ def keep_masks(
 
 def _planned(folders: tuple[Path, ...], out: Path, memory_budget: int, keep: Keep) -> _Group:
     lengths = tuple(map(num_paragraphs, folders))
-    num_buckets = max(1, math.ceil(sum(lengths) * BYTES_PER_PARAGRAPH / memory_budget))
+    needed = sum(lengths) * BYTES_PER_PARAGRAPH
+    free = min(_FREE_BUCKETS, math.ceil(needed / _SMALL_BUCKET_BYTES))
+    num_buckets = max(1, free, math.ceil(needed / memory_budget))
     return _Group(folders, lengths, num_buckets, keep, out)
 
 
