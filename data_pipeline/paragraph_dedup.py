@@ -133,11 +133,11 @@ def keep_masks(
 ) -> list[list[Path]]:
     """For every folder of hashes of every group, a folder in `out` for `ParagraphKeeper`.
 
-    A task takes `memory_budget` bytes at most: the hashes of a group that needs more are compared in
-    buckets, of which each task reads its own from all of the group's files. Reading and choosing
+    A task takes `memory_budget` bytes at most: the hashes of a group that needs more are compared
+    in buckets, of which each task reads its own from all of the group's files. Reading and choosing
     costs some 5 ns for each paragraph and bucket, comparing 100, so that up to tens of buckets this
-    is cheaper than to write the hashes once more, sorted by bucket. A bucket is larger by the
-    copies of a paragraph that is very frequent.
+    is cheaper than to write the hashes once more, sorted by bucket. Only the copies of one very
+    frequent paragraph, which fall into one bucket, can make it larger.
     The masks depend neither on the budget nor on the engine. When they are there, the folders with
     hashes are not needed any more.
     """

@@ -26,9 +26,9 @@ def test_rehearsal(tmp_path: Path) -> None:
     (raw,), (report,) = (list(tmp_path.glob(f"paragraphs_cpu_*.{e}")) for e in ("json", "md"))
     assert report.read_text(encoding="utf-8") in ran.stdout
     results = json.loads(raw.read_text(encoding="utf-8"))
-    # Four of a made page's 20 short lines come again, and nothing else; both contenders agree.
+    # Up to four of a made page's 20 lines stand in others.
     for speed in results["speed"]:
-        assert 0.05 < speed["removed_share"] < 0.2
+        assert 0.01 < speed["removed_share"] < 0.2
         assert set(speed["megabytes_per_second"]) == {"ours", "plain Python"}
         assert min(speed["megabytes_per_second"].values()) > 0
     assert [result["what"] for result in results["memory"]] == ["hash texts"] * 2 + ["compare"] * 2
