@@ -28,7 +28,8 @@ from turns import Work, compare
 
 from data_pipeline import gutenberg
 from data_pipeline.book_overlap import overlapping_books
-from data_pipeline.document import Document, Removal
+from data_pipeline.comparison import DocumentFile, Removals
+from data_pipeline.document import Document
 from recipes.llama1_corpus import books_source
 
 TELLING = ("gutenberg", "proofread", "transcriber's note", "etext edition", "pgdp")
@@ -63,11 +64,11 @@ def residue(texts: list[str]) -> int:
     return sum(text.lower().count(word) for text in texts for word in TELLING)
 
 
-def overlaps(texts: dict[str, str], folder: Path) -> list[Removal]:
+def overlaps(texts: dict[str, str], folder: Path) -> Removals:
     path = folder / "books.parquet"
     table = pa.table({"id": list(texts), "text": list(texts.values())})
     pq.write_table(table, path, row_group_size=8)
-    return overlapping_books([path], min_overlap=0.9)
+    return overlapping_books([DocumentFile.whole(path)], min_overlap=0.9)
 
 
 def overlaps_of(gib: float) -> None:
@@ -86,7 +87,7 @@ def overlaps_of(gib: float) -> None:
                 out.write_table(pa.table({"id": ids, "text": texts}))
                 size += sum(map(len, texts))
         start = time.process_time()
-        found = overlapping_books([path], min_overlap=0.9, max_samples=1 << 22)
+        found = overlapping_books([DocumentFile.whole(path)], min_overlap=0.9, max_samples=1 << 22)
         seconds = time.process_time() - start
         print(f"{size / (1 << 30):.2f} GiB: {len(found)} removed, {size / 1e6 / seconds:.1f} MB/s")
 

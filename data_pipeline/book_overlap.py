@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from data_pipeline.document import Removal
+from data_pipeline.comparison import Comparison, DocumentFile, Removals, removals
 from data_pipeline.word_ngrams import Hashes, distinct, ngram_hashes, word_hashes
 
 OVERLAP_WORDS = 5
@@ -54,8 +54,9 @@ _CACHED_BOOKS = 64
 
 @dataclass(frozen=True)
 class _Book:
-    id: str
-    shard: int
+    number: int
+    """Among all documents of all files."""
+    path: Path
     row_group: int
     row: int
     """Within its row group."""
@@ -91,21 +92,24 @@ class _Samples:
         return spread <= np.uint64((1 << 64) - 1 >> self.halvings)
 
 
-def overlapping_books(
-    shards: Sequence[Path], *, min_overlap: float, max_samples: int = 1 << 25
-) -> list[Removal]:
-    """The books to remove from Parquet files with the columns `id` and `text`.
+def books_that_overlap(comparison: Comparison, *, min_overlap: float) -> Removals:
+    """Rule: of two books that overlap by more than `min_overlap` one goes."""
+    return overlapping_books(comparison.files, min_overlap=min_overlap)
 
-    `shards` in reading order; the result is in that order too, and depends on nothing else. The
-    similarity of a removal is the overlap. A pair
-    overlaps if its overlap is more than `min_overlap`. ValueError if an id occurs twice (remove
-    exact duplicates first) or there are more than 2^24 books.
+
+def overlapping_books(
+    files: Sequence[DocumentFile], *, min_overlap: float, max_samples: int = 1 << 25
+) -> Removals:
+    """The books to remove; the similarity of a removal is the overlap.
+
+    A pair overlaps if its overlap is more than `min_overlap`. The result depends on the books and
+    their order alone. ValueError if there are more than 2^24 books.
     """
     if not 0.5 <= min_overlap < 1:
         raise ValueError(f"min_overlap ({min_overlap}) must be at least 0.5 and below 1")
-    books, samples = _read(shards, max_samples)
+    books, samples = _read(files, max_samples)
     pairs = _candidates(samples, books)
-    overlaps = _Overlaps(shards, books)
+    overlaps = _Overlaps(books)
     removed: dict[int, tuple[int, float]] = {}
     # Pairs come by the smaller book, from the largest such book to the smallest.
     for small, large in pairs:
@@ -114,34 +118,41 @@ def overlapping_books(
         overlap = overlaps.of(small, large)
         if overlap > min_overlap and overlap > removed.get(small, (0, 0.0))[1]:
             removed[small] = large, overlap
-    return [
-        Removal(books[small].id, books[large].id, overlap)
-        for small, (large, overlap) in sorted(removed.items())
-    ]
+    return removals(
+        [
+            (books[small].number, books[large].number, overlap)
+            for small, (large, overlap) in removed.items()
+        ]
+    )
 
 
-def _read(shards: Sequence[Path], max_samples: int) -> tuple[list[_Book], _Samples]:
+def _read(files: Sequence[DocumentFile], max_samples: int) -> tuple[list[_Book], _Samples]:
     books: list[_Book] = []
     samples = _Samples(np.empty(max_samples, np.uint64))
-    for shard, path in enumerate(shards):
-        with pq.ParquetFile(path) as parquet:
-            for row_group in range(parquet.num_row_groups):
-                for row, (book_id, text) in enumerate(_rows(parquet, row_group)):
-                    words = word_hashes(text)
-                    num_ngrams = len(distinct(ngram_hashes(words, OVERLAP_WORDS)))
-                    samples.add(ngram_hashes(words, CANDIDATE_WORDS), len(books))
-                    books.append(_Book(book_id, shard, row_group, row, num_ngrams))
-                    if len(books) > int(_BOOK_MASK):
-                        raise ValueError(f"more than {int(_BOOK_MASK)} books cannot be compared")
-    if len({book.id for book in books}) < len(books):
-        raise ValueError("books must have distinct ids; remove exact duplicates first")
+    first = 0
+    for file in files:
+        kept = set(file.kept_rows().tolist())
+        for row, row_group, row_in_group, text in _texts(file, kept):
+            words = word_hashes(text)
+            num_ngrams = len(distinct(ngram_hashes(words, OVERLAP_WORDS)))
+            samples.add(ngram_hashes(words, CANDIDATE_WORDS), len(books))
+            books.append(_Book(first + row, file.path, row_group, row_in_group, num_ngrams))
+            if len(books) > int(_BOOK_MASK):
+                raise ValueError(f"more than {int(_BOOK_MASK)} books cannot be compared")
+        first += file.num_rows
     return books, samples
 
 
-def _rows(parquet: pq.ParquetFile, row_group: int) -> Iterator[tuple[str, str]]:
-    table = parquet.read_row_group(row_group, columns=["id", "text"], use_threads=False)
-    for index in range(table.num_rows):
-        yield table["id"][index].as_py(), table["text"][index].as_py()
+def _texts(file: DocumentFile, kept: set[int]) -> Iterator[tuple[int, int, int, str]]:
+    """Row, row group, row in that group, and text of the documents that are compared."""
+    row = 0
+    with pq.ParquetFile(file.path) as parquet:
+        for row_group in range(parquet.num_row_groups):
+            text = parquet.read_row_group(row_group, columns=["text"], use_threads=False)["text"]
+            for index in range(len(text)):
+                if row + index in kept:
+                    yield row + index, row_group, index, text[index].as_py()
+            row += len(text)
 
 
 def _candidates(samples: _Samples, books: Sequence[_Book]) -> list[tuple[int, int]]:
@@ -199,8 +210,8 @@ def _pairs(values: npt.NDArray[np.uint64]) -> Iterator[npt.NDArray[np.uint64]]:
 class _Overlaps:
     """True overlaps of pairs of books, whose texts are read again."""
 
-    def __init__(self, shards: Sequence[Path], books: Sequence[_Book]) -> None:
-        self._shards, self._books = shards, books
+    def __init__(self, books: Sequence[_Book]) -> None:
+        self._books = books
         self._known: OrderedDict[int, Hashes] = OrderedDict()
 
     def of(self, small: int, large: int) -> float:
@@ -213,7 +224,7 @@ class _Overlaps:
         """Sorted distinct 5-grams of a book."""
         if index not in self._known:
             book = self._books[index]
-            with pq.ParquetFile(self._shards[book.shard]) as parquet:
+            with pq.ParquetFile(book.path) as parquet:
                 group = parquet.read_row_group(book.row_group, columns=["text"], use_threads=False)
             text = group["text"][book.row].as_py()
             self._known[index] = distinct(ngram_hashes(word_hashes(text), OVERLAP_WORDS))

@@ -1,19 +1,28 @@
-"""What the rules that compare documents take and give."""
+"""Rules that compare documents with one another: what they take, and what they give.
+
+A rule finds the documents that go, each with the one that stays for it. It sees every document that
+no earlier rule removed. Documents are numbers: their place among all rows of all files compared.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from data_pipeline.document_keys import Keys, preferred_first
+from data_pipeline.engine import Engine
 
 REMOVAL_DTYPE = np.dtype([("removed", "<i8"), ("kept", "<i8"), ("similarity", "<f4")])
 """A document that goes, the one that stays for it, and how similar they are, from 0 to 1 (of what,
-says whoever found it)."""
+says the rule)."""
 Removals = npt.NDArray[np.void]
-"""Of `REMOVAL_DTYPE`, in the order of `removed`, each at most once. Documents are numbers: their
-place among all rows of all files that were compared."""
+"""Of `REMOVAL_DTYPE`, in the order of `removed`, each at most once."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +33,68 @@ class DocumentFile:
     num_rows: int
     keep: npt.NDArray[np.bool_] | None = None
     """Which rows are compared; None for all. The others count in the numbering all the same."""
+    keys: Path | None = None
+    """The documents' keys (`document_keys.KEYS_DTYPE`), a row for each."""
+    source: int = 0
+    """Place of the documents' source in the corpus; the first is preferred."""
+
+    @staticmethod
+    def whole(path: Path) -> DocumentFile:
+        """All documents of a file."""
+        return DocumentFile(path, pq.read_metadata(path).num_rows)
+
+    def kept_rows(self) -> npt.NDArray[np.int64]:
+        return np.arange(self.num_rows) if self.keep is None else np.flatnonzero(self.keep)
 
 
-def removals(found: list[tuple[int, int, float]]) -> Removals:
+@dataclass(frozen=True)
+class Comparison:
+    """What a rule works on, and with what."""
+
+    files: Sequence[DocumentFile]
+    engine: Engine
+    memory_budget: int
+    """Bytes that the rule may use in all processes together, where it has a choice."""
+    work_folder: Path
+    """For temporary files. It exists, is empty, and is removed afterwards."""
+
+    def bounds(self) -> list[int]:
+        """The number of each file's first document, and the number of all."""
+        return [0, *accumulate(file.num_rows for file in self.files)]
+
+    def preference(self) -> npt.NDArray[np.int64]:
+        """For every document a number, the lowest for the one that is preferred to all others
+        (`document_keys` says how). About 100 bytes of memory per document while it is computed."""
+        keys: Keys = np.concatenate([np.load(_keys(file)) for file in self.files])
+        counts = [file.num_rows for file in self.files]
+        sources = np.repeat([file.source for file in self.files], counts)
+        order = preferred_first(keys, sources)
+        ranks = np.empty(len(order), np.int64)
+        ranks[order] = np.arange(len(order))
+        return ranks
+
+
+def _keys(file: DocumentFile) -> Path:
+    assert file.keys is not None, f"{file.path} has no keys"
+    return file.keys
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Removes documents that are too much like others.
+
+    `find` is a module-level function, or a partial of one, as the functions of a `Source` are.
+    """
+
+    name: str
+    """Short; the reason under which what it removes is counted, and its name for --undo."""
+    find: Callable[[Comparison], Removals]
+    sources: frozenset[str] | None = None
+    """The sources whose documents are compared, with one another too; None: all."""
+    within_source: bool = False
+    """Compare documents of the same source only."""
+
+
+def removals(found: Sequence[tuple[int, int, float]]) -> Removals:
     """(removed, kept, similarity) of each, as an array in the order of `removed`."""
-    return np.sort(np.array(found, REMOVAL_DTYPE), order="removed")
+    return np.sort(np.array(list(found), REMOVAL_DTYPE), order="removed")

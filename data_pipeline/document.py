@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import xxhash
@@ -26,6 +27,7 @@ SCHEMA = pa.schema(
         pa.field("language_score", pa.float64()),
         pa.field("perplexity", pa.float64()),
         pa.field("reference_score", pa.float64()),
+        pa.field("contamination", pa.string()),
     ]
 )
 """Columns of a documents folder."""
@@ -59,6 +61,8 @@ class Document:
     """Of an n-gram model of good text in this language."""
     reference_score: float | None = None
     """Probability of being a page that Wikipedia uses as a reference."""
+    contamination: str | None = None
+    """JSON object: evaluation set -> how much of it the text has; where documents are flagged."""
 
     def with_text(self, text: str) -> Document:
         return replace(self, text=text)
@@ -83,7 +87,12 @@ class Document:
             "language_score": self.language_score,
             "perplexity": self.perplexity,
             "reference_score": self.reference_score,
+            "contamination": self.contamination,
         }
+
+
+Stage = Literal["read", "edit", "filter", "compare"]
+"""Where a document can be dropped."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +105,8 @@ class Rejected:
     offset: int | None = None
     detail: str | None = None
     """What exactly was wrong, for the person who looks it up."""
-
-
-@dataclass(frozen=True)
-class Removal:
-    """A document that goes, and the one that stays for it, by their ids."""
-
-    removed_id: str
-    kept_id: str
-    similarity: float
-    """From 0 to 1; of what, says whoever found it."""
+    stage: Stage = "read"
+    """Set by whoever runs readers, edits and filters."""
 
 
 Edit = Callable[[Document], Document | Rejected]
@@ -138,7 +139,7 @@ class Source:
     filters: tuple[Filter, ...] = ()
     """Asked in order, after all edits."""
     same_text: Callable[[str], str] = whole_text
-    """Documents for whose texts this is equal are duplicates; the first in reading order stays."""
-    near_duplicates: Callable[[Sequence[Path]], Sequence[Removal]] | None = None
-    """What to remove besides, found in Parquet files with the columns `id` and `text` that hold all
-    documents, each id once."""
+    """Documents for whose texts this is equal are duplicates."""
+    same_url: Callable[[str], str] | None = None
+    """Documents for whose addresses this is equal are the same page, where the corpus has a rule
+    about that; None where addresses say nothing about it."""

@@ -2,7 +2,8 @@
 
     manifest.json                   counts, versions, and the files with their checksums
     documents-00000-000.parquet …   columns of `document.SCHEMA`
-    dropped-00000.parquet …         what was dropped, and why (`DROPPED_SCHEMA`)
+    dropped-00000.parquet …         the ledger: what was dropped, and why (`DROPPED_SCHEMA`)
+    examples.parquet                the beginnings of some dropped texts (`EXAMPLES_SCHEMA`)
     inputs.parquet                  the files that were read (`INPUTS_SCHEMA`)
     ignored.parquet                 files under the root that were not read, and why
 
@@ -13,6 +14,7 @@ documents.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +23,9 @@ import pyarrow as pa
 import xxhash
 from datasets import Dataset
 
-MANIFEST_VERSION = 2
+from data_pipeline.document import Stage
+
+MANIFEST_VERSION = 4
 DROPPED_SCHEMA = pa.schema(
     [
         pa.field("reason", pa.string(), nullable=False),
@@ -29,9 +33,25 @@ DROPPED_SCHEMA = pa.schema(
         pa.field("offset", pa.int64()),
         pa.field("id", pa.string()),
         pa.field("detail", pa.string()),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("num_bytes", pa.int64()),
+        pa.field("kept_source", pa.string()),
+        pa.field("kept_id", pa.string()),
+        pa.field("similarity", pa.float32()),
     ]
 )
-"""`id` is that of the text as it was when it was dropped; none where there was no text."""
+"""The ledger: a line for every document that was dropped. `stage` (`document.Stage`) and `reason`,
+which is the rule's name where documents were compared; then also the document that stayed for it
+and how similar they are. `id` and `num_bytes` are those of the text: as it was read, where it was
+dropped before documents were compared; none where there was no text."""
+EXAMPLES_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.string()) for name in ("stage", "reason", "source_file")),
+        pa.field("offset", pa.int64()),
+        *(pa.field(name, pa.string()) for name in ("id", "detail", "text")),
+    ]
+)
+"""The beginnings of a few dropped texts, as they were read."""
 INPUTS_SCHEMA = pa.schema(
     [
         pa.field("source_file", pa.string(), nullable=False),
@@ -39,6 +59,7 @@ INPUTS_SCHEMA = pa.schema(
         pa.field("xxh3_64", pa.string(), nullable=False),
         pa.field("num_read", pa.int64(), nullable=False),
         pa.field("num_dropped", pa.int64(), nullable=False),
+        pa.field("num_text_bytes", pa.int64(), nullable=False),
     ]
 )
 """Documents (and what was none) per input file, before documents are compared with one another."""
@@ -54,8 +75,19 @@ class ShardFile:
 
 
 @dataclass(frozen=True)
+class DropCount:
+    """How many documents were dropped at a stage for a reason."""
+
+    stage: Stage
+    reason: str
+    documents: int
+    text_bytes: int
+    """UTF-8 bytes of their texts (`DROPPED_SCHEMA` says at which point)."""
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What a documents folder holds. num_read = num_kept + all of `dropped`."""
+    """What a documents folder holds. num_read = num_kept + all of `drops`."""
 
     version: int
     source: str
@@ -66,13 +98,30 @@ class Manifest:
     num_input_bytes: int
     num_read: int
     num_kept: int
-    dropped: dict[str, int]
-    """Documents per drop reason."""
+    num_read_bytes: int
+    """UTF-8 bytes of the texts as they were read."""
+    drops: tuple[DropCount, ...]
+    contaminated: dict[str, int]
+    """Documents, dropped or flagged, that have items of an evaluation set; per set."""
     ignored: dict[str, int]
     """Files (or whole folders) that were not read, per reason."""
     num_text_bytes: int
     """UTF-8 bytes of the kept texts."""
+    lengths: dict[str, int]
+    """Kept documents by the bits of their length in UTF-8 bytes: "10" stands for 512 to 1,023."""
+    languages: dict[str, int]
+    """Kept documents by language, "" where it is not known."""
+    licences: dict[str, int]
+    """Kept documents by licence, "" where it is not known."""
     files: tuple[ShardFile, ...]
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Documents per drop reason, in the order of the names."""
+        counts: Counter[str] = Counter()
+        for drop in self.drops:
+            counts[drop.reason] += drop.documents
+        return dict(sorted(counts.items()))
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), indent=2).encode()
@@ -90,6 +139,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{MANIFEST_VERSION}; delete {folder} to have it built again"
         )
     files = tuple(ShardFile(**file) for file in fields.pop("files"))
+    drops = tuple(DropCount(**drop) for drop in fields.pop("drops"))
     for file in files:
         shard = folder / file.path
         size = shard.stat().st_size if shard.is_file() else None
@@ -99,7 +149,7 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{shard} {found} and should have {file.bytes} bytes; "
                 f"delete {folder} to have it built again"
             )
-    return Manifest(**fields, files=files)
+    return Manifest(**fields, drops=drops, files=files)
 
 
 def finished_manifest(folder: Path) -> Manifest | None:

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipeline.document import Document, Rejected, Source
+from data_pipeline.document import Document, Rejected, Source, Stage
 from data_pipeline.documents import read_manifest
 from data_pipeline.inputs import InputFile
 
@@ -29,6 +29,18 @@ class Drop:
     offset: int | None
     id: str | None
     detail: str | None
+    stage: Stage
+    num_bytes: int | None
+    kept_source: str | None
+    kept_id: str | None
+    similarity: float | None
+
+    @property
+    def why(self) -> str:
+        """What is known besides the reason; empty where nothing is."""
+        if self.kept_id is None:
+            return self.detail or ""
+        return f"{self.similarity:.3f} like {self.kept_source} {self.kept_id}"
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ was killed, or whose inputs or thresholds changed in part, finds the parts that 
 makes the others.
 
     documents-000.parquet …   columns of `document.SCHEMA`; a new file when one is large
+    keys-000.npy …            for each of its documents what it is compared by (`KEYS_DTYPE`)
     dropped.parquet           what was dropped, and why
+    examples.parquet          the beginnings of a few texts for each reason
     inputs.parquet            the part's input files
-    keys.npy                  for every document, the hash of what makes it the same as another
     sizes.json                the size of each of these files
 """
 
@@ -16,18 +17,19 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.dedup import ID_DTYPE, Ids
-from data_pipeline.document import SCHEMA, Document, Rejected, Source, content_id, whole_text
-from data_pipeline.documents import DROPPED_SCHEMA, INPUTS_SCHEMA, checksum
+from data_pipeline.document import SCHEMA, Document, Rejected, Source, content_id
+from data_pipeline.document_keys import KEYS_DTYPE, key_of
+from data_pipeline.documents import DROPPED_SCHEMA, EXAMPLES_SCHEMA, INPUTS_SCHEMA, checksum
 from data_pipeline.inputs import InputFile
 from data_pipeline.publish import atomic_directory
+from data_pipeline.sampling import SmallestHashes
 
 Row = dict[str, str | int | float | None]
 
@@ -37,6 +39,9 @@ _BATCH_ROWS = 1_000
 _SHARD_TEXT_BYTES = 512 << 20
 # Small files share a part. The bound depends on nothing else, so a new file moves few others.
 _PART_INPUT_BYTES = 4 << 20
+# Enough to see what a reason is about; a page shows fewer.
+_EXAMPLES_PER_REASON = 3
+_EXAMPLE_CHARACTERS = 2_000
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,8 @@ class Part:
         return self.folder / "inputs.parquet"
 
     @property
-    def keys(self) -> Path:
-        return self.folder / "keys.npy"
+    def examples(self) -> Path:
+        return self.folder / "examples.parquet"
 
     def is_whole(self) -> bool:
         """Whether the folder is there with every file in its size. The published documents are the
@@ -91,25 +96,30 @@ def groups(files: Sequence[InputFile]) -> Iterator[tuple[InputFile, ...]]:
         yield tuple(group)
 
 
+def keys_beside(documents: Path) -> Path:
+    """The keys of a part's file of documents."""
+    return documents.with_name(documents.name.replace("documents-", "keys-")).with_suffix(".npy")
+
+
 def build_part(part: Part) -> None:
     """Read, edit and filter the part's files."""
     with atomic_directory(part.folder) as folder:
         with (
-            _Rows(folder / "dropped.parquet", DROPPED_SCHEMA) as dropped,
+            _Dropped(folder) as dropped,
             _Rows(folder / "inputs.parquet", INPUTS_SCHEMA) as inputs,
             contextlib.closing(_Documents(folder, part.source)) as documents,
         ):
             for file in part.files:
-                num_read = num_dropped = 0
+                num_read = num_dropped = num_text_bytes = 0
                 for item in part.source.read(file):
-                    result = processed(part.source, item)
                     num_read += 1
+                    num_text_bytes += _num_bytes(item)
+                    result = processed(part.source, item)
                     if isinstance(result, Document):
                         documents.add(result)
                     else:
                         num_dropped += 1
-                        text_id = content_id(item.text) if isinstance(item, Document) else None
-                        dropped.add({**asdict(result), "id": text_id})
+                        dropped.add(result, item)
                 inputs.add(
                     {
                         "source_file": file.source_file,
@@ -117,9 +127,9 @@ def build_part(part: Part) -> None:
                         "xxh3_64": checksum(file.path),
                         "num_read": num_read,
                         "num_dropped": num_dropped,
+                        "num_text_bytes": num_text_bytes,
                     }
                 )
-        np.save(folder / "keys.npy", documents.keys())
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         (folder / "sizes.json").write_text(json.dumps(sizes))
 
@@ -131,14 +141,18 @@ def processed(source: Source, item: Document | Rejected) -> Document | Rejected:
     for edit in source.edits:
         edited = edit(item)
         if isinstance(edited, Rejected):
-            return edited
+            return replace(edited, stage="edit")
         item = edited
     if not item.text.strip():
-        return item.rejected("empty")
+        return replace(item.rejected("empty"), stage="edit")
     for why_dropped in source.filters:
         if (reason := why_dropped(item)) is not None:
-            return item.rejected(reason)
+            return replace(item.rejected(reason), stage="filter")
     return item
+
+
+def _num_bytes(item: Document | Rejected) -> int:
+    return len(item.text.encode("utf-8")) if isinstance(item, Document) else 0
 
 
 class _Rows:
@@ -172,35 +186,62 @@ class _Rows:
         self.close()
 
 
+class _Dropped:
+    """What a part drops: every place with its reason, and a few texts for each reason."""
+
+    def __init__(self, folder: Path) -> None:
+        self._rows = _Rows(folder / "dropped.parquet", DROPPED_SCHEMA)
+        self._examples: dict[str, SmallestHashes[Row]] = {}
+        self._path = folder / "examples.parquet"
+
+    def add(self, rejected: Rejected, item: Document | Rejected) -> None:
+        """`item` is what was read. Its text, in which edits may have changed much, is shown."""
+        text_id = content_id(item.text) if isinstance(item, Document) else None
+        place = {"source_file": rejected.source_file, "offset": rejected.offset, "id": text_id}
+        why = {"reason": rejected.reason, "detail": rejected.detail, "stage": rejected.stage}
+        self._rows.add({**place, **why, "num_bytes": _num_bytes(item)})
+        examples = self._examples.setdefault(
+            rejected.reason, SmallestHashes(_EXAMPLES_PER_REASON, seed=0)
+        )
+        identity = f"{rejected.source_file}:{rejected.offset}"
+        if examples.wants(identity):
+            text = item.text[:_EXAMPLE_CHARACTERS] if isinstance(item, Document) else ""
+            examples.add(identity, {**place, **why, "text": text})
+
+    def __enter__(self) -> _Dropped:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._rows.close()
+        rows = [row for _, found in sorted(self._examples.items()) for row in found.items()]
+        pq.write_table(pa.Table.from_pylist(rows, EXAMPLES_SCHEMA), self._path, compression="zstd")
+
+
 class _Documents:
-    """The documents of a part: files of bounded size, and the documents' keys."""
+    """The documents of a part: files of bounded size, each with its documents' keys."""
 
     def __init__(self, folder: Path, source: Source) -> None:
-        self._keys = bytearray()  # a site's tens of millions as strings would take gigabytes
+        self._keys = bytearray()  # a site's tens of millions as objects would take gigabytes
         self._folder = folder
         self._source = source
         self._rows: _Rows | None = None
+        self._path = folder
         self._num_files = self._size = 0
 
     def add(self, document: Document) -> None:
-        row = document.row(self._source.name)
-        is_whole = self._source.same_text is whole_text
-        same = row["id"] if is_whole else content_id(self._source.same_text(document.text))
-        self._keys += str(same).encode()
+        self._keys += key_of(document, self._source).tobytes()
         if self._rows is None:
-            path = self._folder / f"documents-{self._num_files:03}.parquet"
-            self._rows = _Rows(path, SCHEMA)
+            self._path = self._folder / f"documents-{self._num_files:03}.parquet"
+            self._rows = _Rows(self._path, SCHEMA)
             self._num_files += 1
-        self._rows.add(row, len(document.text))
+        self._rows.add(document.row(self._source.name), len(document.text))
         self._size += len(document.text)
         if self._size >= _SHARD_TEXT_BYTES:
             self.close()
 
-    def keys(self) -> Ids:
-        """For every document added, the hash of what makes it the same as another."""
-        return np.frombuffer(self._keys, dtype=ID_DTYPE)
-
     def close(self) -> None:
         if self._rows is not None:
             self._rows.close()
+            np.save(keys_beside(self._path), np.frombuffer(self._keys, dtype=KEYS_DTYPE))
+        self._keys = bytearray()
         self._rows, self._size = None, 0

@@ -1,47 +1,50 @@
-"""From a source's raw files to a folder of clean, distinct documents.
+"""From the sources' raw files to folders of clean, distinct documents.
 
-The input files are cut into groups, in the order of their names. Each group becomes one part
-(`parts.py`), by whichever process is free, and every finished part outlives a kill. Then the parts
-are compared: duplicates are removed, and what stays is published as a documents folder
-(`documents.py`). How files are grouped depends on the files alone, so the result is the same, byte
-for byte, for any number of processes and after any number of interruptions.
+1. The input files of a source are cut into groups, in the order of their names. Each group becomes
+   one part (`parts.py`), and every finished part outlives a kill.
+2. The documents of all parts of all sources are compared by the corpus's rules (`compare.py`).
+3. What stays is published, a documents folder (`documents.py`) for each source.
+
+How files are grouped depends on the files alone, so the result is the same, byte for byte, for any
+engine and any number of workers, and after any number of interruptions.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipeline.dedup import as_ids, keep_first
-from data_pipeline.document import SCHEMA, Removal, Source
+from data_pipeline.compare import (
+    CorpusDocuments,
+    RuleFolder,
+    forget_other_rules,
+    rule_folders,
+    run_rules,
+)
+from data_pipeline.comparison import Removals, Rule
+from data_pipeline.document import Source
 from data_pipeline.documents import (
-    DROPPED_SCHEMA,
+    EXAMPLES_SCHEMA,
     IGNORED_SCHEMA,
     MANIFEST_VERSION,
+    DropCount,
     Manifest,
-    ShardFile,
-    checksum,
     described,
     finished_manifest,
-    read_manifest,
 )
 from data_pipeline.engine import Engine
+from data_pipeline.exact_duplicates import same_text
 from data_pipeline.fingerprint import (
-    code_fingerprint,
     files_fingerprint,
     functions_of,
     modules_behind,
@@ -51,41 +54,66 @@ from data_pipeline.fingerprint import (
 from data_pipeline.inputs import Inputs
 from data_pipeline.parts import Part, build_part, groups
 from data_pipeline.publish import atomic_directory
+from data_pipeline.published import (
+    PartRemovals,
+    Publication,
+    Published,
+    publish_part,
+    removals_of_part,
+)
+from data_pipeline.removal_requests import RemovalRequests
+from data_pipeline.sampling import SmallestHashes
 from data_pipeline.workers import Processes
 
 ONE_PROCESS = Processes(1)
+DISTINCT_TEXTS = (Rule("duplicate", same_text),)
+"""The rule that every corpus begins with: a text stays once, in the first source that has it."""
+NO_REQUESTS = RemovalRequests()
+MEMORY_BUDGET = 4 << 30
+_EXAMPLES_PER_REASON = 8
 
 
 class BuildError(RuntimeError):
     """A reader, an edit or a filter failed on some files; what it made of the others is kept."""
 
 
+@dataclass(frozen=True)
+class _Target:
+    """A source, what is there to read, and the folder that its documents are published as."""
+
+    source: Source
+    found: Inputs
+    folder: Path
+    parts: list[Part]
+
+
 def build_corpus(
     sources: Sequence[tuple[Source, Path]],
     out: Path,
     *,
+    rules: Sequence[Rule] = DISTINCT_TEXTS,
+    undone: Collection[str] = (),
+    requests: RemovalRequests = NO_REQUESTS,
     engine: Engine = ONE_PROCESS,
+    memory_budget: int = MEMORY_BUDGET,
     may_be_empty: bool = False,
 ) -> dict[str, Manifest]:
-    """Build each (source, root) into `out/<source name>`; a text stays in the first that has it.
+    """Read everything under each (source, root) and publish the folders `out/<source name>`.
 
-    With `may_be_empty`, a source of which nothing is kept does not stop the others.
+    Documents that a rule removes go, but for the rules whose names are `undone`: these run (or
+    their results are found again), and nothing is removed by them. Documents that `requests` name
+    go in any case. A finished folder that was made from the same files by the same code, thresholds
+    and rules is left as it is, and so is each part of an unfinished or outdated one (they lie in
+    `out/.parts`). `memory_budget` in bytes is for comparing documents. ValueError if a source has
+    nothing to read or, without `may_be_empty`, nothing of it is kept; BuildError if a function of a
+    source failed.
     """
     names = [source.name for source, _ in sources]
     if len(set(names)) < len(names):
         raise ValueError(f"source names {names} must differ from one another")
-    manifests: dict[str, Manifest] = {}
-    for source, root in sources:
-        earlier = [out / name for name in manifests]
-        manifests[source.name] = build_documents(
-            source,
-            root,
-            out / source.name,
-            engine=engine,
-            earlier=earlier,
-            may_be_empty=may_be_empty,
-        )
-    return manifests
+    targets = [_target(source, root, out / source.name) for source, root in sources]
+    choice = _Choice(rules, undone, requests, memory_budget, may_be_empty)
+    return _build(targets, out / ".rules", choice, engine)
 
 
 def build_documents(
@@ -93,18 +121,66 @@ def build_documents(
     root: Path,
     out: Path,
     *,
+    rules: Sequence[Rule] = DISTINCT_TEXTS,
     engine: Engine = ONE_PROCESS,
-    earlier: Sequence[Path] = (),
-    may_be_empty: bool = False,
 ) -> Manifest:
-    """Read everything under `root` and publish the folder `out`, with `engine`.
+    """As `build_corpus`, of one source, whose documents are published as the folder `out`."""
+    choice = _Choice(rules, (), NO_REQUESTS, MEMORY_BUDGET, may_be_empty=False)
+    targets = [_target(source, root, out)]
+    return _build(targets, out.parent / ".rules" / out.name, choice, engine)[source.name]
 
-    Documents that the folders `earlier` hold are dropped as duplicates. A finished `out` that was
-    made from the same files by the same code and thresholds is left as it is, and so is each part
-    of an unfinished or outdated one (they lie in `.parts/` beside `out`). ValueError if nothing is
-    there to read or, without `may_be_empty`, nothing is kept; BuildError if a
-    function of the source failed.
-    """
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which documents are to go, as `build_corpus` describes it."""
+
+    rules: Sequence[Rule]
+    undone: Collection[str]
+    requests: RemovalRequests
+    memory_budget: int
+    may_be_empty: bool
+
+
+def _build(
+    targets: Sequence[_Target], rules_folder: Path, choice: _Choice, engine: Engine
+) -> dict[str, Manifest]:
+    _check_rules(choice.rules, choice.undone)
+    steps = rule_folders(choice.rules, [target.parts for target in targets], rules_folder)
+    fingerprints = _fingerprints(targets, steps, choice)
+    finished = {
+        name: manifest
+        for target in targets
+        if (manifest := _finished(target, fingerprints, choice.may_be_empty)) is not None
+        for name in [target.source.name]
+    }
+    if len(finished) < len(targets):
+        for target in targets:
+            _build_parts(target.parts, engine)
+        documents = CorpusDocuments([target.parts for target in targets])
+        found = _found(steps, choice, documents, engine)
+        kept_ids = {rule: documents.ids(removals["kept"]) for rule, removals in found.items()}
+        for target in targets:
+            if target.source.name not in finished:
+                gone = [removals_of_part(p, documents, found, kept_ids) for p in target.parts]
+                fingerprint = fingerprints[target.source.name]
+                finished[target.source.name] = _publish(target, gone, fingerprint, choice, engine)
+    for target in targets:
+        _forget_other_parts(target.parts)
+    forget_other_rules(steps, rules_folder)
+    return {target.source.name: finished[target.source.name] for target in targets}
+
+
+def _check_rules(rules: Sequence[Rule], undone: Collection[str]) -> None:
+    names = [rule.name for rule in rules]
+    assert len(set(names)) == len(names), f"rule names {names} must differ from one another"
+    for name in undone:
+        if name not in names:
+            raise ValueError(
+                f"{name} is none of this corpus's rules, which can be undone: {', '.join(names)}"
+            )
+
+
+def _target(source: Source, root: Path, out: Path) -> _Target:
     if out.resolve().is_relative_to(root.resolve()):
         raise ValueError(
             f"the output {out} lies inside the corpus {root}, which would then read itself; "
@@ -114,38 +190,44 @@ def build_documents(
     if not found.files:
         counts = described(Counter(item.reason for item in found.ignored))
         raise ValueError(f"{root} has nothing that source '{source.name}' reads: {counts} ignored")
-    parts = _parts(source, found, out.parent / ".parts" / out.name)
-    fingerprint = files_fingerprint(
-        (),
-        [
-            *(part.folder.name for part in parts),
-            *(f"{item.source_file} {item.reason}" for item in found.ignored),
-            *(read_manifest(folder).fingerprint for folder in earlier),
-            *_fingerprint_of_comparing(source),
-        ],
-    )
-    finished = finished_manifest(out)
-    is_usable = finished is not None and (finished.num_kept > 0 or may_be_empty)
-    if finished is not None and is_usable and finished.fingerprint == fingerprint:
-        return finished
-    _build_parts(parts, engine)
-    with atomic_directory(out) as folder:
-        sizes = [part.num_bytes for part in parts]
-        label = f"deduplicate {source.name}"
-        tasks = _duplicates(parts, earlier, folder)
-        published = engine.map(_publish_part, tasks, sizes, label=label)
-        if source.near_duplicates is not None:
-            published = _without_near_duplicates(folder, published, source.near_duplicates)
-        manifest = _summary(published, parts, found, fingerprint)
-        if manifest.num_kept == 0 and not may_be_empty:
-            raise ValueError(f"no document of {root} was kept: {_why_nothing(manifest, parts)}")
-        inputs = pa.concat_tables([pq.read_table(part.inputs) for part in parts])
-        pq.write_table(inputs, folder / "inputs.parquet", compression="zstd")
-        ignored = pa.Table.from_pylist([asdict(item) for item in found.ignored], IGNORED_SCHEMA)
-        pq.write_table(ignored, folder / "ignored.parquet", compression="zstd")
-        (folder / "manifest.json").write_bytes(manifest.to_json())
-    _forget_other_parts(parts)
-    return manifest
+    return _Target(source, found, out, _parts(source, found, out.parent / ".parts" / out.name))
+
+
+def _fingerprints(
+    targets: Sequence[_Target], steps: Sequence[RuleFolder], choice: _Choice
+) -> dict[str, str]:
+    """For each source's documents, of all that decides about them."""
+    about = [step.folder.name for step in steps]
+    about += [f"undone {sorted(choice.undone)}", *choice.requests.lines()]
+    return {
+        target.source.name: files_fingerprint(
+            (),
+            [
+                *(part.folder.name for part in target.parts),
+                *(f"{item.source_file} {item.reason}" for item in target.found.ignored),
+                *about,
+            ],
+        )
+        for target in targets
+    }
+
+
+def _finished(
+    target: _Target, fingerprints: Mapping[str, str], may_be_empty: bool
+) -> Manifest | None:
+    manifest = finished_manifest(target.folder)
+    if manifest is None or manifest.fingerprint != fingerprints[target.source.name]:
+        return None
+    return manifest if manifest.num_kept > 0 or may_be_empty else None
+
+
+def _found(
+    steps: Sequence[RuleFolder], choice: _Choice, documents: CorpusDocuments, engine: Engine
+) -> dict[str, Removals]:
+    """What the rules that are not undone remove."""
+    results = run_rules(steps, documents, engine=engine, memory_budget=choice.memory_budget)
+    pairs = zip(steps, results, strict=True)
+    return {step.rule.name: found for step, found in pairs if step.rule.name not in choice.undone}
 
 
 # -- parts ----------------------------------------------------------------------------------------
@@ -206,207 +288,94 @@ def _forget_other_parts(parts: Sequence[Part]) -> None:
             half.rmdir()
 
 
-def _fingerprint_of_comparing(source: Source) -> list[str]:
-    """Of what decides about the documents after the parts are made."""
-    compare = source.near_duplicates
-    return [] if compare is None else [code_fingerprint([], [compare])]
-
-
 # -- documents ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Publication:
-    """A part, which of its documents stay, and where they go."""
-
-    part: Part
-    index: int
-    keep: npt.NDArray[np.bool_]
-    folder: Path
-
-
-@dataclass(frozen=True)
-class _Published:
-    files: tuple[ShardFile, ...]
-    num_text_bytes: int
-    dropped: Counter[str]
-
-
-def _duplicates(parts: Sequence[Part], earlier: Sequence[Path], folder: Path) -> list[_Publication]:
-    """Each part with the mask of its documents that stay."""
-    keys = [np.load(part.keys) for part in parts]
-    keep = keep_first(keys)
-    for known in earlier:
-        ids = np.concatenate(
-            [as_ids(()), *(_ids(known / file.path) for file in read_manifest(known).files)]
-        )
-        for part, mask in zip(parts, keep, strict=True):
-            own = [_ids(path) for path in part.documents]
-            mask &= ~np.isin(np.concatenate([as_ids(()), *own]), ids)
-    return [
-        _Publication(part, index, mask, folder)
-        for index, (part, mask) in enumerate(zip(parts, keep, strict=True))
-    ]
-
-
-def _ids(path: Path) -> npt.NDArray[np.bytes_]:
-    return as_ids(pq.read_table(path, columns=["id"]).column("id").to_pylist())
-
-
-def _publish_part(task: _Publication) -> _Published:
-    """Put the documents that stay, and a list of all that do not, into the documents folder."""
-    dropped_path = task.folder / _dropped_name(task.index)
-    files: list[ShardFile] = []
-    num_text_bytes = start = 0
-    with pq.ParquetWriter(dropped_path, DROPPED_SCHEMA, compression="zstd") as dropped:
-        with pq.ParquetFile(task.part.dropped) as earlier:
-            for batch in earlier.iter_batches(use_threads=False):
-                dropped.write_batch(batch)
-        for number, path in enumerate(task.part.documents):
-            target = task.folder / f"documents-{task.index:05}-{number:03}.parquet"
-            num_rows = pq.read_metadata(path).num_rows
-            mask = task.keep[start : start + num_rows]
-            start += num_rows
-            if mask.all():
-                _link(path, target)
-            else:
-                _write_kept(path, target, mask, dropped)
-            if mask.any():
-                files.append(_shard_file(target, int(mask.sum())))
-                num_text_bytes += _text_bytes(target)
-    assert start == len(task.keep), f"{task.part.folder}: {start} rows, {len(task.keep)} keys"
-    return _Published(tuple(files), num_text_bytes, _reasons(dropped_path))
-
-
-def _without_near_duplicates(
-    folder: Path,
-    published: Sequence[_Published],
-    find: Callable[[Sequence[Path]], Sequence[Removal]],
-) -> list[_Published]:
-    """What was published, without the documents that `find` removes."""
-    paths = [folder / file.path for part in published for file in part.files]
-    removals = {removal.removed_id: removal for removal in find(paths)}
-    return [_remove(folder, index, part, removals) for index, part in enumerate(published)]
-
-
-def _remove(
-    folder: Path, index: int, part: _Published, removals: Mapping[str, Removal]
-) -> _Published:
-    files: list[ShardFile] = []
-    dropped_path = folder / _dropped_name(index)
-    dropped = [pq.read_table(dropped_path)]
-    num_text_bytes = 0
-    for file in part.files:
-        path = folder / file.path
-        rows = pq.read_table(path, columns=["source_file", "offset", "id"]).to_pylist()
-        mask = np.array([row["id"] not in removals for row in rows], dtype=bool)
-        if not mask.all():
-            rewritten = path.with_suffix(".rewritten")
-            _write_rows(path, rewritten, mask)
-            rewritten.replace(path)
-            gone = [_near_duplicate(row, removals) for row in rows if row["id"] in removals]
-            dropped.append(pa.Table.from_pylist(gone, DROPPED_SCHEMA))
-        if mask.any():
-            files.append(file if mask.all() else _shard_file(path, int(mask.sum())))
-            num_text_bytes += _text_bytes(path)
-        else:
-            path.unlink()
-    if len(dropped) > 1:
-        pq.write_table(pa.concat_tables(dropped), dropped_path, compression="zstd")
-    return _Published(tuple(files), num_text_bytes, _reasons(dropped_path))
-
-
-def _near_duplicate(row: Mapping[str, Any], removals: Mapping[str, Removal]) -> dict[str, Any]:
-    removal = removals[row["id"]]
-    detail = f"{removal.similarity:.3f} like {removal.kept_id}"
-    return {**row, "reason": "near_duplicate", "detail": detail}
-
-
-def _dropped_name(index: int) -> str:
-    return f"dropped-{index:05}.parquet"
-
-
-def _shard_file(path: Path, num_rows: int) -> ShardFile:
-    return ShardFile(path.name, num_rows, path.stat().st_size, checksum(path))
-
-
-def _reasons(dropped: Path) -> Counter[str]:
-    return Counter(pq.read_table(dropped, columns=["reason"]).column("reason").to_pylist())
-
-
-def _link(path: Path, target: Path) -> None:
-    """The same file under a second name, where the file system can."""
-    try:
-        os.link(path, target)
-    except OSError:
-        shutil.copyfile(path, target)
-
-
-def _write_kept(
-    path: Path, target: Path, mask: npt.NDArray[np.bool_], dropped: pq.ParquetWriter
-) -> None:
-    """The rows that `mask` keeps as the file `target` (none: no file), the others to `dropped`."""
-    if mask.any():
-        _write_rows(path, target, mask)
-    places = pq.read_table(path, columns=["source_file", "offset", "id"])
-    gone = places.filter(pa.array(~mask)).to_pylist()
-    reasons = {"reason": "duplicate", "detail": None}
-    dropped.write_table(pa.Table.from_pylist([{**row, **reasons} for row in gone], DROPPED_SCHEMA))
-
-
-def _write_rows(path: Path, target: Path, mask: npt.NDArray[np.bool_]) -> None:
-    """The rows of `path` that `mask` keeps, row group by row group."""
-    start = 0
-    with (
-        pq.ParquetFile(path) as parquet,
-        pq.ParquetWriter(target, SCHEMA, compression="zstd") as writer,
-    ):
-        for index in range(parquet.num_row_groups):
-            rows = parquet.read_row_group(index, use_threads=False)
-            keep = pa.array(mask[start : start + rows.num_rows])
-            start += rows.num_rows
-            if keep.true_count:
-                writer.write_table(rows.filter(keep))
-
-
-def _text_bytes(path: Path) -> int:
-    total = 0
-    with pq.ParquetFile(path) as parquet:
-        for batch in parquet.iter_batches(columns=["text"], use_threads=False):
-            total += pc.sum(pc.binary_length(batch.column(0))).as_py()
-    return total
-
-
-def _summary(
-    published: Sequence[_Published], parts: Sequence[Part], found: Inputs, fingerprint: str
+def _publish(
+    target: _Target,
+    removals: Sequence[PartRemovals],
+    fingerprint: str,
+    choice: _Choice,
+    engine: Engine,
 ) -> Manifest:
-    source = parts[0].source
-    dropped = sum((part.dropped for part in published), Counter[str]())
-    files = tuple(file for part in published for file in part.files)
-    num_kept = sum(file.rows for file in files)
+    """Publish the documents folder."""
+    total = Published()
+    with atomic_directory(target.folder) as folder:
+        tasks = [
+            Publication(part, index, folder, gone, choice.requests)
+            for index, (part, gone) in enumerate(zip(target.parts, removals, strict=True))
+        ]
+        sizes = [part.num_bytes for part in target.parts]
+        label = f"publish {target.source.name}"
+        for published in engine.map(publish_part, tasks, sizes, label=label):
+            total.add(published)
+        inputs = pa.concat_tables([pq.read_table(part.inputs) for part in target.parts])
+        manifest = _summary(target, total, inputs, fingerprint)
+        if manifest.num_kept == 0 and not choice.may_be_empty:
+            raise ValueError(
+                f"no document of {target.source.name} was kept: {_why_nothing(target, total)}"
+            )
+        ignored = [asdict(item) for item in target.found.ignored]
+        for name, table in (
+            ("inputs", inputs),
+            ("ignored", pa.Table.from_pylist(ignored, IGNORED_SCHEMA)),
+            ("examples", _examples(target.parts)),
+        ):
+            pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+        (folder / "manifest.json").write_bytes(manifest.to_json())
+    return manifest
+
+
+def _examples(parts: Sequence[Part]) -> pa.Table:
+    """A few dropped texts for each reason, chosen by hash from those that the parts have."""
+    chosen: dict[tuple[str, str], SmallestHashes[dict[str, object]]] = {}
+    for part in parts:
+        for row in pq.read_table(part.examples).to_pylist():
+            reason = chosen.setdefault(
+                (row["stage"], row["reason"]), SmallestHashes(_EXAMPLES_PER_REASON, seed=0)
+            )
+            reason.add(f"{row['source_file']}:{row['offset']}", row)
+    rows = [row for _, found in sorted(chosen.items()) for row in found.items()]
+    return pa.Table.from_pylist(rows, EXAMPLES_SCHEMA)
+
+
+def _summary(target: _Target, total: Published, inputs: pa.Table, fingerprint: str) -> Manifest:
+    num_kept = sum(file.rows for file in total.files)
+    modules = modules_behind(functions_of(target.source)).values()
     return Manifest(
         version=MANIFEST_VERSION,
-        source=source.name,
+        source=target.source.name,
         fingerprint=fingerprint,
         versions={
             "llama-ds": importlib.metadata.version("llama-ds"),
             "python": platform.python_version(),
-            **dict(sorted(package_versions(modules_behind(functions_of(source)).values()).items())),
+            **dict(sorted(package_versions(modules).items())),
         },
-        num_input_files=len(found.files),
-        num_input_bytes=sum(file.size for file in found.files),
-        num_read=num_kept + dropped.total(),
+        num_input_files=len(target.found.files),
+        num_input_bytes=sum(file.size for file in target.found.files),
+        num_read=num_kept + total.drops.total(),
+        num_read_bytes=pc.sum(inputs.column("num_text_bytes")).as_py(),
         num_kept=num_kept,
-        dropped=dict(sorted(dropped.items())),
-        ignored=dict(sorted(Counter(item.reason for item in found.ignored).items())),
-        num_text_bytes=sum(part.num_text_bytes for part in published),
-        files=files,
+        drops=tuple(
+            DropCount(stage, reason, count, total.drop_bytes[stage, reason])
+            for (stage, reason), count in sorted(total.drops.items())
+        ),
+        contaminated=dict(sorted(total.contaminated.items())),
+        ignored=dict(sorted(Counter(item.reason for item in target.found.ignored).items())),
+        num_text_bytes=total.num_text_bytes,
+        lengths={str(bits): count for bits, count in sorted(total.lengths.items())},
+        languages=dict(sorted(total.languages.items())),
+        licences=dict(sorted(total.licences.items())),
+        files=tuple(total.files),
     )
 
 
-def _why_nothing(manifest: Manifest, parts: Sequence[Part]) -> str:
+def _why_nothing(target: _Target, total: Published) -> str:
     """Counts per reason, and the first thing that was dropped."""
-    rows = (row for part in parts for row in pq.read_table(part.dropped).slice(0, 1).to_pylist())
-    first = next(rows)
+    rows = (row for p in target.parts for row in pq.read_table(p.dropped).slice(0, 1).to_pylist())
+    first = next(rows, None)
+    counts = Counter({reason: n for (_, reason), n in total.drops.items()})
+    if first is None:
+        return described(counts)
     detail = f"{first['source_file']}: {first['detail'] or first['reason']}"
-    return f"{described(manifest.dropped)} (first: {detail})"
+    return f"{described(counts)} (first: {detail})"

@@ -27,6 +27,7 @@ from data_pipeline.publish import write_atomic
 from data_pipeline.workers import Processes
 from recipes.corpus import Corpus
 from recipes.crawl_models import TrainPerplexity, TrainReferences
+from recipes.decontamination import decontaminated
 from recipes.launch import bad_input, errors_in_one_line
 from recipes.llama1_corpus import CrawlModels, llama1_corpus
 
@@ -50,6 +51,15 @@ class BuildDataset:
     sources: tuple[str, ...] = ()
     """Build these only; by default all of the corpus."""
     models: CrawlModels = field(default_factory=CrawlModels)
+    decontaminate: Path | None = None
+    """Folder of evaluation sets as published (JSON lines, JSON, CSV, Parquet): documents that have
+    their items are dropped. By default none are, as in the paper."""
+    decontaminate_words: int = 13
+    """How many consecutive words a document and an item must share. GPT-3: 13."""
+    decontaminate_passages: bool = False
+    """Also look for passages that a set took from elsewhere, such as BoolQ's from Wikipedia."""
+    decontaminate_flag_only: bool = False
+    """Keep the documents, and say in their column `contamination` what they have."""
     jobs: Annotated[int, tyro.conf.arg(help="Processes.")] = os.cpu_count() or 1
     inspect: str | None = None
     """In place of building, show documents of this source that a finished build dropped."""
@@ -94,21 +104,32 @@ def run(arguments: Sequence[str]) -> int:
 
 def build(options: BuildDataset) -> int:
     corpus = chosen_corpus(options)
+    evaluations = None
+    if options.decontaminate is not None:
+        corpus, evaluations = decontaminated(
+            corpus,
+            options.decontaminate,
+            options.out / "evaluations.npz",
+            words=options.decontaminate_words,
+            passages=options.decontaminate_passages,
+            action="flag" if options.decontaminate_flag_only else "drop",
+        )
     for step in corpus.left_out:
         print(f"left out: {step}", file=sys.stderr)
     try:
         manifests = build_corpus(
             corpus.sources,
             options.out / "documents",
+            rules=corpus.rules,
             engine=Processes(options.jobs),
             may_be_empty=True,
         )
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1
-    numbers = json.dumps(report.as_json(manifests, corpus.left_out), indent=2)
+    numbers = json.dumps(report.as_json(manifests, corpus.left_out, evaluations), indent=2)
     write_atomic(options.out / "report.json", numbers.encode() + b"\n")
-    print(report.table(manifests, corpus.left_out))
+    print(report.table(manifests, corpus.left_out, evaluations))
     print(f"documents: {options.out}/documents, the numbers above: {options.out}/report.json")
     empty = [name for name, manifest in manifests.items() if manifest.num_kept == 0]
     if empty:
@@ -160,7 +181,7 @@ def _dropped(source: Source, root: Path, folder: Path, reason: str | None) -> It
     raw_documents = RawDocuments(source, root)
     for drop in drops(folder, reason):
         place = drop.source_file if drop.offset is None else f"{drop.source_file}:{drop.offset}"
-        heading = f"== {drop.reason}  {place}" + (f"  ({drop.detail})" if drop.detail else "")
+        heading = f"== {drop.reason}  {place}" + (f"  ({drop.why})" if drop.why else "")
         item = raw_documents.at(drop.source_file, drop.offset)
         if item is None:
             yield f"{heading}\n(no longer among the raw files)"

@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from data_pipeline import code_files, filters
-from data_pipeline.document import Source
+from data_pipeline.comparison import Rule
+from data_pipeline.document import Edit, Source
+from data_pipeline.pipeline import DISTINCT_TEXTS
 from data_pipeline.sources import folder, github
 
 PERMISSIVE = frozenset(
@@ -44,12 +46,19 @@ class Corpus:
 
     name: str
     sources: tuple[tuple[Source, Path], ...]
+    rules: tuple[Rule, ...] = DISTINCT_TEXTS
+    """By which documents are compared, in this order."""
     left_out: tuple[str, ...] = ()
     """Steps of the paper that this build does without, each with what would bring it in."""
 
     def only(self, names: Sequence[str]) -> Corpus:
         """The corpus with the sources of these names."""
         return replace(self, sources=tuple(s for s in self.sources if s[0].name in names))
+
+    def with_last_edit(self, edit: Edit) -> Corpus:
+        """The corpus with one more edit, after all others of every source."""
+        sources = [(replace(s, edits=(*s.edits, edit)), root) for s, root in self.sources]
+        return replace(self, sources=tuple(sources))
 
 
 def builtin_corpus(*, max_bytes: int = 24_000_000) -> Corpus:

@@ -19,9 +19,11 @@ from data_pipeline import (
     perplexity,
     reference_classifier,
 )
-from data_pipeline.book_overlap import overlapping_books
+from data_pipeline.book_overlap import books_that_overlap
 from data_pipeline.code_headers import without_notices
+from data_pipeline.comparison import Rule
 from data_pipeline.document import Edit, Filter, Source
+from data_pipeline.pipeline import DISTINCT_TEXTS
 from data_pipeline.sources import (
     arxiv,
     books,
@@ -50,7 +52,11 @@ class CrawlModels:
 
 
 def llama1_corpus(raw: Path, models: CrawlModels) -> Corpus:
-    """The sources under `raw`, the cleanest first: of equal texts the first stays."""
+    """The sources under `raw`, the cleanest first: of equal texts the first stays.
+
+    The paper says nothing of decontamination, and none is done here; `recipes/decontamination.py`
+    adds it to all sources where a build asks for it.
+    """
     left_out = []
     if models.perplexity is None:
         left_out.append(
@@ -82,6 +88,15 @@ def llama1_corpus(raw: Path, models: CrawlModels) -> Corpus:
     return Corpus(
         name="llama1",
         sources=tuple((source, raw / source.name) for source in sources),
+        rules=(
+            *DISTINCT_TEXTS,
+            # "Removing books with more than 90 % content overlap" (paper).
+            Rule(
+                "book_overlap",
+                partial(books_that_overlap, min_overlap=0.9),
+                sources=frozenset({"books"}),
+            ),
+        ),
         left_out=tuple(left_out),
     )
 
@@ -127,8 +142,6 @@ def books_source() -> Source:
         ),
         # "The Gutenberg Project, which contains books that are in the public domain" (paper).
         edits=(partial(books.without_gutenberg, keep_copyrighted=False),),
-        # "Removing books with more than 90 % content overlap" (paper).
-        near_duplicates=partial(overlapping_books, min_overlap=0.9),
     )
 
 

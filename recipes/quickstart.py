@@ -120,7 +120,9 @@ def build_store(options: Quickstart) -> None:
     else:
         corpus = folder_corpus(options.corpus, text_field=options.text_field)
     folder = options.out / "documents"
-    manifests = build_corpus(corpus.sources, folder, engine=Processes(options.jobs))
+    manifests = build_corpus(
+        corpus.sources, folder, rules=corpus.rules, engine=Processes(options.jobs)
+    )
     for name, manifest in manifests.items():
         dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items())
         print(

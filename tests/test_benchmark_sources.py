@@ -47,6 +47,12 @@ def test_reader_memory_measures_and_keeps_what_it_has(tmp_path: Path) -> None:
     assert not earlier_results(tmp_path / "none.json", 300_000, commit)
 
 
+def test_decontamination_compares_with_the_plain_form() -> None:
+    ran = run("decontamination.py", "--rehearse")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("documents with items: ours 0, plain Python 0") == 3
+
+
 def test_sources_runs_each_script_and_says_what_failed(tmp_path: Path) -> None:
     # `github` needs no peer; `wikipedia` needs one that may not be installed.
     ran = run(

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.book_overlap import overlapping_books
+from data_pipeline.comparison import DocumentFile
 from data_pipeline.document import Document
 from data_pipeline.word_ngrams import distinct, ngram_hashes, word_hashes
 from recipes.llama1_corpus import books_source
@@ -17,16 +19,17 @@ from recipes.llama1_corpus import books_source
 
 def write_shards(
     folder: Path, shards: Sequence[dict[str, str]], rows_per_group: int = 2
-) -> list[Path]:
+) -> list[DocumentFile]:
     """One Parquet file per {id: text}."""
-    paths = []
+    files = []
     for number, shard in enumerate(shards):
         table = pa.table(
             {"id": pa.array(shard, pa.string()), "text": pa.array(shard.values(), pa.string())}
         )
-        paths.append(folder / f"{number}.parquet")
-        pq.write_table(table, paths[-1], row_group_size=rows_per_group)
-    return paths
+        path = folder / f"{number}.parquet"
+        pq.write_table(table, path, row_group_size=rows_per_group)
+        files.append(DocumentFile.whole(path))
+    return files
 
 
 def words_of(text: str) -> list[str]:
@@ -61,12 +64,11 @@ def removed(
     found = overlapping_books(
         write_shards(folder, shards), min_overlap=0.9, max_samples=max_samples
     )
-    texts = {book_id: text for shard in shards for book_id, text in shard.items()}
-    for removal in found:
-        true = true_overlap(texts[removal.removed_id], texts[removal.kept_id])
+    books = [book for shard in shards for book in shard.items()]
+    for gone, kept, similarity in found.tolist():
         # The same sets, but for collisions of 64-bit hashes.
-        assert removal.similarity == true
-    return [(removal.removed_id, removal.kept_id) for removal in found]
+        assert similarity == np.float32(true_overlap(books[gone][1], books[kept][1]))
+    return [(books[gone][0], books[kept][0]) for gone, kept, _ in found.tolist()]
 
 
 A, B, C = novel(1), novel(2), novel(3)
@@ -160,10 +162,15 @@ def test_bound_out_of_range(tmp_path: Path, min_overlap: float) -> None:
         overlapping_books([], min_overlap=min_overlap)
 
 
-def test_ids_must_differ(tmp_path: Path) -> None:
-    paths = write_shards(tmp_path, [{"a": A}, {"a": B}])
-    with pytest.raises(ValueError, match="distinct ids"):
-        overlapping_books(paths, min_overlap=0.9)
+def test_only_rows_that_are_kept_are_compared(tmp_path: Path) -> None:
+    """And the others count in the numbering."""
+    books = {"a": A, "b": B, "copy of a": A, "copy of b": B, "again": A}
+    (file,) = write_shards(tmp_path, [books])
+    keep = np.array([False, True, True, True, True])
+    found = overlapping_books([replace(file, keep=keep), file], min_overlap=0.9)
+    assert [(gone, kept) for gone, kept, _ in found.tolist()] == [
+        *((3, 1), (4, 2), (5, 2), (6, 1), (7, 2), (8, 1), (9, 2))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +227,7 @@ def test_editions_among_real_books(samples: Path, tmp_path: Path) -> None:
             if isinstance(edited, Document) and edited.text not in texts.values():
                 texts[file.source_file] = edited.text
     found = overlapping_books(write_shards(tmp_path, [texts]), min_overlap=0.9)
-    gone = {removal.removed_id for removal in found}
+    gone = {list(texts)[number] for number in found["removed"]}
     pairs = [
         line.split(":")[0].split(" ~ ")
         for line in (samples / "reference" / "books" / "PAIRS.txt").read_text().splitlines()[1:]
@@ -236,5 +243,4 @@ def test_editions_among_real_books(samples: Path, tmp_path: Path) -> None:
         "huckleberry-finn-editions/hfinn12.txt"
     }
     assert len(gone) == 12
-    for removal in found:
-        assert removal.similarity > 0.95
+    assert found["similarity"].min() > 0.95

@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -19,10 +19,11 @@ import pytest
 import xxhash
 
 from data_pipeline import filters, parts
-from data_pipeline.document import SCHEMA, Document, Removal, Source, content_id
+from data_pipeline.comparison import Comparison, Removals, Rule, removals
+from data_pipeline.document import SCHEMA, Document, Source, content_id
 from data_pipeline.documents import load_documents, read_manifest
 from data_pipeline.fingerprint import describe
-from data_pipeline.pipeline import BuildError, build_corpus, build_documents
+from data_pipeline.pipeline import DISTINCT_TEXTS, BuildError, build_corpus, build_documents
 from data_pipeline.sources import folder
 from data_pipeline.workers import Processes, _set_up_worker
 
@@ -221,7 +222,7 @@ def test_truncated_shard_is_named(raw: Path, tmp_path: Path) -> None:
         load_documents(tmp_path / "missing")
     fields = json.loads((tmp_path / "out" / "manifest.json").read_text())
     (tmp_path / "out" / "manifest.json").write_text(json.dumps({**fields, "version": 99}))
-    with pytest.raises(ValueError, match="has version 99, and this program reads version 2"):
+    with pytest.raises(ValueError, match="has version 99, and this program reads version 4"):
         read_manifest(tmp_path / "out")
 
 
@@ -399,20 +400,23 @@ def test_a_source_says_which_texts_are_the_same(raw: Path, tmp_path: Path) -> No
     assert load_documents(tmp_path / "out")["text"][:] == ["first text", "second", "third"]
 
 
-def all_but_the_first(shards: Sequence[Path]) -> list[Removal]:
-    ids = [row for path in shards for row in pq.read_table(path).column("id").to_pylist()]
-    return [Removal(other, ids[0], 0.5) for other in ids[1:]]
+def all_but_the_first(comparison: Comparison) -> Removals:
+    pairs = zip(comparison.files, comparison.bounds(), strict=False)
+    numbers = [int(row) + first for file, first in pairs for row in file.kept_rows()]
+    return removals([(other, numbers[0], 0.5) for other in numbers[1:]])
+
+
+ONE_STAYS = (*DISTINCT_TEXTS, Rule("one_stays", all_but_the_first))
 
 
 @pytest.mark.parametrize("part_bytes", [1, 1000])
-def test_near_duplicates_are_removed_with_the_one_that_stays(
+def test_a_rule_removes_with_the_one_that_stays(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_bytes: int
 ) -> None:
     monkeypatch.setattr(parts, "_PART_INPUT_BYTES", part_bytes)
     plain = build_documents(TEXT, raw, tmp_path / "out")
-    source = replace(TEXT, near_duplicates=all_but_the_first)
-    manifest = build_documents(source, raw, tmp_path / "out")
-    assert manifest.dropped == {**plain.dropped, "near_duplicate": 2}
+    manifest = build_documents(TEXT, raw, tmp_path / "out", rules=ONE_STAYS)
+    assert manifest.dropped == {**plain.dropped, "one_stays": 2}
     assert (manifest.num_read, manifest.num_kept) == (plain.num_read, 1)
     assert manifest.num_text_bytes == len("first text")
     assert manifest == read_manifest(tmp_path / "out")
@@ -421,9 +425,10 @@ def test_near_duplicates_are_removed_with_the_one_that_stays(
         row for p in (tmp_path / "out").glob("dropped-*") for row in pq.read_table(p).to_pylist()
     ]
     assert len(rows) == sum(manifest.dropped.values())
-    (second,) = [row for row in rows if row["id"] == content_id("second") and row["detail"]]
-    assert second["reason"] == "near_duplicate"
-    assert second["detail"] == f"0.500 like {content_id('first text')}"
+    (second,) = [r for r in rows if r["id"] == content_id("second") and r["reason"] == "one_stays"]
+    assert second["stage"] == "compare"
+    assert (second["kept_source"], second["kept_id"]) == ("text", content_id("first text"))
+    assert (second["similarity"], second["num_bytes"]) == (0.5, len("second"))
 
 
 def test_a_large_part_has_several_files(
@@ -453,6 +458,7 @@ def test_every_input_file_is_listed(raw: Path, tmp_path: Path) -> None:
         "xxh3_64": xxhash.xxh3_64_hexdigest(b"first text\n"),
         "num_read": 1,
         "num_dropped": 0,
+        "num_text_bytes": 11,
     }
 
 

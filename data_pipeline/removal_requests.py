@@ -1,0 +1,72 @@
+"""Documents that somebody asked to have removed: by id, address or licence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_pipeline.publish import write_atomic
+
+REQUESTED = "requested"
+"""Reason under which these documents are counted."""
+
+
+@dataclass(frozen=True)
+class RemovalRequests:
+    """What is to go. A document goes if any of these names it."""
+
+    ids: frozenset[str] = frozenset()
+    """Content ids."""
+    urls: frozenset[str] = frozenset()
+    licences: frozenset[str] = frozenset()
+    """SPDX expressions, as the documents have them."""
+
+    def __bool__(self) -> bool:
+        return bool(self.ids or self.urls or self.licences)
+
+    @property
+    def columns(self) -> list[str]:
+        """What of a document decides."""
+        return ["id", "url", "licence"]
+
+    def rows(self, table: pa.Table) -> npt.NDArray[np.bool_]:
+        """Which rows of a table with `columns` go."""
+        gone = np.zeros(table.num_rows, np.bool_)
+        for column, values in zip(self.columns, (self.ids, self.urls, self.licences), strict=True):
+            if values:
+                found = pc.is_in(table.column(column), pa.array(sorted(values), pa.string()))
+                gone |= found.to_numpy(zero_copy_only=False)
+        return gone
+
+    def with_more(
+        self, ids: Collection[str], urls: Collection[str], licences: Collection[str]
+    ) -> RemovalRequests:
+        return RemovalRequests(
+            self.ids.union(ids), self.urls.union(urls), self.licences.union(licences)
+        )
+
+    def lines(self) -> list[str]:
+        """All of it in a fixed order."""
+        return [f"{n} {v}" for n in ("ids", "urls", "licences") for v in sorted(getattr(self, n))]
+
+    def save(self, path: Path) -> None:
+        fields = {name: sorted(getattr(self, name)) for name in ("ids", "urls", "licences")}
+        write_atomic(path, json.dumps(fields, indent=1).encode() + b"\n")
+
+    @staticmethod
+    def load(path: Path) -> RemovalRequests:
+        """What `save` wrote; nothing where there is no such file. ValueError for another file."""
+        if not path.exists():
+            return RemovalRequests()
+        try:
+            fields = json.loads(path.read_bytes())
+            return RemovalRequests(**{name: frozenset(fields[name]) for name in fields})
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is no list of removal requests: {error}") from error
