@@ -36,6 +36,8 @@ def write_documents(folder: Path, rows: Sequence[Mapping[str, Any]], num_files: 
         num_input_bytes=size,
         num_read=len(full),
         num_read_bytes=size,
+        num_paragraphs_removed=0,
+        num_paragraph_characters_removed=0,
         num_kept=len(full),
         drops=(),
         contaminated={},
