@@ -24,7 +24,7 @@ from data_pipeline.encoding import Encoder
 from data_pipeline.provenance import document_at
 from data_pipeline.shards import SPLITS, TokenStore
 from data_pipeline.store_building import build_store
-from data_pipeline.tokenization import TokenizerConfig, train_tokenizer
+from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
 from data_pipeline.workers import Processes
 
 ONE = Processes(1)
