@@ -254,7 +254,7 @@ def stage_of(label: str) -> str:
 
 def as_text(costs: Sequence[StageCost], *, jobs: int) -> str:
     """The prediction as a table, a line per stage, and what the whole takes."""
-    rows = [("stage", "MB", "core-hours", "memory", "disk")]
+    rows = [("stage", "MB", "core time", "memory", "disk")]
     for stage in dict.fromkeys(cost.stage for cost in costs):
         own = [cost for cost in costs if cost.stage == stage]
         known = [cost.core_seconds for cost in own if cost.core_seconds is not None]
@@ -262,7 +262,7 @@ def as_text(costs: Sequence[StageCost], *, jobs: int) -> str:
             (
                 stage,
                 f"{sum(cost.megabytes for cost in own):,.1f}",
-                _hours(sum(known)) if known else "not measured",
+                _duration(sum(known)) if known else "not measured",
                 _bytes(max(cost.memory_bytes for cost in own)),
                 _bytes(sum(cost.disk_bytes for cost in own)),
             )
@@ -271,7 +271,7 @@ def as_text(costs: Sequence[StageCost], *, jobs: int) -> str:
     peak = max(cost.memory_bytes for cost in costs)
     disk = sum(cost.disk_bytes for cost in costs)
     last = (
-        f"{_hours(total)} core-hours, about {_hours(total / jobs)} hours with {jobs} jobs; "
+        f"{_duration(total)} on one core, about {_duration(total / jobs)} with {jobs} jobs; "
         f"{_bytes(peak)} of memory; {_bytes(disk)} of disk"
     )
     return "\n".join([*_aligned(rows), "", last])
@@ -279,27 +279,20 @@ def as_text(costs: Sequence[StageCost], *, jobs: int) -> str:
 
 def deviations_as_text(deviations: Sequence[Deviation]) -> str:
     """Prediction beside measurement."""
-    rows = [("stage", "predicted", "measured", "measured / predicted")]
+    rows: list[tuple[str, ...]] = [("stage", "predicted", "measured", "measured / predicted")]
     for deviation in deviations:
-        ratio = deviation.ratio
-        rows.append(
-            (
-                deviation.stage,
-                _seconds(deviation.predicted_seconds),
-                _seconds(deviation.measured_seconds),
-                "-" if ratio is None else f"{ratio:.2f}",
-            )
-        )
+        times = (deviation.predicted_seconds, deviation.measured_seconds)
+        shown = ["-" if seconds is None else _duration(seconds) for seconds in times]
+        ratio = "-" if deviation.ratio is None else f"{deviation.ratio:.2f}"
+        rows.append((deviation.stage, *shown, ratio))
     return "\n".join(_aligned(rows))
 
 
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f} s"
-
-
-def _hours(seconds: float) -> str:
-    hours = seconds / 3600
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:,.1f}" if hours >= 1 else f"{hours:.4f}"
+def _duration(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:,.1f} s"
 
 
 def _bytes(count: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,25 @@ def test_a_build_s_own_times(tmp_path: Path) -> None:
     predicted = predict({"notes": size}, jobs=2, memory_budget=GB)
     stages = {stage_of(label) for label in engine.core_seconds}
     assert {"read", "publish"} <= stages <= {cost.stage for cost in predicted}
+
+
+def spin(seconds: float) -> float:
+    """Compute for so long."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+    return seconds
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_phase_is_what_is_computed_beside_the_tasks(jobs: int) -> None:
+    engine = TimedEngine(Processes(jobs))
+    with engine.phase("all the rest"):
+        assert engine.map(spin, [0.2, 0.2], [1, 1], label="tasks") == [0.2, 0.2]
+        spin(0.1)
+    assert engine.core_seconds["tasks"] >= 0.4
+    # Starting processes is computed here too, the tasks in no case.
+    assert 0.1 <= engine.core_seconds["all the rest"] < 0.4
 
 
 def test_the_benchmark_of_rates(tmp_path: Path) -> None:
