@@ -1,4 +1,4 @@
-"""Documents -> SentencePiece tokenizer -> token store.
+"""Documents -> SentencePiece tokenizer.
 
 A tokenizer is a folder: `tokenizer.model` (SentencePiece), `tokenizer.json` and
 `tokenizer_config.json` (Hugging Face), `manifest.json`. Both forms give the same ids for every
@@ -10,38 +10,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import itertools
 import json
-import math
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 import sentencepiece
 import tokenizers
 import xxhash
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 from datasets.utils import tqdm
 
 from data_pipeline.huggingface_tokenizer import to_huggingface
-from data_pipeline.publish import atomic_directory
-from data_pipeline.shards import (
-    FORMAT_VERSION,
-    SPLITS,
-    ShardFile,
-    Split,
-    SplitManifest,
-    StoreManifest,
-    TokenStore,
-    describe_file,
-)
+from data_pipeline.publish import atomic_directory, check_replaceable
 
 # SentencePiece passes over a line of more bytes than its max_sentence_length, and over a line
 # with its reserved character U+2585. Lines are cut there instead; UTF-8 needs at most 4 bytes
@@ -49,8 +33,7 @@ from data_pipeline.shards import (
 _LINE_CHARACTERS = 16_384
 _LINE_BREAK = re.compile("[\n\u2585]")
 
-_ENCODE_BATCH_DOCUMENTS = 64
-_SHARD_SIZE = "2GB"
+_BATCH_DOCUMENTS = 64
 
 
 @dataclass(frozen=True)
@@ -81,15 +64,24 @@ def train_tokenizer(texts: Dataset, out: Path, config: TokenizerConfig) -> None:
     Equal text and config give equal bytes. A folder that was made from the same text and config
     is kept. ValueError where the text is empty or does not support `config.vocab_size`.
     """
-    _check_replaceable(out, "tokenizer.model", "a tokenizer")
+    check_replaceable(out, "tokenizer.model", "a tokenizer")
     settings = dataclasses.asdict(config)
     versions = (sentencepiece.__version__, tokenizers.__version__)
-    fingerprint = _fingerprint([*versions, settings, _read_ids(texts).digest])
+    about = json.dumps([*versions, settings, _digest(texts)], sort_keys=True)
+    fingerprint = xxhash.xxh3_128_hexdigest(about.encode())
     if _is_tokenizer_current(out, fingerprint):
         return
     model = _train_sentencepiece(_sample_lines(texts, config), config)
     with atomic_directory(out) as folder:
         _write_tokenizer(model, folder, {"config": settings, "fingerprint": fingerprint})
+
+
+def _digest(texts: Dataset) -> str:
+    """Of the texts, by their ids."""
+    digest = xxhash.xxh3_128()
+    for table in texts.select_columns(["id"]).with_format("arrow").iter(batch_size=10_000):
+        digest.update("".join(table.column("id").to_pylist()).encode())
+    return digest.hexdigest()
 
 
 def _is_tokenizer_current(folder: Path, fingerprint: str) -> bool:
@@ -107,8 +99,8 @@ def _sample_lines(texts: Dataset, config: TokenizerConfig) -> Iterator[str]:
     column = texts.select_columns(["text"])
     left = config.sample_bytes
     with tqdm(unit="B", unit_scale=True, desc="Reading text for the tokenizer") as bar:
-        for begin in range(0, len(order), _ENCODE_BATCH_DOCUMENTS):
-            for text in column[order[begin : begin + _ENCODE_BATCH_DOCUMENTS]]["text"]:
+        for begin in range(0, len(order), _BATCH_DOCUMENTS):
+            for text in column[order[begin : begin + _BATCH_DOCUMENTS]]["text"]:
                 for line in _lines(text):
                     size = len(line.encode())
                     if size > left:
@@ -186,7 +178,7 @@ def export_tokenizer(model_file: Path, out: Path) -> None:
     normaliser other than identity with dummy prefix, or scores whose ties Hugging Face's
     tokenizers would resolve differently.
     """
-    _check_replaceable(out, "tokenizer.model", "a tokenizer")
+    check_replaceable(out, "tokenizer.model", "a tokenizer")
     with atomic_directory(out) as folder:
         _write_tokenizer(model_file.read_bytes(), folder, {})
 
@@ -211,211 +203,3 @@ def _write_tokenizer(model: bytes, folder: Path, origin: Mapping[str, Any]) -> N
         **origin,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-
-
-# --- token store ------------------------------------------------------------------------------
-
-
-def load_processor(tokenizer_dir: Path) -> sentencepiece.SentencePieceProcessor:
-    """The SentencePiece half of a tokenizer folder; ValueError where there is none."""
-    model_file = tokenizer_dir / "tokenizer.model"
-    if not model_file.is_file():
-        raise ValueError(f"{tokenizer_dir} is not a tokenizer folder: it has no tokenizer.model")
-    return sentencepiece.SentencePieceProcessor(model_file=str(model_file))
-
-
-def encode_documents(
-    dataset: Dataset, tokenizer_dir: Path, num_proc: int, cache_file: Path
-) -> Dataset:
-    """Columns id, input_ids (BOS, tokens, EOS) and num_text_bytes (UTF-8) for each document.
-
-    Text is only text: `<s>` in it is encoded as characters. The result is memory-mapped from
-    `cache_file` (from several such names with num_proc > 1), which the caller removes after use.
-    """
-    processor = load_processor(tokenizer_dir)
-    features = Features(
-        {
-            "id": Value("string"),
-            "input_ids": List(Value(_token_dtype(processor.vocab_size()))),
-            "num_text_bytes": Value("int64"),
-        }
-    )
-    num_proc = min(num_proc, math.ceil(len(dataset) / _ENCODE_BATCH_DOCUMENTS))
-    encoded = dataset.with_format("arrow").map(
-        _encode_batch,
-        fn_kwargs={"processor": processor},
-        batched=True,
-        batch_size=_ENCODE_BATCH_DOCUMENTS,
-        remove_columns=dataset.column_names,
-        features=features,
-        # A pool of one costs a process start and saves nothing.
-        num_proc=num_proc if num_proc > 1 else None,
-        cache_file_name=str(cache_file),
-        load_from_cache_file=False,
-        desc="Tokenising",
-    )
-    return encoded.with_format(None)
-
-
-def _token_dtype(vocab_size: int) -> Any:
-    return "uint16" if vocab_size <= 1 << 16 else "uint32"
-
-
-def _encode_batch(table: pa.Table, processor: sentencepiece.SentencePieceProcessor) -> pa.Table:
-    text = table.column("text")
-    documents = processor.encode(
-        text.to_pylist(), out_type=int, add_bos=True, add_eos=True, num_threads=1
-    )
-    offsets = [0, *itertools.accumulate(map(len, documents))]
-    dtype = _token_dtype(processor.vocab_size())
-    tokens = np.fromiter(itertools.chain.from_iterable(documents), dtype, offsets[-1])
-    return pa.table(
-        {
-            "id": table.column("id"),
-            "input_ids": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), tokens),
-            "num_text_bytes": pc.binary_length(text).cast(pa.int64()),
-        }
-    )
-
-
-class _Ids(NamedTuple):
-    """What the ids (32 hexadecimal digits) of a dataset say, in row order."""
-
-    values: npt.NDArray[np.uint32]
-    """Each id modulo 2**32."""
-    smallest: int
-    """Row of the smallest id; -1 in an empty dataset."""
-    largest: int
-    digest: str
-
-
-def _read_ids(dataset: Dataset) -> _Ids:
-    digest = xxhash.xxh3_128()
-    values: list[npt.NDArray[np.uint32]] = [np.empty(0, np.uint32)]
-    low, high = ("~", -1), ("", -1)
-    row = 0
-    for table in dataset.select_columns(["id"]).with_format("arrow").iter(batch_size=10_000):
-        ids = table.column("id").to_pylist()
-        digest.update("".join(ids).encode())
-        values.append(np.array([int(name[-8:], 16) for name in ids], np.uint32))
-        numbered = list(zip(ids, itertools.count(row)))
-        low, high = min(low, *numbered), max(high, *numbered)
-        row += len(ids)
-    return _Ids(np.concatenate(values), low[1], high[1], digest.hexdigest())
-
-
-def build_store(
-    out: Path,
-    documents: Mapping[str, Dataset],
-    tokenizer_dir: Path,
-    *,
-    holdout_share: float,
-    num_proc: int,
-) -> None:
-    """Tokenise each source's documents (columns id, text) into the token store `out`.
-
-    A store that was made from the same documents, tokenizer and share is kept. The split goes by
-    document id (`StoreManifest.holdout_share`), so that it does not depend on order or company.
-    """
-    _check_replaceable(out, "manifest.json", "a token store")
-    ids = {source: _read_ids(dataset) for source, dataset in documents.items()}
-    _check_documents(ids, holdout_share)
-    processor = load_processor(tokenizer_dir)
-    sha256 = hashlib.sha256((tokenizer_dir / "tokenizer.model").read_bytes()).hexdigest()
-    digests = [(source, len(ids[source].values), ids[source].digest) for source in ids]
-    fingerprint = _fingerprint([FORMAT_VERSION, sha256, holdout_share, digests])
-    if _is_store_current(out, fingerprint):
-        return
-    with atomic_directory(out) as store:
-        shutil.copytree(tokenizer_dir, store / "tokenizer")
-        sources: dict[str, dict[Split, SplitManifest]] = {}
-        for source, dataset in documents.items():
-            held_out = _held_out(ids[source], holdout_share)
-            rows = {"train": np.flatnonzero(~held_out), "validation": np.flatnonzero(held_out)}
-            sources[source] = {
-                split: _write_split(
-                    store, store / source / split, dataset.select(rows[split]), num_proc
-                )
-                for split in SPLITS
-            }
-        manifest = StoreManifest(
-            version=FORMAT_VERSION,
-            tokenizer_sha256=sha256,
-            vocab_size=processor.vocab_size(),
-            bos_token_id=processor.bos_id(),
-            eos_token_id=processor.eos_id(),
-            dtype=_token_dtype(processor.vocab_size()),
-            holdout_share=holdout_share,
-            fingerprint=fingerprint,
-            sources=sources,
-        )
-        (store / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
-
-
-def _check_documents(ids: Mapping[str, _Ids], holdout_share: float) -> None:
-    for source in ids:
-        if not re.fullmatch(r"\w[\w.-]*", source) or source in ("tokenizer", "manifest.json"):
-            raise ValueError(
-                f"source {source!r} cannot name a folder of the store: use letters, digits, _ . -"
-            )
-    if not 0 <= holdout_share < 1:
-        raise ValueError(f"holdout_share ({holdout_share}) must be at least 0 and less than 1")
-    counts = [len(source_ids.values) for source_ids in ids.values()]
-    if sum(counts) == 0:
-        raise ValueError("there are no documents to tokenise: the corpus is empty")
-    if holdout_share > 0 and max(counts) < 2:
-        raise ValueError(
-            f"no source has two documents (sources: {len(counts)}, documents: {sum(counts)}), so "
-            "none can be held out: give more documents, or set holdout_share to 0"
-        )
-
-
-def _held_out(ids: _Ids, holdout_share: float) -> npt.NDArray[np.bool_]:
-    held_out = ids.values < holdout_share * 2.0**32
-    if holdout_share > 0 and len(held_out) > 1:
-        if not held_out.any():
-            held_out[ids.smallest] = True
-        if held_out.all():
-            held_out[ids.largest] = False
-    elif len(held_out) == 1:
-        held_out[0] = False
-    return held_out
-
-
-def _write_split(store: Path, folder: Path, documents: Dataset, num_proc: int) -> SplitManifest:
-    if len(documents) == 0:
-        return SplitManifest(num_documents=0, num_tokens=0, num_text_bytes=0, files=())
-    cache = store / ".encoding"
-    cache.mkdir()
-    encoded = encode_documents(documents, store / "tokenizer", num_proc, cache / "rows.arrow")
-    num_text_bytes: int = pc.sum(encoded.data.column("num_text_bytes")).as_py()
-    encoded.remove_columns("num_text_bytes").save_to_disk(folder, max_shard_size=_SHARD_SIZE)
-    shutil.rmtree(cache)
-    files: tuple[ShardFile, ...] = tuple(
-        describe_file(store, path) for path in sorted(folder.glob("*.arrow"))
-    )
-    return SplitManifest(
-        num_documents=sum(file.rows for file in files),
-        num_tokens=sum(file.num_tokens for file in files),
-        num_text_bytes=num_text_bytes,
-        files=files,
-    )
-
-
-def _is_store_current(out: Path, fingerprint: str) -> bool:
-    if not (out / "manifest.json").is_file():
-        return False
-    try:
-        return TokenStore.open(out).manifest.fingerprint == fingerprint
-    except ValueError:  # of an older format, or damaged: it is built anew
-        return False
-
-
-def _check_replaceable(out: Path, marker: str, what: str) -> None:
-    """Publishing replaces a folder; it must not be one that holds something else."""
-    if out.is_dir() and any(out.iterdir()) and not (out / marker).is_file():
-        raise ValueError(f"{out} exists and is not {what}; name another place")
-
-
-def _fingerprint(parts: object) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(parts, sort_keys=True).encode())

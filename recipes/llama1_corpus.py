@@ -265,6 +265,10 @@ def github_source() -> Source:
 # CommonCrawl cuts pages at 1 MiB, since March 2025 at 5 MiB; its WET records are smaller.
 MAX_CRAWL_BLOCK_BYTES = (5 << 20) + (64 << 10)
 
+# CCNet compares the paragraphs of 50 of a dump's 1,600 shards with one another. Of some 8 TB that a
+# dump's WET files have, this is as much.
+PARAGRAPH_GROUP_BYTES = 250 * 10**9
+
 # CCNet identifies languages on the whole text; see `identify_language`.
 LANGUAGE_CHARACTERS = 1_000
 
@@ -335,6 +339,7 @@ def common_crawl_source(
         name="common_crawl",
         inputs=common_crawl.inputs,
         read=partial(common_crawl.read, max_block_bytes=MAX_CRAWL_BLOCK_BYTES),
+        paragraph_group_bytes=PARAGRAPH_GROUP_BYTES,
         edits=tuple(edits),
         filters=tuple(chosen),
     )

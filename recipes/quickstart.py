@@ -108,7 +108,7 @@ def build_store(options: Quickstart) -> None:
     # Imported here, so that a wrong option is reported before anything heavy is loaded.
     from datasets import concatenate_datasets
 
-    from data_pipeline import tokenization
+    from data_pipeline import store_building, tokenization
     from data_pipeline.documents import load_documents
     from data_pipeline.pipeline import build_corpus
     from data_pipeline.workers import Processes
@@ -140,12 +140,12 @@ def build_store(options: Quickstart) -> None:
     tokenization.train_tokenizer(texts, tokenizer, config)
 
     _title("3/5 token store")
-    tokenization.build_store(
+    store_building.build_store(
         options.out / "store",
-        documents,
+        {name: folder / name for name in manifests},
         tokenizer,
         holdout_share=options.holdout,
-        num_proc=options.jobs,
+        engine=Processes(options.jobs),
     )
 
 

@@ -53,8 +53,8 @@ def write_store(path: Path, documents: Documents) -> TokenStore:
                     describe_file(path, file)
                     for file in sorted((path / source / split).glob("*.arrow"))
                 ]
-            sources[source][split] = SplitManifest(
-                len(rows), sum(map(len, rows)), num_text_bytes=0, files=tuple(files)
+            sources[source][split] = SplitManifest.of(
+                tuple(files), num_text_bytes=0, num_byte_tokens=0
             )
     manifest = StoreManifest(
         version=FORMAT_VERSION,

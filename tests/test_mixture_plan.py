@@ -136,7 +136,7 @@ def test_the_paper_s_sizes_give_the_paper_s_epochs() -> None:
 
 def write_manifest(path: Path, tokens: dict[str, int]) -> TokenStore:
     """A store's manifest: all that a plan reads."""
-    empty = SplitManifest(0, 0, 0, ())
+    empty = SplitManifest.of((), num_text_bytes=0, num_byte_tokens=0)
     manifest = StoreManifest(
         version=FORMAT_VERSION,
         tokenizer_sha256="a" * 64,
