@@ -28,6 +28,7 @@ import torch
 
 from data_pipeline.costs import kind_of
 from data_pipeline.document import Document, Source
+from data_pipeline.encoding import Encoder
 from data_pipeline.inputs import InputFile, Inputs
 from data_pipeline.pipeline import build_corpus
 from data_pipeline.timed_engine import TimedEngine
@@ -55,14 +56,16 @@ class Measured:
     parts_bytes: int
     bytes_per_token: float
     tokenize_seconds: float
-    """Of SentencePiece, called with lists of texts on one thread."""
+    """Of encoding all texts."""
 
 
 def measure(
-    kind: str, source: Source, root: Path, files: Sequence[InputFile], model: Path, runs: int
+    kind: str, source: Source, root: Path, files: Sequence[InputFile], tokenizer: Path, runs: int
 ) -> tuple[Measured, list[str]]:
     """What was measured, and the texts that are kept."""
-    chosen = replace(source, inputs=partial(_these, files=tuple(files)))
+    # Repeated paragraphs have a benchmark of their own.
+    these = partial(_these, files=tuple(files))
+    chosen = replace(source, inputs=these, paragraph_group_bytes=None)
     best: dict[str, float] = {}
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder:
@@ -79,9 +82,9 @@ def measure(
                 extracted += len(item.text) if isinstance(item, Document) else 0
         seconds = time.process_time() - start
         best["reader"] = min(seconds, best.get("reader", seconds))
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    encoder = Encoder(tokenizer)
     start = time.process_time()
-    ids = processor.encode(texts, num_threads=1)
+    num_tokens = len(encoder.encode(texts).tokens)
     seconds = time.process_time() - start
     num_bytes = sum(len(text.encode()) for text in texts)
     measured = Measured(
@@ -96,7 +99,7 @@ def measure(
         compare_seconds=best["compare"],
         publish_seconds=best["publish"],
         parts_bytes=parts,
-        bytes_per_token=num_bytes / max(1, sum(map(len, ids))),
+        bytes_per_token=num_bytes / max(1, num_tokens),
         tokenize_seconds=seconds,
     )
     return measured, texts
@@ -161,7 +164,7 @@ def rate(amount: float, seconds: float) -> str:
 HEADER = (
     *("kind", "input MB", "text MB", "documents", "reader MB/s", "read MB/s"),
     *("extracted per input", "text per input", "parts per text", "compare MB/s", "publish MB/s"),
-    *("bytes per token", "SentencePiece MB/s"),
+    *("bytes per token", "tokenize MB/s"),
 )
 
 
@@ -205,13 +208,13 @@ def main() -> None:
     options = parser.parse_args()
     commit = report.commit()
     stem = report.result_stem(options.out, "stage_rates", torch.device("cpu"))
-    (model,) = (options.samples / "tokenizer").rglob("tokenizer.model")
+    tokenizer = options.samples / "tokenizer"
     results: list[Measured] = []
     texts: list[str] = []
     parts: list[str] = []
     for kind, source, root, files in kinds(options.samples, options.sources):
         runs = 1 if options.rehearse else 2
-        result, own_texts = measure(kind, source, root, files, model, runs)
+        result, own_texts = measure(kind, source, root, files, tokenizer, runs)
         results.append(result)
         texts += own_texts
         print(", ".join(map(": ".join, zip(HEADER, row(results[-1]), strict=True))), flush=True)

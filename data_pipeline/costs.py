@@ -38,24 +38,25 @@ class SourceRates:
 
 
 SOURCE_RATES = (
-    SourceRates("wikipedia", 1.80, 11.54, 2.81, 1.58, 0.41, 3.42, _SAMPLES),
-    SourceRates("books", 34.26, 119.55, 0.99, 0.94, 0.43, 3.57, _SAMPLES),
-    SourceRates("arxiv", 39.24, 88.02, 0.13, 0.07, 0.62, 3.39, _SAMPLES),
-    SourceRates("stack_exchange", 15.49, 19.76, 0.65, 0.65, 0.42, 4.05, _SAMPLES),
-    SourceRates("github", 3.76, 19.78, 3.33, 2.51, 0.26, 2.73, _SAMPLES),
-    SourceRates("c4", 12.07, 27.75, 2.41, 2.41, 0.47, 4.05, _SAMPLES),
-    SourceRates("common_crawl", 6.48, 7.50, 0.47, 0.46, 0.30, 2.17, _SAMPLES),
+    SourceRates("wikipedia", 1.89, 11.70, 2.81, 1.58, 0.41, 3.42, _SAMPLES),
+    SourceRates("books", 34.66, 120.77, 0.99, 0.94, 0.43, 3.57, _SAMPLES),
+    SourceRates("arxiv", 41.80, 90.80, 0.13, 0.07, 0.62, 3.39, _SAMPLES),
+    SourceRates("stack_exchange", 17.66, 21.49, 0.65, 0.65, 0.42, 4.05, _SAMPLES),
+    SourceRates("github", 3.71, 21.07, 3.33, 2.51, 0.26, 2.73, _SAMPLES),
+    SourceRates("c4", 13.17, 30.28, 2.41, 2.41, 0.47, 4.03, _SAMPLES),
+    SourceRates("common_crawl", 6.71, 7.84, 0.47, 0.46, 0.30, 2.17, _SAMPLES),
     # No WET file among the samples is large enough. 80 MB/s of the text before compression, and as
     # much text for each byte of input as C4 has, of which English is 45 % (the languages of pages
     # that CommonCrawl publishes with each crawl).
     SourceRates(
-        "common_crawl_wet", 33.2, 33.2, 2.41, 1.08, 0.47, 4.05, "reader_memory_cpu_202611.md"
+        "common_crawl_wet", 33.2, 33.2, 2.41, 1.08, 0.47, 4.03, "reader_memory_cpu_202611.md"
     ),
 )
 """Files of any other kind are taken for as costly as `OTHER_KIND`."""
 OTHER_KIND = "c4"
 
-READ, PARAGRAPHS, COMPARE, BOOK_OVERLAP = "read", "paragraphs", "compare", "book_overlap"
+READ, PARAGRAPHS, COMPARE = "read", "paragraphs", "compare"
+BOOK_OVERLAP, NEAR_DUPLICATES = "book_overlap", "near_duplicates"
 PUBLISH, TRAIN_TOKENIZER, TOKENIZE = "publish", "train_tokenizer", "tokenize"
 START = "start"
 
@@ -72,11 +73,11 @@ class TextRate:
 
 TEXT_RATES = (
     TextRate(PARAGRAPHS, 96.8, "paragraphs_cpu_202611.md"),
-    TextRate(COMPARE, 378.0, _SAMPLES),
+    TextRate(COMPARE, 407.0, _SAMPLES),
     TextRate(BOOK_OVERLAP, 12.34, "sources_cpu_202611.md"),
-    TextRate(PUBLISH, 511.0, _SAMPLES),
-    TextRate(TRAIN_TOKENIZER, 9.16, _SAMPLES),
-    TextRate(TOKENIZE, 4.56, _SAMPLES),
+    TextRate(PUBLISH, 450.0, _SAMPLES),
+    TextRate(TRAIN_TOKENIZER, 9.26, _SAMPLES),
+    TextRate(TOKENIZE, 4.37, _SAMPLES),
 )
 """Stages that are not here have no measured rate, and a prediction says so. Paragraphs have
 CommonCrawl's rate, comparing (for exact duplicates) and tokenizing that of Wikipedia, publishing
@@ -232,21 +233,22 @@ def compare(predicted: Sequence[StageCost], measured: Mapping[str, float]) -> li
 
 _STAGES_BY_LABEL = {
     READ: READ,
+    "read ids": TOKENIZE,
     "hash": PARAGRAPHS,
     "mark": PARAGRAPHS,
     "compare": PARAGRAPHS,
     "sort": COMPARE,
     "same": COMPARE,
-    "overlap": BOOK_OVERLAP,
+    **dict.fromkeys(("sign", "pair", "shingle", "verify"), NEAR_DUPLICATES),
     PUBLISH: PUBLISH,
-    TOKENIZE: TOKENIZE,
+    "tokenise": TOKENIZE,
 }
 
 
 def stage_of(label: str) -> str:
-    """The stage of tasks that run under a label of a progress bar, by its first word."""
-    first = label.split()[0] if label.split() else ""
-    return _STAGES_BY_LABEL.get(first, label)
+    """The stage of tasks that run under a progress bar's label; an unknown label as it is."""
+    by_first_word = _STAGES_BY_LABEL.get(label.split(" ")[0], label)
+    return _STAGES_BY_LABEL.get(label, by_first_word)
 
 
 # -- text -----------------------------------------------------------------------------------------

@@ -143,6 +143,23 @@ def test_rates_are_those_of_the_results() -> None:
             assert f'"{rates.kind}", {shown}' in (results / rates.measured).read_text()
 
 
+@pytest.mark.parametrize(
+    ("label", "stage"),
+    [
+        ("read wikipedia", "read"),
+        ("read ids", "tokenize"),
+        ("hash paragraphs of common_crawl", "paragraphs"),
+        ("compare paragraphs", "paragraphs"),
+        ("sort by text", "compare"),
+        ("verify", "near_duplicates"),
+        ("something else", "something else"),
+        ("", ""),
+    ],
+)
+def test_labels_are_of_stages(label: str, stage: str) -> None:
+    assert stage_of(label) == stage
+
+
 # -- afterwards -----------------------------------------------------------------------------------
 
 
