@@ -112,7 +112,7 @@ class StageCost:
     memory_bytes: int
     """Of all processes together, while the stage runs."""
     disk_bytes: int
-    """What the stage leaves behind."""
+    """What the stage writes; hashes of paragraphs are deleted when they are compared."""
 
 
 def kind_of(source: str, file: str) -> str:
@@ -153,7 +153,8 @@ def predict(
     for stage, kinds in extra.items():
         for kind in sorted(kinds):
             if stage == PARAGRAPHS:
-                costs.append(_paragraph_cost(rates[kind], sizes[kind], workers + memory_budget))
+                memory = workers + memory_budget
+                costs.append(_paragraph_cost(kind, rates[kind], sizes[kind], memory))
             else:
                 costs.append(_text_cost(stage, kind, text[kind], workers + memory_budget))
     documents = sum(text.values()) / TEXT_BYTES_PER_DOCUMENT
@@ -178,11 +179,11 @@ def _source_rates(kind: str) -> SourceRates:
     return by_kind.get(kind, by_kind[OTHER_KIND])
 
 
-def _paragraph_cost(rates: SourceRates, size: int, memory: int) -> StageCost:
+def _paragraph_cost(kind: str, rates: SourceRates, size: int, memory: int) -> StageCost:
     """All that the reader gives is hashed and compared, and the files are read once more."""
     extracted = size * rates.extracted
     hashes = round(extracted * HASH_BYTES_PER_TEXT_BYTE)
-    cost = _text_cost(PARAGRAPHS, rates.kind, extracted, memory, hashes)
+    cost = _text_cost(PARAGRAPHS, kind, extracted, memory, hashes)
     assert cost.core_seconds is not None, "the rate is in the table"
     return replace(cost, core_seconds=cost.core_seconds + size / _MB / rates.reader)
 
