@@ -1,9 +1,14 @@
 """CCNet's removal of repeated paragraphs, within groups of parts (arXiv 1911.00359, section 3.1).
 
-1. While a part is read, `paragraph_hashes.write_paragraph_hashes` writes its paragraphs' hashes.
-2. `groups_of` cuts the parts into groups; `keep_masks` compares each group's hashes and writes a
-   bit per paragraph. Tasks are (group, bucket of hashes), then single parts.
-3. While the part is read again, `ParagraphKeeper` takes the repeated paragraphs out of its texts.
+1. As a part is read, `paragraph_hashes.write_paragraph_hashes` writes its paragraphs' hashes.
+2. `keep_masks` compares the hashes of each group of parts and writes a bit per paragraph. Tasks are
+   (group, bucket of hashes), then single parts.
+3. As the part is read again, `ParagraphKeeper` takes the repeated paragraphs out of its texts.
+
+A group of P paragraphs is compared in 34 P bytes, or in buckets in as little as one likes; at rest
+its hashes take 8 P. `benchmarks/paragraphs.py` finds 4,000 paragraphs a megabyte in C4 and 13,000
+in pages of WARC files: 0.14 to 0.44 bytes of memory for each byte of text, so that 16 GiB compare
+39 to 126 GB of text in one piece. CCNet compares 50 of a dump's 1,600 shards with one another, 3 %.
 
 Of equal paragraphs the first in reading order stays: parts in the order given, texts in the order
 read. That is what removing copies means, and costs no text that is nowhere else. CCNet's code also
@@ -47,29 +52,6 @@ _CHUNK = 1 << 20  # paragraphs: 8 MiB of hashes
 # Small buckets are sorted faster and run side by side; so many cost little to choose from.
 _SMALL_BUCKET_BYTES = 128 << 20
 _FREE_BUCKETS = 8
-
-
-def groups_of(num_paragraphs: Sequence[int], memory_budget: int) -> list[range]:
-    """Consecutive parts as groups, each as large as can be compared in `memory_budget` bytes.
-
-    A part that is larger by itself is a group of its own. The cut depends on the parts and the
-    budget only, and parts that are added at the end change no group but the last.
-
-    A part of P paragraphs takes 34 P bytes. `benchmarks/paragraphs.py` finds 4,000 paragraphs a
-    megabyte in C4 and 13,000 in pages of WARC files, that is 0.14 to 0.44 bytes of memory per byte
-    of text: 16 GiB hold 39 to 126 GB of text. CCNet compares 50 of a dump's 1,600 shards, 3 %.
-    """
-    groups: list[range] = []
-    start = used = 0
-    for index, count in enumerate(num_paragraphs):
-        needed = count * BYTES_PER_PARAGRAPH
-        if index > start and used + needed > memory_budget:
-            groups.append(range(start, index))
-            start, used = index, 0
-        used += needed
-    if start < len(num_paragraphs):
-        groups.append(range(start, len(num_paragraphs)))
-    return groups
 
 
 def num_paragraphs(folder: Path) -> int:

@@ -20,7 +20,6 @@ from data_pipeline.paragraph_dedup import (
     BYTES_PER_PARAGRAPH,
     Keep,
     ParagraphKeeper,
-    groups_of,
     keep_masks,
     num_paragraphs,
 )
@@ -235,21 +234,6 @@ def test_texts_that_are_not_those_that_were_hashed(tmp_path: Path) -> None:
 
 
 # -- memory ---------------------------------------------------------------------------------------
-
-
-def test_groups_fill_the_budget_in_order() -> None:
-    budget = 100 * BYTES_PER_PARAGRAPH
-    counts = [40, 60, 1, 250, 99, 0, 2, 0]
-    assert groups_of(counts, budget) == [
-        range(0, 2),
-        range(2, 3),
-        range(3, 4),
-        range(4, 6),
-        range(6, 8),
-    ]
-    assert groups_of([], budget) == []
-    # More parts at the end change the last group only.
-    assert groups_of([*counts, 50], budget)[:4] == groups_of(counts, budget)[:4]
 
 
 @pytest.mark.parametrize("copies", [1, 2, 1_000])
