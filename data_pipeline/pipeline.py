@@ -43,6 +43,7 @@ from data_pipeline.documents import (
     described,
     finished_manifest,
 )
+from data_pipeline.duplicate_clusters import sample_clusters, save_clusters
 from data_pipeline.engine import Engine
 from data_pipeline.exact_duplicates import same_text
 from data_pipeline.fingerprint import (
@@ -79,6 +80,9 @@ DISTINCT_TEXTS = (Rule("duplicate", same_text),)
 REPEATED_PARAGRAPHS = "repeated_paragraphs"
 """Name by which the removal of repeated paragraphs is undone. Texts change, so parts are made anew:
 it is the one rule for which this is so."""
+CLUSTERS = "clusters.json"
+"""In the folder of the rules' results: some of what they found (`duplicate_clusters`)."""
+RULES = ".rules"
 NO_REQUESTS = RemovalRequests()
 MEMORY_BUDGET = 4 << 30
 _EXAMPLES_PER_REASON = 8
@@ -126,7 +130,7 @@ def build_corpus(
         sources = [(replace(s, paragraph_group_bytes=None), root) for s, root in sources]
     targets = [_target(source, root, out / source.name) for source, root in sources]
     choice = _Choice(rules, undone, requests, memory_budget, may_be_empty)
-    return _build(targets, out / ".rules", choice, engine)
+    return _build(targets, out / RULES, choice, engine)
 
 
 def build_documents(
@@ -140,7 +144,7 @@ def build_documents(
     """As `build_corpus`, of one source, whose documents are published as the folder `out`."""
     choice = _Choice(rules, (), NO_REQUESTS, MEMORY_BUDGET, may_be_empty=False)
     targets = [_target(source, root, out)]
-    return _build(targets, out.parent / ".rules" / out.name, choice, engine)[source.name]
+    return _build(targets, out.parent / RULES / out.name, choice, engine)[source.name]
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,9 @@ def _build(
                 gone = [removals_of_part(p, documents, found, kept_ids) for p in target.parts]
                 fingerprint = fingerprints[target.source.name]
                 finished[target.source.name] = _publish(target, gone, fingerprint, choice, engine)
+        rules_folder.mkdir(parents=True, exist_ok=True)
+        clusters = sample_clusters(found, kept_ids, documents)
+        save_clusters(rules_folder / CLUSTERS, clusters)
     for target in targets:
         _forget_other_parts(target.parts)
     forget_other_rules(steps, rules_folder)

@@ -164,7 +164,7 @@ def test_the_sample_has_the_shares(
         )
         for name in ("a", "b")
     }
-    config = TokenizerConfig(vocab_size=275, sample_bytes=sample_bytes)
+    config = TokenizerConfig(vocab_size=273, sample_bytes=sample_bytes)
     train_tokenizer(documents, tmp_path / "t", config, shares=shares)
     sample = json.loads((tmp_path / "t" / "manifest.json").read_text())["sample"]
     # Documents of 100 bytes, each chosen with a chance: five standard deviations.
