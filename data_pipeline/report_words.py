@@ -1,0 +1,104 @@
+"""Numbers and foreign texts as the report shows them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_UNITS = ("", "k", "M", "G", "T", "P", "E")
+# Would vanish, end the page early or turn the text around them: controls, surrogates, marks of
+# direction, and the mark at the start of a file.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+_WORD = re.compile(r"\S+")
+
+
+def count(number: float) -> str:
+    """1234567 -> "1.23 M"; below ten thousand every digit."""
+    return f"{number:,.0f}" if abs(number) < 10_000 else _scaled(number)
+
+
+def size(num_bytes: float) -> str:
+    """1234567 -> "1.23 MB"."""
+    return f"{num_bytes:.0f} B" if abs(num_bytes) < 1_000 else f"{_scaled(num_bytes)}B"
+
+
+def percent(part: float, whole: float) -> str:
+    """With as many digits as tell it from 0 and from 100; "–" where there is no whole."""
+    if whole <= 0:
+        return "–"
+    value = 100 * part / whole
+    if 0 < value < 0.05:
+        return "<0.1 %"
+    if 99.95 < value < 100:
+        return ">99.9 %"
+    return f"{value:.0f} %" if value in (0, 100) else f"{value:.1f} %"
+
+
+def length_range(bits: int) -> str:
+    """The lengths of `bits` bits: 10 -> "512 B to 1 KiB"."""
+    first = 1 << max(0, bits - 1)
+    return f"{_length(first)} to {_length(2 * first)}"
+
+
+def _length(num_bytes: int) -> str:
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.0f} {unit}"
+    return f"{num_bytes:,} B"
+
+
+def _scaled(number: float) -> str:
+    power = 0
+    while abs(number) >= 999.5 and power < len(_UNITS) - 1:
+        number, power = number / 1000, power + 1
+    return f"{number:.3g} {_UNITS[power]}"
+
+
+def visible(text: str) -> str:
+    """The text with pictures or code points in place of characters that nobody sees."""
+    return _UNSEEN.sub(_picture, text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\N{SYMBOL FOR DELETE}" if code == 0x7F else f"[U+{code:04X}]"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A piece of a text; marked where the other text has something else there."""
+
+    text: str
+    marked: bool
+
+
+def differing(text: str, others: Sequence[str]) -> list[Run]:
+    """The text in pieces, the words marked that some of the `others` do not have at that place."""
+    words = list(_WORD.finditer(text))
+    own = [word[0] for word in words]
+    marked = [False] * len(own)
+    for other in others:
+        matcher = difflib.SequenceMatcher(None, own, _WORD.findall(other), autojunk=False)
+        equal = [False] * len(own)
+        for start, _, length in matcher.get_matching_blocks():
+            equal[start : start + length] = [True] * length
+        marked = [was or not same for was, same in zip(marked, equal, strict=True)]
+    runs: list[Run] = []
+    end = first = 0
+    while first < len(words):
+        last = first
+        while last + 1 < len(words) and marked[last + 1] == marked[first]:
+            last += 1
+        start = words[first].start()
+        if start > end:
+            runs.append(Run(text[end:start], False))
+        end = words[last].end()
+        runs.append(Run(text[start:end], marked[first]))
+        first = last + 1
+    return [*runs, Run(text[end:], False)] if end < len(text) else runs
