@@ -30,6 +30,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,10 @@ class _Samples:
 
 def books_that_overlap(comparison: Comparison, *, min_overlap: float) -> Removals:
     """Rule: of two books that overlap by more than `min_overlap` one goes."""
-    return overlapping_books(comparison.files, min_overlap=min_overlap)
+    size = sum(file.path.stat().st_size for file in comparison.files)
+    find = partial(overlapping_books, min_overlap=min_overlap)
+    # One task: every book may overlap with every other.
+    return comparison.engine.map(find, [comparison.files], [size], label="book_overlap")[0]
 
 
 def overlapping_books(

@@ -56,7 +56,7 @@ SOURCE_RATES = (
 OTHER_KIND = "c4"
 
 READ, PARAGRAPHS, COMPARE = "read", "paragraphs", "compare"
-BOOK_OVERLAP, NEAR_DUPLICATES = "book_overlap", "near_duplicates"
+BOOK_OVERLAP, NEAR_DUPLICATES = "book_overlap", "near_duplicate"
 PUBLISH, TRAIN_TOKENIZER, TOKENIZE = "publish", "train_tokenizer", "tokenize"
 START = "start"
 

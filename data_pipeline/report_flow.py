@@ -174,9 +174,7 @@ def _lane(
     )
 
 
-def _ribbon(
-    start: float, end: float, edges: tuple[float, float, float, float], down: bool
-) -> str:
+def _ribbon(start: float, end: float, edges: tuple[float, float, float, float], down: bool) -> str:
     """Path of a band from `start` to `end` along; edges: upper, lower at the start and the end."""
     middle = (start + end) / 2
     upper, lower, upper_end, lower_end = edges

@@ -13,7 +13,9 @@ from recipes.corpus import Corpus
 SHOWN_LINES = 40
 
 
-def show(corpus: Corpus, out: Path, name: str, *, reason: str | None, edits: bool, limit: int) -> None:
+def show(
+    corpus: Corpus, out: Path, name: str, *, reason: str | None, edits: bool, limit: int
+) -> None:
     """Print documents of the source `name`: those dropped (for one reason), or what `edits` did."""
     for source, root in corpus.sources:
         if source.name == name:
