@@ -20,7 +20,8 @@ class Encoded(NamedTuple):
     offsets: npt.NDArray[np.int64]
     """Where each document begins in `tokens`, and the end of all."""
     num_byte_tokens: int
-    """Tokens that stand for single bytes of characters that the vocabulary does not have."""
+    """Tokens that stand for single bytes of characters that the vocabulary does not have, but for
+    line breaks, which LLaMA's has no other token for."""
 
 
 def load_processor(tokenizer_dir: Path) -> sentencepiece.SentencePieceProcessor:
@@ -44,6 +45,7 @@ class Encoder:
         size = self._processor.vocab_size()
         self.dtype = token_dtype(size)
         self._is_byte = np.array([self._processor.is_byte(i) for i in range(size)], np.bool_)
+        self._is_byte[self._processor.piece_to_id("<0x0A>")] = False
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         documents = self._processor.encode(
