@@ -141,7 +141,7 @@ def test_models_without_borders_go_through_sentencepiece(
         remove_extra_whitespaces=False,
         minloglevel=2,
         hard_vocab_limit=False,
-        **settings,
+        **(settings | options),
     )
     (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
     assert not has_borders(load_processor(tmp_path))
