@@ -52,7 +52,9 @@ def assert_equal(folder: Path, texts: list[str], encoder: Encoder | None = None)
         assert ids.tolist() == expected, repr(text[:200])
 
 
-CHARACTERS = "ab,. \n\t1(_\0<s>\r\u2581\u00e9\u2019\u201d\u00ab\u6f22\u0301\u200d\U0001f999\u00a0\ufeff\u2028"
+CHARACTERS = "ab,. \n\t1(_\0<s>\r" + (
+    "\u2581\u00e9\u2019\u201d\u00ab\u6f22\u0301\u200d\U0001f999\u00a0\ufeff\u2028"
+)
 
 
 @given(st.lists(st.text(CHARACTERS, max_size=30) | st.text(max_size=20), min_size=1, max_size=4))
