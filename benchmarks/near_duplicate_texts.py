@@ -11,14 +11,12 @@ import random
 import re
 import sysconfig
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from data_pipeline.comparison import DocumentFile
 
 FOLDERS = (
     Path(sysconfig.get_path("stdlib")),
@@ -56,9 +54,7 @@ class Corpus:
         while end < len(self.texts) and size < num_bytes:
             size += len(self.texts[end].encode())
             end += 1
-        return Corpus(
-            self.texts[:end], tuple(pair for pair in self.planted if max(pair) < end)
-        )
+        return Corpus(self.texts[:end], tuple(pair for pair in self.planted if max(pair) < end))
 
 
 def make_corpus(num_bytes: int, ngram_words: int, seed: int = 0) -> Corpus:
@@ -133,20 +129,23 @@ def edited(text: str, similarity: float, ngram_words: int, rng: random.Random) -
     return WORD.sub(edit, text)
 
 
-def write_documents(texts: Sequence[str], folder: Path) -> list[DocumentFile]:
-    """As files of a build."""
-    files = []
+def write_documents(texts: Iterable[str], folder: Path) -> None:
+    """As Parquet files like a build's."""
     group: list[str] = []
-    size = 0
-    for number, text in enumerate(texts):
+    first = size = num_files = 0
+
+    def write() -> None:
+        ids = [str(first + index) for index in range(len(group))]
+        path = folder / f"{num_files:05}.parquet"
+        table = pa.table({"id": ids, "text": group})
+        pq.write_table(table, path, compression="zstd", row_group_size=1_000)
+
+    for text in texts:
         group.append(text)
         size += len(text.encode())
-        if size >= _FILE_BYTES or number == len(texts) - 1:
-            path = folder / f"{len(files):05}.parquet"
-            first = number + 1 - len(group)
-            ids = [str(first + index) for index in range(len(group))]
-            table = pa.table({"id": ids, "text": group})
-            pq.write_table(table, path, compression="zstd", row_group_size=1_000)
-            files.append(DocumentFile.whole(path))
-            group, size = [], 0
-    return files
+        if size >= _FILE_BYTES:
+            write()
+            first, size, num_files = first + len(group), 0, num_files + 1
+            group.clear()
+    if group:
+        write()

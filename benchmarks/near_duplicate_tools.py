@@ -7,7 +7,9 @@ texts are similar, the first is kept.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +19,6 @@ from pathlib import Path
 from near_duplicate_texts import WORD, write_documents
 
 from data_pipeline.comparison import Comparison, DocumentFile
-from data_pipeline.engine import Engine
 from data_pipeline.near_duplicates import near_duplicates
 from data_pipeline.workers import Processes
 
@@ -40,18 +41,17 @@ class Tool:
         return self.package is None or importlib.util.find_spec(self.package) is not None
 
 
-def ours_on_files(
-    files: Sequence[DocumentFile],
-    min_similarity: float,
-    *,
-    engine: Engine,
-    memory_budget: int = 1 << 30,
+def remove_from_folder(
+    folder: Path, min_similarity: float, jobs: int = 1, memory_budget: int = 1 << 30
 ) -> list[int]:
-    with tempfile.TemporaryDirectory() as work:
-        comparison = Comparison(files, engine, memory_budget, Path(work))
-        found = near_duplicates(
-            comparison, min_similarity=min_similarity, ngram_words=NGRAM_WORDS
-        )
+    """Ours, of the documents in a folder of Parquet files."""
+    files = [DocumentFile.whole(path) for path in sorted(folder.glob("*.parquet"))]
+    with (
+        tempfile.TemporaryDirectory() as work,
+        contextlib.redirect_stderr(io.StringIO()),  # progress bars
+    ):
+        comparison = Comparison(files, Processes(jobs), memory_budget, Path(work))
+        found = near_duplicates(comparison, min_similarity=min_similarity, ngram_words=NGRAM_WORDS)
     removed: list[int] = found["removed"].tolist()
     return removed
 
@@ -59,8 +59,8 @@ def ours_on_files(
 def ours(texts: Sequence[str], min_similarity: float) -> list[int]:
     """Writing the texts to files is a part of it, since the others get them in memory."""
     with tempfile.TemporaryDirectory() as folder:
-        files = write_documents(texts, Path(folder))
-        return ours_on_files(files, min_similarity, engine=Processes(1))
+        write_documents(texts, Path(folder))
+        return remove_from_folder(Path(folder), min_similarity)
 
 
 def word_ngrams(text: str) -> list[str]:
@@ -69,7 +69,7 @@ def word_ngrams(text: str) -> list[str]:
 
 
 def datasketch(texts: Sequence[str], min_similarity: float) -> list[int]:
-    """Its index with the bands that it chooses for the threshold, by the faster of its hashes."""
+    """Its index, with the bands that it chooses for the threshold, by the faster of its hashes."""
     import xxhash
     from datasketch import MinHash, MinHashLSH
 
@@ -86,8 +86,8 @@ def datasketch(texts: Sequence[str], min_similarity: float) -> list[int]:
 
 
 def rensa(texts: Sequence[str], min_similarity: float) -> list[int]:
-    """Its deduplicator, which verifies candidates by their sketches. Sixteen bands of eight, as it
-    would choose fewer, which miss more."""
+    """Its deduplicator, which verifies candidates by their sketches. Sixteen bands: with the eight
+    that it has by default it leaves six times as many pairs."""
     from rensa import RMinHashDeduplicator
 
     deduplicator = RMinHashDeduplicator(
@@ -101,7 +101,8 @@ def rensa(texts: Sequence[str], min_similarity: float) -> list[int]:
 
 def datatrove(texts: Sequence[str], min_similarity: float) -> list[int]:
     """Its first three steps with its defaults: English words, fourteen buckets of eight hashes.
-    These fix its threshold (its source names 0.72), whatever is asked for here."""
+    These fix its threshold (its source names 0.72), whatever is asked for here. It keeps one text
+    of a cluster, not always the first."""
     import xxhash
     from datatrove.data import Document
     from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
@@ -122,7 +123,8 @@ def datatrove(texts: Sequence[str], min_similarity: float) -> list[int]:
         for bucket in range(config.num_buckets):
             step = MinhashDedupBuckets(signatures, buckets, config=config)
             step.run(rank=bucket, world_size=config.num_buckets)
-        MinhashDedupCluster(buckets, removed, config=config).run()
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar
+            MinhashDedupCluster(buckets, removed, config=config).run()
         found = Path(removed, "000000.remove")
         data = found.read_bytes() if found.exists() else b""
     return sorted(place for (place,) in struct.iter_unpack("<I", data))
