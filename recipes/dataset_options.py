@@ -37,6 +37,8 @@ class Tokenizer:
     with the paper's settings, on a sample by the paper's shares."""
     vocab_size: int = 32_000
     """Pieces of a tokenizer that is trained."""
+    method: Literal["sample", "word_counts"] = "sample"
+    """On a sample, or on the counts of all words of all documents."""
     sample_bytes: int = 1_000_000_000
     """Text that it is trained on at most; about 6 bytes of memory for each."""
     seed: int = 0

@@ -160,11 +160,14 @@ def _tokenizer(
             export_tokenizer(chosen.path, out)
         return out
     config = TokenizerConfig(
-        vocab_size=chosen.vocab_size, sample_bytes=chosen.sample_bytes, seed=chosen.seed
+        vocab_size=chosen.vocab_size,
+        method=chosen.method,
+        sample_bytes=chosen.sample_bytes,
+        seed=chosen.seed,
     )
     documents = {name: options.out / "documents" / name for name in manifests}
     with engine.phase(costs.TRAIN_TOKENIZER):
-        train_tokenizer(documents, out, config, shares=_shares(manifests))
+        train_tokenizer(documents, out, config, shares=_shares(manifests), engine=engine)
     return out
 
 
