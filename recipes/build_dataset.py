@@ -18,6 +18,7 @@ import tyro
 
 from data_pipeline.engine import WorkerLost
 from data_pipeline.pipeline import BuildError
+from recipes.compare_tokenizers import CompareTokenizers
 from recipes.crawl_models import TrainPerplexity, TrainReferences
 from recipes.dataset_options import BuildDataset
 from recipes.dataset_steps import build
@@ -38,6 +39,7 @@ JOBS: dict[str, type[Job]] = {
     "train-perplexity": TrainPerplexity,
     "train-references": TrainReferences,
     "plan": PlanMixture,
+    "compare-tokenizers": CompareTokenizers,
 }
 
 
