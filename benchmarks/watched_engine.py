@@ -18,6 +18,14 @@ def start_worker(make_source: Callable[[], Source]) -> None:
     time.sleep(1)
 
 
+def count_up(steps: int) -> int:
+    """Work of a core and nothing else: no memory, no files."""
+    total = 0
+    for number in range(steps):
+        total += number
+    return total
+
+
 @dataclass
 class WatchedEngine:
     """Runs tasks with `engine`; what they compute is the same. Linux only."""
