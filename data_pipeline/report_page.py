@@ -71,13 +71,13 @@ def render(account: BuildAccount) -> str:
         flows=flows(account),
         reasons=_reasons(account),
         clusters=_clusters(account.clusters),
-        num_clusters=len(account.clusters),
         histograms=_histograms(account.sources),
         languages={s.name: _parts(s.languages, "not known") for s in account.sources},
         licences={s.name: _licences(s) for s in account.sources},
         mixture=_mixture(account),
         max_examples=MAX_EXAMPLES,
         max_clusters=MAX_CLUSTERS,
+        num_colours=NUM_COLOURS,
     )
     # A lone surrogate cannot be written; only an account that was not read from Parquet has any.
     return page.encode("utf-8", "replace").decode("utf-8")
