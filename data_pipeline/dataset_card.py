@@ -193,6 +193,8 @@ def _building(account: BuildAccount) -> str:
             + ". `clean` is what a source's own edits and filters leave; the others are rules that "
             "compare documents, of which one stays."
         )
+    if account.left_out or account.undone:
+        lines.append("")
     lines += [f"- left out: {_cell(step)}" for step in account.left_out]
     lines += [f"- undone, so its findings are kept: `{rule}`" for rule in account.undone]
     if account.evaluations:

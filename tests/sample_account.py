@@ -50,7 +50,6 @@ _SOURCES = (
             (CLEAN, "not_a_reference", 0.137),
             (CLEAN, "empty", 0.021),
             ("exact", "exact", 0.031),
-            ("url", "url", 0.012),
             ("near_duplicate", "near_duplicate", 0.044),
         ),
         (0.67, 1.10, 4.31),
@@ -174,7 +173,7 @@ def sample_account() -> BuildAccount:
         created="2026-11-25 08:00 UTC",
         sources=sources,
         left_out=(
-            "arxiv: macros of \\newcommand with optional arguments beyond nine stay as they are",
+            "common_crawl: the perplexity of languages without a model is not measured",
             "books: Books3 is not public and is left out",
         ),
         undone=("url",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import pytest
 from datasets import Dataset, get_dataset_config_names, load_dataset
 from huggingface_hub import DatasetCard
 from huggingface_hub.errors import LocalTokenNotFoundError
-from huggingface_hub.utils import filter_repo_objects
 from sample_account import sample_account
 
 from data_pipeline import filters
@@ -156,8 +156,13 @@ def test_reserved_names_are_refused() -> None:
 # -- the hub --------------------------------------------------------------------------------------
 
 
+def _matching(names: list[str], patterns: list[str]) -> list[str]:
+    """As `huggingface_hub` chooses files: an asterisk stands for slashes, too."""
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
 class LocalHub:
-    """Keeps what it is told; chooses files as `huggingface_hub` does."""
+    """Keeps what it is told."""
 
     def __init__(self, *, logged_in: bool = True) -> None:
         self.logged_in = logged_in
@@ -178,14 +183,9 @@ class LocalHub:
         assert repo_id in self.repositories
         paths = (p for p in folder_path.rglob("*") if p.is_file())
         names = [path.relative_to(folder_path).as_posix() for path in paths]
-        chosen = set(
-            filter_repo_objects(
-                names,
-                allow_patterns=options["allow_patterns"],
-                ignore_patterns=options["ignore_patterns"],
-            )
-        )
-        stale = filter_repo_objects(self.files, allow_patterns=options["delete_patterns"])
+        ignored = set(_matching(names, options["ignore_patterns"]))
+        chosen = set(_matching(names, options["allow_patterns"])) - ignored
+        stale = _matching(self.files, options["delete_patterns"])
         self.deleted = sorted(set(stale) - chosen)
         self.files = sorted(chosen | set(self.files) - set(self.deleted))
         return options["commit_message"]
