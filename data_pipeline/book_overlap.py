@@ -30,12 +30,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from data_pipeline.candidate_pairs import pairs_in_groups
 from data_pipeline.comparison import Comparison, DocumentFile, Removals, removals
 from data_pipeline.word_ngrams import Hashes, distinct, ngram_hashes, word_hashes
 
@@ -94,7 +96,10 @@ class _Samples:
 
 def books_that_overlap(comparison: Comparison, *, min_overlap: float) -> Removals:
     """Rule: of two books that overlap by more than `min_overlap` one goes."""
-    return overlapping_books(comparison.files, min_overlap=min_overlap)
+    size = sum(file.path.stat().st_size for file in comparison.files)
+    find = partial(overlapping_books, min_overlap=min_overlap)
+    # One task: every book may overlap with every other.
+    return comparison.engine.map(find, [comparison.files], [size], label="book_overlap")[0]
 
 
 def overlapping_books(
@@ -185,7 +190,10 @@ def _shared(values: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt
         # A slice ends where the 13-gram changes.
         last = values[min(start + _SLICE, len(values)) - 1] | _BOOK_MASK
         end = int(np.searchsorted(values, last, "right"))
-        both = np.concatenate([pairs, *_pairs(values[start:end])])
+        groups = pairs_in_groups(values[start:end], _BOOK_BITS, _MAX_GROUP)
+        both = np.concatenate(
+            [pairs, *((large << np.uint64(32)) | small for large, small in groups)]
+        )
         weights = np.concatenate([counts, np.ones(len(both) - len(pairs), np.int64)])
         order = np.argsort(both)
         both, weights = both[order], weights[order]
@@ -194,17 +202,6 @@ def _shared(values: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt
         counts = np.add.reduceat(weights, begins) if len(begins) else counts
         start = end
     return pairs, counts
-
-
-def _pairs(values: npt.NDArray[np.uint64]) -> Iterator[npt.NDArray[np.uint64]]:
-    """The pairs of ranks in each group of values with one hash, the group's largest books first."""
-    hashes, ranks = values >> np.uint64(_BOOK_BITS), values & _BOOK_MASK
-    is_first = np.diff(hashes, prepend=~hashes[:1]) != 0
-    first = np.maximum.accumulate(np.where(is_first, np.arange(len(values)), 0))
-    place = np.arange(len(values)) - first
-    for distance in range(min(int(place.max()), _MAX_GROUP)):
-        later = np.flatnonzero(place > distance)
-        yield (ranks[first[later] + distance] << np.uint64(32)) | ranks[later]
 
 
 class _Overlaps:

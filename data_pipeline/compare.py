@@ -170,5 +170,5 @@ def forget_other_rules(rules: Sequence[RuleFolder], folder: Path) -> None:
     """Remove the results of rules that this corpus has no more, and what killed processes left."""
     names = {step.folder.name for step in rules}
     for other in folder.iterdir() if folder.exists() else ():
-        if other.name not in names:
+        if other.is_dir() and other.name not in names:
             shutil.rmtree(other)

@@ -54,7 +54,7 @@ class Comparison:
     files: Sequence[DocumentFile]
     engine: Engine
     memory_budget: int
-    """Bytes that the rule may use in all processes together, where it has a choice."""
+    """Bytes that each task of the rule may use, where it has a choice."""
     work_folder: Path
     """For temporary files. It exists, is empty, and is removed afterwards."""
 
@@ -64,7 +64,10 @@ class Comparison:
 
     def preference(self) -> npt.NDArray[np.int64]:
         """For every document a number, the lowest for the one that is preferred to all others
-        (`document_keys` says how). About 100 bytes of memory per document while it is computed."""
+        (`document_keys` says how; where keys are missing, in reading order). About 100 bytes of
+        memory per document while it is computed."""
+        if any(file.keys is None for file in self.files):
+            return np.arange(self.bounds()[-1])
         keys: Keys = np.concatenate([np.load(_keys(file)) for file in self.files])
         counts = [file.num_rows for file in self.files]
         sources = np.repeat([file.source for file in self.files], counts)

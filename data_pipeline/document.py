@@ -138,6 +138,9 @@ class Source:
     """Applied in order."""
     filters: tuple[Filter, ...] = ()
     """Asked in order, after all edits."""
+    paragraph_group_bytes: int | None = None
+    """Where set, a paragraph that occurs several times in so many bytes of raw files stays once:
+    texts lose the others before the edits (`paragraph_dedup`). None keeps them all."""
     same_text: Callable[[str], str] = whole_text
     """Documents for whose texts this is equal are duplicates."""
     same_url: Callable[[str], str] | None = None

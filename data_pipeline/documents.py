@@ -60,6 +60,8 @@ INPUTS_SCHEMA = pa.schema(
         pa.field("num_read", pa.int64(), nullable=False),
         pa.field("num_dropped", pa.int64(), nullable=False),
         pa.field("num_text_bytes", pa.int64(), nullable=False),
+        pa.field("num_paragraphs_removed", pa.int64(), nullable=False),
+        pa.field("num_paragraph_characters_removed", pa.int64(), nullable=False),
     ]
 )
 """Documents (and what was none) per input file, before documents are compared with one another."""
@@ -100,6 +102,10 @@ class Manifest:
     num_kept: int
     num_read_bytes: int
     """UTF-8 bytes of the texts as they were read."""
+    num_paragraphs_removed: int
+    """Repeated paragraphs that were taken out of texts that were read ..."""
+    num_paragraph_characters_removed: int
+    """... and the characters in them."""
     drops: tuple[DropCount, ...]
     contaminated: dict[str, int]
     """Documents, dropped or flagged, that have items of an evaluation set; per set."""

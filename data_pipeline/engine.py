@@ -15,6 +15,10 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
+class WorkerLost(RuntimeError):
+    """A worker ended before its task did. What other tasks finished is kept."""
+
+
 class Engine(Protocol):
     """Runs a function over tasks."""
 

@@ -39,8 +39,8 @@ def _same(comparison: Comparison, field: str) -> Removals:
     files, bounds = comparison.files, comparison.bounds()
     num_buckets = math.ceil(bounds[-1] * _BYTES_PER_DOCUMENT / comparison.memory_budget)
     if num_buckets <= 1:
-        rows = [_rows(file, start) for file, start in zip(files, bounds, strict=False)]
-        return _removals(np.concatenate([np.empty(0, _ROW_DTYPE), *rows]), field)
+        whole = _Scatter(0, tuple(files), 0, comparison.work_folder, field=field)
+        return comparison.engine.map(_compare, [whole], [bounds[-1]], label=f"same {field}")[0]
     num_buckets = min(num_buckets, _MAX_BUCKETS)
     folder = comparison.work_folder
     scatter = [
@@ -87,14 +87,23 @@ def _scatter_tasks(comparison: Comparison) -> list[_Scatter]:
     return tasks
 
 
-def _scatter(task: _Scatter) -> None:
-    """One file per bucket, of the task's rows."""
+def _compare(task: _Scatter) -> Removals:
+    """Where all keys fit into memory."""
+    return _removals(_joined(task), task.field)
+
+
+def _joined(task: _Scatter) -> npt.NDArray[np.void]:
     start = task.first
-    rows = []
+    rows = [np.empty(0, _ROW_DTYPE)]
     for file in task.files:
         rows.append(_rows(file, start))
         start += file.num_rows
-    joined = np.concatenate(rows)
+    return np.concatenate(rows)
+
+
+def _scatter(task: _Scatter) -> None:
+    """One file per bucket, of the task's rows."""
+    joined = _joined(task)
     leading = np.frombuffer(joined["keys"][task.field].tobytes(), ">u2").reshape(-1, 8)[:, 0]
     buckets = (leading.astype(np.int64) * task.num_buckets) >> 16
     order = np.argsort(buckets, kind="stable")

@@ -57,7 +57,11 @@ def files_fingerprint(files: Iterable[InputFile], extra: Sequence[str]) -> str:
 
 
 def functions_of(source: Source) -> list[Callable[..., Any]]:
-    return [source.inputs, source.read, *source.edits, *source.filters, source.same_text]
+    functions: list[Callable[..., Any]] = [source.inputs, source.read, source.same_text]
+    functions += [*source.edits, *source.filters]
+    if source.same_url is not None:
+        functions.append(source.same_url)
+    return functions
 
 
 def modules_behind(functions: Iterable[Callable[..., Any]]) -> dict[str, Path]:

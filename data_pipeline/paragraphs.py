@@ -75,6 +75,12 @@ def paragraph_key(paragraph: str) -> str:
     return _DIGIT.sub("0", text).strip()
 
 
+def ascii_keys(paragraphs: bytes) -> list[bytes]:
+    """`paragraph_key` of every line of ASCII text."""
+    data = paragraphs.translate(_LOWER_ZEROS, _NOT_HASHED_ASCII.replace(b"\n", b""))
+    return list(map(bytes.strip, data.split(b"\n")))
+
+
 def scoring_text(text: str) -> str:
     """The text as one line for the n-gram model: lower case, every digit "0", no accents,
     typographic and East Asian punctuation as ASCII, no control characters, white space as single

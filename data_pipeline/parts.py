@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from data_pipeline.document import SCHEMA, Document, Rejected, Source, content_i
 from data_pipeline.document_keys import KEYS_DTYPE, key_of
 from data_pipeline.documents import DROPPED_SCHEMA, EXAMPLES_SCHEMA, INPUTS_SCHEMA, checksum
 from data_pipeline.inputs import InputFile
+from data_pipeline.paragraph_dedup import ParagraphKeeper
 from data_pipeline.publish import atomic_directory
 from data_pipeline.sampling import SmallestHashes
 
@@ -51,6 +52,8 @@ class Part:
     source: Source
     files: tuple[InputFile, ...]
     folder: Path
+    mask: Path | None = None
+    """Which paragraphs of its documents stay (`paragraph_dedup`), where not all do."""
 
     @property
     def num_bytes(self) -> int:
@@ -109,12 +112,17 @@ def build_part(part: Part) -> None:
             _Rows(folder / "inputs.parquet", INPUTS_SCHEMA) as inputs,
             contextlib.closing(_Documents(folder, part.source)) as documents,
         ):
+            keeper = None if part.mask is None else ParagraphKeeper(part.mask)
             for file in part.files:
                 num_read = num_dropped = num_text_bytes = 0
+                before = _since(keeper)
                 for item in part.source.read(file):
                     num_read += 1
                     num_text_bytes += _num_bytes(item)
-                    result = processed(part.source, item)
+                    remaining = item
+                    if keeper is not None and isinstance(item, Document):
+                        remaining = keeper.edited(item)
+                    result = processed(part.source, remaining)
                     if isinstance(result, Document):
                         documents.add(result)
                     else:
@@ -128,10 +136,24 @@ def build_part(part: Part) -> None:
                         "num_read": num_read,
                         "num_dropped": num_dropped,
                         "num_text_bytes": num_text_bytes,
+                        **_since(keeper, before),
                     }
                 )
+            if keeper is not None:
+                keeper.check_finished()
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         (folder / "sizes.json").write_text(json.dumps(sizes))
+
+
+def _since(
+    keeper: ParagraphKeeper | None, before: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Columns of `INPUTS_SCHEMA`: what `keeper` has removed so far, less what it had `before`."""
+    columns = {"num_paragraphs_removed": 0, "num_paragraph_characters_removed": 0}
+    if keeper is not None:
+        columns["num_paragraphs_removed"] = keeper.num_removed
+        columns["num_paragraph_characters_removed"] = keeper.removed_characters
+    return {name: value - (before[name] if before else 0) for name, value in columns.items()}
 
 
 def processed(source: Source, item: Document | Rejected) -> Document | Rejected:

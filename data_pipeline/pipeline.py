@@ -16,8 +16,9 @@ import platform
 import shutil
 import traceback
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,6 +43,7 @@ from data_pipeline.documents import (
     described,
     finished_manifest,
 )
+from data_pipeline.duplicate_clusters import sample_clusters, save_clusters
 from data_pipeline.engine import Engine
 from data_pipeline.exact_duplicates import same_text
 from data_pipeline.fingerprint import (
@@ -62,12 +64,25 @@ from data_pipeline.published import (
     removals_of_part,
 )
 from data_pipeline.removal_requests import RemovalRequests
+from data_pipeline.repeated_paragraphs import (
+    groups_to_mark,
+    mark_repeated,
+    mask_folder,
+    paragraph_groups,
+    write_hashes,
+)
 from data_pipeline.sampling import SmallestHashes
 from data_pipeline.workers import Processes
 
 ONE_PROCESS = Processes(1)
 DISTINCT_TEXTS = (Rule("duplicate", same_text),)
 """The rule that every corpus begins with: a text stays once, in the first source that has it."""
+REPEATED_PARAGRAPHS = "repeated_paragraphs"
+"""Name by which the removal of repeated paragraphs is undone. Texts change, so parts are made anew:
+it is the one rule for which this is so."""
+CLUSTERS = "clusters.json"
+"""In the folder of the rules' results: some of what they found (`duplicate_clusters`)."""
+RULES = ".rules"
 NO_REQUESTS = RemovalRequests()
 MEMORY_BUDGET = 4 << 30
 _EXAMPLES_PER_REASON = 8
@@ -111,9 +126,11 @@ def build_corpus(
     names = [source.name for source, _ in sources]
     if len(set(names)) < len(names):
         raise ValueError(f"source names {names} must differ from one another")
+    if REPEATED_PARAGRAPHS in undone:
+        sources = [(replace(s, paragraph_group_bytes=None), root) for s, root in sources]
     targets = [_target(source, root, out / source.name) for source, root in sources]
     choice = _Choice(rules, undone, requests, memory_budget, may_be_empty)
-    return _build(targets, out / ".rules", choice, engine)
+    return _build(targets, out / RULES, choice, engine)
 
 
 def build_documents(
@@ -127,7 +144,7 @@ def build_documents(
     """As `build_corpus`, of one source, whose documents are published as the folder `out`."""
     choice = _Choice(rules, (), NO_REQUESTS, MEMORY_BUDGET, may_be_empty=False)
     targets = [_target(source, root, out)]
-    return _build(targets, out.parent / ".rules" / out.name, choice, engine)[source.name]
+    return _build(targets, out.parent / RULES / out.name, choice, engine)[source.name]
 
 
 @dataclass(frozen=True)
@@ -144,7 +161,7 @@ class _Choice:
 def _build(
     targets: Sequence[_Target], rules_folder: Path, choice: _Choice, engine: Engine
 ) -> dict[str, Manifest]:
-    _check_rules(choice.rules, choice.undone)
+    _check_undone(choice.undone, choice.rules)
     steps = rule_folders(choice.rules, [target.parts for target in targets], rules_folder)
     fingerprints = _fingerprints(targets, steps, choice)
     finished = {
@@ -155,7 +172,7 @@ def _build(
     }
     if len(finished) < len(targets):
         for target in targets:
-            _build_parts(target.parts, engine)
+            _build_parts(target.parts, engine, choice.memory_budget)
         documents = CorpusDocuments([target.parts for target in targets])
         found = _found(steps, choice, documents, engine)
         kept_ids = {rule: documents.ids(removals["kept"]) for rule, removals in found.items()}
@@ -164,15 +181,19 @@ def _build(
                 gone = [removals_of_part(p, documents, found, kept_ids) for p in target.parts]
                 fingerprint = fingerprints[target.source.name]
                 finished[target.source.name] = _publish(target, gone, fingerprint, choice, engine)
+        rules_folder.mkdir(parents=True, exist_ok=True)
+        clusters = sample_clusters(found, kept_ids, documents)
+        save_clusters(rules_folder / CLUSTERS, clusters)
     for target in targets:
         _forget_other_parts(target.parts)
     forget_other_rules(steps, rules_folder)
     return {target.source.name: finished[target.source.name] for target in targets}
 
 
-def _check_rules(rules: Sequence[Rule], undone: Collection[str]) -> None:
+def _check_undone(undone: Collection[str], rules: Sequence[Rule]) -> None:
     names = [rule.name for rule in rules]
     assert len(set(names)) == len(names), f"rule names {names} must differ from one another"
+    names.append(REPEATED_PARAGRAPHS)
     for name in undone:
         if name not in names:
             raise ValueError(
@@ -235,11 +256,17 @@ def _found(
 
 def _parts(source: Source, found: Inputs, folder: Path) -> list[Part]:
     how = source_fingerprint(source)
-    parts = []
-    for files in groups(found.files):
-        name = files_fingerprint(files, [how])
-        # Two levels: a crawl has hundreds of thousands of files.
-        parts.append(Part(source, files, folder / name[:2] / name))
+    parts: list[Part] = []
+    for together in paragraph_groups(list(groups(found.files)), source.paragraph_group_bytes):
+        about = [how]
+        if source.paragraph_group_bytes is not None:
+            # What stays of a part depends on all files that it is compared with.
+            about.append(files_fingerprint([file for files in together for file in files], [how]))
+        for index, files in enumerate(together):
+            name = files_fingerprint(files, about)
+            # Two levels: a crawl has hundreds of thousands of files.
+            mask = None if len(about) == 1 else mask_folder(folder / "marked" / about[1], index)
+            parts.append(Part(source, files, folder / name[:2] / name, mask))
     return parts
 
 
@@ -249,27 +276,37 @@ class _Failure:
     trace: str
 
 
-def _build_parts(parts: Sequence[Part], engine: Engine) -> None:
+def _build_parts(parts: Sequence[Part], engine: Engine, memory_budget: int) -> None:
     missing = [part for part in parts if not part.is_whole()]
     if not missing:
         return
-    sizes = [part.num_bytes for part in missing]
-    label = f"read {missing[0].source.name}"
-    results = engine.map(_try_part, missing, sizes, label=label)
+    for group in groups_to_mark(parts):
+        hash_paragraphs = partial(_try, write_hashes)
+        _map_parts(hash_paragraphs, group, "hash paragraphs of", engine)
+        mark_repeated(group, engine, memory_budget)
+    _map_parts(partial(_try, build_part), missing, "read", engine)
+
+
+def _map_parts(
+    function: Callable[[Part], _Failure | None], parts: Sequence[Part], verb: str, engine: Engine
+) -> None:
+    name = parts[0].source.name
+    sizes = [part.num_bytes for part in parts]
+    results = engine.map(function, parts, sizes, label=f"{verb} {name}")
     failures = [result for result in results if result is not None]
     if failures:
         first = failures[0]
         files = ", ".join(file.source_file for file in first.part.files[:3])
         raise BuildError(
-            f"source '{first.part.source.name}' failed on {len(failures)} of {len(missing)} groups "
-            f"of files; the others are finished and kept. The first is {files}:\n{first.trace}"
+            f"source '{name}' failed on {len(failures)} of {len(parts)} groups of files; the "
+            f"others are finished and kept. The first is {files}:\n{first.trace}"
         )
 
 
-def _try_part(part: Part) -> _Failure | None:
+def _try(function: Callable[[Part], None], part: Part) -> _Failure | None:
     """An error of the source's own functions ends its part only; the disk's ends the build."""
     try:
-        build_part(part)
+        function(part)
     except OSError:
         raise
     except Exception:
@@ -280,7 +317,9 @@ def _try_part(part: Part) -> _Failure | None:
 def _forget_other_parts(parts: Sequence[Part]) -> None:
     """Remove parts made from other files or thresholds, and what killed processes left."""
     names = {part.folder.name for part in parts}
-    for half in parts[0].folder.parent.parent.iterdir():
+    root = parts[0].folder.parent.parent
+    shutil.rmtree(root / "marked", ignore_errors=True)
+    for half in root.iterdir():
         for folder in half.iterdir():
             if folder.name not in names:
                 shutil.rmtree(folder)
@@ -355,6 +394,10 @@ def _summary(target: _Target, total: Published, inputs: pa.Table, fingerprint: s
         num_input_bytes=sum(file.size for file in target.found.files),
         num_read=num_kept + total.drops.total(),
         num_read_bytes=pc.sum(inputs.column("num_text_bytes")).as_py(),
+        num_paragraphs_removed=pc.sum(inputs.column("num_paragraphs_removed")).as_py(),
+        num_paragraph_characters_removed=pc.sum(
+            inputs.column("num_paragraph_characters_removed")
+        ).as_py(),
         num_kept=num_kept,
         drops=tuple(
             DropCount(stage, reason, count, total.drop_bytes[stage, reason])

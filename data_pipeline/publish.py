@@ -60,6 +60,20 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def link_or_copy(path: Path, target: Path) -> None:
+    """The same file under a second name, where the file system can."""
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copyfile(path, target)
+
+
+def check_replaceable(out: Path, marker: str, what: str) -> None:
+    """Publishing replaces a folder; ValueError if it is one that holds something else."""
+    if out.is_dir() and any(out.iterdir()) and not (out / marker).is_file():
+        raise ValueError(f"{out} exists and is not {what}; name another place")
+
+
 def _temporary_name(path: Path) -> Path:
     return path.with_name(f"{_temporary_prefix(path)}{os.getpid()}")
 

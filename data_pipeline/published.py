@@ -6,8 +6,6 @@ documents that stay are written anew. Every document that goes is a line of the 
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +25,7 @@ from data_pipeline.document import SCHEMA, Stage
 from data_pipeline.document_keys import Keys, hexadecimal
 from data_pipeline.documents import DROPPED_SCHEMA, ShardFile, checksum
 from data_pipeline.parts import Part, keys_beside
+from data_pipeline.publish import link_or_copy
 from data_pipeline.removal_requests import REQUESTED, RemovalRequests
 
 
@@ -198,7 +197,7 @@ def _what_goes(
 def _write_documents(path: Path, target: Path, keep: npt.NDArray[np.bool_]) -> None:
     """The rows of `path` that stay, row group by row group; all: the file under a second name."""
     if keep.all():
-        _link(path, target)
+        link_or_copy(path, target)
         return
     start = 0
     with (
@@ -211,11 +210,3 @@ def _write_documents(path: Path, target: Path, keep: npt.NDArray[np.bool_]) -> N
             start += rows.num_rows
             if stays.true_count:
                 writer.write_table(rows.filter(stays))
-
-
-def _link(path: Path, target: Path) -> None:
-    """The same file under a second name, where the file system can."""
-    try:
-        os.link(path, target)
-    except OSError:
-        shutil.copyfile(path, target)

@@ -80,6 +80,11 @@ def _without_archive(url: str) -> str:
     return _ARCHIVED.sub("", url, count=1)
 
 
+def page_address(url: str) -> str:
+    """`normalise_url`; an address that has no such form stays as it is."""
+    return normalise_url(url) or url
+
+
 def normalise_url(url: str) -> str | None:
     """One form for the addresses of one page: no scheme, "www.", default port, fragment, user or
     trailing slash; host in lower case and as ASCII; percent-encoding only where it is needed. None

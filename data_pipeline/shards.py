@@ -5,6 +5,7 @@
       tokenizer/                 the tokenizer that made the ids
       <source>/<split>/          `datasets.load_from_disk` opens it; split is train or validation
         data-00000-of-00001.arrow   columns id (string), input_ids (list of uint16 or uint32)
+        provenance-00000-of-00001.parquet   where each of its rows comes from (`provenance.py`)
 
 A row is one document: BOS, its tokens, EOS. There is no packing on disk. `TokenStream` shows all
 documents of one split, in row order, as one long array of tokens, and cuts windows of any length
@@ -31,7 +32,7 @@ import xxhash
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _CURE = "copy it again from where it was made, or build the store again"
 
 
@@ -47,12 +48,54 @@ class ShardFile:
 
 
 @dataclass(frozen=True)
+class ProvenanceFile:
+    """The Parquet file that says where each row of an Arrow file comes from."""
+
+    path: str
+    bytes: int
+    xxh3_64: str
+
+
+@dataclass(frozen=True)
 class SplitManifest:
     num_documents: int
     num_tokens: int
+    """BOS and EOS of every document included."""
     num_text_bytes: int
     """UTF-8 bytes of the text that the tokens stand for."""
+    num_byte_tokens: int
+    """Tokens that stand for single bytes of characters that the vocabulary does not have; line
+    breaks do not count."""
+    bytes_per_token: float
+    byte_token_share: float
+    """These two with BOS and EOS left out; 0 where there are no tokens."""
     files: tuple[ShardFile, ...]
+    provenance: tuple[ProvenanceFile, ...] = ()
+    """One for each of `files`, in their order."""
+
+    @staticmethod
+    def of(
+        files: tuple[ShardFile, ...],
+        *,
+        num_text_bytes: int,
+        num_byte_tokens: int,
+        provenance: tuple[ProvenanceFile, ...] = (),
+    ) -> SplitManifest:
+        """With all that follows from the files."""
+        num_documents = sum(file.rows for file in files)
+        num_tokens = sum(file.num_tokens for file in files)
+        # A document has a BOS and an EOS.
+        of_text = num_tokens - 2 * num_documents
+        return SplitManifest(
+            num_documents=num_documents,
+            num_tokens=num_tokens,
+            num_text_bytes=num_text_bytes,
+            num_byte_tokens=num_byte_tokens,
+            bytes_per_token=round(num_text_bytes / of_text, 4) if of_text else 0.0,
+            byte_token_share=round(num_byte_tokens / of_text, 6) if of_text else 0.0,
+            files=files,
+            provenance=provenance,
+        )
 
 
 @dataclass(frozen=True)
@@ -86,7 +129,8 @@ class StoreManifest:
 
 def _split_from_dict(tree: dict[str, Any]) -> SplitManifest:
     files = tuple(ShardFile(**file) for file in tree.pop("files"))
-    return SplitManifest(**tree, files=files)
+    provenance = tuple(ProvenanceFile(**file) for file in tree.pop("provenance"))
+    return SplitManifest(**tree, files=files, provenance=provenance)
 
 
 def describe_file(store: Path, path: Path) -> ShardFile:
@@ -99,6 +143,11 @@ def describe_file(store: Path, path: Path) -> ShardFile:
         bytes=path.stat().st_size,
         xxh3_64=_checksum(path),
     )
+
+
+def describe_provenance(store: Path, path: Path) -> ProvenanceFile:
+    """The manifest's entry for the Parquet file `path`, which lies under `store`."""
+    return ProvenanceFile(path.relative_to(store).as_posix(), path.stat().st_size, _checksum(path))
 
 
 def _checksum(path: Path) -> str:
@@ -148,6 +197,16 @@ class _Shard:
             )
 
 
+class DocumentPlace(NamedTuple):
+    """Where a document lies in a split."""
+
+    file: int
+    """Which of the split's files."""
+    row: int
+    first: int
+    """Position of its BOS in the stream."""
+
+
 class TokenStream:
     """All documents of one source and split, end to end, as one array of token ids."""
 
@@ -173,6 +232,20 @@ class TokenStream:
             pieces.append(chunk.starts[first:last].astype(np.int64) + (at - low))
             at += high - low
         return np.concatenate(pieces)
+
+    def place(self, position: int) -> DocumentPlace:
+        """The document that the token at `position` belongs to."""
+        assert 0 <= position < self.num_tokens, (
+            f"position {position} lies outside the stream of {self.num_tokens} tokens"
+        )
+        index = bisect.bisect_right(self._bounds, position) - 1
+        shard, base = self._shard(index), self._bounds[index]
+        number = bisect.bisect_right(shard.bounds, position - base) - 1
+        at = position - base - shard.bounds[number]
+        row = int(np.searchsorted(shard.chunks[number].starts, at, "right")) - 1
+        first = base + shard.bounds[number] + int(shard.chunks[number].starts[row])
+        rows_before = sum(len(chunk.starts) for chunk in shard.chunks[:number])
+        return DocumentPlace(index, rows_before + row, first)
 
     def _spans(self, start: int, length: int) -> Iterator[tuple[_Chunk, int, int]]:
         """The record batches that the window touches, each with its part of the window."""
@@ -262,10 +335,11 @@ class TokenStore:
                     f"says {file.xxh3_64}; {_CURE}"
                 )
 
-    def _files(self) -> Iterator[ShardFile]:
+    def _files(self) -> Iterator[ShardFile | ProvenanceFile]:
         for splits in self.manifest.sources.values():
             for split in splits.values():
                 yield from split.files
+                yield from split.provenance
 
 
 def _check_size(path: Path, expected: int) -> None:

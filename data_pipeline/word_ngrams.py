@@ -6,7 +6,7 @@ breaks do not count, so that two editions of a text compare by their words.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -15,6 +15,8 @@ import numpy.typing as npt
 Hashes = npt.NDArray[np.uint64]
 
 _CHUNK_CHARACTERS = 1 << 20
+_TOGETHER_CHARACTERS = 1 << 18
+"""Short texts hashed together: they stay in the processor's cache."""
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _BASE_INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
 _NGRAM_BASE = np.uint64(0xD6E8FEB86659FD93)
@@ -25,8 +27,43 @@ def word_hashes(text: str) -> Hashes:
 
     Needs about 60 MB besides the text and the result.
     """
-    parts = [_chunk_hashes(chunk) for chunk in _chunks(text)]
+    parts = [_chunk_hashes(chunk.lower())[0] for chunk in _chunks(text)]
     return np.concatenate([np.empty(0, np.uint64), *parts])
+
+
+def word_hashes_of_texts(texts: Sequence[str]) -> tuple[Hashes, npt.NDArray[np.int64]]:
+    """The word hashes of all texts, one text after another, and how many each text has.
+
+    Equals `word_hashes` of each; short texts are hashed together, which is many times as fast.
+    """
+    hashes: list[Hashes] = [np.empty(0, np.uint64)]
+    counts = np.zeros(len(texts), np.int64)
+    together: list[str] = []
+    num_characters = 0
+
+    def hash_together(end: int) -> None:
+        nonlocal num_characters
+        # A line break belongs to no word.
+        found, starts = _chunk_hashes("\n".join(together))
+        ends = np.cumsum([len(text) + 1 for text in together])
+        upto = np.searchsorted(starts, ends)
+        counts[end - len(together) : end] = np.diff(upto, prepend=0)
+        hashes.append(found)
+        together.clear()
+        num_characters = 0
+
+    for index, text in enumerate(texts):
+        if together and num_characters + len(text) > _TOGETHER_CHARACTERS:
+            hash_together(index)
+        if len(text) > _TOGETHER_CHARACTERS:
+            hashes.append(word_hashes(text))
+            counts[index] = len(hashes[-1])
+        else:
+            together.append(text.lower())
+            num_characters += len(text) + 1
+    if together:
+        hash_together(len(texts))
+    return np.concatenate(hashes), counts
 
 
 def ngram_hashes(words: Hashes, n: int) -> Hashes:
@@ -38,7 +75,7 @@ def ngram_hashes(words: Hashes, n: int) -> Hashes:
     for i in range(n):
         total *= _NGRAM_BASE  # modulo 2**64
         total += words[i : i + count]
-    return _mix(total)
+    return mix(total)
 
 
 def ngram_hashes_at(words: Hashes, starts: npt.NDArray[np.int64], n: int) -> Hashes:
@@ -47,7 +84,7 @@ def ngram_hashes_at(words: Hashes, starts: npt.NDArray[np.int64], n: int) -> Has
     for i in range(n):
         total *= _NGRAM_BASE
         total += words[starts + i]
-    return _mix(total)
+    return mix(total)
 
 
 def distinct(values: Hashes) -> Hashes:
@@ -68,13 +105,19 @@ def _chunks(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _chunk_hashes(chunk: str) -> Hashes:
-    """A word of codes c_0..c_k at position p hashes to the sum of c_i * BASE^i, modulo 2**64: a
+def _chunk_hashes(chunk: str) -> tuple[Hashes, npt.NDArray[np.int64]]:
+    """Hashes of the words of a text in lower case, and where each begins.
+
+    A word of codes c_0..c_k at position p hashes to the sum of c_i * BASE^i, modulo 2**64: a
     difference of running sums of c_j * BASE^j, times BASE^-p.
     """
-    codes = np.frombuffer(chunk.lower().encode("utf-32-le", "surrogatepass"), np.uint32)
+    codes: npt.NDArray[np.uint8] | npt.NDArray[np.uint32]
+    if chunk.isascii():
+        codes = np.frombuffer(chunk.encode("ascii"), np.uint8)
+    else:
+        codes = np.frombuffer(chunk.encode("utf-32-le", "surrogatepass"), np.uint32)
     if not len(codes):
-        return np.empty(0, np.uint64)
+        return np.empty(0, np.uint64), np.empty(0, np.int64)
     is_word = np.zeros(len(codes) + 2, np.bool_)
     is_word[1:-1] = _alphanumeric()[codes]
     starts = np.flatnonzero(is_word[1:] & ~is_word[:-1])
@@ -82,10 +125,10 @@ def _chunk_hashes(chunk: str) -> Hashes:
     sums = np.zeros(len(codes) + 1, np.uint64)
     # One is added so that a word is not lost among leading zeros of a longer one.
     np.cumsum((codes.astype(np.uint64) + np.uint64(1)) * _powers(_BASE)[: len(codes)], out=sums[1:])
-    return _mix((sums[ends] - sums[starts]) * _powers(_BASE_INVERSE)[starts])
+    return mix((sums[ends] - sums[starts]) * _powers(_BASE_INVERSE)[starts]), starts
 
 
-def _mix(values: Hashes) -> Hashes:
+def mix(values: Hashes) -> Hashes:
     """Spread every bit over all (the finaliser of splitmix64; public domain, S. Vigna, 2015)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

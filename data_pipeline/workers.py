@@ -9,13 +9,14 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import NoReturn
 
 import pyarrow as pa
 from tqdm import tqdm
 
-from data_pipeline.engine import Result, Task
+from data_pipeline.engine import Result, Task, WorkerLost
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -40,12 +41,12 @@ class Processes:
     ) -> list[Result]:
         """`function` of every task, in the order of the tasks.
 
-        The first error ends everything and is raised here. Processes are forked where the system
-        can: a fresh interpreter would have to import the main program again, which may be a shell
-        script or standard input.
+        The first error ends everything and is raised here; WorkerLost for a killed process.
+        Processes are forked where the system can: a fresh interpreter would have to import the main
+        program again, which may be a shell script or standard input.
         """
         if self.jobs == 1 or len(tasks) <= 1:
-            with _progress_bar(sizes, label) as bar:
+            with progress_bar(sizes, label) as bar:
                 pairs = zip(tasks, sizes, strict=True)
                 return [_advance(bar, size, function(task)) for task, size in pairs]
         method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
@@ -56,9 +57,14 @@ class Processes:
             futures = [executor.submit(function, task) for task in tasks]
             size_of = dict(zip(futures, sizes, strict=True))
             try:
-                with _progress_bar(sizes, label) as bar:
+                with progress_bar(sizes, label) as bar:
                     for future in as_completed(futures):
                         _advance(bar, size_of[future], future.result())
+            except BrokenProcessPool as error:
+                raise WorkerLost(
+                    f"a process was killed while it worked on '{label}', perhaps for want of "
+                    "memory; run the same command again to continue, with fewer --jobs if so"
+                ) from error
             except BaseException:
                 executor.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -74,7 +80,8 @@ def _set_up_worker(parent: int) -> None:
             os._exit(1)
 
 
-def _progress_bar(sizes: Sequence[int], label: str) -> tqdm[NoReturn]:
+def progress_bar(sizes: Sequence[int], label: str) -> tqdm[NoReturn]:
+    """Of as many bytes as `sizes` are together."""
     bar: tqdm[NoReturn] = tqdm(total=sum(sizes), desc=label, unit="B", unit_scale=True)
     return bar
 

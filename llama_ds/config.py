@@ -251,6 +251,10 @@ class DataConfig:
     """Token store folder, as `recipes/build_dataset.sh` or the quickstart writes it."""
     shares: dict[str, float] = field(default_factory=dict)
     """Share of each source in training; empty: in proportion to the sources' sizes."""
+    epochs: dict[str, float] = field(default_factory=dict)
+    """In place of shares: how often each source is seen, beside the others. A source's share is its
+    epochs times its tokens, over the sum of that; a run that takes as many tokens as the sum sees
+    each source just so often."""
     block_rows: int = 1_000
     """Every block of this many rows holds exactly the shares, rounded to whole rows."""
     document_masking: bool = False
@@ -258,10 +262,17 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(self.block_rows > 0, f"data.block_rows ({self.block_rows}) must be positive")
-        for name, share in self.shares.items():
-            require(
-                share > 0, f"data.shares: {name} ({share}) must be positive; leave it out for none"
-            )
+        require(
+            not (self.shares and self.epochs),
+            f"data.epochs ({self.epochs}) and data.shares ({self.shares}) both say how much of "
+            "each source is seen; give one",
+        )
+        for option, values in (("shares", self.shares), ("epochs", self.epochs)):
+            for name, value in values.items():
+                require(
+                    value > 0,
+                    f"data.{option}: {name} ({value}) must be positive; leave it out for none",
+                )
 
 
 @dataclass(frozen=True)

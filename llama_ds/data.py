@@ -200,11 +200,13 @@ class TrainingData:
     def __init__(
         self, store: TokenStore, config: DataConfig, sequence_length: int, seed: int
     ) -> None:
-        sources = config.shares or store.sources
+        sources = config.shares or config.epochs or store.sources
         self._streams = {source: store.stream(source, "train") for source in sources}
         rows = {source: _num_windows(s, sequence_length) for source, s in self._streams.items()}
-        _check_lengths(rows, self._streams, sequence_length, bool(config.shares))
-        self.mixture = Mixture(rows, config.shares, config.block_rows, seed)
+        chosen = bool(config.shares or config.epochs)
+        _check_lengths(rows, self._streams, sequence_length, all_needed=chosen)
+        weights = {source: epochs * rows[source] for source, epochs in config.epochs.items()}
+        self.mixture = Mixture(rows, config.shares or weights, config.block_rows, seed)
         self._sequence_length = sequence_length
         self._document_masking = config.document_masking
 

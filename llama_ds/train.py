@@ -311,6 +311,8 @@ def run_identity(recipe: Recipe, store: TokenStore) -> dict[str, Any]:
         "parallel.tp": recipe.parallel.tp,
         "parallel.sp": recipe.parallel.sp,
         "data.shares": dict(sorted(recipe.data.shares.items())),
+        # None is what a checkpoint says that was made before there was such an option.
+        "data.epochs": dict(sorted(recipe.data.epochs.items())) or None,
         "data.block_rows": recipe.data.block_rows,
         "data.document_masking": recipe.data.document_masking,
         "token store": store.manifest.fingerprint,

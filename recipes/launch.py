@@ -18,7 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -131,7 +131,11 @@ def parse(recipe_function: RecipeFunction, arguments: list[str]) -> Launch:
     cluster = early.parse_known_args(arguments)[0].cluster
     if cluster not in get_args(Cluster):
         raise ValueError(f"--cluster ({cluster}) must be one of {', '.join(get_args(Cluster))}")
-    default = Launch(recipe=recipe_function(cluster), cluster=cluster)
+    recipe = recipe_function(cluster)
+    if any(argument.split("=")[0] == "--data.epochs" for argument in arguments):
+        # In place of the recipe's own shares; shares on the command line are refused beside them.
+        recipe = replace(recipe, data=replace(recipe.data, shares={}))
+    default = Launch(recipe=recipe, cluster=cluster)
     with errors_in_one_line():
         launch, unknown = tyro.cli(
             Launch,

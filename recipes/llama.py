@@ -35,6 +35,18 @@ LLAMA1_SHARES = {
     "stack_exchange": 0.02,
 }
 """Share of each source in the training tokens (paper, table 1)."""
+LLAMA1_EPOCHS = {
+    "common_crawl": 1.10,
+    "c4": 1.06,
+    "github": 0.64,
+    "wikipedia": 2.45,
+    "books": 2.23,
+    "arxiv": 1.06,
+    "stack_exchange": 1.03,
+}
+"""How often each source is seen in `LLAMA1_TOKENS` tokens (paper, table 1)."""
+LLAMA1_TOKENS = 1_400_000_000_000
+"""Training tokens of the 33B and 65B models."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +187,7 @@ def llama_33b(cluster: Cluster = "a100-80gb") -> Recipe:
         num_hidden_layers=60,
         intermediate_size=17_920,
         peak_learning_rate=1.5e-4,
-        train_tokens=1_400_000_000_000,
+        train_tokens=LLAMA1_TOKENS,
     )
 
 
@@ -192,7 +204,7 @@ def llama_65b(cluster: Cluster = "a100-80gb") -> Recipe:
         num_hidden_layers=80,
         intermediate_size=22_016,
         peak_learning_rate=1.5e-4,
-        train_tokens=1_400_000_000_000,
+        train_tokens=LLAMA1_TOKENS,
     )
 
 

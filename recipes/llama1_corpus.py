@@ -23,7 +23,10 @@ from data_pipeline.book_overlap import books_that_overlap
 from data_pipeline.code_headers import without_notices
 from data_pipeline.comparison import Rule
 from data_pipeline.document import Edit, Filter, Source
+from data_pipeline.exact_duplicates import same_url
+from data_pipeline.near_duplicates import near_duplicates
 from data_pipeline.pipeline import DISTINCT_TEXTS
+from data_pipeline.reference_urls import page_address
 from data_pipeline.sources import (
     arxiv,
     books,
@@ -51,7 +54,37 @@ class CrawlModels:
     """fastText model of Wikipedia's references, as `train-references` writes it."""
 
 
-def llama1_corpus(raw: Path, models: CrawlModels) -> Corpus:
+@dataclass(frozen=True)
+class Deduplication:
+    """What goes besides equal texts, overlapping books and repeated paragraphs. The paper has no
+    more than these."""
+
+    near_duplicates: float | None = None
+    """Remove documents that share this part of their word n-grams with another one, of whatever
+    source. SlimPajama took 0.8."""
+    ngram_words: int = 13
+    """Words of these n-grams. SlimPajama: 13."""
+    same_url: bool = False
+    """Of pages with the same address, in whatever crawl, keep one; C4's pages are among them."""
+
+    def rules(self) -> tuple[Rule, ...]:
+        found = []
+        if self.same_url:
+            found.append(Rule("same_url", same_url, sources=frozenset({"c4", "common_crawl"})))
+        if self.near_duplicates is not None:
+            find = partial(
+                near_duplicates,
+                min_similarity=self.near_duplicates,
+                ngram_words=self.ngram_words,
+            )
+            found.append(Rule("near_duplicate", find))
+        return tuple(found)
+
+
+PAPER = Deduplication()
+
+
+def llama1_corpus(raw: Path, models: CrawlModels, deduplication: Deduplication = PAPER) -> Corpus:
     """The sources under `raw`, the cleanest first: of equal texts the first stays.
 
     The paper says nothing of decontamination, and none is done here; `recipes/decontamination.py`
@@ -96,6 +129,7 @@ def llama1_corpus(raw: Path, models: CrawlModels) -> Corpus:
                 partial(books_that_overlap, min_overlap=0.9),
                 sources=frozenset({"books"}),
             ),
+            *deduplication.rules(),
         ),
         left_out=tuple(left_out),
     )
@@ -265,6 +299,10 @@ def github_source() -> Source:
 # CommonCrawl cuts pages at 1 MiB, since March 2025 at 5 MiB; its WET records are smaller.
 MAX_CRAWL_BLOCK_BYTES = (5 << 20) + (64 << 10)
 
+# CCNet compares the paragraphs of 50 of a dump's 1,600 shards with one another. Of some 8 TB that a
+# dump's WET files have, this is as much.
+PARAGRAPH_GROUP_BYTES = 250 * 10**9
+
 # CCNet identifies languages on the whole text; see `identify_language`.
 LANGUAGE_CHARACTERS = 1_000
 
@@ -335,6 +373,8 @@ def common_crawl_source(
         name="common_crawl",
         inputs=common_crawl.inputs,
         read=partial(common_crawl.read, max_block_bytes=MAX_CRAWL_BLOCK_BYTES),
+        paragraph_group_bytes=PARAGRAPH_GROUP_BYTES,
+        same_url=page_address,
         edits=tuple(edits),
         filters=tuple(chosen),
     )
@@ -348,6 +388,7 @@ def c4_source(*, language: str = "en") -> Source:
         name="c4",
         inputs=partial(c4.inputs, language=language),
         read=partial(c4.read, language=language),
+        same_url=page_address,
         filters=(
             c4_rules.no_end_mark,
             # C4 keeps lines of 5 words and pages of 3 sentences.

@@ -106,10 +106,7 @@ def build_builtin_store(store: Path) -> None:
 def build_store(options: Quickstart) -> None:
     """Text -> documents -> tokenizer -> token store."""
     # Imported here, so that a wrong option is reported before anything heavy is loaded.
-    from datasets import concatenate_datasets
-
-    from data_pipeline import tokenization
-    from data_pipeline.documents import load_documents
+    from data_pipeline import store_building, tokenizer_training
     from data_pipeline.pipeline import build_corpus
     from data_pipeline.workers import Processes
     from recipes.corpus import builtin_corpus, folder_corpus
@@ -129,23 +126,22 @@ def build_store(options: Quickstart) -> None:
             f"{name}: {manifest.num_read:,} documents read, {manifest.num_kept:,} kept "
             f"({manifest.num_text_bytes / 1e6:.1f} MB); dropped: {dropped or 'none'}"
         )
-    documents = {name: load_documents(folder / name) for name in manifests}
+    documents = {name: folder / name for name in manifests}
 
     _title("2/5 tokenizer")
-    texts = concatenate_datasets(list(documents.values()))
     tokenizer = options.out / "tokenizer"
-    config = tokenization.TokenizerConfig(
+    config = tokenizer_training.TokenizerConfig(
         vocab_size=options.tokenizer.vocab_size, sample_bytes=SAMPLE_BYTES
     )
-    tokenization.train_tokenizer(texts, tokenizer, config)
+    tokenizer_training.train_tokenizer(documents, tokenizer, config)
 
     _title("3/5 token store")
-    tokenization.build_store(
+    store_building.build_store(
         options.out / "store",
         documents,
         tokenizer,
         holdout_share=options.holdout,
-        num_proc=options.jobs,
+        engine=Processes(options.jobs),
     )
 
 

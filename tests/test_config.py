@@ -52,6 +52,7 @@ def recipe(tmp_path: Path) -> Recipe:
         ("optimizer.peak_learning_rate", 0.0, r"peak_learning_rate \(0.0\) must be positive"),
         ("optimizer.min_learning_rate_ratio", 1.5, r"\(1.5\) must lie in \[0, 1\]"),
         ("data.shares", {"web": 0.0}, r"data.shares: web \(0.0\) must be positive"),
+        ("data.epochs", {"web": 2.0}, r"data.epochs \({'web': 2.0}\) and data.shares .* give one"),
         ("checkpoint.every_steps", 0, r"checkpoint.every_steps \(0\) must be positive"),
         ("metrics.peak_tflops", -1.0, r"metrics.peak_tflops \(-1.0\) must be positive"),
     ],

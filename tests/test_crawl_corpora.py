@@ -73,7 +73,7 @@ def test_common_crawl_with_every_step(tmp_path: Path) -> None:
     manifest = build_documents(source, raw, tmp_path / "out")
     assert manifest.num_read == 7
     assert manifest.dropped == {
-        "duplicate": 1,
+        "duplicate_paragraphs": 1,
         "not_reference": 1,
         "other_language": 1,
         "perplexity_tail": 1,

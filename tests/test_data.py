@@ -53,8 +53,8 @@ def write_store(path: Path, documents: Documents) -> TokenStore:
                     describe_file(path, file)
                     for file in sorted((path / source / split).glob("*.arrow"))
                 ]
-            sources[source][split] = SplitManifest(
-                len(rows), sum(map(len, rows)), num_text_bytes=0, files=tuple(files)
+            sources[source][split] = SplitManifest.of(
+                tuple(files), num_text_bytes=0, num_byte_tokens=0
             )
     manifest = StoreManifest(
         version=FORMAT_VERSION,
@@ -121,6 +121,28 @@ def test_an_epoch_predicts_every_token_once(store: TokenStore) -> None:
     # 100 rows are five whole blocks and four epochs.
     assert data.epochs(100) == {"b": 4.0}
     assert Counter(labels.tolist()) == dict.fromkeys(range(5001, 5501), 4)
+
+
+def test_epochs_say_how_often_each_source_is_seen(store: TokenStore) -> None:
+    # 50 rows of a, twice, and 25 of b, four times: half a block each.
+    data = TrainingData(store, config(store, epochs={"b": 4.0, "a": 2.0}), 20, seed=0)
+    assert data.mixture.quotas == {"b": 10, "a": 10}
+    assert data.epochs(200) == {"b": 4.0, "a": 2.0}
+    # What counts is how they compare: half of each says the same.
+    halves = TrainingData(store, config(store, epochs={"b": 2.0, "a": 1.0}), 20, seed=0)
+    assert halves.mixture.quotas == data.mixture.quotas
+
+
+def test_epochs_name_sources_of_the_store(store: TokenStore) -> None:
+    with pytest.raises(ValueError, match=r"source wiki is not in the token store .* holds a, b, c"):
+        TrainingData(store, config(store, epochs={"a": 1.0, "wiki": 2.0}), 20, seed=0)
+    with pytest.raises(ValueError, match=r"sequence_length \(200\) .* source c has 101 training"):
+        TrainingData(store, config(store, epochs={"a": 1.0, "c": 2.0}), 200, seed=0)
+
+
+def test_epochs_are_positive(store: TokenStore) -> None:
+    with pytest.raises(ValueError, match=r"data.epochs: web \(-1.0\) must be positive"):
+        config(store, epochs={"web": -1.0})
 
 
 def plan_for(dp_size: int, micro_batch_size: int, rows_per_step: int = 16) -> BatchPlan:

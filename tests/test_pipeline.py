@@ -459,6 +459,8 @@ def test_every_input_file_is_listed(raw: Path, tmp_path: Path) -> None:
         "num_read": 1,
         "num_dropped": 0,
         "num_text_bytes": 11,
+        "num_paragraphs_removed": 0,
+        "num_paragraph_characters_removed": 0,
     }
 
 

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline import exact_duplicates
+from data_pipeline import exact_duplicates, parts
 from data_pipeline.comparison import Comparison, DocumentFile, Rule, removals
 from data_pipeline.document import Document, Source, content_id
 from data_pipeline.document_keys import KEYS_DTYPE, key_of
-from data_pipeline.documents import load_documents
+from data_pipeline.documents import load_documents, read_manifest
 from data_pipeline.exact_duplicates import same_text, same_url
 from data_pipeline.pipeline import DISTINCT_TEXTS, build_corpus
 from data_pipeline.removal_requests import RemovalRequests
@@ -252,6 +252,40 @@ def test_results_are_the_same_for_any_number_of_processes(
     ]
     assert files[0] == files[1]
     assert len(files[0]) > 8
+
+
+def test_repeated_paragraphs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "_PART_INPUT_BYTES", 1)
+    (tmp_path / "a").mkdir()
+    pages = {
+        "1.txt": "Home, Menu\nfirst page",
+        "2.txt": "HOME menu\nsecond page",
+        "3.txt": "home menu!",
+        "4.txt": "third page\nHome Menu",
+    }
+    for name, text in pages.items():
+        (tmp_path / "a" / name).write_text(text)
+    size = sum(len(text) for text in pages.values())
+
+    def built(max_bytes: int | None, jobs: int = 1, **options: Any) -> list[str]:
+        source = replace(TEXT, paragraph_group_bytes=max_bytes)
+        sources = [(source, tmp_path / "a")]
+        build_corpus(sources, tmp_path / "out", engine=Processes(jobs), **options)
+        assert not (tmp_path / "out" / ".parts" / "text" / "marked").exists()
+        return texts(tmp_path / "out", "text")
+
+    expected = ["Home, Menu\nfirst page", "second page", "third page"]
+    assert built(size) == expected
+    manifest = read_manifest(tmp_path / "out" / "text")
+    assert manifest.num_paragraphs_removed == 3
+    assert manifest.num_paragraph_characters_removed == 3 * len("home menu\n")
+    assert manifest.dropped == {"duplicate_paragraphs": 1}
+    assert built(size, jobs=2) == expected
+    # Two files to a group.
+    assert built(42) == ["Home, Menu\nfirst page", "second page", "home menu!", "third page"]
+    assert built(None) == list(pages.values())
+    assert built(size, undone=["repeated_paragraphs"]) == list(pages.values())
+    assert built(size) == expected
 
 
 def test_examples_of_what_was_dropped(tmp_path: Path) -> None:

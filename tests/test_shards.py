@@ -22,7 +22,7 @@ from data_pipeline.shards import (
     describe_file,
 )
 
-EMPTY = SplitManifest(num_documents=0, num_tokens=0, num_text_bytes=0, files=())
+EMPTY = SplitManifest.of((), num_text_bytes=0, num_byte_tokens=0)
 
 
 def write_split(
@@ -34,12 +34,7 @@ def write_split(
     rows = {"id": [f"{i:032x}" for i in range(len(documents))], "input_ids": documents}
     Dataset.from_dict(rows, features=features).save_to_disk(folder, num_shards=num_shards)
     files = tuple(describe_file(store, path) for path in sorted(folder.glob("*.arrow")))
-    return SplitManifest(
-        num_documents=len(documents),
-        num_tokens=sum(map(len, documents)),
-        num_text_bytes=0,
-        files=files,
-    )
+    return SplitManifest.of(files, num_text_bytes=0, num_byte_tokens=0)
 
 
 def write_store(store: Path) -> TokenStore:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sentencepiece
-from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
+from written_documents import text_rows, write_documents
 
 from data_pipeline.huggingface_tokenizer import BLANK
-from data_pipeline.tokenization import TokenizerConfig, export_tokenizer, train_tokenizer
+from data_pipeline.tokenizer_folder import export_tokenizer
+from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
 
 HOSTILE = [
     "",
@@ -41,10 +44,13 @@ HOSTILE = [
 ]
 
 
-def corpus(texts: list[str]) -> Dataset:
-    return Dataset.from_dict(
-        {"id": [hashlib.md5(text.encode()).hexdigest() for text in texts], "text": texts}
-    )
+_FOLDERS = tempfile.TemporaryDirectory()
+
+
+def corpus(texts: list[str], shards: int = 1) -> dict[str, Path]:
+    """One source with these texts."""
+    folder = Path(tempfile.mkdtemp(dir=_FOLDERS.name))
+    return {"a": write_documents(folder / "a", text_rows(texts), shards)}
 
 
 def prose() -> list[str]:
@@ -130,10 +136,44 @@ def test_same_text_and_config_same_bytes(trained: Path, tmp_path: Path) -> None:
 def test_seed_chooses_the_sample(tmp_path: Path) -> None:
     models = []
     for seed in (0, 1):
-        config = TokenizerConfig(vocab_size=300, sample_bytes=1_500, seed=seed)
+        config = TokenizerConfig(vocab_size=300, sample_bytes=20_000, seed=seed)
         train_tokenizer(corpus(prose()), tmp_path / str(seed), config)
         models.append((tmp_path / str(seed) / "tokenizer.model").read_bytes())
     assert models[0] != models[1]
+
+
+@pytest.mark.parametrize(
+    ("shares", "sample_bytes", "expected"),
+    [
+        (None, 40_000, {"a": 20_000, "b": 20_000}),  # both have the same size
+        ({"a": 0.75, "b": 0.25}, 40_000, {"a": 30_000, "b": 10_000}),
+        # What is left of a source is taken whole, and the other one fills up.
+        ({"a": 0.99, "b": 0.01}, 150_000, {"a": 100_000, "b": 50_000}),
+        ({"a": 0.5, "b": 0.5}, 10**9, {"a": 100_000, "b": 100_000}),
+    ],
+)
+def test_the_sample_has_the_shares(
+    tmp_path: Path,
+    shares: dict[str, float] | None,
+    sample_bytes: int,
+    expected: dict[str, int],
+) -> None:
+    documents = {
+        name: write_documents(
+            tmp_path / name, text_rows([f"{name}{n:03}" + " 12345" * 16 for n in range(1_000)])
+        )
+        for name in ("a", "b")
+    }
+    config = TokenizerConfig(vocab_size=273, sample_bytes=sample_bytes)
+    train_tokenizer(documents, tmp_path / "t", config, shares=shares)
+    sample = json.loads((tmp_path / "t" / "manifest.json").read_text())["sample"]
+    # Documents of 100 bytes, each chosen with a chance: five standard deviations.
+    assert sample == pytest.approx(expected, abs=5 * 100 * math.sqrt(250))
+    assert sum(sample.values()) <= sample_bytes
+    if shares is not None and sample_bytes > 100_000:
+        assert sample["a"] == expected["a"]
+    with pytest.raises(ValueError, match="no share for b"):
+        train_tokenizer(documents, tmp_path / "t", config, shares={"a": 1.0})
 
 
 def test_a_finished_tokenizer_is_kept_and_a_changed_one_is_not(tmp_path: Path) -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from written_documents import write_documents
 
 from data_pipeline.document import content_id
-from data_pipeline.tokenization import TokenizerConfig, build_store, train_tokenizer
+from data_pipeline.store_building import build_store
+from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
+from data_pipeline.workers import Processes
 from llama_ds.config import (
     CheckpointConfig,
     DataConfig,
@@ -61,8 +64,19 @@ def documents(seed: int, count: int, words: int) -> Dataset:
 def make_store(folder: Path) -> Path:
     """A token store of two sources in `folder`."""
     sources = {"books": documents(1, 60, 200), "web": documents(2, 120, 60)}
-    train_tokenizer(sources["books"], folder / "tokenizer", TokenizerConfig(vocab_size=VOCAB_SIZE))
-    build_store(folder / "store", sources, folder / "tokenizer", holdout_share=0.1, num_proc=1)
+    documents_of = {
+        name: write_documents(folder / "documents" / name, list(texts))
+        for name, texts in sources.items()
+    }
+    config = TokenizerConfig(vocab_size=VOCAB_SIZE)
+    train_tokenizer({"books": documents_of["books"]}, folder / "tokenizer", config)
+    build_store(
+        folder / "store",
+        documents_of,
+        folder / "tokenizer",
+        holdout_share=0.1,
+        engine=Processes(1),
+    )
     return folder / "store"
 
 

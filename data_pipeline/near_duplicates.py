@@ -1,0 +1,402 @@
+"""Rule: of documents that share most of their word n-grams, one stays.
+
+The work goes through files, by tasks that any engine may run:
+
+1. Every chunk of files is signed (`minhash.py`): band keys with the document's rank, sorted.
+2. Every range of band keys gives pairs of ranks that agree in a band: candidates.
+3. Of every chunk, the documents that have a candidate are written as sets of n-gram hashes.
+4. Every range of candidates is verified by the true Jaccard index of the sets.
+5. Documents are taken in order of preference. A document goes if an earlier one that stays is as
+   similar as `min_similarity`; the first such is the one it is removed for.
+
+So every removed document is similar to one that stays: similarity is not passed on along a chain,
+and no clusters are formed. The result depends on the documents and their preference alone, not on
+the memory budget, the engine or how the files are cut.
+
+A task stays within the memory budget; what it holds more than once is counted. Besides come 24
+bytes per document in the process that decides, and one row group of text.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipeline.candidate_pairs import pairs_in_groups
+from data_pipeline.comparison import REMOVAL_DTYPE, Comparison, DocumentFile, Removals
+from data_pipeline.minhash import Bands, band_keys, choose_bands, jaccard, shingles, signatures
+from data_pipeline.publish import atomic_directory
+from data_pipeline.word_ngrams import Hashes, distinct
+
+Places = npt.NDArray[np.int64]
+
+_MIN_BUDGET = 1 << 24
+_MAX_DOCUMENTS = 1 << 32
+_CHUNK_BYTES = 32 << 20
+"""Of Parquet; some 100 MB of text, seconds of work."""
+_BATCH_ROWS = 256
+_MAX_FIRST = 32
+"""In a bucket with more documents, each is compared with this many of the preferred ones only. What
+is similar to none of these and to another one is missed, unless they meet in another band."""
+_COPIES = 4
+"""Of what is sorted: the integers, joined, sorted, and each once."""
+
+
+def near_duplicates(
+    comparison: Comparison, *, min_similarity: float, ngram_words: int = 5
+) -> Removals:
+    """Documents of which `min_similarity` of the word n-grams are those of a preferred one.
+
+    The similarity of a removal is the true one, the Jaccard index. n-grams of 5 words are what most
+    use; SlimPajama took 13 and a similarity of 0.8. ValueError for a threshold, size or budget out
+    of range, or more than 2**32 documents.
+    """
+    if not 0.1 <= min_similarity <= 1:
+        raise ValueError(f"min_similarity ({min_similarity}) must be between 0.1 and 1")
+    if ngram_words < 1:
+        raise ValueError(f"ngram_words ({ngram_words}) must be at least 1")
+    if comparison.memory_budget < _MIN_BUDGET:
+        raise ValueError(
+            f"memory_budget ({comparison.memory_budget}) must be at least {_MIN_BUDGET} bytes"
+        )
+    if comparison.bounds()[-1] > _MAX_DOCUMENTS:
+        raise ValueError(f"more than {_MAX_DOCUMENTS} documents cannot be compared")
+    work = _Work(
+        folder=comparison.work_folder,
+        bands=choose_bands(min_similarity),
+        ngram_words=ngram_words,
+        bits=max(1, (comparison.bounds()[-1] - 1).bit_length()),
+        memory_budget=comparison.memory_budget,
+    )
+    np.save(work.ranks, comparison.preference())
+    tasks = [_OfChunk(work, chunk) for chunk in _chunks(comparison.files)]
+    pairs = _candidates(tasks, work, comparison)
+    _sets(tasks, pairs, work, comparison)
+    verified = _verified(pairs, min_similarity, work, comparison)
+    return _decided(verified, np.argsort(np.load(work.ranks)))
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Consecutive files, and the number of the first one's first document."""
+
+    index: int
+    files: tuple[DocumentFile, ...]
+    first: int
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What all tasks share."""
+
+    folder: Path
+    bands: Bands
+    ngram_words: int
+    bits: int
+    """Of a document's rank."""
+    memory_budget: int
+
+    @property
+    def ranks(self) -> Path:
+        """For every document its place in the order of preference."""
+        return self.folder / "ranks.npy"
+
+    @property
+    def low(self) -> np.uint64:
+        """The bits of a rank."""
+        return (np.uint64(1) << np.uint64(self.bits)) - np.uint64(1)
+
+    def of_chunk(self, what: str, chunk: _Chunk) -> Path:
+        return self.folder / f"{what}-{chunk.index:06}"
+
+    def ranges(self, num_values: int, num_bits: int) -> list[tuple[int, int]]:
+        """Ranges of integers of `num_bits` bits, of which as many as there are fit into memory."""
+        count = max(1, math.ceil(num_values * 8 * _COPIES / self.memory_budget))
+        ends = [(1 << num_bits) * i // count for i in range(count + 1)]
+        return list(itertools.pairwise(ends))
+
+
+def _chunks(files: Sequence[DocumentFile]) -> Iterator[_Chunk]:
+    group: list[DocumentFile] = []
+    index = first = number = used = 0
+    for file in files:
+        size = file.path.stat().st_size
+        if group and used + size > _CHUNK_BYTES:
+            yield _Chunk(index, tuple(group), first)
+            index, first, used, group = index + 1, number, 0, []
+        group.append(file)
+        used += size
+        number += file.num_rows
+    if group:
+        yield _Chunk(index, tuple(group), first)
+
+
+def _texts(
+    chunk: _Chunk, wanted: npt.NDArray[np.bool_] | None = None
+) -> Iterator[tuple[Places, list[str]]]:
+    """Numbers and texts of the documents that are compared, in batches; of them the wanted ones,
+    where `wanted` has a flag for every document of the chunk."""
+    start = 0
+    for file in chunk.files:
+        keep = np.zeros(file.num_rows, np.bool_)
+        keep[file.kept_rows()] = True
+        if wanted is not None:
+            keep &= wanted[start : start + file.num_rows]
+        with pq.ParquetFile(file.path) as parquet:
+            row = 0
+            for group in range(parquet.num_row_groups):
+                rows = parquet.metadata.row_group(group).num_rows
+                if keep[row : row + rows].any():
+                    for at, texts in _texts_of_group(parquet, group, keep[row : row + rows]):
+                        yield at + (chunk.first + start + row), texts
+                row += rows
+        start += file.num_rows
+
+
+def _texts_of_group(
+    parquet: pq.ParquetFile, group: int, keep: npt.NDArray[np.bool_]
+) -> Iterator[tuple[Places, list[str]]]:
+    start = 0
+    for batch in parquet.iter_batches(
+        _BATCH_ROWS, row_groups=[group], columns=["text"], use_threads=False
+    ):
+        mask = keep[start : start + batch.num_rows]
+        if mask.any():
+            yield start + np.flatnonzero(mask), batch.column(0).filter(pa.array(mask)).to_pylist()
+        start += batch.num_rows
+
+
+# -- candidates -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _OfChunk:
+    work: _Work
+    chunk: _Chunk
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.path.stat().st_size for file in self.chunk.files)
+
+
+@dataclass(frozen=True)
+class _OfRange:
+    work: _Work
+    index: int
+    low: int
+    high: int
+    """The first value beyond the range."""
+    sources: tuple[Path, ...]
+    """Sorted integers, of which those in the range are read."""
+
+
+def _candidates(tasks: Sequence[_OfChunk], work: _Work, comparison: Comparison) -> list[Path]:
+    """Files of sorted (later rank, earlier rank) pairs, 2 x `bits` bits each. A pair may be in
+    several files."""
+    comparison.engine.map(_sign, tasks, [task.num_bytes for task in tasks], label="sign")
+    runs = [path for t in tasks for path in sorted(work.of_chunk("keys", t.chunk).glob("*.npy"))]
+    ranges = work.ranges(sum(map(_num_values, runs)), 64)
+    pair = [
+        _OfRange(work, index, low, high, tuple(runs)) for index, (low, high) in enumerate(ranges)
+    ]
+    comparison.engine.map(_pair, pair, [1] * len(pair), label="pair")
+    return [work.folder / f"pairs-{task.index:06}" / "values.npy" for task in pair]
+
+
+def _sign(task: _OfChunk) -> None:
+    """Sorted runs of (bits of a band's key, rank in `bits` bits) of every document and band."""
+    work = task.work
+    ranks = np.load(work.ranks, mmap_mode="r")
+    num_hashes = work.bands.num_bands * work.bands.rows
+    with atomic_directory(work.of_chunk("keys", task.chunk)) as folder:
+        held: list[Hashes] = []
+        num_held = num_runs = 0
+        max_held = work.memory_budget // (8 * _COPIES)
+
+        def flush() -> None:
+            nonlocal num_held, num_runs
+            if held:
+                np.save(folder / f"{num_runs:04}.npy", distinct(np.concatenate(held)))
+                num_runs += 1
+            held.clear()
+            num_held = 0
+
+        for numbers, texts in _texts(task.chunk):
+            hashes, counts = shingles(texts, work.ngram_words)
+            some = counts > 0
+            if some.any():
+                values = signatures(hashes, counts[some], num_hashes)
+                members = np.asarray(ranks[numbers[some]], np.uint64)
+                keys = (band_keys(values, work.bands) & ~work.low) | members[:, None]
+                if num_held + keys.size > max_held:
+                    flush()
+                held.append(keys.ravel())
+                num_held += keys.size
+        flush()
+
+
+def _pair(task: _OfRange) -> None:
+    """Pairs of documents in one bucket."""
+    work = task.work
+    values = _in_range(task)
+    pairs = [np.empty(0, np.uint64)]
+    for earlier, later in pairs_in_groups(values, work.bits, _MAX_FIRST):
+        pairs.append((later << np.uint64(work.bits)) | earlier)
+    with atomic_directory(work.folder / f"pairs-{task.index:06}") as folder:
+        np.save(folder / "values.npy", distinct(np.concatenate(pairs)))
+
+
+def _in_range(task: _OfRange) -> Hashes:
+    """The values of a range in all files, sorted, each once."""
+    parts = [np.empty(0, np.uint64)]
+    for path in task.sources:
+        values = np.load(path, mmap_mode="r")
+        first = np.searchsorted(values, np.uint64(task.low))
+        # The end of the last range is no integer of 64 bits.
+        is_last = task.high == 1 << 64
+        last = len(values) if is_last else np.searchsorted(values, np.uint64(task.high))
+        parts.append(np.array(values[first:last]))
+    return distinct(np.concatenate(parts))
+
+
+def _num_values(path: Path) -> int:
+    return len(np.load(path, mmap_mode="r"))
+
+
+# -- verifying ------------------------------------------------------------------------------------
+
+
+def _sets(
+    tasks: Sequence[_OfChunk], pairs: Sequence[Path], work: _Work, comparison: Comparison
+) -> None:
+    """Write the sets of all documents that have a candidate."""
+    by_rank = np.zeros(comparison.bounds()[-1], np.bool_)
+    for path in pairs:
+        values = np.load(path)
+        by_rank[(values >> np.uint64(work.bits)).astype(np.int64)] = True
+        by_rank[(values & work.low).astype(np.int64)] = True
+    np.save(work.folder / "wanted.npy", by_rank[np.load(work.ranks)])
+    comparison.engine.map(_write_sets, tasks, [t.num_bytes for t in tasks], label="shingle")
+
+
+def _write_sets(task: _OfChunk) -> None:
+    """`hashes`: the sets one after another; `ranks`, sorted, with the `starts` and `sizes`."""
+    work, chunk = task.work, task.chunk
+    num_rows = sum(file.num_rows for file in chunk.files)
+    flags = np.load(work.folder / "wanted.npy", mmap_mode="r")
+    wanted = np.array(flags[chunk.first : chunk.first + num_rows])
+    ranks = np.load(work.ranks, mmap_mode="r")
+    found_ranks: list[int] = []
+    sizes: list[int] = []
+    with atomic_directory(work.of_chunk("sets", chunk)) as folder:
+        with (folder / "hashes.bin").open("wb") as out:
+            for numbers, texts in _texts(chunk, wanted):
+                hashes, counts = shingles(texts, work.ngram_words)
+                ends = np.cumsum(counts)
+                for number, end, count in zip(numbers, ends, counts, strict=True):
+                    found = distinct(hashes[end - count : end])
+                    out.write(found.tobytes())
+                    found_ranks.append(int(ranks[number]))
+                    sizes.append(len(found))
+        starts = np.cumsum([0, *sizes])[:-1]
+        order = np.argsort(np.array(found_ranks, np.int64))
+        columns = [np.array(found_ranks, np.int64), starts, np.array(sizes, np.int64)]
+        np.save(folder / "index.npy", np.stack([column[order] for column in columns]))
+
+
+class _Sets:
+    """The sets of all chunks by rank, mapped into memory."""
+
+    def __init__(self, work: _Work) -> None:
+        folders = sorted(work.folder.glob("sets-*"))
+        index = [np.load(folder / "index.npy") for folder in folders]
+        self._paths = [folder / "hashes.bin" for folder in folders]
+        self._hashes: dict[int, Hashes] = {}
+        self._chunks = np.repeat(np.arange(len(index)), [part.shape[1] for part in index])
+        ranks, starts, sizes = np.concatenate([np.empty((3, 0), np.int64), *index], axis=1)
+        order = np.argsort(ranks)
+        self._ranks, self._starts, self._sizes = ranks[order], starts[order], sizes[order]
+        self._chunks = self._chunks[order]
+
+    def places(self, ranks: Places) -> Places:
+        places: Places = np.searchsorted(self._ranks, ranks)
+        return places
+
+    def sizes(self, places: Places) -> Places:
+        sizes: Places = self._sizes[places]
+        return sizes
+
+    def of(self, place: int) -> Hashes:
+        chunk, start = int(self._chunks[place]), int(self._starts[place])
+        if chunk not in self._hashes:
+            self._hashes[chunk] = np.memmap(self._paths[chunk], np.uint64, "r")
+        return self._hashes[chunk][start : start + int(self._sizes[place])]
+
+
+@dataclass(frozen=True)
+class _Verify:
+    range: _OfRange
+    min_similarity: float
+
+
+def _verified(
+    pairs: Sequence[Path], min_similarity: float, work: _Work, comparison: Comparison
+) -> list[Path]:
+    """Files of the pairs that are similar, in order of the later rank."""
+    # Small enough that there are tasks for all workers; their number depends on the pairs alone.
+    num_pairs = sum(map(_num_values, pairs))
+    count = max(1, len(work.ranges(num_pairs, 2 * work.bits)), min(64, num_pairs >> 14))
+    ends = [(1 << 2 * work.bits) * i // count for i in range(count + 1)]
+    ranges = [_OfRange(work, i, ends[i], ends[i + 1], tuple(pairs)) for i in range(count)]
+    tasks = [_Verify(part, min_similarity) for part in ranges]
+    comparison.engine.map(_verify, tasks, [1] * count, label="verify")
+    return [work.folder / f"similar-{index:06}" for index in range(count)]
+
+
+def _verify(task: _Verify) -> None:
+    work = task.range.work
+    values = _in_range(task.range)
+    later, earlier = values >> np.uint64(work.bits), values & work.low
+    sets = _Sets(work)
+    places = [sets.places(ranks.astype(np.int64)) for ranks in (later, earlier)]
+    sizes = [sets.sizes(at) for at in places]
+    # A set cannot be more similar to another than it is large beside it.
+    few, many = np.minimum(*sizes), np.maximum(*sizes)
+    possible = np.flatnonzero(few >= task.min_similarity * many)
+    found = np.zeros(len(values), np.float64)
+    for i in possible.tolist():
+        found[i] = jaccard(sets.of(int(places[0][i])), sets.of(int(places[1][i])))
+    similar = found >= task.min_similarity
+    with atomic_directory(work.folder / f"similar-{task.range.index:06}") as folder:
+        np.save(folder / "later.npy", later[similar])
+        np.save(folder / "earlier.npy", earlier[similar])
+        np.save(folder / "similarity.npy", found[similar])
+
+
+# -- deciding -------------------------------------------------------------------------------------
+
+
+def _decided(verified: Sequence[Path], numbers: Places) -> Removals:
+    """Removals among similar pairs; `numbers` of the documents by rank."""
+    removed: dict[int, tuple[int, float]] = {}
+    for folder in verified:
+        columns = (
+            np.load(folder / f"{n}.npy").tolist() for n in ("later", "earlier", "similarity")
+        )
+        # All pairs of a document with earlier ones come before it is the earlier one of a pair.
+        for later, earlier, similarity in zip(*columns, strict=True):
+            if later not in removed and earlier not in removed:
+                removed[later] = earlier, similarity
+    result = np.empty(len(removed), REMOVAL_DTYPE)
+    result["removed"] = numbers[list(removed)]
+    result["kept"] = numbers[[kept for kept, _ in removed.values()]]
+    result["similarity"] = [similarity for _, similarity in removed.values()]
+    return np.sort(result, order="removed")

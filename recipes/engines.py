@@ -1,0 +1,46 @@
+"""Where the tasks of a dataset job run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from data_pipeline.engine import Engine
+from data_pipeline.workers import Processes
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class EngineOptions:
+    """Processes of this machine, or a Ray cluster."""
+
+    engine: Literal["local", "ray"] = "local"
+    """Ray survives the loss of workers and machines; results are the same, byte for byte."""
+    jobs: Annotated[
+        int, tyro.conf.arg(help="Processes, or workers of a Ray cluster started here.")
+    ] = os.cpu_count() or 1
+    ray_address: str | None = None
+    """With --engine ray, a cluster that runs already, such as auto or ray://host:10001; by default
+    one is started on this machine."""
+
+    @contextmanager
+    def started(self, out: Path) -> Iterator[Engine]:
+        """The engine, for as long as the block lasts. `out`: the folder that its workers share."""
+        if self.ray_address is not None and self.engine != "ray":
+            raise ValueError("--ray-address needs --engine ray")
+        processes = Processes(self.jobs)
+        if self.engine == "local":
+            yield processes
+            return
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray's import takes a second, which no other build should pay for.
+        from data_pipeline.ray_engine import ray_cluster
+
+        with ray_cluster(self.ray_address, jobs=self.jobs, shared=out) as cluster:
+            yield cluster
