@@ -26,6 +26,7 @@ from data_pipeline.account import (
     Member,
     MixtureRow,
     SourceAccount,
+    stage_of_drop,
 )
 from data_pipeline.publish import write_atomic
 from data_pipeline.report_flow import flows
@@ -140,7 +141,7 @@ def _reasons(account: BuildAccount) -> list[_Reason]:
             counts.setdefault((drop.stage, drop.reason), []).append((source.name, drop))
     examples: dict[tuple[str, str], dict[str, list[DropExample]]] = {}
     for example in account.examples:
-        key = (example.stage, example.reason)
+        key = (stage_of_drop(example.stage, example.reason), example.reason)
         examples.setdefault(key, {}).setdefault(example.source, []).append(example)
     most = max((sum(d.documents for _, d in drops) for drops in counts.values()), default=1)
     reasons = [

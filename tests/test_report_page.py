@@ -264,10 +264,13 @@ def test_account_of_a_documents_folder() -> None:
             DropCount("compare", "near_duplicate", 5, 400),
             DropCount("compare", "exact", 15, 1_500),
             DropCount("filter", "short", 18, 90),
-            DropCount("read", "damaged", 2, 0),
+            DropCount("filter", "damaged", 1, 0),
+            DropCount("read", "damaged", 1, 0),
         ),
         contaminated={},
         ignored={},
+        num_paragraphs_removed=7,
+        num_paragraph_characters_removed=300,
         num_text_bytes=5_000,
         lengths={"7": 60},
         languages={"en": 60},
@@ -284,7 +287,16 @@ def test_account_of_a_documents_folder() -> None:
         ("near_duplicate", 60, 5_000),
     ]
     assert sum(drop.documents for drop in source.dropped) == 40
-    BuildAccount("web", "now", (source,))  # its numbers add up
+    assert source.paragraphs_removed == 7
+    damaged = [drop for drop in source.dropped if drop.reason == "damaged"]
+    assert [(drop.stage, drop.documents) for drop in damaged] == [("clean", 2)]
+    # Examples are as a documents folder has them.
+    examples = tuple(
+        DropExample("web", stage, reason, "a", 1, None, None, "its text")
+        for stage, reason in (("filter", "short"), ("read", "damaged"), ("compare", "exact"))
+    )
+    page = report_page.render(BuildAccount("web", "now", (source,), examples=examples))
+    assert page.count("its text") == 3
 
 
 def test_bands_are_as_thick_as_what_is_left() -> None:
