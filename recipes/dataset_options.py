@@ -69,6 +69,10 @@ class BuildDataset:
     documents_only: bool = False
     """End with the clean documents: no tokenizer, no store."""
     engine: EngineOptions = field(default_factory=EngineOptions)
+    push_to_hub: str | None = None
+    """Push the documents with their card to this repository of the Hugging Face hub, USER/NAME."""
+    public: bool = False
+    """With --push-to-hub, for everybody to see."""
     memory_gib: Annotated[float, tyro.conf.arg(help="For comparing documents, all workers.")] = 4.0
     inspect: str | None = None
     """In place of building, show documents of this source that a finished build dropped."""

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from datasets import load_dataset
 
 from data_pipeline.account import BuildAccount
 from data_pipeline.documents import Manifest, read_manifest
@@ -230,6 +231,8 @@ def test_the_samples_are_accounted_for(samples: Path, tmp_path: Path) -> None:
     store.verify()
     assert store.sources == tuple(built)
     assert store.manifest.vocab_size == 32_000
+    wikipedia = load_dataset(str(out / "documents"), "wikipedia", cache_dir=str(tmp_path))["train"]
+    assert len(wikipedia) == built["wikipedia"].num_kept
     for name, splits in store.manifest.sources.items():
         assert sum(s.num_documents for s in splits.values()) == built[name].num_kept
         assert 2 < splits["train"].bytes_per_token < 5, name
