@@ -74,7 +74,7 @@ class SourceAccount:
     unknown_bytes: int | None = None
     """Bytes of its text for which the tokenizer has only a byte token."""
     paragraphs_removed: int = 0
-    """Taken out of kept documents because other documents have them."""
+    """Repeated ones, taken out of the texts as they were read."""
     origin: str = ""
     """Where the raw files come from, in words."""
     terms: str = ""
