@@ -71,7 +71,7 @@ def build(options: BuildDataset) -> int:
     deviations = costs.compare(predicted, measured)
     print("\ncost, as predicted and as it was (less where a build continues):")
     print(costs.deviations_as_text(deviations))
-    account = account_of(options, corpus, manifests, evaluations, store, deviations)
+    account = account_of(options, corpus, manifests, evaluations, store, predicted, deviations)
     write_atomic(options.out / "report.json", account.to_json())
     report_page.write(account, options.out / "report.html")
     write_card(account, options.out / "documents")

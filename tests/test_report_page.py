@@ -275,6 +275,7 @@ def test_account_of_a_documents_folder() -> None:
         lengths={"7": 60},
         languages={"en": 60},
         licences={"": 60},
+        licence_bytes={"": 6_000},
         files=(),
     )
     source = source_account(manifest, RULES)
