@@ -241,7 +241,7 @@ def speed_row(result: Speed) -> tuple[str, ...]:
 
 
 def target_row(result: Speed) -> tuple[str, ...]:
-    own = result.megabytes_per_second[CONTENDERS[0]]
+    own = result.megabytes_per_second["ours"]
     return (
         result.texts,
         f"at least {TARGET_MB_PER_SECOND:.0f} MB/s per core",
