@@ -409,6 +409,7 @@ def _summary(target: _Target, total: Published, inputs: pa.Table, fingerprint: s
         lengths={str(bits): count for bits, count in sorted(total.lengths.items())},
         languages=dict(sorted(total.languages.items())),
         licences=dict(sorted(total.licences.items())),
+        licence_bytes=dict(sorted(total.licence_bytes.items())),
         files=tuple(total.files),
     )
 

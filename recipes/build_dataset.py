@@ -1,7 +1,7 @@
 """The dataset job: the public sources' raw files -> clean documents -> token store, with a report.
 
     RAW/<source>/  ->  OUT/documents/<source>/  ->  OUT/tokenizer/  ->  OUT/store/
-                       OUT/report.html, OUT/report.json, OUT/README.md
+                       OUT/documents/README.md (dataset card), OUT/report.html, OUT/report.json
 
 Every finished group of files is kept, so the same command continues after an interruption and does
 nothing twice.
@@ -18,9 +18,11 @@ import tyro
 
 from data_pipeline.engine import WorkerLost
 from data_pipeline.pipeline import BuildError
+from recipes.compare_tokenizers import CompareTokenizers
 from recipes.crawl_models import TrainPerplexity, TrainReferences
 from recipes.dataset_options import BuildDataset
 from recipes.dataset_steps import build
+from recipes.find_document import FindDocument
 from recipes.inspect_dataset import show
 from recipes.launch import bad_input, errors_in_one_line
 from recipes.llama1_corpus import llama1_corpus
@@ -38,6 +40,8 @@ JOBS: dict[str, type[Job]] = {
     "train-perplexity": TrainPerplexity,
     "train-references": TrainReferences,
     "plan": PlanMixture,
+    "compare-tokenizers": CompareTokenizers,
+    "find-document": FindDocument,
 }
 
 

@@ -37,6 +37,8 @@ class Tokenizer:
     with the paper's settings, on a sample by the paper's shares."""
     vocab_size: int = 32_000
     """Pieces of a tokenizer that is trained."""
+    method: Literal["sample", "word_counts"] = "sample"
+    """On a sample, or on the counts of all words of all documents."""
     sample_bytes: int = 1_000_000_000
     """Text that it is trained on at most; about 6 bytes of memory for each."""
     seed: int = 0
@@ -67,6 +69,10 @@ class BuildDataset:
     documents_only: bool = False
     """End with the clean documents: no tokenizer, no store."""
     engine: EngineOptions = field(default_factory=EngineOptions)
+    push_to_hub: str | None = None
+    """Push the documents with their card to this repository of the Hugging Face hub, USER/NAME."""
+    public: bool = False
+    """With --push-to-hub, for everybody to see."""
     memory_gib: Annotated[float, tyro.conf.arg(help="For comparing documents, all workers.")] = 4.0
     inspect: str | None = None
     """In place of building, show documents of this source that a finished build dropped."""

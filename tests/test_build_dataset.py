@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from datasets import load_dataset
 
 from data_pipeline.account import BuildAccount
 from data_pipeline.documents import Manifest, read_manifest
@@ -62,7 +63,7 @@ def raw(tmp_path: Path) -> Path:
 
 def build(raw: Path, out: Path, *more: str) -> int:
     sources = ("--sources", "wikipedia", "common_crawl")
-    return run(["--raw", str(raw), "--out", str(out), *sources, "--jobs", "1", *more])
+    return run(["--raw", str(raw), "--out", str(out), *sources, *more])
 
 
 def build_documents(raw: Path, out: Path, *more: str) -> int:
@@ -160,6 +161,25 @@ def test_rules_beyond_the_paper_and_undone(
         build_documents(raw, out, "--undo", "nonsense")
 
 
+def test_every_engine_makes_the_same_store(raw: Path, tmp_path: Path) -> None:
+    options = ("--tokenizer.vocab-size", "300", "--deduplication.near-duplicates", "0.8")
+    for out, engine in (("local", "local"), ("ray", "ray")):
+        assert build(raw, tmp_path / out, *options, "--engine", engine, "--jobs", "2") == 0
+    files = [
+        {
+            path.relative_to(tmp_path / out).as_posix(): path.read_bytes()
+            for folder in ("documents", "store", "tokenizer")
+            for path in sorted((tmp_path / out / folder).rglob("*"))
+            if path.is_file() and not {"README.md", ".parts"}.intersection(path.parts)
+        }
+        for out in ("local", "ray")
+    ]
+    assert files[0] == files[1]
+    assert len(files[0]) > 25
+    with pytest.raises(ValueError, match="--ray-address needs --engine ray"):
+        build(raw, tmp_path / "local", "--ray-address", "auto")
+
+
 def test_a_model_trains_on_the_store_by_the_papers_shares(raw: Path, tmp_path: Path) -> None:
     assert build(raw, tmp_path / "out", "--tokenizer.vocab-size", "300", "--holdout", "0.1") == 0
     store = TokenStore.open(tmp_path / "out" / "store")
@@ -230,6 +250,8 @@ def test_the_samples_are_accounted_for(samples: Path, tmp_path: Path) -> None:
     store.verify()
     assert store.sources == tuple(built)
     assert store.manifest.vocab_size == 32_000
+    wikipedia = load_dataset(str(out / "documents"), "wikipedia", cache_dir=str(tmp_path))["train"]
+    assert len(wikipedia) == built["wikipedia"].num_kept
     for name, splits in store.manifest.sources.items():
         assert sum(s.num_documents for s in splits.values()) == built[name].num_kept
         assert 2 < splits["train"].bytes_per_token < 5, name

@@ -16,6 +16,7 @@ from test_tokenization import HOSTILE, corpus, prose
 
 from data_pipeline import encoding
 from data_pipeline.encoding import Encoder, has_borders, load_processor
+from data_pipeline.tokenizer_comparison import compare_tokenizers, table
 from data_pipeline.tokenizer_folder import export_tokenizer
 from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
 
@@ -148,3 +149,23 @@ def test_models_without_borders_go_through_sentencepiece(
     (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
     assert not has_borders(load_processor(tmp_path))
     assert_equal(tmp_path, [*lines[:20], *HOSTILE])
+
+
+def test_tokenizers_are_compared(trained: Path, tmp_path: Path) -> None:
+    documents = corpus([*prose(), "\u6f22\u5b57" * 50], 3)
+    bigger = tmp_path / "bigger"
+    train_tokenizer(corpus(prose()), bigger, TokenizerConfig(vocab_size=450))
+    fits = compare_tokenizers(
+        documents, {"small": trained, "big": bigger}, bytes_per_source=10_000_000
+    )
+    small, big = fits
+    texts = [*prose(), "\u6f22\u5b57" * 50]
+    assert small.num_text_bytes == big.num_text_bytes == sum(len(t.encode()) for t in texts)
+    processor = load_processor(trained)
+    assert small.num_tokens == sum(len(processor.encode(text)) for text in texts)
+    assert big.bytes_per_token > small.bytes_per_token
+    # 100 characters of 3 bytes, of which the text that it was trained on has none.
+    assert small.num_byte_tokens == 300
+    assert "small" in table(fits)
+    few = compare_tokenizers(documents, {"small": trained}, bytes_per_source=1_000)
+    assert 1_000 <= few[0].num_text_bytes < small.num_text_bytes
