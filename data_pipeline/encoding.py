@@ -53,4 +53,16 @@ class Encoder:
         )
         offsets = np.cumsum([0, *map(len, documents)])
         tokens = np.fromiter(itertools.chain.from_iterable(documents), self.dtype, offsets[-1])
-        return Encoded(tokens, offsets, int(self._is_byte[tokens].sum()))
+        return Encoded(tokens, offsets, self.num_byte_tokens(tokens))
+
+    def num_byte_tokens(self, tokens: npt.NDArray[np.unsignedinteger[Any]]) -> int:
+        """As `Encoded.num_byte_tokens`, of tokens that were made before."""
+        return int(self._is_byte[tokens].sum())
+
+    def num_text_bytes(self, tokens: npt.NDArray[np.unsignedinteger[Any]]) -> int:
+        """UTF-8 bytes of the text that one document's tokens stand for, BOS and EOS aside.
+
+        Exact but for the character U+2581, which SentencePiece takes for a blank: it counts as one
+        byte.
+        """
+        return len(self._processor.decode(tokens[1:-1].tolist()).encode("utf-8"))
