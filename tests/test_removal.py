@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -258,24 +259,25 @@ def test_a_source_may_lose_all_its_documents_but_not_the_store(dataset: Path) ->
     assert not list((dataset / "store").glob("other/*"))
 
 
-def killed_at(event: int, out: Path) -> bool:
-    """Remove in a process that is killed before its `event`-th change to the disk; False where it
-    has made fewer."""
+CHANGES = frozenset({"open", "os.link", "os.rename", "os.remove", "os.rmdir", "os.mkdir"})
+
+
+def killed_at(number: int, out: Path, events: frozenset[str]) -> bool:
+    """Remove in a process that is killed before its `number`-th change of these kinds to the disk;
+    False where it makes fewer."""
     pid = os.fork()
     if pid == 0:
         count = 0
 
         def watch(name: str, arguments: tuple[Any, ...]) -> None:
             nonlocal count
-            writes = (
-                name == "open"
-                and isinstance(arguments[2], int)
-                and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-            )
-            if writes or name in ("os.link", "os.rename", "os.remove", "os.rmdir", "os.mkdir"):
-                count += 1
-                if count > event:
-                    os._exit(9)
+            if name not in events:
+                return
+            if name == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
+                return
+            count += 1
+            if count > number:
+                os._exit(9)
 
         try:
             sys.addaudithook(watch)
@@ -293,30 +295,38 @@ def test_a_removal_killed_anywhere_is_finished_by_the_next(built: Path, tmp_path
     before = contents(whole)
     remove(whole, REQUESTED)
     expected = contents(whole)
-    event, states = 0, set()
-    while True:
-        out = tmp_path / str(event)
+    states = set()
+
+    def kill_and_repeat(number: int, events: frozenset[str]) -> bool:
+        out = tmp_path / "killed"
+        shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(built / "out", out)
-        if not killed_at(event, out):
-            break
+        killed = killed_at(number, out, events)
         found = contents(out)
         for name in ("documents/text", "documents/other", "store"):
-            part = {n: b for n, b in found.items() if n.startswith(name)}
-            versions = [
-                {n: b for n, b in c.items() if n.startswith(name)} for c in (before, expected)
-            ]
-            # Missing: killed between the two renames; the next one brings it back.
-            assert part in (*versions, {}), (event, name)
-            states.add((name, [*versions, {}].index(part)))
+            found_part, *versions = (
+                {path: data for path, data in files.items() if path.startswith(name)}
+                for files in (found, before, expected)
+            )
+            # Nothing: killed between the two renames; the next one brings it back.
+            assert found_part in (*versions, {}), (number, name)
+            states.add((name, [*versions, {}].index(found_part)))
         remove(out, REQUESTED)
-        assert contents(out) == expected, event
-        hidden = {p.name for folder in (out, out / "documents") for p in folder.glob(".*")}
+        assert contents(out) == expected, number
+        hidden = {path.name for folder in (out, out / "documents") for path in folder.glob(".*")}
         # A list of requests whose writer was killed is small, and of no effect.
         hidden = {name for name in hidden if not name.startswith(f".{REQUESTS}.tmp")}
-        assert hidden == {".shards", ".parts", ".rules"}, event
-        shutil.rmtree(out)
-        event += 1
-    assert event > 30
+        assert hidden == {".shards", ".parts", ".rules"}, number
+        return killed
+
+    # Every rename, for there one thing takes another's place; of the many other changes a few.
+    for number in itertools.count():
+        if not kill_and_repeat(number, frozenset({"os.rename"})):
+            break
+    for number in itertools.count(step=29):
+        if not kill_and_repeat(number, CHANGES):
+            break
+    assert number > 30
     assert {("documents/text", n) for n in range(3)} | {("store", n) for n in range(3)} <= states
 
 
