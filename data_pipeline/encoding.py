@@ -95,7 +95,19 @@ class Encoder:
             parts += [self._begin, body, self._end]
             offsets.append(offsets[-1] + len(body) // np.dtype(self.dtype).itemsize + 2)
         tokens = np.frombuffer(b"".join(parts), self.dtype)
-        return Encoded(tokens, np.array(offsets), int(self._is_byte[tokens].sum()))
+        return Encoded(tokens, np.array(offsets), self.num_byte_tokens(tokens))
+
+    def num_byte_tokens(self, tokens: npt.NDArray[np.unsignedinteger[Any]]) -> int:
+        """As `Encoded.num_byte_tokens`, of tokens that were made before."""
+        return int(self._is_byte[tokens].sum())
+
+    def num_text_bytes(self, tokens: npt.NDArray[np.unsignedinteger[Any]]) -> int:
+        """UTF-8 bytes of the text that one document's tokens stand for, BOS and EOS aside.
+
+        Exact but for the character U+2581, which SentencePiece takes for a blank: it counts as one
+        byte.
+        """
+        return len(self._processor.decode(tokens[1:-1].tolist()).encode("utf-8"))
 
     def _body(self, text: str) -> bytes:
         if self._chunks is None:

@@ -404,7 +404,7 @@ def _decided(verified: Sequence[Path], numbers: Places) -> Removals:
         columns = [np.load(folder / f"{name}.npy") for name in ("later", "earlier", "similarity")]
         for start in range(0, len(columns[0]), _PAIRS_AT_ONCE):
             some = [column[start : start + _PAIRS_AT_ONCE] for column in columns]
-            found.append(_removed(*some, gone, numbers))
+            found.append(_removed(some[0], some[1], some[2], gone, numbers))
     return np.sort(np.concatenate(found), order="removed")
 
 

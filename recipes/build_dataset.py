@@ -27,6 +27,7 @@ from recipes.inspect_dataset import show
 from recipes.launch import bad_input, errors_in_one_line
 from recipes.llama1_corpus import llama1_corpus
 from recipes.mixture import PlanMixture
+from recipes.removal import RemoveDocuments
 
 
 class Job(Protocol):
@@ -42,6 +43,7 @@ JOBS: dict[str, type[Job]] = {
     "plan": PlanMixture,
     "compare-tokenizers": CompareTokenizers,
     "find-document": FindDocument,
+    "remove": RemoveDocuments,
 }
 
 

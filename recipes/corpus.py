@@ -49,11 +49,15 @@ class Corpus:
     rules: tuple[Rule, ...] = DISTINCT_TEXTS
     """By which documents are compared, in this order."""
     left_out: tuple[str, ...] = ()
-    """Steps of the paper that this build does without, each with what would bring it in."""
+    """Steps of the paper that this build does without: "source: step (what would bring it in)"."""
 
     def only(self, names: Sequence[str]) -> Corpus:
         """The corpus with the sources of these names."""
-        return replace(self, sources=tuple(s for s in self.sources if s[0].name in names))
+        return replace(
+            self,
+            sources=tuple(s for s in self.sources if s[0].name in names),
+            left_out=tuple(step for step in self.left_out if step.split(":")[0] in names),
+        )
 
     def with_last_edit(self, edit: Edit) -> Corpus:
         """The corpus with one more edit, after all others of every source."""

@@ -15,6 +15,7 @@ from data_pipeline.documents import Manifest
 from data_pipeline.hub import push_to_hub
 from data_pipeline.pipeline import build_corpus
 from data_pipeline.publish import write_atomic
+from data_pipeline.removal import REQUESTS
 from data_pipeline.removal_requests import RemovalRequests
 from data_pipeline.shards import StoreManifest
 from data_pipeline.store_building import build_store
@@ -27,8 +28,6 @@ from recipes.dataset_options import BuildDataset
 from recipes.decontamination import decontaminated
 from recipes.llama import LLAMA1_SHARES
 from recipes.llama1_corpus import llama1_corpus
-
-REQUESTS = "removal_requests.json"
 
 
 def build(options: BuildDataset) -> int:
