@@ -18,6 +18,7 @@ import tyro
 
 from data_pipeline.engine import WorkerLost
 from data_pipeline.pipeline import BuildError
+from data_pipeline.remote_files import root_of
 from recipes.compare_tokenizers import CompareTokenizers
 from recipes.crawl_models import TrainPerplexity, TrainReferences
 from recipes.dataset_options import BuildDataset
@@ -75,7 +76,7 @@ def run(arguments: Sequence[str]) -> int:
         options = tyro.cli(BuildDataset, args=arguments, prog="build_dataset.sh")
     if options.inspect is None:
         return build(options)
-    corpus = llama1_corpus(options.raw, options.models)
+    corpus = llama1_corpus(root_of(options.raw), options.models)
     show(
         corpus,
         options.out,

@@ -13,6 +13,7 @@ from data_pipeline import code_files, filters
 from data_pipeline.comparison import Rule
 from data_pipeline.document import Edit, Source
 from data_pipeline.pipeline import DISTINCT_TEXTS
+from data_pipeline.remote_files import Root
 from data_pipeline.sources import folder, github
 
 PERMISSIVE = frozenset(
@@ -45,7 +46,7 @@ class Corpus:
     """Named raw text: each source with the folder (or file) that it reads."""
 
     name: str
-    sources: tuple[tuple[Source, Path], ...]
+    sources: tuple[tuple[Source, Root], ...]
     rules: tuple[Rule, ...] = DISTINCT_TEXTS
     """By which documents are compared, in this order."""
     left_out: tuple[str, ...] = ()

@@ -49,8 +49,9 @@ class Tokenizer:
 class BuildDataset:
     """Build the token store of a corpus from the raw files of the public sources."""
 
-    raw: Path
-    """Folder that holds one folder per source, with its files as they are published."""
+    raw: str
+    """Folder that holds one folder per source, with its files as they are published; or its URL
+    (s3://, gs://, hf://), from which each file is copied while it is read."""
     out: Path
     """Everything is written here; an earlier build in it is continued."""
     corpus: Literal["llama1"] = "llama1"
@@ -71,6 +72,8 @@ class BuildDataset:
     engine: EngineOptions = field(default_factory=EngineOptions)
     push_to_hub: str | None = None
     """Push the documents with their card to this repository of the Hugging Face hub, USER/NAME."""
+    publish: str | None = None
+    """Copy the finished documents, store, tokenizer and report to this URL (s3://, gs://, ...)."""
     public: bool = False
     """With --push-to-hub, for everybody to see."""
     memory_gib: Annotated[float, tyro.conf.arg(help="For comparing documents, all workers.")] = 4.0

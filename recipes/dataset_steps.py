@@ -15,6 +15,8 @@ from data_pipeline.documents import Manifest
 from data_pipeline.hub import push_to_hub
 from data_pipeline.pipeline import build_corpus
 from data_pipeline.publish import write_atomic
+from data_pipeline.publish_copy import publish_copy
+from data_pipeline.remote_files import root_of
 from data_pipeline.removal import REQUESTS
 from data_pipeline.removal_requests import RemovalRequests
 from data_pipeline.shards import StoreManifest
@@ -75,6 +77,8 @@ def build(options: BuildDataset) -> int:
     report_page.write(account, options.out / "report.html")
     write_card(account, options.out / "documents")
     print(_next_steps(options, store))
+    if options.publish is not None:
+        print(f"copied:    {publish_copy(options.out, options.publish)}")
     if options.push_to_hub is not None:
         address = push_to_hub(
             options.out / "documents", options.push_to_hub, private=not options.public
@@ -106,7 +110,7 @@ def _corpus(options: BuildDataset) -> tuple[Corpus, IndexAccount | None]:
 
 def _chosen(options: BuildDataset) -> Corpus:
     """ValueError where a source that is asked for has no raw files."""
-    corpus = llama1_corpus(options.raw, options.models, options.deduplication)
+    corpus = llama1_corpus(root_of(options.raw), options.models, options.deduplication)
     names = [source.name for source, _ in corpus.sources]
     for name in options.sources:
         if name not in names:

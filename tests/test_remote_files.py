@@ -183,13 +183,13 @@ def test_every_source_lists_a_url_as_a_folder(
             path.write_bytes(licence)
             bucket.pipe_file(f"{URL}/{folder_name}/{name}", licence)
     roots: tuple[Root, Root] = (tmp_path, RemoteFolder(URL))
-    for source, _ in llama1_corpus(tmp_path, CrawlModels()).sources:
-        here, there = (source.inputs(root / source.name) for root in roots)
-        assert listed(here) == listed(there), source.name
-        assert here.files, source.name
+    for kind, _ in llama1_corpus(tmp_path, CrawlModels()).sources:
+        here, there = (kind.inputs(root / kind.name) for root in roots)
+        assert listed(here) == listed(there), kind.name
+        assert here.files, kind.name
         licences = [file.licence for file in there.files]
         assert licences == [file.licence for file in here.files]
-        assert any(licences) == (source.name == "github")
+        assert any(licences) == (kind.name == "github")
 
 
 def test_installed_packages_are_read_here_only(
