@@ -131,9 +131,10 @@ class _Units:
         while seen < len(joined):
             # One byte is seen twice: a place is between two.
             begin, seen = max(seen - 1, 0), min(seen + _WINDOW_BYTES, len(joined))
+            is_place = self._cuts.between(bytes(joined[begin:seen]))
             first, last = np.searchsorted(text_starts, [begin + 1, seen])
-            places = begin + self._cuts.places(bytes(joined[begin:seen]))
-            found.append(np.union1d(places, text_starts[first:last]))
+            is_place[text_starts[first:last] - begin - 1] = True
+            found.append(np.flatnonzero(is_place) + begin + 1)
             starts = np.concatenate(found)
             if seen == len(joined):
                 yield start, seen, starts

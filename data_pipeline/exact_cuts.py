@@ -69,11 +69,11 @@ class Cuts:
         followers[0x80:] |= _CONTINUATION
         self._followers = followers.tobytes()
 
-    def places(self, text: bytes) -> npt.NDArray[np.intp]:
-        """Offsets in valid UTF-8 before which it may be cut, but for 0."""
+    def between(self, text: bytes) -> npt.NDArray[np.bool_]:
+        """For each byte of valid UTF-8 but the first: whether the text may be cut before it."""
         followers = np.frombuffer(text.translate(self._followers), np.uint8)
-        kinds = np.frombuffer(text.translate(_KINDS.tobytes()), np.uint8)
-        return np.flatnonzero((followers[:-1] & kinds[1:]) == 0) + 1
+        kinds = np.frombuffer(text.translate(_KINDS), np.uint8)
+        return (followers[:-1] & kinds[1:]) == 0
 
 
 def _forms(character: str) -> Iterator[bytes]:
@@ -86,7 +86,7 @@ def _forms(character: str) -> Iterator[bytes]:
 _CONTINUATION = 1 << 7
 
 
-def _kinds() -> npt.NDArray[np.uint8]:
+def _kinds() -> bytes:
     """The kind of the character that begins with a byte, as one bit."""
     kinds = np.zeros(256, np.uint8)
     for byte in range(128):
@@ -102,7 +102,7 @@ def _kinds() -> npt.NDArray[np.uint8]:
         kinds[byte] = 1 << order.index(True)
     kinds[0xC0:] = 1 << 6
     kinds[0x80:0xC0] = _CONTINUATION
-    return kinds
+    return kinds.tobytes()
 
 
 _KINDS = _kinds()
