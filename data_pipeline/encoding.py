@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
-from data_pipeline.exact_cuts import Model, can_be_cut
+from data_pipeline.exact_cuts import can_be_cut
 from data_pipeline.unit_encoding import UnitEncoder
 
 
@@ -50,8 +50,9 @@ class Encoder:
         size = self._processor.vocab_size()
         self.dtype = token_dtype(size)
         self._is_byte = np.array([self._processor.is_byte(i) for i in range(size)], np.bool_)
-        model = Model.FromString(self._processor.serialized_model_proto())
-        self._units = UnitEncoder(model, self.dtype) if can_be_cut(model) else None
+        self._units = (
+            UnitEncoder(self._processor, self.dtype) if can_be_cut(self._processor) else None
+        )
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         if self._units is None:

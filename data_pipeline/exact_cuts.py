@@ -21,6 +21,7 @@ again (unused).
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,25 +30,34 @@ from sentencepiece import sentencepiece_model_pb2
 
 from data_pipeline.huggingface_tokenizer import BLANK
 
-Model = sentencepiece_model_pb2.ModelProto
-_Piece = Model.SentencePiece
+_proto: Any = sentencepiece_model_pb2  # generated, and has no types
 
 
-def can_be_cut(model: Model) -> bool:
+def can_be_cut(processor: sentencepiece.SentencePieceProcessor) -> bool:
     """Whether the two rules hold for a model."""
-    kinds = [piece.type for piece in model.pieces]
+    model = _proto.ModelProto.FromString(processor.serialized_model_proto())
     trainer, normalizer = model.trainer_spec, model.normalizer_spec
+    kinds = {piece.type for piece in model.pieces}
+    kind = _proto.ModelProto.SentencePiece
     return (
-        trainer.model_type == sentencepiece_model_pb2.TrainerSpec.BPE
+        trainer.model_type == _proto.TrainerSpec.BPE
         and trainer.byte_fallback
         and not trainer.treat_whitespace_as_suffix
         and normalizer.add_dummy_prefix
         and normalizer.escape_whitespaces
         and not normalizer.remove_extra_whitespaces
         and not normalizer.precompiled_charsmap
-        and kinds.count(_Piece.BYTE) == 256
-        and not {_Piece.USER_DEFINED, _Piece.UNUSED} & set(kinds)
+        and not {kind.USER_DEFINED, kind.UNUSED} & kinds
     )
+
+
+def literal_processor(
+    processor: sentencepiece.SentencePieceProcessor,
+) -> sentencepiece.SentencePieceProcessor:
+    """The same model without the blank in front of texts."""
+    model = _proto.ModelProto.FromString(processor.serialized_model_proto())
+    model.normalizer_spec.add_dummy_prefix = False
+    return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
 
 
 class Cuts:
@@ -57,12 +67,13 @@ class Cuts:
     kinds, the bits of a byte. So two tables and one `&` tell whether two bytes hold together.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
         followers = np.zeros(256, np.uint8)
-        for piece in model.pieces:
-            if piece.type == _Piece.NORMAL:
-                for left, right in itertools.pairwise(piece.piece.replace(BLANK, " ")):
-                    followers[left.encode()[-1]] |= _KINDS[right.encode()[0]]
+        for i in range(processor.vocab_size()):
+            if processor.is_byte(i) or processor.is_control(i) or processor.is_unknown(i):
+                continue
+            for left, right in itertools.pairwise(processor.id_to_piece(i).replace(BLANK, " ")):
+                followers[left.encode()[-1]] |= _KINDS[right.encode()[0]]
         followers[0x80:] |= _CONTINUATION  # the bytes of a character hold together
         self._followers = followers.tobytes()
 
@@ -73,7 +84,7 @@ class Cuts:
         """
         followers = np.frombuffer(text.translate(self._followers), np.uint8)
         kinds = np.frombuffer(text.translate(_KINDS), np.uint8)
-        return (followers[:-1] & kinds[1:]) == 0
+        return np.equal(followers[:-1] & kinds[1:], 0)
 
 
 _CONTINUATION = 1 << 7
@@ -105,7 +116,7 @@ class LongCuts:
     """Rule 2, for stretches of text in which rule 1 finds no place."""
 
     def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
-        """`processor` is the model without the blank in front of texts."""
+        """`processor` is a `literal_processor`."""
         self._processor = processor
         pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
         self._lengths = [

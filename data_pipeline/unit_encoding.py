@@ -17,15 +17,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import sentencepiece
 
-from data_pipeline.exact_cuts import Cuts, LongCuts, Model
+from data_pipeline.exact_cuts import Cuts, LongCuts, literal_processor
 from data_pipeline.huggingface_tokenizer import BLANK
 
 _WINDOW_BYTES = 1 << 22
 """Of text that is worked on at once."""
 _LONG_UNIT_BYTES = 1 << 16
-"""Units of more are cut by `LongCuts`: SentencePiece takes some 150 bytes of memory for each."""
-_CACHE_BYTES = 1 << 27
-_BYTES_PER_UNIT = 200
+"""Units of more are cut by `LongCuts`: SentencePiece takes 50 bytes of memory for each."""
+_CACHE_BYTES = 1 << 26
+_BYTES_PER_UNIT = 400
 """What an entry of the cache takes beside the unit itself, in Python's objects and tables."""
 
 Offsets = npt.NDArray[np.int64]
@@ -35,15 +35,14 @@ Tokens = npt.NDArray[np.unsignedinteger[Any]]
 class UnitEncoder:
     """Encodes with a model for which `can_be_cut`."""
 
-    def __init__(self, model: Model, dtype: Literal["uint16", "uint32"]) -> None:
+    def __init__(
+        self,
+        processor: sentencepiece.SentencePieceProcessor,
+        dtype: Literal["uint16", "uint32"],
+    ) -> None:
         # The blank in front of a text is written out, so that the first unit is as any other.
-        literal = Model()
-        literal.CopyFrom(model)
-        literal.normalizer_spec.add_dummy_prefix = False
-        self._processor = sentencepiece.SentencePieceProcessor(
-            model_proto=literal.SerializeToString()
-        )
-        self._cuts, self._long_cuts = Cuts(model), LongCuts(self._processor)
+        self._processor = literal_processor(processor)
+        self._cuts, self._long_cuts = Cuts(processor), LongCuts(self._processor)
         self._dtype = dtype
         self._forget()
 
