@@ -7,10 +7,10 @@ none has crossed its borders. Two rules follow:
 
 1. Two characters that are neighbours in no piece of the vocabulary can be cut apart: no union
    crosses the place between them.
-2. If `left`, the last token of one part, and `right`, the first of the next, are the tokens of
-   `left + right` encoded alone, then these parts can stand side by side: the first union across
-   the place between them would be of symbols inside `left` and `right`, and of their unions the
-   best, so it would be made in `left + right` too.
+2. Two parts can stand side by side if the last token of the one and the first of the next are
+   the tokens of these two encoded together, without what surrounds them. For the first union
+   across the place would join what had until then grown inside these two tokens alone, and would
+   be made where they stand alone, too.
 
 Both hold where the model is BPE, changes no text but for the blank in front and the mark for
 blanks, writes unknown characters as bytes (neighbours that are unknown would become one token), and
@@ -84,7 +84,8 @@ class Cuts:
         """
         followers = np.frombuffer(text.translate(self._followers), np.uint8)
         kinds = np.frombuffer(text.translate(_KINDS), np.uint8)
-        return np.equal(followers[:-1] & kinds[1:], 0)
+        is_place: npt.NDArray[np.bool_] = (followers[:-1] & kinds[1:]) == 0
+        return is_place
 
 
 _CONTINUATION = 1 << 7
@@ -100,7 +101,7 @@ def _kinds() -> bytes:
             character.isdigit(),
             character.isupper(),
             character.islower(),
-            character.isprintable(),
+            character == "\n",
             True,
         )
         kinds[byte] = 1 << is_kind.index(True)
@@ -127,7 +128,7 @@ class LongCuts:
     def places(self, text: bytes, size: int) -> list[int]:
         """Offsets that cut `text` into parts of at most `size` bytes, and not much less.
 
-        `text` is as for `Cuts.between`. None if that such parts are right cannot be shown.
+        `text` is as for `Cuts.between`. No offsets where no such parts can be shown to be right.
         """
         places: list[int] = []
         start = 0

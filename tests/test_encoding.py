@@ -1,0 +1,226 @@
+"""Encoding by units: the ids of SentencePiece for every text, and bounded memory."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_tokenization import HOSTILE, prose
+
+from data_pipeline import exact_cuts, unit_encoding
+from data_pipeline.encoding import Encoder
+from data_pipeline.exact_cuts import Cuts, LongCuts, can_be_cut, literal_processor
+from data_pipeline.huggingface_tokenizer import BLANK
+
+
+def train(folder: Path, **options: Any) -> Path:
+    """A model of LLaMA's kind, but for `options`, in a tokenizer folder."""
+    folder.mkdir(exist_ok=True)
+    model = io.BytesIO()
+    llama = {
+        "model_type": "bpe",
+        "vocab_size": 500,
+        "byte_fallback": True,
+        "split_digits": True,
+        "allow_whitespace_only_pieces": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+    }
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter("\n".join(prose()).split("\n")),
+        model_writer=model,
+        minloglevel=2,
+        **llama | options,
+    )
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    return folder
+
+
+def processor_of(folder: Path) -> sentencepiece.SentencePieceProcessor:
+    return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+
+
+def same_ids(encoder: Encoder, folder: Path, texts: Sequence[str]) -> None:
+    encoded = encoder.encode(texts)
+    expected = processor_of(folder).encode(list(texts), add_bos=True, add_eos=True, num_threads=1)
+    assert encoded.offsets[0] == 0
+    assert len(encoded.offsets) == len(texts) + 1
+    for text, start, end, ids in zip(
+        texts, encoded.offsets[:-1], encoded.offsets[1:], expected, strict=True
+    ):
+        assert encoded.tokens[start:end].tolist() == ids, repr(text[:1_000])
+
+
+@pytest.fixture(scope="module", params=["trained", "crossing", "published"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model; one whose pieces hold several words and digits; LLaMA's own."""
+    if request.param == "published":
+        return Path(request.getfixturevalue("samples"), "tokenizer")
+    out = tmp_path_factory.mktemp("tokenizer")
+    crossing = {"split_by_whitespace": False, "split_digits": False, "split_by_number": False}
+    return train(out, **(crossing if request.param == "crossing" else {}))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows, long units and the cache are so small that short texts go through all of them."""
+    monkeypatch.setattr(unit_encoding, "_WINDOW_BYTES", 7)
+    monkeypatch.setattr(unit_encoding, "_LONG_UNIT_BYTES", 20)
+    monkeypatch.setattr(unit_encoding, "_CACHE_BYTES", 2_000)
+    monkeypatch.setattr(exact_cuts, "_UNSURE_TOKENS", 2)
+
+
+# Characters of every kind, and those at which something could go wrong: blanks in both forms, what
+# looks like special tokens, characters of several bytes that no vocabulary has.
+ALPHABET = (
+    f" {BLANK}\n\r\t\0aeAE09.,'({{<s>/_-"
+    "éñжЯΩ中文字。あ한ﬁ\u0301\u00a0\u200d\ufeff\ufffd😀👍🏽\U0010ffff"
+)
+
+
+@pytest.mark.usefixtures("small")
+def test_any_text(folder: Path) -> None:
+    processor = processor_of(folder)
+    pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
+    encoder = Encoder(folder)
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        st.lists(
+            st.text(max_size=60)
+            | st.text(ALPHABET, max_size=60)
+            | st.lists(st.sampled_from(pieces), max_size=25).map("".join)
+            | st.lists(st.sampled_from(pieces), max_size=25).map(
+                lambda drawn: "".join(drawn).replace(BLANK, " ")
+            )
+            | st.builds(
+                lambda character, count: character * count,
+                st.sampled_from(ALPHABET),
+                st.integers(0, 90),
+            ),
+            max_size=5,
+        )
+    )
+    def check(texts: list[str]) -> None:
+        same_ids(encoder, folder, texts)
+
+    check()
+
+
+@pytest.mark.usefixtures("small")
+def test_long_units_are_cut_where_tokens_prove_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    places = LongCuts.places
+
+    def watched(self: LongCuts, text: bytes, size: int) -> list[int]:
+        found = places(self, text, size)
+        sizes.append(np.diff([0, *found, len(text)]).max())
+        return found
+
+    monkeypatch.setattr(LongCuts, "places", watched)
+    rng = random.Random(0)
+    alphabets = ("ab", "aeio", "e中😀", "ACGT", BLANK + " ", "😀👍🏽", "а", "===-")
+    texts = ["".join(rng.choices(alphabet, k=300)) for alphabet in alphabets for _ in range(10)]
+    same_ids(Encoder(folder), folder, texts)
+    assert len(sizes) >= 20
+    assert np.median(sizes) <= 20
+
+
+def test_hostile_texts_in_one_batch_and_in_many(folder: Path) -> None:
+    encoder = Encoder(folder)
+    texts = [*HOSTILE, *prose(), "x" * 200_000, "ab" * 100_000, "", ""]
+    same_ids(encoder, folder, texts)
+    for text in texts:  # now with what is known from before
+        same_ids(encoder, folder, [text])
+
+
+def test_samples(folder: Path, samples: Path) -> None:
+    texts = []
+    for path in ("c4/c4-en-sample.00000-00700.json.gz", "github/contents-sample.jsonl.gz"):
+        with gzip.open(samples / "raw" / path) as lines:
+            texts += [str(value) for line in lines for value in json.loads(line).values()]
+    for path in sorted((samples / "raw").rglob("*")):
+        if path.is_file():  # as it is, compressed or not
+            texts.append(path.read_bytes()[:50_000].decode("utf-8", "replace"))
+    same_ids(Encoder(folder), folder, texts)
+
+
+def test_one_long_document(folder: Path) -> None:
+    # Several windows with the sizes that are used, and a unit that is longer than one.
+    rng = random.Random(0)
+    words = [text + " " for text in prose()]
+    start = "".join(rng.choices(words, k=400))
+    same_ids(Encoder(folder), folder, [start + "e" * 5_000_000 + start])
+
+
+def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit_encoding, "_CACHE_BYTES", 100_000)
+    folder = train(tmp_path)
+    processor = processor_of(folder)
+    units = unit_encoding.UnitEncoder(processor, "uint16")
+    rng = random.Random(0)
+    for _ in range(20):
+        text = " ".join("".join(rng.choices("aeiou", k=8)) for _ in range(200))
+        tokens, starts = units.encode([text])
+        assert tokens.tolist() == processor.encode(text)
+        assert starts.tolist() == [0, len(tokens)]
+        # Nothing is forgotten within a window; then it is as if there had been nothing before.
+        assert len(units._numbers) < 100_000 / unit_encoding._BYTES_PER_UNIT + 300
+    assert len(units._numbers) > 0
+
+
+def test_ids_of_four_bytes(tmp_path: Path) -> None:
+    folder = train(tmp_path)
+    tokens, _ = unit_encoding.UnitEncoder(processor_of(folder), "uint32").encode(HOSTILE)
+    assert tokens.dtype == np.uint32
+    assert tokens.tolist() == [i for ids in processor_of(folder).encode(HOSTILE) for i in ids]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model_type": "unigram", "hard_vocab_limit": False},
+        {"byte_fallback": False, "character_coverage": 0.98},
+        {"user_defined_symbols": ["e a", "<sep>"]},
+        {"normalization_rule_name": "nmt_nfkc"},
+        {"remove_extra_whitespaces": True},
+        {"add_dummy_prefix": False},
+        {"treat_whitespace_as_suffix": True},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_other_models_go_through_sentencepiece(tmp_path: Path, options: dict[str, Any]) -> None:
+    folder = train(tmp_path, **options)
+    assert not can_be_cut(processor_of(folder))
+    same_ids(Encoder(folder), folder, [*HOSTILE, *prose()])
+
+
+def test_words_are_units_of_llama(samples: Path) -> None:
+    processor = processor_of(samples / "tokenizer")
+    assert can_be_cut(processor)
+    text = b" A word, 1984 (x=y).\n\n  indented\tna\xc3\xafve"
+    places = [0, *np.flatnonzero(Cuts(processor).between(text)) + 1, len(text)]
+    units = [text[a:b].decode() for a, b in zip(places, places[1:], strict=False)]
+    assert units == [
+        *(" A", " word", ",", " ", "1", "9", "8", "4", " (", "x", "=", "y", ").", "\n", "\n"),
+        *("  indented", "\t", "naïve"),
+    ]
+
+
+def test_literal_processor_has_no_blank_in_front(tmp_path: Path) -> None:
+    processor = processor_of(train(tmp_path))
+    literal = literal_processor(processor)
+    assert literal.encode(" then") == processor.encode("then")
+    assert literal.encode("then") != processor.encode("then")
