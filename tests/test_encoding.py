@@ -134,8 +134,18 @@ def test_long_units_are_cut_where_tokens_prove_it(
     alphabets = ("ab", "aeio", "e中😀", "ACGT", BLANK + " ", "😀👍🏽", "а", "===-")
     texts = ["".join(rng.choices(alphabet, k=300)) for alphabet in alphabets for _ in range(10)]
     same_ids(Encoder(folder), folder, texts)
-    assert len(sizes) >= 20
-    assert np.median(sizes) <= 20
+    # In so few tokens there is not always a place.
+    assert sum(size <= 20 for size in sizes) >= 10
+
+
+def test_long_units_are_cut_into_parts_of_the_size_asked_for(folder: Path) -> None:
+    cuts = LongCuts(literal_processor(processor_of(folder)))
+    rng = random.Random(0)
+    for alphabet in ("e", "ACGT", "aeiou", " ", "😀", "中"):
+        text = "".join(rng.choices(alphabet, k=30_000)).encode()
+        places = cuts.places(text, 4_096)
+        assert all(2_000 < size <= 4_096 for size in np.diff([0, *places]))
+        assert len(text) - places[-1] <= 4_096
 
 
 def test_hostile_texts_in_one_batch_and_in_many(folder: Path) -> None:
