@@ -237,6 +237,15 @@ def speed_row(result: Speed) -> tuple[str, ...]:
         f"{own:,.1f}",
         f"{peer:,.1f}",
         f"{result.ratios['plain Python']:.1f}",
+    )
+
+
+def target_row(result: Speed) -> tuple[str, ...]:
+    own = result.megabytes_per_second["ours"]
+    return (
+        result.texts,
+        f"at least {TARGET_MB_PER_SECOND:.0f} MB/s per core",
+        f"{own:,.1f}",
         "yes" if own >= TARGET_MB_PER_SECOND else "no",
     )
 
@@ -274,13 +283,17 @@ def main() -> None:
     memory = measure_memory(megabytes, count)
     speed_header = (
         *("texts", "MB", "paragraphs/MB", "lines of ASCII", "characters removed"),
-        *("ours MB/s", "plain Python MB/s", "times as fast", f"{TARGET_MB_PER_SECOND:.0f} MB/s"),
+        *("ours MB/s", "plain Python MB/s", "times as fast"),
     )
     memory_header = ("what", "of", "MiB idle", "MiB peak", "MiB used")
     parts = [
         "# Repeated paragraphs",
         f"Commit {commit}, {report.hardware(torch.device('cpu'))}, one core. "
         f"{report.versions('numpy', 'xxhash')}. Command: `{report.command()}`.",
+        report.table(
+            ("texts", "target", "measured", "reached"),
+            [target_row(result) for result in speeds],
+        ),
         report.table(speed_header, [speed_row(result) for result in speeds]),
         "Largest resident set of a process; idle: one that only imports the libraries. Texts of "
         "four times the size take the same. Comparing stays within its budget, which is for one "

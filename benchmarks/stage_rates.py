@@ -31,6 +31,7 @@ from data_pipeline.document import Document, Source
 from data_pipeline.encoding import Encoder
 from data_pipeline.inputs import InputFile, Inputs
 from data_pipeline.pipeline import build_corpus
+from data_pipeline.remote_files import Root
 from data_pipeline.timed_engine import TimedEngine
 from data_pipeline.workers import Processes
 from recipes.llama1_corpus import CrawlModels, llama1_corpus
@@ -60,7 +61,7 @@ class Measured:
 
 
 def measure(
-    kind: str, source: Source, root: Path, files: Sequence[InputFile], tokenizer: Path, runs: int
+    kind: str, source: Source, root: Root, files: Sequence[InputFile], tokenizer: Path, runs: int
 ) -> tuple[Measured, list[str]]:
     """What was measured, and the texts that are kept."""
     # Repeated paragraphs have a benchmark of their own.
@@ -105,12 +106,12 @@ def measure(
     return measured, texts
 
 
-def _these(root: Path, *, files: tuple[InputFile, ...]) -> Inputs:
+def _these(root: Root, *, files: tuple[InputFile, ...]) -> Inputs:
     del root  # the files of one kind have been chosen under it
     return Inputs(files, ())
 
 
-def _build(source: Source, root: Path, out: Path) -> dict[str, float]:
+def _build(source: Source, root: Root, out: Path) -> dict[str, float]:
     """CPU seconds per stage."""
     engine = TimedEngine(Processes(1))
     start = time.process_time()
@@ -128,7 +129,7 @@ def _texts(folder: Path) -> Iterator[str]:
 
 def kinds(
     samples: Path, names: Sequence[str]
-) -> Iterator[tuple[str, Source, Path, list[InputFile]]]:
+) -> Iterator[tuple[str, Source, Root, list[InputFile]]]:
     """Every kind of input that the samples have, with its files."""
     corpus = llama1_corpus(samples / "raw", CrawlModels())
     for source, root in corpus.sources:

@@ -21,6 +21,13 @@ READ, CLEAN = "read", "clean"
 after the reader's own objections, the edits and the filters."""
 
 
+def stage_of_drop(stage: str, reason: str) -> str:
+    """The account's stage of a line of the ledger: `CLEAN`, or the name of the rule."""
+    if stage == "compare":
+        return reason
+    return CLEAN if stage in ("read", "edit", "filter") else stage
+
+
 @dataclass(frozen=True)
 class StageAccount:
     """What is left of a source after a stage."""
@@ -66,6 +73,8 @@ class SourceAccount:
     """In the token store, all splits; None before there is one."""
     unknown_bytes: int | None = None
     """Bytes of its text for which the tokenizer has only a byte token."""
+    paragraphs_removed: int = 0
+    """Repeated ones, taken out of the texts as they were read."""
     origin: str = ""
     """Where the raw files come from, in words."""
     terms: str = ""
@@ -87,6 +96,7 @@ class DropExample:
 
     source: str
     stage: str
+    """As the ledger has it, "read", "edit", "filter" or "compare"; or as the account has it."""
     reason: str
     source_file: str
     offset: int | None
@@ -259,11 +269,12 @@ def source_account(
     compared = {drop.reason: drop for drop in manifest.drops if drop.stage == "compare"}
     unknown = sorted(set(compared) - set(rules))
     assert not unknown, f"{manifest.source} has removals by {unknown}, which are none of {rules}"
-    dropped = [
-        DropAccount(CLEAN, drop.reason, drop.documents, drop.text_bytes)
-        for drop in manifest.drops
-        if drop.stage != "compare"
-    ]
+    cleaned: dict[str, tuple[int, int]] = {}
+    for drop in manifest.drops:
+        if drop.stage != "compare":
+            sums = cleaned.get(drop.reason, (0, 0))
+            cleaned[drop.reason] = sums[0] + drop.documents, sums[1] + drop.text_bytes
+    dropped = [DropAccount(CLEAN, reason, *sums) for reason, sums in cleaned.items()]
     documents, text_bytes = manifest.num_kept, manifest.num_text_bytes
     stages = []
     for rule in reversed(rules):
@@ -288,6 +299,7 @@ def source_account(
         licence_bytes=licence_bytes or {},
         num_tokens=num_tokens,
         unknown_bytes=unknown_bytes,
+        paragraphs_removed=manifest.num_paragraphs_removed,
         origin=origin,
         terms=terms,
     )

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+from numpy.lib.recfunctions import repack_fields
 
-from data_pipeline.document_keys import Keys, preferred_first
+from data_pipeline.document_keys import PREFERENCE_FIELDS, Keys, preferred_first
 from data_pipeline.engine import Engine
 
 REMOVAL_DTYPE = np.dtype([("removed", "<i8"), ("kept", "<i8"), ("similarity", "<f4")])
@@ -68,7 +69,10 @@ class Comparison:
         memory per document while it is computed."""
         if any(file.keys is None for file in self.files):
             return np.arange(self.bounds()[-1])
-        keys: Keys = np.concatenate([np.load(_keys(file)) for file in self.files])
+        fields = list(PREFERENCE_FIELDS)
+        keys: Keys = np.concatenate(
+            [repack_fields(np.load(_keys(file))[fields]) for file in self.files]
+        )
         counts = [file.num_rows for file in self.files]
         sources = np.repeat([file.source for file in self.files], counts)
         order = preferred_first(keys, sources)

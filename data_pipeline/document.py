@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 import xxhash
 
-from data_pipeline.inputs import InputFile, Inputs
+from data_pipeline.inputs import InputFile, Inputs, local_copy
+from data_pipeline.remote_files import Root
 
 SCHEMA = pa.schema(
     [
@@ -130,7 +130,7 @@ class Source:
     """
 
     name: str
-    inputs: Callable[[Path], Inputs]
+    inputs: Callable[[Root], Inputs]
     """The files under the source's root, to read and ignored."""
     read: Callable[[InputFile], Iterator[Document | Rejected]]
     """The documents of one file in order, streamed."""
@@ -146,3 +146,9 @@ class Source:
     same_url: Callable[[str], str] | None = None
     """Documents for whose addresses this is equal are the same page, where the corpus has a rule
     about that; None where addresses say nothing about it."""
+
+
+def items_of(source: Source, file: InputFile) -> Iterator[Document | Rejected]:
+    """What the source reads from a file, which is copied here first where it is behind a URL."""
+    with local_copy(file) as here:
+        yield from source.read(here)

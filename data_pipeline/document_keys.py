@@ -31,6 +31,8 @@ KEYS_DTYPE = np.dtype(
 """Of one document. `id`: its content id; `text`: hash of what makes it the same as another (128
 bits each); `url`: the same for its address, zeros where there is none; `num_bytes` of its text in
 UTF-8."""
+PREFERENCE_FIELDS = ("id", "perplexity", "reference_score", "timestamp")
+"""What `preferred_first` looks at."""
 Keys = npt.NDArray[np.void]
 
 _LATEST = b"~"

@@ -119,6 +119,8 @@ class Manifest:
     """Kept documents by language, "" where it is not known."""
     licences: dict[str, int]
     """Kept documents by licence, "" where it is not known."""
+    licence_bytes: dict[str, int]
+    """UTF-8 bytes of these documents."""
     files: tuple[ShardFile, ...]
 
     @property

@@ -23,7 +23,8 @@ class Encoded(NamedTuple):
     offsets: npt.NDArray[np.int64]
     """Where each document begins in `tokens`, and the end of all."""
     num_byte_tokens: int
-    """Tokens that stand for single bytes of characters that the vocabulary does not have."""
+    """Tokens that stand for single bytes of characters that the vocabulary does not have, but for
+    line breaks, which LLaMA's has no other token for."""
 
 
 def load_processor(tokenizer_dir: Path) -> sentencepiece.SentencePieceProcessor:
@@ -50,6 +51,7 @@ class Encoder:
         size = self._processor.vocab_size()
         self.dtype = token_dtype(size)
         self._is_byte = np.array([self._processor.is_byte(i) for i in range(size)], np.bool_)
+        self._is_byte[self._processor.piece_to_id("<0x0A>")] = False
         self._units = (
             UnitEncoder(self._processor, self.dtype) if can_be_cut(self._processor) else None
         )
@@ -68,4 +70,16 @@ class Encoder:
         is_text[firsts] = is_text[lasts] = False
         whole[is_text] = tokens
         whole[firsts], whole[lasts] = self._processor.bos_id(), self._processor.eos_id()
-        return Encoded(whole, offsets, int(np.count_nonzero(self._is_byte[tokens])))
+        return Encoded(whole, offsets, self.num_byte_tokens(tokens))
+
+    def num_byte_tokens(self, tokens: npt.NDArray[np.unsignedinteger[Any]]) -> int:
+        """As `Encoded.num_byte_tokens`, of tokens that were made before."""
+        return int(np.count_nonzero(self._is_byte[tokens]))
+
+    def num_text_bytes(self, tokens: npt.NDArray[np.unsignedinteger[Any]]) -> int:
+        """UTF-8 bytes of the text that one document's tokens stand for, BOS and EOS aside.
+
+        Exact but for the character U+2581, which SentencePiece takes for a blank: it counts as one
+        byte.
+        """
+        return len(self._processor.decode(tokens[1:-1].tolist()).encode("utf-8"))

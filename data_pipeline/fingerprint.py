@@ -45,10 +45,12 @@ def code_fingerprint(extra: Sequence[str], functions: Sequence[Callable[..., Any
 
 
 def files_fingerprint(files: Iterable[InputFile], extra: Sequence[str]) -> str:
-    """xxh3 of 128 bits over files, by name, size and modification time, and `extra`."""
+    """xxh3 of 128 bits over files, by name, size and modification time (behind a URL: version), and
+    `extra`."""
     digest = xxhash.xxh3_128()
     lines = [
         f"{file.source_file} {file.size} {file.mtime_ns} {file.title} {file.licence}"
+        + ("" if file.url is None else f" {file.version}")
         for file in files
     ]
     for line in (*extra, *lines):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from data_pipeline.remote_files import RemoteFolder, Root, download, listing
 
 
 @dataclass(frozen=True)
@@ -14,12 +18,36 @@ class InputFile:
     """One file to read, and what is known about it before it is opened."""
 
     path: Path
+    """Where it lies; of a file behind a URL only its name and folders mean something, until
+    `local_copy` has brought it here."""
     source_file: str
     """Path relative to the root, with slashes, valid Unicode whatever the file is called."""
     size: int
     mtime_ns: int
+    """0 for a file behind a URL."""
     title: str | None = None
     licence: str | None = None
+    url: str | None = None
+    """Where it is copied from; None for a file of this machine."""
+    version: str | None = None
+    """Of a file behind a URL: what its store says of its contents or last change."""
+
+
+@contextmanager
+def local_copy(file: InputFile) -> Iterator[InputFile]:
+    """The file, readable at its `path`; what came from a URL goes when the block ends.
+
+    The copy lies in a folder of `tempfile.gettempdir()` and has the file's own name and folders.
+    OSError where it cannot be copied.
+    """
+    if file.url is None:
+        yield file
+        return
+    with tempfile.TemporaryDirectory(prefix="llama-ds-") as folder:
+        path = Path(folder, *PurePosixPath(file.source_file).parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download(file.url, path, file.size)
+        yield replace(file, path=path)
 
 
 @dataclass(frozen=True)
@@ -47,7 +75,7 @@ class Inputs:
 
 
 def walk(
-    root: Path, *, follow_symlinks: bool, skip_folder: Callable[[str], bool] = lambda name: False
+    root: Root, *, follow_symlinks: bool, skip_folder: Callable[[str], bool] = lambda name: False
 ) -> Inputs:
     """All regular files under `root` (or `root` itself, if it is a file).
 
@@ -55,6 +83,8 @@ def walk(
     that symbolic links make reachable twice is entered once, so that loops end. ValueError if
     `root` does not exist.
     """
+    if isinstance(root, RemoteFolder):
+        return _walk_remote(root, skip_folder)
     if not root.exists():
         raise ValueError(f"corpus path {root} does not exist")
     if root.is_file():
@@ -65,6 +95,34 @@ def walk(
     items = list(_walk_folder(root, "", follow_symlinks, skip_folder, set()))
     files = sorted((i for i in items if isinstance(i, InputFile)), key=lambda i: i.source_file)
     return Inputs(tuple(files), tuple(i for i in items if isinstance(i, Ignored)))
+
+
+def _walk_remote(root: RemoteFolder, skip_folder: Callable[[str], bool]) -> Inputs:
+    found = listing(root)
+    if not found:
+        raise ValueError(f"corpus path {root} does not exist, or has no files")
+    files: list[InputFile] = []
+    ignored: dict[str, Ignored] = {}
+    for file in found:
+        if (reason := _why_ignored(file.name, skip_folder)) is not None:
+            ignored.setdefault(reason.source_file, reason)
+        else:
+            path = Path(file.name)
+            files.append(
+                InputFile(path, file.name, file.size, 0, url=file.url, version=file.version)
+            )
+    return Inputs(tuple(files), tuple(ignored.values()))
+
+
+def _why_ignored(name: str, skip_folder: Callable[[str], bool]) -> Ignored | None:
+    """The file, or the folder of it, that `walk` ignores."""
+    parts = name.split("/")
+    for depth, part in enumerate(parts, start=1):
+        if part.startswith("."):
+            return Ignored("/".join(parts[:depth]), "hidden")
+        if depth < len(parts) and skip_folder(part):
+            return Ignored("/".join(parts[:depth]), "skipped_folder")
+    return None
 
 
 def _walk_folder(

@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipeline.document import Document, Rejected, Source, Stage
+from data_pipeline.document import Document, Rejected, Source, Stage, items_of
 from data_pipeline.documents import read_manifest
 from data_pipeline.inputs import InputFile
+from data_pipeline.remote_files import Root
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class RawDocuments:
     A file is read from its start; asking for places in order reads every file once.
     """
 
-    def __init__(self, source: Source, root: Path) -> None:
+    def __init__(self, source: Source, root: Root) -> None:
         self._source = source
         self._files = {file.source_file: file for file in source.inputs(root).files}
         self._open: tuple[str, Iterator[Document | Rejected]] | None = None
@@ -101,7 +102,7 @@ class RawDocuments:
         return self._next(self._from_start(file), offset)
 
     def _from_start(self, file: InputFile) -> Iterator[Document | Rejected]:
-        items = self._source.read(file)
+        items = items_of(self._source, file)
         self._open = (file.source_file, items)
         return items
 

@@ -13,8 +13,9 @@ So every removed document is similar to one that stays: similarity is not passed
 and no clusters are formed. The result depends on the documents and their preference alone, not on
 the memory budget, the engine or how the files are cut.
 
-A task stays within the memory budget; what it holds more than once is counted. Besides come 24
-bytes per document in the process that decides, and one row group of text.
+A task stays within the memory budget; what it holds more than once is counted. Besides come one
+batch of texts, and in the process that hands out the tasks 100 bytes per document while the order
+of preference is made, then 20, and 60 per removal.
 """
 
 from __future__ import annotations
@@ -40,12 +41,15 @@ Places = npt.NDArray[np.int64]
 
 _MIN_BUDGET = 1 << 24
 _MAX_DOCUMENTS = 1 << 32
-_CHUNK_BYTES = 32 << 20
-"""Of Parquet; some 100 MB of text, seconds of work."""
+_CHUNK_BYTES = (4 << 20, 32 << 20)
+"""Least and most of Parquet: some 15 and 100 MB of text, a second and several of work."""
+_FEW_CHUNKS = 64
+"""As many as this are made small, so that there are some for every worker."""
 _BATCH_ROWS = 256
 _MAX_FIRST = 32
 """In a bucket with more documents, each is compared with this many of the preferred ones only. What
 is similar to none of these and to another one is missed, unless they meet in another band."""
+_PAIRS_AT_ONCE = 1 << 20
 _COPIES = 4
 """Of what is sorted: the integers, joined, sorted, and each once."""
 
@@ -110,6 +114,11 @@ class _Work:
         return self.folder / "ranks.npy"
 
     @property
+    def index(self) -> Path:
+        """Where the sets of documents that have a candidate are."""
+        return self.folder / "index.npy"
+
+    @property
     def low(self) -> np.uint64:
         """The bits of a rank."""
         return (np.uint64(1) << np.uint64(self.bits)) - np.uint64(1)
@@ -125,11 +134,13 @@ class _Work:
 
 
 def _chunks(files: Sequence[DocumentFile]) -> Iterator[_Chunk]:
+    sizes = [file.path.stat().st_size for file in files]
+    least, most = _CHUNK_BYTES
+    limit = min(most, max(least, sum(sizes) // _FEW_CHUNKS))
     group: list[DocumentFile] = []
     index = first = number = used = 0
-    for file in files:
-        size = file.path.stat().st_size
-        if group and used + size > _CHUNK_BYTES:
+    for file, size in zip(files, sizes, strict=True):
+        if group and used + size > limit:
             yield _Chunk(index, tuple(group), first)
             index, first, used, group = index + 1, number, 0, []
         group.append(file)
@@ -285,10 +296,11 @@ def _sets(
         by_rank[(values & work.low).astype(np.int64)] = True
     np.save(work.folder / "wanted.npy", by_rank[np.load(work.ranks)])
     comparison.engine.map(_write_sets, tasks, [t.num_bytes for t in tasks], label="shingle")
+    _write_index(tasks, work)
 
 
 def _write_sets(task: _OfChunk) -> None:
-    """`hashes`: the sets one after another; `ranks`, sorted, with the `starts` and `sizes`."""
+    """`hashes.bin`: the sets one after another; `index.npy`: rank, chunk, start, size of each."""
     work, chunk = task.work, task.chunk
     num_rows = sum(file.num_rows for file in chunk.files)
     flags = np.load(work.folder / "wanted.npy", mmap_mode="r")
@@ -307,38 +319,38 @@ def _write_sets(task: _OfChunk) -> None:
                     found_ranks.append(int(ranks[number]))
                     sizes.append(len(found))
         starts = np.cumsum([0, *sizes])[:-1]
-        order = np.argsort(np.array(found_ranks, np.int64))
-        columns = [np.array(found_ranks, np.int64), starts, np.array(sizes, np.int64)]
-        np.save(folder / "index.npy", np.stack([column[order] for column in columns]))
+        chunks = np.full(len(sizes), chunk.index)
+        columns = [np.array(found_ranks, np.int64), chunks, starts, np.array(sizes, np.int64)]
+        np.save(folder / "index.npy", np.stack(columns))
+
+
+def _write_index(tasks: Sequence[_OfChunk], work: _Work) -> None:
+    """The index of all chunks in the order of ranks: one file, which all tasks share."""
+    folders = [work.of_chunk("sets", task.chunk) for task in tasks]
+    parts = [np.empty((4, 0), np.int64), *(np.load(folder / "index.npy") for folder in folders)]
+    index = np.concatenate(parts, axis=1)
+    np.save(work.index, index[:, np.argsort(index[0])])
 
 
 class _Sets:
     """The sets of all chunks by rank, mapped into memory."""
 
     def __init__(self, work: _Work) -> None:
-        folders = sorted(work.folder.glob("sets-*"))
-        index = [np.load(folder / "index.npy") for folder in folders]
-        self._paths = [folder / "hashes.bin" for folder in folders]
+        self._work = work
+        self._index = np.load(work.index, mmap_mode="r")
         self._hashes: dict[int, Hashes] = {}
-        self._chunks = np.repeat(np.arange(len(index)), [part.shape[1] for part in index])
-        ranks, starts, sizes = np.concatenate([np.empty((3, 0), np.int64), *index], axis=1)
-        order = np.argsort(ranks)
-        self._ranks, self._starts, self._sizes = ranks[order], starts[order], sizes[order]
-        self._chunks = self._chunks[order]
 
-    def places(self, ranks: Places) -> Places:
-        places: Places = np.searchsorted(self._ranks, ranks)
-        return places
+    def places(self, ranks: Hashes) -> npt.NDArray[np.int64]:
+        """Chunk, start and size of each, (3, ranks)."""
+        found = np.searchsorted(self._index[0], ranks.astype(np.int64))
+        return np.array(self._index[1:, found])
 
-    def sizes(self, places: Places) -> Places:
-        sizes: Places = self._sizes[places]
-        return sizes
-
-    def of(self, place: int) -> Hashes:
-        chunk, start = int(self._chunks[place]), int(self._starts[place])
+    def of(self, chunk: int, start: int, size: int) -> Hashes:
         if chunk not in self._hashes:
-            self._hashes[chunk] = np.memmap(self._paths[chunk], np.uint64, "r")
-        return self._hashes[chunk][start : start + int(self._sizes[place])]
+            path = self._work.folder / f"sets-{chunk:06}" / "hashes.bin"
+            # As a plain array: a slice of it takes a tenth of the time.
+            self._hashes[chunk] = np.asarray(np.memmap(path, np.uint64, "r"))
+        return self._hashes[chunk][start : start + size]
 
 
 @dataclass(frozen=True)
@@ -366,14 +378,14 @@ def _verify(task: _Verify) -> None:
     values = _in_range(task.range)
     later, earlier = values >> np.uint64(work.bits), values & work.low
     sets = _Sets(work)
-    places = [sets.places(ranks.astype(np.int64)) for ranks in (later, earlier)]
-    sizes = [sets.sizes(at) for at in places]
+    one, other = sets.places(later), sets.places(earlier)
     # A set cannot be more similar to another than it is large beside it.
-    few, many = np.minimum(*sizes), np.maximum(*sizes)
+    few, many = np.minimum(one[2], other[2]), np.maximum(one[2], other[2])
     possible = np.flatnonzero(few >= task.min_similarity * many)
     found = np.zeros(len(values), np.float64)
-    for i in possible.tolist():
-        found[i] = jaccard(sets.of(int(places[0][i])), sets.of(int(places[1][i])))
+    places = (side[:, possible].T.tolist() for side in (one, other))
+    for i, a, b in zip(possible.tolist(), *places, strict=True):
+        found[i] = jaccard(sets.of(*a), sets.of(*b))
     similar = found >= task.min_similarity
     with atomic_directory(work.folder / f"similar-{task.range.index:06}") as folder:
         np.save(folder / "later.npy", later[similar])
@@ -386,17 +398,32 @@ def _verify(task: _Verify) -> None:
 
 def _decided(verified: Sequence[Path], numbers: Places) -> Removals:
     """Removals among similar pairs; `numbers` of the documents by rank."""
-    removed: dict[int, tuple[int, float]] = {}
+    gone = bytearray(len(numbers))
+    found = [np.empty(0, REMOVAL_DTYPE)]
     for folder in verified:
-        columns = (
-            np.load(folder / f"{n}.npy").tolist() for n in ("later", "earlier", "similarity")
-        )
-        # All pairs of a document with earlier ones come before it is the earlier one of a pair.
-        for later, earlier, similarity in zip(*columns, strict=True):
-            if later not in removed and earlier not in removed:
-                removed[later] = earlier, similarity
-    result = np.empty(len(removed), REMOVAL_DTYPE)
-    result["removed"] = numbers[list(removed)]
-    result["kept"] = numbers[[kept for kept, _ in removed.values()]]
-    result["similarity"] = [similarity for _, similarity in removed.values()]
-    return np.sort(result, order="removed")
+        columns = [np.load(folder / f"{name}.npy") for name in ("later", "earlier", "similarity")]
+        for start in range(0, len(columns[0]), _PAIRS_AT_ONCE):
+            some = [column[start : start + _PAIRS_AT_ONCE] for column in columns]
+            found.append(_removed(some[0], some[1], some[2], gone, numbers))
+    return np.sort(np.concatenate(found), order="removed")
+
+
+def _removed(
+    later: Hashes,
+    earlier: Hashes,
+    similarity: npt.NDArray[np.float64],
+    gone: bytearray,
+    numbers: Places,
+) -> Removals:
+    """Go through pairs in order, and note in `gone` which documents go."""
+    chosen = []
+    # All pairs of a document with earlier ones come before it is the earlier one of a pair.
+    for index, (one, other) in enumerate(zip(later.tolist(), earlier.tolist(), strict=True)):
+        if not gone[one] and not gone[other]:
+            gone[one] = True
+            chosen.append(index)
+    result = np.empty(len(chosen), REMOVAL_DTYPE)
+    result["removed"] = numbers[later[chosen].astype(np.int64)]
+    result["kept"] = numbers[earlier[chosen].astype(np.int64)]
+    result["similarity"] = similarity[chosen]
+    return result

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from data_pipeline.document import SCHEMA, Document, Rejected, Source, content_id
 from data_pipeline.document_keys import KEYS_DTYPE, key_of
 from data_pipeline.documents import DROPPED_SCHEMA, EXAMPLES_SCHEMA, INPUTS_SCHEMA, checksum
-from data_pipeline.inputs import InputFile
+from data_pipeline.inputs import InputFile, local_copy
 from data_pipeline.paragraph_dedup import ParagraphKeeper
 from data_pipeline.publish import atomic_directory
 from data_pipeline.sampling import SmallestHashes
@@ -113,32 +113,33 @@ def build_part(part: Part) -> None:
             contextlib.closing(_Documents(folder, part.source)) as documents,
         ):
             keeper = None if part.mask is None else ParagraphKeeper(part.mask)
-            for file in part.files:
-                num_read = num_dropped = num_text_bytes = 0
-                before = _since(keeper)
-                for item in part.source.read(file):
-                    num_read += 1
-                    num_text_bytes += _num_bytes(item)
-                    remaining = item
-                    if keeper is not None and isinstance(item, Document):
-                        remaining = keeper.edited(item)
-                    result = processed(part.source, remaining)
-                    if isinstance(result, Document):
-                        documents.add(result)
-                    else:
-                        num_dropped += 1
-                        dropped.add(result, item)
-                inputs.add(
-                    {
-                        "source_file": file.source_file,
-                        "bytes": file.size,
-                        "xxh3_64": checksum(file.path),
-                        "num_read": num_read,
-                        "num_dropped": num_dropped,
-                        "num_text_bytes": num_text_bytes,
-                        **_since(keeper, before),
-                    }
-                )
+            for listed in part.files:
+                with local_copy(listed) as file:
+                    num_read = num_dropped = num_text_bytes = 0
+                    before = _since(keeper)
+                    for item in part.source.read(file):
+                        num_read += 1
+                        num_text_bytes += _num_bytes(item)
+                        remaining = item
+                        if keeper is not None and isinstance(item, Document):
+                            remaining = keeper.edited(item)
+                        result = processed(part.source, remaining)
+                        if isinstance(result, Document):
+                            documents.add(result)
+                        else:
+                            num_dropped += 1
+                            dropped.add(result, item)
+                    inputs.add(
+                        {
+                            "source_file": file.source_file,
+                            "bytes": file.size,
+                            "xxh3_64": checksum(file.path),
+                            "num_read": num_read,
+                            "num_dropped": num_dropped,
+                            "num_text_bytes": num_text_bytes,
+                            **_since(keeper, before),
+                        }
+                    )
             if keeper is not None:
                 keeper.check_finished()
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}

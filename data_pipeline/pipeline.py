@@ -63,6 +63,7 @@ from data_pipeline.published import (
     publish_part,
     removals_of_part,
 )
+from data_pipeline.remote_files import Root
 from data_pipeline.removal_requests import RemovalRequests
 from data_pipeline.repeated_paragraphs import (
     groups_to_mark,
@@ -103,7 +104,7 @@ class _Target:
 
 
 def build_corpus(
-    sources: Sequence[tuple[Source, Path]],
+    sources: Sequence[tuple[Source, Root]],
     out: Path,
     *,
     rules: Sequence[Rule] = DISTINCT_TEXTS,
@@ -135,7 +136,7 @@ def build_corpus(
 
 def build_documents(
     source: Source,
-    root: Path,
+    root: Root,
     out: Path,
     *,
     rules: Sequence[Rule] = DISTINCT_TEXTS,
@@ -201,8 +202,8 @@ def _check_undone(undone: Collection[str], rules: Sequence[Rule]) -> None:
             )
 
 
-def _target(source: Source, root: Path, out: Path) -> _Target:
-    if out.resolve().is_relative_to(root.resolve()):
+def _target(source: Source, root: Root, out: Path) -> _Target:
+    if isinstance(root, Path) and out.resolve().is_relative_to(root.resolve()):
         raise ValueError(
             f"the output {out} lies inside the corpus {root}, which would then read itself; "
             "put it elsewhere"
@@ -409,6 +410,7 @@ def _summary(target: _Target, total: Published, inputs: pa.Table, fingerprint: s
         lengths={str(bits): count for bits, count in sorted(total.lengths.items())},
         languages=dict(sorted(total.languages.items())),
         licences=dict(sorted(total.licences.items())),
+        licence_bytes=dict(sorted(total.licence_bytes.items())),
         files=tuple(total.files),
     )
 

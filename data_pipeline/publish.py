@@ -39,8 +39,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             f"{path} is a file, and a folder is to be written there; name another place"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    old = path.with_name(f".{path.name}.old")
-    _clean_up_after_killed_writers(path, old)
+    clean_up_after_killed_writers(path)
+    old = _old_version(path)
     temporary = _temporary_name(path)
     temporary.mkdir()
     try:
@@ -60,6 +60,25 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def clean_up_after_killed_writers(path: Path) -> None:
+    """Remove what dead processes of this machine left of `atomic_directory(path)`, and bring back
+    the old version of a folder that was just being replaced; another machine's are not ours to
+    judge."""
+    old = _old_version(path)
+    prefix = _temporary_prefix(path)
+    for leftover in path.parent.iterdir():
+        pid = leftover.name.removeprefix(prefix)
+        if not (leftover.name.startswith(prefix) and pid.isdigit() and leftover.is_dir()):
+            continue
+        if not _is_alive(int(pid)):
+            shutil.rmtree(leftover)
+    if old.exists():
+        if path.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(path)
+
+
 def link_or_copy(path: Path, target: Path) -> None:
     """The same file under a second name, where the file system can."""
     try:
@@ -74,28 +93,16 @@ def check_replaceable(out: Path, marker: str, what: str) -> None:
         raise ValueError(f"{out} exists and is not {what}; name another place")
 
 
+def _old_version(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
 def _temporary_name(path: Path) -> Path:
     return path.with_name(f"{_temporary_prefix(path)}{os.getpid()}")
 
 
 def _temporary_prefix(path: Path) -> str:
     return f".{path.name}.tmp-{socket.gethostname()}-"
-
-
-def _clean_up_after_killed_writers(path: Path, old: Path) -> None:
-    """Remove what dead processes of this machine left; another machine's are not ours to judge."""
-    prefix = _temporary_prefix(path)
-    for leftover in path.parent.iterdir():
-        pid = leftover.name.removeprefix(prefix)
-        if not (leftover.name.startswith(prefix) and pid.isdigit() and leftover.is_dir()):
-            continue
-        if not _is_alive(int(pid)):
-            shutil.rmtree(leftover)
-    if old.exists():
-        if path.exists():
-            shutil.rmtree(old)
-        else:
-            old.rename(path)
 
 
 def _is_alive(pid: int) -> bool:

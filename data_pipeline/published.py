@@ -68,6 +68,8 @@ class Published:
     """Documents by the number of bits of their length in UTF-8 bytes."""
     languages: Counter[str] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
+    licence_bytes: Counter[str] = field(default_factory=Counter)
+    """UTF-8 bytes of these documents."""
 
     def add_drops(self, rows: pa.Table) -> None:
         stages, reasons = rows.column("stage").to_pylist(), rows.column("reason").to_pylist()
@@ -90,6 +92,9 @@ class Published:
         for name, counter in (("language", self.languages), ("licence", self.licences)):
             for value in pc.value_counts(columns.column(name)).to_pylist():
                 counter[value["values"] or ""] += value["counts"]
+        sizes = columns.select(["licence"]).append_column("size", pa.array(keys["num_bytes"]))
+        for row in sizes.group_by("licence").aggregate([("size", "sum")]).to_pylist():
+            self.licence_bytes[row["licence"] or ""] += row["size_sum"]
         for flag in columns.column("contamination").drop_null().to_pylist():
             self.contaminated.update(sets_hit(flag))
 

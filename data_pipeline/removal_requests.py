@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,11 +44,21 @@ class RemovalRequests:
                 gone |= found.to_numpy(zero_copy_only=False)
         return gone
 
-    def with_more(
-        self, ids: Collection[str], urls: Collection[str], licences: Collection[str]
-    ) -> RemovalRequests:
+    def naming(self, table: pa.Table) -> RemovalRequests:
+        """Those that name a row of a table with `columns`."""
+        found = []
+        for column, values in zip(self.columns, (self.ids, self.urls, self.licences), strict=True):
+            found.append(values.intersection(table.column(column).to_pylist() if values else ()))
+        return RemovalRequests(*found)
+
+    def __or__(self, other: RemovalRequests) -> RemovalRequests:
         return RemovalRequests(
-            self.ids.union(ids), self.urls.union(urls), self.licences.union(licences)
+            self.ids | other.ids, self.urls | other.urls, self.licences | other.licences
+        )
+
+    def __sub__(self, other: RemovalRequests) -> RemovalRequests:
+        return RemovalRequests(
+            self.ids - other.ids, self.urls - other.urls, self.licences - other.licences
         )
 
     def lines(self) -> list[str]:
@@ -66,7 +75,13 @@ class RemovalRequests:
         if not path.exists():
             return RemovalRequests()
         try:
-            fields = json.loads(path.read_bytes())
-            return RemovalRequests(**{name: frozenset(fields[name]) for name in fields})
-        except (ValueError, TypeError) as error:
+            fields: dict[str, object] = json.loads(path.read_bytes())
+            return RemovalRequests(**{name: _texts(value) for name, value in fields.items()})
+        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no list of removal requests: {error}") from error
+
+
+def _texts(values: object) -> frozenset[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{values!r} is no list of strings")
+    return frozenset(values)

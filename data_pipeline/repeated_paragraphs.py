@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_pipeline.document import Document
+from data_pipeline.document import Document, items_of
 from data_pipeline.engine import Engine
 from data_pipeline.inputs import InputFile
 from data_pipeline.paragraph_dedup import keep_masks
@@ -65,7 +65,7 @@ def write_hashes(part: Part) -> None:
     if folder.exists():
         return
     with atomic_directory(folder) as temporary:
-        items = (item for file in part.files for item in part.source.read(file))
+        items = (item for file in part.files for item in items_of(part.source, file))
         write_paragraph_hashes(
             (item.text for item in items if isinstance(item, Document)), temporary
         )

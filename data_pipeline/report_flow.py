@@ -1,7 +1,8 @@
 """The picture of a build: sources as bands that run through the stages and get thinner.
 
 A source has a lane. Its band is as thick as what is left after a stage; what a stage takes leaves
-the band below and fades. Only geometry is made here, as SVG path data; the page's template draws it.
+the band below and fades. Only geometry is made here, as SVG path data; the page's template draws
+it.
 """
 
 from __future__ import annotations
@@ -37,10 +38,16 @@ class Layout:
     gap: float
     """Between lanes."""
     min_lane: float
+    rest: float
+    """Free beyond the last lane."""
 
 
-WIDE = Layout(False, along=640, across=330, before=170, after=150, side=50, gap=14, min_lane=34)
-NARROW = Layout(True, along=520, across=252, before=86, after=66, side=76, gap=6, min_lane=20)
+WIDE = Layout(
+    False, along=640, across=420, before=170, after=140, side=50, gap=14, min_lane=30, rest=0
+)
+NARROW = Layout(
+    True, along=500, across=204, before=112, after=92, side=74, gap=6, min_lane=14, rest=36
+)
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,9 @@ class Lane:
     number: int
     bands: tuple[Band, ...]
     at: float
-    """Its middle, across."""
-    size: float
+    """The middle of its band, across, at the first stage ..."""
+    end: float
+    """... and at the last."""
     tip: str
     before: str
     """What goes in ..."""
@@ -105,11 +113,10 @@ def _flow(account: BuildAccount, measure: str, scale: str, layout: Layout) -> Fl
     places = [layout.before + step * index for index in range(num_stages)]
     largest = [max(_value(stage, measure) for stage in s.stages) for s in account.sources]
     min_lane = min(layout.min_lane, 0.8 * layout.across / max(1, num_lanes))
-    free = layout.across - num_lanes * min_lane
     lanes, start = [], layout.side
     for number, (source, most) in enumerate(zip(account.sources, largest, strict=True)):
         if scale == "corpus":
-            factor = free / max(1, sum(largest))
+            factor = _common_factor(largest, min_lane, layout.across)
             lane = max(min_lane, most * factor)
         else:
             lane = layout.across / num_lanes
@@ -124,9 +131,24 @@ def _flow(account: BuildAccount, measure: str, scale: str, layout: Layout) -> Fl
         Head(name, _words(total, measure), place)
         for name, total, place in zip(account.stages, totals, places, strict=True)
     )
-    length, breadth = layout.before + layout.along + layout.after, start + 6
+    length, breadth = (
+        layout.before + layout.along + layout.after,
+        start - layout.gap + 10 + layout.rest,
+    )
     width, height = (breadth, length) if layout.down else (length, breadth)
     return Flow(measure, scale, layout, width, height, heads, tuple(lanes))
+
+
+def _common_factor(values: Sequence[int], min_lane: float, across: float) -> float:
+    """The scale by which lanes, none thinner than `min_lane`, take up the room `across`."""
+    wide = sorted(values, reverse=True)
+    while wide and wide[-1] > 0:
+        free = across - min_lane * (len(values) - len(wide))
+        factor = free / sum(wide)
+        if wide[-1] * factor >= min_lane:
+            return factor
+        wide.pop()
+    return min_lane / max(1, *values) if values else 0.0
 
 
 def _lane(
@@ -166,8 +188,8 @@ def _lane(
         source.name,
         number,
         tuple(bands),
-        at=start + breadth / 2,
-        size=breadth,
+        at=top + thick[0] / 2,
+        end=top + thick[-1] / 2,
         tip=_source_tip(source),
         before=f"{count(source.num_input_files)} files, {size(source.num_input_bytes)}",
         after=_outcome(source, measure),

@@ -26,6 +26,7 @@ from data_pipeline.account import (
     Member,
     MixtureRow,
     SourceAccount,
+    stage_of_drop,
 )
 from data_pipeline.publish import write_atomic
 from data_pipeline.report_flow import flows
@@ -71,13 +72,13 @@ def render(account: BuildAccount) -> str:
         flows=flows(account),
         reasons=_reasons(account),
         clusters=_clusters(account.clusters),
-        num_clusters=len(account.clusters),
         histograms=_histograms(account.sources),
         languages={s.name: _parts(s.languages, "not known") for s in account.sources},
         licences={s.name: _licences(s) for s in account.sources},
         mixture=_mixture(account),
         max_examples=MAX_EXAMPLES,
         max_clusters=MAX_CLUSTERS,
+        num_colours=NUM_COLOURS,
     )
     # A lone surrogate cannot be written; only an account that was not read from Parquet has any.
     return page.encode("utf-8", "replace").decode("utf-8")
@@ -140,7 +141,7 @@ def _reasons(account: BuildAccount) -> list[_Reason]:
             counts.setdefault((drop.stage, drop.reason), []).append((source.name, drop))
     examples: dict[tuple[str, str], dict[str, list[DropExample]]] = {}
     for example in account.examples:
-        key = (example.stage, example.reason)
+        key = (stage_of_drop(example.stage, example.reason), example.reason)
         examples.setdefault(key, {}).setdefault(example.source, []).append(example)
     most = max((sum(d.documents for _, d in drops) for drops in counts.values()), default=1)
     reasons = [

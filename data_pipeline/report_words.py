@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_UNITS = ("", "k", "M", "G", "T", "P", "E")
+_COUNTS = ("", "k", "M", "B", "T")
+_BYTES = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 # Would vanish, end the page early or turn the text around them: controls, surrogates, marks of
 # direction, and the mark at the start of a file.
 _UNSEEN = re.compile(
@@ -18,12 +19,12 @@ _WORD = re.compile(r"\S+")
 
 def count(number: float) -> str:
     """1234567 -> "1.23 M"; below ten thousand every digit."""
-    return f"{number:,.0f}" if abs(number) < 10_000 else _scaled(number)
+    return f"{number:,.0f}" if abs(number) < 10_000 else _scaled(number, _COUNTS)
 
 
 def size(num_bytes: float) -> str:
     """1234567 -> "1.23 MB"."""
-    return f"{num_bytes:.0f} B" if abs(num_bytes) < 1_000 else f"{_scaled(num_bytes)}B"
+    return f"{num_bytes:.0f} B" if abs(num_bytes) < 1_000 else _scaled(num_bytes, _BYTES)
 
 
 def percent(part: float, whole: float) -> str:
@@ -51,11 +52,12 @@ def _length(num_bytes: int) -> str:
     return f"{num_bytes:,} B"
 
 
-def _scaled(number: float) -> str:
+def _scaled(number: float, units: Sequence[str]) -> str:
     power = 0
-    while abs(number) >= 999.5 and power < len(_UNITS) - 1:
+    while abs(number) >= 999.5 and power < len(units) - 1:
         number, power = number / 1000, power + 1
-    return f"{number:.3g} {_UNITS[power]}"
+    digits = 2 if number < 9.995 else 1 if number < 99.95 else 0
+    return f"{number:.{digits}f} {units[power]}"
 
 
 def visible(text: str) -> str:

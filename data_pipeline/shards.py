@@ -64,7 +64,8 @@ class SplitManifest:
     num_text_bytes: int
     """UTF-8 bytes of the text that the tokens stand for."""
     num_byte_tokens: int
-    """Tokens that stand for single bytes of characters that the vocabulary does not have."""
+    """Tokens that stand for single bytes of characters that the vocabulary does not have; line
+    breaks do not count."""
     bytes_per_token: float
     byte_token_share: float
     """These two with BOS and EOS left out; 0 where there are no tokens."""

@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -99,8 +99,9 @@ def build_store(
     counts = {source: _count(folder) for source, folder in documents.items()}
     _check_counts(counts, holdout_share)
     shards_folder = out.parent / ".shards" / out.name
+    holdouts = _holdouts(documents, holdout_share, engine)
     shards = {
-        source: _shards(source, folder, shards_folder, tokenizer_dir, sha256, holdout_share, engine)
+        source: _shards(source, folder, shards_folder, tokenizer_dir, sha256, holdouts[source])
         for source, folder in documents.items()
     }
     names = {source: [shard.folder.name for shard in found] for source, found in shards.items()}
@@ -179,12 +180,10 @@ def _shards(
     shards_folder: Path,
     tokenizer_dir: Path,
     sha256: str,
-    holdout_share: float,
-    engine: Engine,
+    holdout: Holdout,
 ) -> list[_Shard]:
     """Consecutive documents files, together up to `_SHARD_BYTES`; larger ones alone."""
     files = read_manifest(folder).files
-    holdout = _holdout([folder / file.path for file in files], holdout_share, engine)
     shards = []
     start = used = 0
     for end in range(1, len(files) + 1):
@@ -200,20 +199,31 @@ def _shards(
     return shards
 
 
-def _holdout(paths: Sequence[Path], share: float, engine: Engine) -> Holdout:
-    """The rule for a source with these documents."""
+def _holdouts(documents: Mapping[str, Path], share: float, engine: Engine) -> dict[str, Holdout]:
+    """For each source the rule that leaves documents on both sides, if there are two."""
     plain = Holdout(share)
-    if share == 0 or not paths:
-        return plain
-    found = engine.map(
-        _survey, [(path, plain) for path in paths], [1] * len(paths), label="read ids"
-    )
-    count = sum(survey.count for survey in found)
-    held_out = sum(survey.held_out for survey in found)
+    if share == 0:
+        return dict.fromkeys(documents, plain)
+    paths = [
+        (source, folder / file.path)
+        for source, folder in documents.items()
+        for file in read_manifest(folder).files
+    ]
+    tasks = [(path, plain) for _, path in paths]
+    found = engine.map(_survey, tasks, [p.stat().st_size for _, p in paths], label="read ids")
+    by_source: dict[str, list[_Survey]] = {source: [] for source in documents}
+    for (source, _), survey in zip(paths, found, strict=True):
+        by_source[source].append(survey)
+    return {source: _holdout(plain, surveys) for source, surveys in by_source.items()}
+
+
+def _holdout(plain: Holdout, surveys: Sequence[_Survey]) -> Holdout:
+    count = sum(survey.count for survey in surveys)
+    held_out = sum(survey.held_out for survey in surveys)
     if count > 1 and held_out == 0:
-        return Holdout(share, always=min(survey.smallest for survey in found))
+        return replace(plain, always=min(survey.smallest for survey in surveys))
     if count >= 1 and held_out == count:
-        return Holdout(share, never=max(survey.largest for survey in found))
+        return replace(plain, never=max(survey.largest for survey in surveys))
     return plain
 
 

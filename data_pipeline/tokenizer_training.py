@@ -7,9 +7,11 @@ import hashlib
 import io
 import json
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,17 +19,25 @@ import sentencepiece
 import tokenizers
 import xxhash
 from datasets.utils import tqdm
+from sentencepiece import sentencepiece_model_pb2
 
 from data_pipeline.documents import Manifest, read_manifest
+from data_pipeline.engine import Engine
 from data_pipeline.publish import atomic_directory, check_replaceable
 from data_pipeline.sampling import keyed_hash
 from data_pipeline.tokenizer_folder import write_tokenizer
+from data_pipeline.word_counts import count_words
+from data_pipeline.workers import Processes
 
 # SentencePiece passes over a line of more bytes than its max_sentence_length, and over a line
 # with its reserved character U+2585. Lines are cut there instead; UTF-8 needs at most 4 bytes
 # per character.
 _LINE_CHARACTERS = 16_384
 _LINE_BREAK = re.compile("[\n\u2585]")
+_TAB = "\t"
+# A backspace; words that have one themselves are left out.
+_STAND_IN = "\b"
+ONE_PROCESS = Processes(1)
 
 
 @dataclass(frozen=True)
@@ -35,13 +45,18 @@ class TokenizerConfig:
     """How the tokenizer is trained. All else is as in LLaMA's published tokenizer.model."""
 
     vocab_size: int = 32_000
+    method: Literal["sample", "word_counts"] = "sample"
+    """Train on a sample of the documents, or on the counts of all words of all documents
+    (`word_counts`): the same tokenizer that all text would make."""
     sample_bytes: int = 1_000_000_000
     """Text to train on at most, in UTF-8 bytes; training takes about 6 bytes of memory for each."""
     seed: int = 0
     """Chooses the documents where there is more text than sample_bytes."""
+    max_words: int = 20_000_000
+    """Of more words that are counted the rarest go; training takes about 200 bytes for each."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "sample_bytes"):
+        for name in ("vocab_size", "sample_bytes", "max_words"):
             value = getattr(self, name)
             if value <= 0:
                 raise ValueError(f"tokenizer.{name} ({value}) must be positive")
@@ -58,11 +73,13 @@ def train_tokenizer(
     config: TokenizerConfig,
     *,
     shares: Mapping[str, float] | None = None,
+    engine: Engine = ONE_PROCESS,
 ) -> None:
     """Train on documents folders, by source, and write the tokenizer folder `out`.
 
-    The sources' texts are in proportion to `shares` (of a source with less text, all of it), or by
-    default to their sizes. Equal text, shares and config give equal bytes. A folder that was made
+    A sample has the sources' texts in proportion to `shares` (of a source with less text, all of
+    it), or by default to their sizes; counts are those of all text. `engine` counts. Equal text,
+    shares and config give equal bytes. A folder that was made
     from the same is kept. ValueError where the text is empty or does not support
     `config.vocab_size`.
     """
@@ -75,9 +92,14 @@ def train_tokenizer(
     fingerprint = xxhash.xxh3_128_hexdigest(json.dumps(about, sort_keys=True).encode())
     if _is_tokenizer_current(out, fingerprint):
         return
-    sample = _Sample(documents, rates, config)
-    model = _train_sentencepiece(sample.lines(), config)
-    origin = {"config": settings, "fingerprint": fingerprint, "sample": sample.num_bytes}
+    if config.method == "word_counts":
+        model = _train_on_counts(documents, out, config, engine)
+        sample_bytes = {name: manifest.num_text_bytes for name, manifest in manifests.items()}
+    else:
+        sample = _Sample(documents, rates, config)
+        model = _train_sentencepiece(sample.lines(), config, input_format="text")
+        sample_bytes = sample.num_bytes
+    origin = {"config": settings, "fingerprint": fingerprint, "sample": sample_bytes}
     with atomic_directory(out) as folder:
         write_tokenizer(model, folder, origin)
 
@@ -133,7 +155,7 @@ class _Sample:
             for source, rate in self._rates.items():
                 self.num_bytes[source] = 0
                 for text in self._texts(self._documents[source], rate):
-                    for line in _lines(text):
+                    for line in lines_for_training(text):
                         size = len(line.encode())
                         if size > left:  # the hash chose a little more than was wanted
                             return
@@ -153,13 +175,31 @@ class _Sample:
                         yield from table["text"].filter(pa.array(chosen)).to_pylist()
 
 
-def _lines(text: str) -> Iterator[str]:
+def lines_for_training(text: str) -> Iterator[str]:
+    """The lines of a text as SentencePiece takes them."""
     for line in _LINE_BREAK.split(text):
         for begin in range(0, len(line), _LINE_CHARACTERS):
             yield line[begin : begin + _LINE_CHARACTERS]
 
 
-def _train_sentencepiece(lines: Iterator[str], config: TokenizerConfig) -> bytes:
+def _train_on_counts(
+    documents: Mapping[str, Path], out: Path, config: TokenizerConfig, engine: Engine
+) -> bytes:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".words-", dir=out.parent) as work:
+        words = count_words(
+            documents, lines_for_training, Path(work), max_words=config.max_words, engine=engine
+        )
+        # A tab parts the word from its count, so another character stands in for those in words.
+        rows = (f"{w.replace(_TAB, _STAND_IN)}\t{n}" for w, n in words if w and _STAND_IN not in w)
+        trained = _train_sentencepiece(rows, config, input_format="tsv")
+    model: Any = sentencepiece_model_pb2.ModelProto.FromString(trained)  # type: ignore[attr-defined]
+    for piece in model.pieces:
+        piece.piece = piece.piece.replace(_STAND_IN, _TAB)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _train_sentencepiece(lines: Iterator[str], config: TokenizerConfig, input_format: str) -> bytes:
     """The bytes of tokenizer.model.
 
     The settings are those stored in LLaMA's published tokenizer.model; the paper (section 2.1)
@@ -170,6 +210,7 @@ def _train_sentencepiece(lines: Iterator[str], config: TokenizerConfig) -> bytes
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=lines,
             model_writer=model,
+            input_format=input_format,
             model_type="bpe",
             vocab_size=config.vocab_size,
             # BPE training gains nothing from threads, and the model's bytes tell their number.

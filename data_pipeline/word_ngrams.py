@@ -6,6 +6,7 @@ breaks do not count, so that two editions of a text compare by their words.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 
@@ -145,5 +146,10 @@ def _powers(base: np.uint64) -> Hashes:
 
 @cache
 def _alphanumeric() -> npt.NDArray[np.bool_]:
-    """Whether a code point is a letter or digit."""
-    return np.fromiter((chr(code).isalnum() for code in range(0x110000)), np.bool_, 0x110000)
+    """Whether a code point is a letter or digit, as `str.isalnum` has it. Every worker makes this
+    table; by runs it takes a tenth of the time that a call for each code point takes."""
+    codes = np.arange(0x110000, dtype="<u4").tobytes()
+    table = np.zeros(0x110000, np.bool_)
+    for run in re.finditer(r"[^\W_]+", codes.decode("utf-32-le", "surrogatepass")):
+        table[run.start() : run.end()] = True
+    return table

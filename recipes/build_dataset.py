@@ -1,7 +1,7 @@
 """The dataset job: the public sources' raw files -> clean documents -> token store, with a report.
 
     RAW/<source>/  ->  OUT/documents/<source>/  ->  OUT/tokenizer/  ->  OUT/store/
-                       OUT/report.html, OUT/report.json, OUT/README.md
+                       OUT/documents/README.md (dataset card), OUT/report.html, OUT/report.json
 
 Every finished group of files is kept, so the same command continues after an interruption and does
 nothing twice.
@@ -18,13 +18,17 @@ import tyro
 
 from data_pipeline.engine import WorkerLost
 from data_pipeline.pipeline import BuildError
+from data_pipeline.remote_files import root_of
+from recipes.compare_tokenizers import CompareTokenizers
 from recipes.crawl_models import TrainPerplexity, TrainReferences
 from recipes.dataset_options import BuildDataset
 from recipes.dataset_steps import build
+from recipes.find_document import FindDocument
 from recipes.inspect_dataset import show
 from recipes.launch import bad_input, errors_in_one_line
 from recipes.llama1_corpus import llama1_corpus
 from recipes.mixture import PlanMixture
+from recipes.removal import RemoveDocuments
 
 
 class Job(Protocol):
@@ -38,6 +42,9 @@ JOBS: dict[str, type[Job]] = {
     "train-perplexity": TrainPerplexity,
     "train-references": TrainReferences,
     "plan": PlanMixture,
+    "compare-tokenizers": CompareTokenizers,
+    "find-document": FindDocument,
+    "remove": RemoveDocuments,
 }
 
 
@@ -69,7 +76,7 @@ def run(arguments: Sequence[str]) -> int:
         options = tyro.cli(BuildDataset, args=arguments, prog="build_dataset.sh")
     if options.inspect is None:
         return build(options)
-    corpus = llama1_corpus(options.raw, options.models)
+    corpus = llama1_corpus(root_of(options.raw), options.models)
     show(
         corpus,
         options.out,

@@ -13,6 +13,7 @@ from data_pipeline import code_files, filters
 from data_pipeline.comparison import Rule
 from data_pipeline.document import Edit, Source
 from data_pipeline.pipeline import DISTINCT_TEXTS
+from data_pipeline.remote_files import Root
 from data_pipeline.sources import folder, github
 
 PERMISSIVE = frozenset(
@@ -45,15 +46,19 @@ class Corpus:
     """Named raw text: each source with the folder (or file) that it reads."""
 
     name: str
-    sources: tuple[tuple[Source, Path], ...]
+    sources: tuple[tuple[Source, Root], ...]
     rules: tuple[Rule, ...] = DISTINCT_TEXTS
     """By which documents are compared, in this order."""
     left_out: tuple[str, ...] = ()
-    """Steps of the paper that this build does without, each with what would bring it in."""
+    """Steps of the paper that this build does without: "source: step (what would bring it in)"."""
 
     def only(self, names: Sequence[str]) -> Corpus:
         """The corpus with the sources of these names."""
-        return replace(self, sources=tuple(s for s in self.sources if s[0].name in names))
+        return replace(
+            self,
+            sources=tuple(s for s in self.sources if s[0].name in names),
+            left_out=tuple(step for step in self.left_out if step.split(":")[0] in names),
+        )
 
     def with_last_edit(self, edit: Edit) -> Corpus:
         """The corpus with one more edit, after all others of every source."""

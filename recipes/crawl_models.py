@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from data_pipeline.document import Document
+from data_pipeline.document import Document, items_of
 from data_pipeline.documents import read_manifest
 from data_pipeline.perplexity_training import NGramConfig, train_ngram
 from data_pipeline.reference_classifier import ClassifierConfig, train_reference_classifier
@@ -83,7 +83,7 @@ def _english(folder: Path) -> Iterator[str]:
 def _english_wikitexts(root: Path) -> Iterator[str]:
     source = wikipedia_source(languages=frozenset({"en"}))
     for file in source.inputs(root).files:
-        for item in source.read(file):
+        for item in items_of(source, file):
             if isinstance(item, Document):
                 yield item.text
 

@@ -21,7 +21,7 @@ from data_pipeline.account import (
     TokenizerAccount,
     source_account,
 )
-from data_pipeline.costs import Deviation
+from data_pipeline.costs import Deviation, StageCost
 from data_pipeline.decontamination import IndexAccount
 from data_pipeline.documents import Manifest
 from data_pipeline.duplicate_clusters import ClusterMember, load_clusters
@@ -53,12 +53,15 @@ def account_of(
     manifests: Mapping[str, Manifest],
     evaluations: IndexAccount | None,
     store: StoreManifest | None,
+    predicted: Sequence[StageCost],
     deviations: Sequence[Deviation],
 ) -> BuildAccount:
     """Everything that is known about a finished build."""
     documents = options.out / "documents"
     versions = {k: v for m in manifests.values() for k, v in m.versions.items()}
-    rules = [*(rule.name for rule in corpus.rules), REQUESTED]
+    rules = [rule.name for rule in corpus.rules]
+    if any(REQUESTED in manifest.dropped for manifest in manifests.values()):
+        rules.append(REQUESTED)
     return BuildAccount(
         corpus=corpus.name,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -75,7 +78,7 @@ def account_of(
         tokenizer=None if store is None else _tokenizer(options, store),
         mixture=() if store is None else tuple(_mixture(store)),
         token_budget=None if store is None else LLAMA1_TOKENS,
-        costs=tuple(_costs(deviations)),
+        costs=tuple(_costs(predicted, deviations)),
         versions=dict(sorted(versions.items())),
         fingerprints={
             **{name: manifest.fingerprint for name, manifest in manifests.items()},
@@ -91,6 +94,7 @@ def _source(
     return source_account(
         manifest,
         rules,
+        licence_bytes=manifest.licence_bytes,
         num_tokens=None if splits is None else sum(s.num_tokens for s in splits.values()),
         unknown_bytes=None if splits is None else sum(s.num_byte_tokens for s in splits.values()),
         origin=origin,
@@ -157,12 +161,15 @@ def _mixture(store: StoreManifest) -> Iterator[MixtureRow]:
         )
 
 
-def _costs(deviations: Sequence[Deviation]) -> Iterator[CostRow]:
+def _costs(predicted: Sequence[StageCost], deviations: Sequence[Deviation]) -> Iterator[CostRow]:
     for row in deviations:
+        own = [cost for cost in predicted if cost.stage == row.stage]
         yield CostRow(
             stage=row.stage,
             predicted_core_hours=_hours(row.predicted_seconds),
             core_hours=_hours(row.measured_seconds),
+            predicted_memory_bytes=max((cost.memory_bytes for cost in own), default=None),
+            predicted_disk_bytes=sum(cost.disk_bytes for cost in own) if own else None,
         )
 
 

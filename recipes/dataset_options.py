@@ -37,6 +37,8 @@ class Tokenizer:
     with the paper's settings, on a sample by the paper's shares."""
     vocab_size: int = 32_000
     """Pieces of a tokenizer that is trained."""
+    method: Literal["sample", "word_counts"] = "sample"
+    """On a sample, or on the counts of all words of all documents."""
     sample_bytes: int = 1_000_000_000
     """Text that it is trained on at most; about 6 bytes of memory for each."""
     seed: int = 0
@@ -47,8 +49,9 @@ class Tokenizer:
 class BuildDataset:
     """Build the token store of a corpus from the raw files of the public sources."""
 
-    raw: Path
-    """Folder that holds one folder per source, with its files as they are published."""
+    raw: str
+    """Folder that holds one folder per source, with its files as they are published; or its URL
+    (s3://, gs://, hf://), from which each file is copied while it is read."""
     out: Path
     """Everything is written here; an earlier build in it is continued."""
     corpus: Literal["llama1"] = "llama1"
@@ -67,6 +70,12 @@ class BuildDataset:
     documents_only: bool = False
     """End with the clean documents: no tokenizer, no store."""
     engine: EngineOptions = field(default_factory=EngineOptions)
+    push_to_hub: str | None = None
+    """Push the documents with their card to this repository of the Hugging Face hub, USER/NAME."""
+    publish: str | None = None
+    """Copy the finished documents, store, tokenizer and report to this URL (s3://, gs://, ...)."""
+    public: bool = False
+    """With --push-to-hub, for everybody to see."""
     memory_gib: Annotated[float, tyro.conf.arg(help="For comparing documents, all workers.")] = 4.0
     inspect: str | None = None
     """In place of building, show documents of this source that a finished build dropped."""

@@ -9,10 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_pipeline import costs, report, report_page
+from data_pipeline.dataset_card import write_card
 from data_pipeline.decontamination import IndexAccount
 from data_pipeline.documents import Manifest
+from data_pipeline.hub import push_to_hub
 from data_pipeline.pipeline import build_corpus
 from data_pipeline.publish import write_atomic
+from data_pipeline.publish_copy import publish_copy
+from data_pipeline.remote_files import root_of
+from data_pipeline.removal import REQUESTS
 from data_pipeline.removal_requests import RemovalRequests
 from data_pipeline.shards import StoreManifest
 from data_pipeline.store_building import build_store
@@ -25,8 +30,6 @@ from recipes.dataset_options import BuildDataset
 from recipes.decontamination import decontaminated
 from recipes.llama import LLAMA1_SHARES
 from recipes.llama1_corpus import llama1_corpus
-
-REQUESTS = "removal_requests.json"
 
 
 def build(options: BuildDataset) -> int:
@@ -69,10 +72,18 @@ def build(options: BuildDataset) -> int:
     deviations = costs.compare(predicted, measured)
     print("\ncost, as predicted and as it was (less where a build continues):")
     print(costs.deviations_as_text(deviations))
-    account = account_of(options, corpus, manifests, evaluations, store, deviations)
+    account = account_of(options, corpus, manifests, evaluations, store, predicted, deviations)
     write_atomic(options.out / "report.json", account.to_json())
     report_page.write(account, options.out / "report.html")
+    write_card(account, options.out / "documents")
     print(_next_steps(options, store))
+    if options.publish is not None:
+        print(f"copied:    {publish_copy(options.out, options.publish)}")
+    if options.push_to_hub is not None:
+        address = push_to_hub(
+            options.out / "documents", options.push_to_hub, private=not options.public
+        )
+        print(f"pushed:    {address}")
     if empty:
         print(f"no document was kept of: {', '.join(empty)} (reasons above)", file=sys.stderr)
     return 1 if empty else 0
@@ -99,7 +110,7 @@ def _corpus(options: BuildDataset) -> tuple[Corpus, IndexAccount | None]:
 
 def _chosen(options: BuildDataset) -> Corpus:
     """ValueError where a source that is asked for has no raw files."""
-    corpus = llama1_corpus(options.raw, options.models, options.deduplication)
+    corpus = llama1_corpus(root_of(options.raw), options.models, options.deduplication)
     names = [source.name for source, _ in corpus.sources]
     for name in options.sources:
         if name not in names:
@@ -160,11 +171,14 @@ def _tokenizer(
             export_tokenizer(chosen.path, out)
         return out
     config = TokenizerConfig(
-        vocab_size=chosen.vocab_size, sample_bytes=chosen.sample_bytes, seed=chosen.seed
+        vocab_size=chosen.vocab_size,
+        method=chosen.method,
+        sample_bytes=chosen.sample_bytes,
+        seed=chosen.seed,
     )
     documents = {name: options.out / "documents" / name for name in manifests}
     with engine.phase(costs.TRAIN_TOKENIZER):
-        train_tokenizer(documents, out, config, shares=_shares(manifests))
+        train_tokenizer(documents, out, config, shares=_shares(manifests), engine=engine)
     return out
 
 
@@ -184,7 +198,7 @@ def _next_steps(options: BuildDataset, store: StoreManifest | None) -> str:
     out = options.out
     lines = [
         f"\nreport:    {out}/report.html (numbers: report.json)",
-        f"documents: {out}/documents",
+        f"documents: {out}/documents (dataset card: README.md)",
     ]
     if store is not None:
         words = " ".join(f"{name} {share}" for name, share in _shares(store.sources).items())

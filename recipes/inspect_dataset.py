@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data_pipeline.document import Document, Rejected, Source
 from data_pipeline.inspection import RawDocuments, difference, drops, kept, steps
+from data_pipeline.remote_files import Root
 from recipes.corpus import Corpus
 
 SHOWN_LINES = 40
@@ -31,7 +32,7 @@ def show(
     raise ValueError(f"--inspect: {name} is none of {names}")
 
 
-def _dropped(source: Source, root: Path, folder: Path, reason: str | None) -> Iterator[str]:
+def _dropped(source: Source, root: Root, folder: Path, reason: str | None) -> Iterator[str]:
     """Dropped documents with the beginning of their text as the last edit left it."""
     raw_documents = RawDocuments(source, root)
     for drop in drops(folder, reason):
@@ -47,7 +48,7 @@ def _dropped(source: Source, root: Path, folder: Path, reason: str | None) -> It
             yield f"{heading}\n{_about(item)}{_beginning(done[-1].after if done else item.text)}"
 
 
-def _edits(source: Source, root: Path, folder: Path) -> Iterator[str]:
+def _edits(source: Source, root: Root, folder: Path) -> Iterator[str]:
     """Kept documents with what each edit changed."""
     raw_documents = RawDocuments(source, root)
     for source_file, offset in kept(folder):

@@ -27,6 +27,7 @@ from data_pipeline.exact_duplicates import same_url
 from data_pipeline.near_duplicates import near_duplicates
 from data_pipeline.pipeline import DISTINCT_TEXTS
 from data_pipeline.reference_urls import page_address
+from data_pipeline.remote_files import Root
 from data_pipeline.sources import (
     arxiv,
     books,
@@ -84,7 +85,7 @@ class Deduplication:
 PAPER = Deduplication()
 
 
-def llama1_corpus(raw: Path, models: CrawlModels, deduplication: Deduplication = PAPER) -> Corpus:
+def llama1_corpus(raw: Root, models: CrawlModels, deduplication: Deduplication = PAPER) -> Corpus:
     """The sources under `raw`, the cleanest first: of equal texts the first stays.
 
     The paper says nothing of decontamination, and none is done here; `recipes/decontamination.py`

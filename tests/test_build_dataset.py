@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import random
 import subprocess
 from pathlib import Path
 
 import pytest
+from datasets import load_dataset
 
+from data_pipeline.account import BuildAccount
+from data_pipeline.documents import Manifest, read_manifest
+from data_pipeline.shards import TokenStore
+from llama_ds.config import DataConfig
+from llama_ds.data import TrainingData
 from recipes.build_dataset import run
+from recipes.llama import LLAMA1_SHARES
 
 ROOT = Path(__file__).resolve().parents[1]
 PROSE = "The river rose slowly over the fields, and the people of the town watched it. "
@@ -57,23 +63,31 @@ def raw(tmp_path: Path) -> Path:
 
 def build(raw: Path, out: Path, *more: str) -> int:
     sources = ("--sources", "wikipedia", "common_crawl")
-    return run(["--raw", str(raw), "--out", str(out), *sources, "--jobs", "1", *more])
+    return run(["--raw", str(raw), "--out", str(out), *sources, *more])
 
 
-def numbers(out: Path) -> dict[str, dict[str, int | dict[str, int]]]:
-    report = json.loads((out / "report.json").read_text())
-    sources: dict[str, dict[str, int | dict[str, int]]] = report["sources"]
-    return sources
+def build_documents(raw: Path, out: Path, *more: str) -> int:
+    return build(raw, out, "--documents-only", *more)
+
+
+def manifests(out: Path) -> dict[str, Manifest]:
+    """Of every source, in the order of the report."""
+    account = BuildAccount.from_json((out / "report.json").read_bytes())
+    assert "<html" in (out / "report.html").read_text()[:200]
+    return {
+        source.name: read_manifest(out / "documents" / source.name) for source in account.sources
+    }
 
 
 def test_build_train_and_build_again(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert build(raw, out, "--models.no-identify-language") == 0
+    assert build_documents(raw, out, "--models.no-identify-language") == 0
     shown = capsys.readouterr()
-    assert numbers(out)["common_crawl"]["dropped"] == {"too_short": 1}
-    assert numbers(out)["wikipedia"]["num_kept"] == numbers(out)["common_crawl"]["num_kept"] == 40
+    built = manifests(out)
+    assert built["common_crawl"].dropped == {"too_short": 1}
+    assert built["wikipedia"].num_kept == built["common_crawl"].num_kept == 40
     assert "- too_short" in shown.out
     for step in ("n-gram perplexity", "Wikipedia's references", "language identification"):
         assert f"left out: common_crawl: {step}" in shown.out.replace("classifier of ", "")
@@ -84,11 +98,12 @@ def test_build_train_and_build_again(
         capsys.readouterr().out
     )
     model = out / "models" / "references.bin"
-    assert build(raw, out, "--models.no-identify-language", "--models.reference", str(model)) == 0
-    after = numbers(out)["common_crawl"]
-    assert after["num_read"] == 41
+    options = ("--models.no-identify-language", "--models.reference", str(model))
+    assert build_documents(raw, out, *options) == 0
+    after = manifests(out)["common_crawl"]
+    assert after.num_read == 41
     assert "classifier" not in capsys.readouterr().out
-    if after["num_kept"]:
+    if after.num_kept:
         with pytest.raises(ValueError, match="was filtered by reference score; train on a build"):
             run(["train-references", *train])
 
@@ -97,12 +112,12 @@ def test_perplexity_is_trained_on_articles_and_cut_on_pages(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert build(raw, out) == 0
+    assert build_documents(raw, out) == 0
     settings = ["--ngram.vocab-size", "120", "--ngram.order", "3"]
     assert run(["train-perplexity", "--out", str(out), *settings]) == 0
-    assert build(raw, out, "--models.perplexity", str(out / "models" / "perplexity")) == 0
-    dropped = numbers(out)["common_crawl"]["dropped"]
-    assert isinstance(dropped, dict)
+    model = str(out / "models" / "perplexity")
+    assert build_documents(raw, out, "--models.perplexity", model) == 0
+    dropped = manifests(out)["common_crawl"].dropped
     # The tail is what lies above the 60th percentile of these very pages.
     assert dropped["perplexity_tail"] == pytest.approx(16, abs=1)
     assert run(["--raw", str(raw), "--out", str(out), "--inspect", "common_crawl"]) == 0
@@ -114,7 +129,7 @@ def test_perplexity_is_trained_on_articles_and_cut_on_pages(
 def test_inspection_shows_what_edits_did(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    build(raw, tmp_path / "out", "--models.no-identify-language")
+    build_documents(raw, tmp_path / "out", "--models.no-identify-language")
     common = ["--raw", str(raw), "--out", str(tmp_path / "out")]
     run([*common, "--inspect", "wikipedia", "--edits", "--limit", "1"])
     shown = capsys.readouterr().out
@@ -123,6 +138,55 @@ def test_inspection_shows_what_edits_did(
     assert "\n+Article 0 is about" in shown
     run([*common, "--inspect", "common_crawl", "--reason", "too_short"])
     assert "http://e.org/short\n    Too short." in capsys.readouterr().out
+
+
+def test_rules_beyond_the_paper_and_undone(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, near = tmp_path / "out", ("--deduplication.near-duplicates", "0.75")
+    assert build_documents(raw, out, *near, "--deduplication.ngram-words", "5") == 0
+    built = manifests(out)
+    removed = sum(m.dropped.get("near_duplicate", 0) for m in built.values())
+    assert removed > 0
+    account = BuildAccount.from_json((out / "report.json").read_bytes())
+    (cluster, *_) = [c for c in account.clusters if c.rule == "near_duplicate"]
+    assert all((member.similarity or 0) >= 0.75 for member in cluster.removed)
+    undo = ("--undo", "near_duplicate")
+    assert build_documents(raw, out, *near, "--deduplication.ngram-words", "5", *undo) == 0
+    undone = manifests(out)
+    assert sum(m.num_kept for m in undone.values()) == sum(m.num_kept for m in built.values()) + (
+        removed
+    )
+    with pytest.raises(ValueError, match="nonsense is none of this corpus's rules"):
+        build_documents(raw, out, "--undo", "nonsense")
+
+
+def test_every_engine_makes_the_same_store(raw: Path, tmp_path: Path) -> None:
+    options = ("--tokenizer.vocab-size", "300", "--deduplication.near-duplicates", "0.8")
+    for out, engine in (("local", "local"), ("ray", "ray")):
+        assert build(raw, tmp_path / out, *options, "--engine", engine, "--jobs", "2") == 0
+    files = [
+        {
+            path.relative_to(tmp_path / out).as_posix(): path.read_bytes()
+            for folder in ("documents", "store", "tokenizer")
+            for path in sorted((tmp_path / out / folder).rglob("*"))
+            if path.is_file() and not {"README.md", ".parts"}.intersection(path.parts)
+        }
+        for out in ("local", "ray")
+    ]
+    assert files[0] == files[1]
+    assert len(files[0]) > 25
+    with pytest.raises(ValueError, match="--ray-address needs --engine ray"):
+        build(raw, tmp_path / "local", "--ray-address", "auto")
+
+
+def test_a_model_trains_on_the_store_by_the_papers_shares(raw: Path, tmp_path: Path) -> None:
+    assert build(raw, tmp_path / "out", "--tokenizer.vocab-size", "300", "--holdout", "0.1") == 0
+    store = TokenStore.open(tmp_path / "out" / "store")
+    shares = {name: LLAMA1_SHARES[name] for name in store.sources}
+    data = DataConfig(store=store.path, shares=shares, block_rows=1_000)
+    quotas = TrainingData(store, data, 64, seed=0).mixture.quotas
+    assert quotas == {"wikipedia": 63, "common_crawl": 937}  # 0.045 to 0.67
 
 
 @pytest.mark.parametrize(
@@ -148,12 +212,13 @@ def test_a_source_of_which_nothing_is_kept_does_not_stop_the_others(
 ) -> None:
     (raw / "wikipedia" / "enwiki-20220701-pages-articles.xml").write_text("no dump")
     for _ in range(2):
-        assert build(raw, tmp_path / "out") == 1
+        assert build_documents(raw, tmp_path / "out") == 1
         assert "no document was kept of: wikipedia" in capsys.readouterr().err
-        sources = numbers(tmp_path / "out")
-        assert (sources["wikipedia"]["num_kept"], sources["common_crawl"]["num_kept"]) == (0, 40)
+        built = manifests(tmp_path / "out")
+        assert (built["wikipedia"].num_kept, built["common_crawl"].num_kept) == (0, 40)
     (raw / "wikipedia" / "b.xml").write_text("no dump either")
-    assert build(raw, tmp_path / "out") == 1
+    assert build(raw, tmp_path / "out", "--tokenizer.vocab-size", "300") == 1
+    assert TokenStore.open(tmp_path / "out" / "store").sources == ("common_crawl",)
 
 
 def test_the_samples_are_accounted_for(samples: Path, tmp_path: Path) -> None:
@@ -169,17 +234,25 @@ def test_the_samples_are_accounted_for(samples: Path, tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    sources = numbers(out)
-    assert list(sources) == [
+    built = manifests(out)
+    assert list(built) == [
         *("wikipedia", "books", "arxiv", "stack_exchange", "github", "c4", "common_crawl")
     ]
-    for name, counts in sources.items():
-        kept, read, dropped = counts["num_kept"], counts["num_read"], counts["dropped"]
-        assert isinstance(kept, int)
-        assert isinstance(dropped, dict)
-        assert kept > 0, name
-        assert read == kept + sum(dropped.values()), name
-        assert all(reason in done.stdout for reason in dropped)
-    damage = sources["common_crawl"]["dropped"]
-    assert isinstance(damage, dict)
-    assert damage["truncated"] == 1
+    for name, manifest in built.items():
+        assert manifest.num_kept > 0, name
+        assert manifest.num_read == manifest.num_kept + sum(manifest.dropped.values()), name
+        assert all(reason in done.stdout for reason in manifest.dropped)
+    assert built["common_crawl"].dropped["truncated"] == 1
+    assert built["books"].dropped["book_overlap"] == 12
+    assert built["books"].dropped["duplicate"] == 1
+
+    store = TokenStore.open(out / "store")
+    store.verify()
+    assert store.sources == tuple(built)
+    assert store.manifest.vocab_size == 32_000
+    wikipedia = load_dataset(str(out / "documents"), "wikipedia", cache_dir=str(tmp_path))["train"]
+    assert len(wikipedia) == built["wikipedia"].num_kept
+    for name, splits in store.manifest.sources.items():
+        assert sum(s.num_documents for s in splits.values()) == built[name].num_kept
+        assert 2 < splits["train"].bytes_per_token < 5, name
+        assert splits["train"].byte_token_share < 0.05, name

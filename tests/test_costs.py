@@ -151,7 +151,7 @@ def test_rates_are_those_of_the_results() -> None:
         ("hash paragraphs of common_crawl", "paragraphs"),
         ("compare paragraphs", "paragraphs"),
         ("sort by text", "compare"),
-        ("verify", "near_duplicates"),
+        ("verify", "near_duplicate"),
         ("something else", "something else"),
         ("", ""),
     ],

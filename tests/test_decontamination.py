@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_pipeline.account import BuildAccount
 from data_pipeline.decontamination import (
     EvaluationIndex,
     IndexAccount,
@@ -20,7 +21,7 @@ from data_pipeline.decontamination import (
     flag_contaminated,
 )
 from data_pipeline.document import Document, Rejected
-from data_pipeline.documents import load_documents
+from data_pipeline.documents import load_documents, read_manifest
 from data_pipeline.evaluation_items import read_evaluations
 from data_pipeline.model_file import ModelFile, model_file
 from recipes.build_dataset import run
@@ -258,17 +259,19 @@ def test_the_option(evaluations: Path, tmp_path: Path, capsys: pytest.CaptureFix
     (evaluations / "notes.txt").write_text("none")
     out = tmp_path / "out"
     command = ["--raw", str(tmp_path / "raw"), "--out", str(out), "--sources", "books"]
-    command += ["--jobs", "1"]
+    command += ["--jobs", "1", "--documents-only"]
 
     def built(*more: str) -> dict[str, Any]:
         assert run([*command, *more]) == 0
-        numbers = json.loads((out / "report.json").read_text())
-        assert numbers["sources"]["books"]["num_read"] == 4
-        return {**numbers["sources"]["books"], **numbers.get("decontamination", {})}
+        account = BuildAccount.from_json((out / "report.json").read_bytes())
+        manifest = read_manifest(out / "documents" / "books")
+        assert manifest.num_read == 4
+        hits = {found.name: found.hits for found in account.evaluations}
+        return {"num_kept": manifest.num_kept, "dropped": manifest.dropped, "hits": hits}
 
     assert built()["num_kept"] == 4
     assert not (out / "evaluations.npz").exists()
-    options = ("--decontaminate", str(evaluations))
+    options = ("--decontaminate.sets", str(evaluations))
     dropped = built(*options)
     assert (dropped["num_kept"], dropped["dropped"]) == (2, {"contaminated": 2})
     assert dropped["hits"] == {"history.test": 2}
@@ -280,14 +283,14 @@ def test_the_option(evaluations: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert run([*command, "--inspect", "books", "--reason", "contaminated"]) == 0
     assert ', 2 items in all"}' in capsys.readouterr().out
 
-    flagged = built(*options, "--decontaminate-flag-only")
+    flagged = built(*options, "--decontaminate.flag-only")
     assert (flagged["num_kept"], flagged["hits"]) == (4, {"history.test": 2})
     table = load_documents(out / "documents" / "books")
     assert [flag is not None for flag in table["contamination"]] == [False, False, True, True]
     # Other items make another build, and so do fewer words.
     written(evaluations, "more.jsonl", {"q": prose[0]})
     assert built(*options)["num_kept"] == 1
-    assert run([*command, *options, "--decontaminate-words", "5"]) == 1
+    assert run([*command, *options, "--decontaminate.words", "5"]) == 1
     assert "no document was kept of: books" in capsys.readouterr().err
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -15,19 +16,21 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tokenization import HOSTILE, prose
+from test_tokenization import HOSTILE, corpus, prose
 
 from data_pipeline import exact_cuts, unit_encoding
 from data_pipeline.encoding import Encoder
 from data_pipeline.exact_cuts import Cuts, LongCuts, can_be_cut, literal_processor
 from data_pipeline.huggingface_tokenizer import BLANK
+from data_pipeline.tokenizer_comparison import compare_tokenizers, table
+from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
 
 
 def train(folder: Path, **options: Any) -> Path:
     """A model of LLaMA's kind, but for `options`, in a tokenizer folder."""
     folder.mkdir(exist_ok=True)
     model = io.BytesIO()
-    llama = {
+    llama: dict[str, Any] = {
         "model_type": "bpe",
         "vocab_size": 500,
         "byte_fallback": True,
@@ -52,6 +55,7 @@ def processor_of(folder: Path) -> sentencepiece.SentencePieceProcessor:
 
 def same_ids(encoder: Encoder, folder: Path, texts: Sequence[str]) -> None:
     encoded = encoder.encode(texts)
+    assert encoded.num_byte_tokens == encoder.num_byte_tokens(encoded.tokens)
     expected = processor_of(folder).encode(list(texts), add_bos=True, add_eos=True, num_threads=1)
     assert encoded.offsets[0] == 0
     assert len(encoded.offsets) == len(texts) + 1
@@ -131,7 +135,7 @@ def test_long_units_are_cut_where_tokens_prove_it(
 
     monkeypatch.setattr(LongCuts, "places", watched)
     rng = random.Random(0)
-    alphabets = ("ab", "aeio", "e中😀", "ACGT", BLANK + " ", "😀👍🏽", "а", "===-")
+    alphabets = ("ab", "aeio", "e中😀", "ACGT", BLANK + " ", "😀👍🏽", "\u0430", "===-")
     texts = ["".join(rng.choices(alphabet, k=300)) for alphabet in alphabets for _ in range(10)]
     same_ids(Encoder(folder), folder, texts)
     # In so few tokens there is not always a place.
@@ -148,6 +152,15 @@ def test_long_units_are_cut_into_parts_of_the_size_asked_for(folder: Path) -> No
         assert len(text) - places[-1] <= 4_096
 
 
+def test_neighbours_of_every_kind(folder: Path) -> None:
+    rng = random.Random(0)
+    processor = processor_of(folder)
+    pieces = [processor.id_to_piece(i).replace(BLANK, " ") for i in range(3, len(processor))]
+    texts = ["".join(rng.choices(ALPHABET, k=rng.randrange(1, 60))) for _ in range(1_000)]
+    same_ids(Encoder(folder), folder, texts)
+    same_ids(Encoder(folder), folder, ["".join(rng.choices(pieces, k=8)) for _ in range(2_000)])
+
+
 def test_hostile_texts_in_one_batch_and_in_many(folder: Path) -> None:
     encoder = Encoder(folder)
     texts = [*HOSTILE, *prose(), "x" * 200_000, "ab" * 100_000, "", ""]
@@ -158,21 +171,20 @@ def test_hostile_texts_in_one_batch_and_in_many(folder: Path) -> None:
 
 def test_samples(folder: Path, samples: Path) -> None:
     texts = []
-    for path in ("c4/c4-en-sample.00000-00700.json.gz", "github/contents-sample.jsonl.gz"):
-        with gzip.open(samples / "raw" / path) as lines:
+    for name in ("c4/c4-en-sample.00000-00700.json.gz", "github/contents-sample.jsonl.gz"):
+        with gzip.open(samples / "raw" / name) as lines:
             texts += [str(value) for line in lines for value in json.loads(line).values()]
     for path in sorted((samples / "raw").rglob("*")):
         if path.is_file():  # as it is, compressed or not
-            texts.append(path.read_bytes()[:50_000].decode("utf-8", "replace"))
+            texts.append(path.read_bytes()[:20_000].decode("utf-8", "replace"))
     same_ids(Encoder(folder), folder, texts)
 
 
-def test_one_long_document(folder: Path) -> None:
-    # Several windows with the sizes that are used, and a unit that is longer than one.
-    rng = random.Random(0)
-    words = [text + " " for text in prose()]
-    start = "".join(rng.choices(words, k=400))
-    same_ids(Encoder(folder), folder, [start + "e" * 5_000_000 + start])
+def test_one_long_document(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Several windows, and a unit that is longer than one.
+    monkeypatch.setattr(unit_encoding, "_WINDOW_BYTES", 1 << 17)
+    texts = "".join(text + " " for text in prose())
+    same_ids(Encoder(folder), folder, [texts * 5 + "e" * 500_000 + texts * 5])
 
 
 def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +234,7 @@ def test_words_are_units_of_llama(samples: Path) -> None:
     assert can_be_cut(processor)
     text = b" A word, 1984 (x=y).\n\n  indented\tna\xc3\xafve"
     places = [0, *np.flatnonzero(Cuts(processor).between(text)) + 1, len(text)]
-    units = [text[a:b].decode() for a, b in zip(places, places[1:], strict=False)]
+    units = [text[a:b].decode() for a, b in itertools.pairwise(places)]
     assert units == [
         *(" A", " word", ",", " ", "1", "9", "8", "4", " (", "x", "=", "y", ").", "\n", "\n"),
         *("  indented", "\t", "naïve"),
@@ -234,3 +246,24 @@ def test_literal_processor_has_no_blank_in_front(tmp_path: Path) -> None:
     literal = literal_processor(processor)
     assert literal.encode(" then") == processor.encode("then")
     assert literal.encode("then") != processor.encode("then")
+
+
+def test_tokenizers_are_compared(tmp_path: Path) -> None:
+    documents = corpus([*prose(), "\u6f22\u5b57" * 50], 3)
+    trained, bigger = tmp_path / "trained", tmp_path / "bigger"
+    for folder, size in ((trained, 400), (bigger, 450)):
+        train_tokenizer(corpus(prose()), folder, TokenizerConfig(vocab_size=size))
+    fits = compare_tokenizers(
+        documents, {"small": trained, "big": bigger}, bytes_per_source=10_000_000
+    )
+    small, big = fits
+    texts = [*prose(), "\u6f22\u5b57" * 50]
+    assert small.num_text_bytes == big.num_text_bytes == sum(len(t.encode()) for t in texts)
+    processor = processor_of(trained)
+    assert small.num_tokens == sum(len(processor.encode(text)) for text in texts)
+    assert big.bytes_per_token > small.bytes_per_token
+    # 100 characters of 3 bytes, of which the text that it was trained on has none.
+    assert small.num_byte_tokens == 300
+    assert "small" in table(fits)
+    few = compare_tokenizers(documents, {"small": trained}, bytes_per_source=1_000)
+    assert 1_000 <= few[0].num_text_bytes < small.num_text_bytes

@@ -16,6 +16,7 @@ from watched import Limits, read_whole, watch
 
 from data_pipeline.document import Document, Rejected, Source
 from data_pipeline.inputs import InputFile, Inputs, walk
+from data_pipeline.remote_files import Root
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,7 +52,7 @@ def some_files(rng: Random) -> Iterator[tuple[str, bytes]]:
         yield f"{number}/bad.txt", rng.randbytes(10)
 
 
-def all_files(root: Path) -> Inputs:
+def all_files(root: Root) -> Inputs:
     return walk(root, follow_symlinks=False)
 
 

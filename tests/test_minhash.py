@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipeline import word_ngrams
 from data_pipeline.candidate_pairs import pairs_in_groups
 from data_pipeline.minhash import band_keys, choose_bands, jaccard, shingles, signatures
 from data_pipeline.word_ngrams import ngram_hashes, word_hashes, word_hashes_of_texts
@@ -83,3 +84,10 @@ def test_jaccard() -> None:
     one, other = np.arange(8, 20, dtype=np.uint64), np.arange(20, dtype=np.uint64)
     assert jaccard(one, other) == jaccard(other, one) == 12 / 20
     assert jaccard(np.array([9], np.uint64), np.array([1, 2], np.uint64)) == 0
+
+
+def test_a_word_is_what_python_takes_for_letters_and_digits() -> None:
+    table = word_ngrams._alphanumeric()
+    assert np.flatnonzero(table).tolist() == [
+        code for code in range(0x110000) if chr(code).isalnum()
+    ]

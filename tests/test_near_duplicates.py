@@ -242,7 +242,7 @@ def test_files_budget_and_engine_make_no_difference(
     whole = found_in(files["one"], 0.7)
     assert 5_000 < len(whole) <= 10_000
     assert_right(whole[::50], texts, 0.7)
-    monkeypatch.setattr(stages, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(stages, "_CHUNK_BYTES", (1, 1))
     small = found_in(files["many"], 0.7, memory_budget=SMALL_BUDGET, engine=Processes(2))
     assert small == whole
 

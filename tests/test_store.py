@@ -55,7 +55,7 @@ def test_encoded_documents(trained: Path) -> None:
         assert ids.tolist() == [1, *processor.encode(text), 2]
     pieces = [processor.id_to_piece(ids.tolist()) for ids in documents]
     assert encoded.num_byte_tokens == sum(
-        re.fullmatch("<0x..>", piece) is not None for part in pieces for piece in part
+        re.fullmatch("<0x(?!0A)..>", piece) is not None for part in pieces for piece in part
     )
     assert encoded.num_byte_tokens > 0
     assert Encoder(trained).encode([]).tokens.tolist() == []

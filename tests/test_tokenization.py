@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -17,9 +18,13 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 from written_documents import text_rows, write_documents
 
+from data_pipeline import word_counts
+from data_pipeline.encoding import load_processor
 from data_pipeline.huggingface_tokenizer import BLANK
 from data_pipeline.tokenizer_folder import export_tokenizer
-from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
+from data_pipeline.tokenizer_training import TokenizerConfig, lines_for_training, train_tokenizer
+from data_pipeline.word_counts import count_words
+from data_pipeline.workers import Processes
 
 HOSTILE = [
     "",
@@ -176,6 +181,41 @@ def test_the_sample_has_the_shares(
         train_tokenizer(documents, tmp_path / "t", config, shares={"a": 1.0})
 
 
+HARD_LINES = ["a\ttab\t\tinside \tbefore", "   indented  twice   ", "", " ", "\tx", "long " * 4_000]
+
+
+@pytest.mark.parametrize("files", [1, 4])
+def test_counts_of_words_train_as_all_text_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    texts = [*prose(), *(f"{line}\n{line} end" for line in HARD_LINES)]
+    config = TokenizerConfig(vocab_size=450)
+    train_tokenizer(corpus(texts), tmp_path / "text", config)
+    monkeypatch.setattr(word_counts, "_MAX_HELD", 30)
+    monkeypatch.setattr(word_counts, "_BYTES_PER_BUCKET", 10_000)
+    counting = dataclasses.replace(config, method="word_counts")
+    train_tokenizer(corpus(texts, files), tmp_path / "counts", counting, engine=Processes(2))
+    models = [load_processor(tmp_path / name) for name in ("text", "counts")]
+    pieces = [[(m.id_to_piece(i), m.get_score(i)) for i in range(450)] for m in models]
+    assert pieces[0] == pieces[1]
+    assert any("\t" in piece for piece, _ in pieces[1])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["counts", "text"]
+
+
+def test_the_rarest_words_go(tmp_path: Path) -> None:
+    documents = corpus(["a b c d", "a b c", "a b", "a\u00a0x"])
+    for wanted, expected in (
+        (2, {"a": 3, "b": 3}),
+        (3, {"a": 3, "b": 3, "c": 2}),
+        (9, {"a": 3, "b": 3, "c": 2, "d": 1, "a\u00a0x": 1}),
+    ):
+        work = tmp_path / str(wanted)
+        found = count_words(
+            documents, lines_for_training, work, max_words=wanted, engine=Processes(1)
+        )
+        assert dict(found) == expected
+
+
 def test_a_finished_tokenizer_is_kept_and_a_changed_one_is_not(tmp_path: Path) -> None:
     folder, texts = tmp_path / "t", prose()
     train_tokenizer(corpus(texts), folder, TokenizerConfig(vocab_size=300))
@@ -226,7 +266,7 @@ def test_largest_vocabulary_named_in_the_error_works(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["vocab_size", "sample_bytes"])
 def test_config_must_be_positive(name: str) -> None:
     with pytest.raises(ValueError, match=rf"tokenizer.{name} \(0\) must be positive"):
-        TokenizerConfig(**{name: 0})
+        dataclasses.replace(TokenizerConfig(), **{name: 0})  # type: ignore[arg-type]
 
 
 def test_a_folder_with_something_else_is_not_replaced(tmp_path: Path) -> None:

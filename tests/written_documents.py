@@ -46,6 +46,7 @@ def write_documents(folder: Path, rows: Sequence[Mapping[str, Any]], num_files: 
         lengths={},
         languages={},
         licences={},
+        licence_bytes={},
         files=tuple(files),
     )
     (folder / "manifest.json").write_bytes(manifest.to_json())

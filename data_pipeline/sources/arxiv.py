@@ -17,7 +17,6 @@ import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from data_pipeline import latex
 from data_pipeline.document import Document, Rejected
@@ -33,6 +32,7 @@ from data_pipeline.latex_project import (
     merged,
 )
 from data_pipeline.latex_words import title_of
+from data_pipeline.remote_files import Root
 from data_pipeline.streams import DAMAGE, one_line
 from data_pipeline.tar_stream import Member, MemberKind, Readable, is_tar, members
 from data_pipeline.text import NotTextError, clean
@@ -112,7 +112,7 @@ def paper_id(file_name: str) -> PaperId | None:
     return None
 
 
-def inputs(root: Path) -> Inputs:
+def inputs(root: Root) -> Inputs:
     """The packages and bulk files under `root`: files that end as such, or are named by an id."""
 
     def why_ignored(file: InputFile) -> str | None:

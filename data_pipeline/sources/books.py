@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from data_pipeline import gutenberg
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile, Inputs, walk
+from data_pipeline.remote_files import Root
 from data_pipeline.rows import is_json, is_parquet, read_documents
 from data_pipeline.streams import (
     DAMAGE,
@@ -30,7 +31,7 @@ _PEEK_BYTES = 1 << 20
 _ONE_BYTE_NEWLINE = frozenset({"utf-8", "utf-8-sig", "cp1252", "latin-1"})
 
 
-def inputs(root: Path) -> Inputs:
+def inputs(root: Root) -> Inputs:
     """All plain texts, JSON lines and Parquet files under `root`, or `root` itself."""
     tree = walk(root, follow_symlinks=True)
     return tree.without(lambda file: None if _is_read(file.path) else "unknown_kind")

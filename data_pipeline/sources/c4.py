@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile, Inputs, walk
+from data_pipeline.remote_files import Root
 from data_pipeline.rows import is_json, read_documents
 
 # Multilingual C4 has the language in its names: c4-de.tfrecord-..., c4-zh-Latn-validation.tfr...
@@ -16,7 +16,7 @@ _LANGUAGE = re.compile(r"c4-([a-z]{2,3}(?:-[A-Z][a-z]{3})?)(?:-validation)?\.tfr
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)Z?")
 
 
-def inputs(root: Path, *, language: str = "en") -> Inputs:
+def inputs(root: Root, *, language: str = "en") -> Inputs:
     """The JSON-lines files under `root`, compressed or not, but for those that are named after
     another language than `language`."""
 

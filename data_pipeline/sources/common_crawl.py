@@ -9,12 +9,12 @@ are edits and filters of their own: `language_id`, `perplexity`, `reference_clas
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from fastwarc.warc import WarcRecordType
 
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile, Inputs, walk
+from data_pipeline.remote_files import Root
 from data_pipeline.streams import DAMAGE, one_line, open_stream, uncompressed_name
 from data_pipeline.text import NotTextError, clean, decode
 from data_pipeline.warc import Block, Damage, records
@@ -35,7 +35,7 @@ _SOFT_HYPHEN = "\u00ad"
 """Where a browser may break a word. It shows nothing there."""
 
 
-def inputs(root: Path) -> Inputs:
+def inputs(root: Root) -> Inputs:
     """The WARC and WET files under `root`. WAT files hold no text: reason "wat"."""
 
     def why_ignored(file: InputFile) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile, Inputs, walk
+from data_pipeline.remote_files import Root
 from data_pipeline.rows import is_json, is_parquet, read_documents
 from data_pipeline.streams import DAMAGE, chunks, one_line, open_stream, uncompressed_name
 from data_pipeline.text import NotTextError, clean, detect_encoding
@@ -19,7 +20,7 @@ from data_pipeline.text import NotTextError, clean, detect_encoding
 TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex"})
 
 
-def inputs(root: Path) -> Inputs:
+def inputs(root: Root) -> Inputs:
     """All files under `root` (or `root` itself) of a kind that `read` knows.
 
     Symbolic links are followed: people collect data sets with them.

@@ -24,8 +24,9 @@ from data_pipeline.code_files import (
     why_not_code,
 )
 from data_pipeline.document import Document, Rejected
-from data_pipeline.inputs import Ignored, InputFile, Inputs, walk
+from data_pipeline.inputs import Ignored, InputFile, Inputs, local_copy, walk
 from data_pipeline.licences import from_metadata, from_text, is_allowed
+from data_pipeline.remote_files import Root
 from data_pipeline.text import NotTextError, clean, decode
 
 
@@ -37,7 +38,7 @@ class _Package:
 
 
 def inputs(
-    root: Path,
+    root: Root,
     *,
     suffixes: frozenset[str],
     max_file_bytes: int,
@@ -60,7 +61,7 @@ def inputs(
 
     tree = walk(root, follow_symlinks=False, skip_folder=is_skipped)
     folder_licences = _folder_licences(tree)
-    packages = _package_files(root)
+    packages = _packages(root, tree)
 
     def why_ignored(file: InputFile) -> str | None:
         if reason := why_not_code(file.source_file.rpartition("/")[2], suffixes):
@@ -102,7 +103,8 @@ def _folder_licences(tree: Inputs) -> dict[PurePosixPath, str | None]:
     for file in tree.files:
         folder, _, name = file.source_file.rpartition("/")
         if is_licence_file(name):
-            texts[PurePosixPath(folder)] += _read_text(file.path)
+            with local_copy(file) as here:
+                texts[PurePosixPath(folder)] += _read_text(here.path)
     return {folder: from_text(text) for folder, text in texts.items()}
 
 
@@ -112,6 +114,19 @@ def _nearest_licence(
     """Of the folder with a licence file that is nearest, also if we do not know that licence."""
     folders = PurePosixPath(source_file).parents
     return next((folder_licences[f] for f in folders if f in folder_licences), None)
+
+
+def _packages(root: Root, tree: Inputs) -> dict[str, _Package]:
+    """As `_package_files`; ValueError where they are behind a URL, for then nobody reads them."""
+    if isinstance(root, Path):
+        return _package_files(root)
+    for item in tree.ignored:
+        if item.source_file.endswith(".dist-info"):
+            raise ValueError(
+                f"{root} holds installed packages ({item.source_file}), whose licences are found "
+                "on a local disk only; copy the folder here, and name that"
+            )
+    return {}
 
 
 def _package_files(root: Path) -> dict[str, _Package]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -20,6 +20,7 @@ from data_pipeline.code_files import is_licence_file, why_not_code
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile, Inputs, walk
 from data_pipeline.licences import from_name, from_text
+from data_pipeline.remote_files import Root
 from data_pipeline.rows import Row, is_json, is_parquet, read_rows
 from data_pipeline.sources import github
 from data_pipeline.text import clean
@@ -38,7 +39,7 @@ _SYMLINK_MODE = "40960"  # 0o120000, git's mode of a symbolic link
 
 
 def inputs(
-    root: Path, *, kinds: frozenset[str], max_file_bytes: int, skip_folders: frozenset[str]
+    root: Root, *, kinds: frozenset[str], max_file_bytes: int, skip_folders: frozenset[str]
 ) -> Inputs:
     """Files of rows, and the source files of checkouts.
 

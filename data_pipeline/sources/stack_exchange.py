@@ -18,6 +18,7 @@ from data_pipeline.grouping import Group, GroupedRecords
 from data_pipeline.inputs import InputFile, Inputs, walk
 from data_pipeline.post_html import PostError
 from data_pipeline.post_html import to_text as html_to_text
+from data_pipeline.remote_files import Root
 from data_pipeline.seven_zip import open_member
 from data_pipeline.streams import DAMAGE, Stream, chunks, one_line, open_stream, uncompressed_name
 from data_pipeline.text import clean, word_set
@@ -42,7 +43,7 @@ _ROW_ID = re.compile(rb'\sId="(\d{1,18})"')
 _INTEGER = re.compile(r"-?\d{1,18}")
 
 
-def inputs(root: Path, *, sites: Sequence[str], max_sites: int | None) -> Inputs:
+def inputs(root: Root, *, sites: Sequence[str], max_sites: int | None) -> Inputs:
     """The posts of at most `max_sites` sites under `root` (None: of all).
 
     First come those that `sites` names, in its order, then the others, the largest file first: the

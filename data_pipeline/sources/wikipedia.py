@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
 from data_pipeline.document import Document, Rejected
 from data_pipeline.inputs import InputFile, Inputs, walk
+from data_pipeline.remote_files import Root
 from data_pipeline.streams import DAMAGE, chunks, one_line, open_stream
 from data_pipeline.text import clean, name_set
 from data_pipeline.wikitext import WikitextError
@@ -45,7 +46,7 @@ _OTHER_NAMESPACES = name_set(
 _ID = re.compile(rb"<id>(\d{1,18})</id>")
 
 
-def inputs(root: Path, *, languages: frozenset[str]) -> Inputs:
+def inputs(root: Root, *, languages: frozenset[str]) -> Inputs:
     """All dumps of articles under `root` in these languages, by the names of files and folders.
 
     Files whose name tells no language are read: what they say about themselves decides. Of one

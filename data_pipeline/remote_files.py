@@ -1,0 +1,94 @@
+"""Files behind URLs (s3://, gs://, hf://, https://, memory://), through fsspec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+# What the stores' listings call the version of a file's contents; else the time of its last change.
+_VERSION_KEYS = ("ETag", "etag", "md5Hash", "blob_id", "checksum")
+_TIME_KEYS = ("LastModified", "last_modified", "updated", "mtime", "created")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    name: str
+    """Place below the folder that was listed, with slashes."""
+    url: str
+    size: int
+    version: str
+    """Changes when the contents do; empty where the store tells nothing."""
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A folder behind a URL, used where a `Path` would be; or a single file."""
+
+    url: str
+
+    def __truediv__(self, name: str) -> RemoteFolder:
+        return RemoteFolder(f"{self.url.rstrip('/')}/{name}")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def exists(self) -> bool:
+        filesystem, path = open_url(self.url)
+        return bool(filesystem.exists(path))
+
+
+Root = Path | RemoteFolder
+"""Where a source's raw files lie."""
+
+
+def root_of(place: str) -> Root:
+    """A path, or a URL; file:// is a path. ValueError for a kind of URL that nothing here reads."""
+    scheme, separator, rest = place.partition("://")
+    if not separator:
+        return Path(place)
+    if scheme in ("file", "local"):
+        return Path(rest)
+    open_url(place)
+    return RemoteFolder(place.rstrip("/"))
+
+
+def open_url(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path in it; ValueError where there is none."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:  # the store's own package is missing; no such kind
+        raise ValueError(f"{url} cannot be opened: {error}") from error
+    return filesystem, path
+
+
+def listing(folder: RemoteFolder) -> list[RemoteFile]:
+    """All files below the folder, by name; the one file, where the URL is a file's; none, where
+    there is nothing."""
+    filesystem, root = open_url(folder.url)
+    filesystem.invalidate_cache()
+    found: dict[str, dict[str, Any]] = filesystem.find(root, detail=True)
+    files = []
+    for path, info in found.items():
+        is_one_file = path.rstrip("/") == root.rstrip("/")
+        name = path.rpartition("/")[2] if is_one_file else path.removeprefix(root).lstrip("/")
+        if info["type"] == "file" and not name.endswith("/"):
+            url = filesystem.unstrip_protocol(path)
+            files.append(RemoteFile(name, url, int(info["size"] or 0), _version(info)))
+    return sorted(files, key=lambda file: file.name)
+
+
+def _version(info: dict[str, Any]) -> str:
+    values = [info[key] for key in (*_VERSION_KEYS, *_TIME_KEYS) if info.get(key) is not None]
+    return str(values[0]) if values else ""
+
+
+def download(url: str, target: Path, size: int) -> None:
+    """Copy a file here; OSError if it is not of its size (it changed, or the copy broke off)."""
+    filesystem, path = open_url(url)
+    filesystem.get_file(path, str(target))
+    found = target.stat().st_size
+    if found != size:
+        raise OSError(f"{url} came as {found} bytes, and was listed with {size}; run it again")
