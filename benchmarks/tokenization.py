@@ -52,6 +52,8 @@ FLAT = 1.2
 _BATCH = 256
 """Texts at once, as the token store has them."""
 _NUM_FILES = 8
+_LEAST_CHARACTERS = 100_000
+"""Less is done too fast to be timed."""
 
 
 @dataclass(frozen=True)
@@ -192,13 +194,13 @@ def measure(name: str, texts: Sequence[str], tokenizer: Path, rounds: int) -> Sp
 
 
 def real_texts(samples: Path, num_bytes: float) -> Iterator[tuple[str, list[str]]]:
-    """Of every kind of input that the samples have, the first of what its reader gives."""
+    """Of every kind of input that the samples have enough of, the first that its reader gives."""
     from stage_rates import kinds
 
     for kind, source, _, files in kinds(samples, ()):
         items = itertools.chain.from_iterable(map(source.read, files))
         texts = [item.text for item in up_to(num_bytes, items)]
-        if texts:
+        if sum(map(len, texts)) >= _LEAST_CHARACTERS:
             yield kind, texts
 
 

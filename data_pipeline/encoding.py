@@ -57,20 +57,15 @@ class Encoder:
         )
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        if self._units is None:
-            documents = self._processor.encode(list(texts), out_type=int, num_threads=1)
-            starts = np.cumsum([0, *map(len, documents)])
-            tokens = np.fromiter(itertools.chain.from_iterable(documents), self.dtype, starts[-1])
+        if self._units is not None:
+            tokens, offsets = self._units.encode(texts)
         else:
-            tokens, starts = self._units.encode(texts)
-        offsets = starts + 2 * np.arange(len(starts))
-        firsts, lasts = offsets[:-1], offsets[1:] - 1
-        whole = np.empty(offsets[-1], self.dtype)
-        is_text = np.ones(len(whole), np.bool_)
-        is_text[firsts] = is_text[lasts] = False
-        whole[is_text] = tokens
-        whole[firsts], whole[lasts] = self._processor.bos_id(), self._processor.eos_id()
-        return Encoded(whole, offsets, self.num_byte_tokens(tokens))
+            documents = self._processor.encode(
+                list(texts), out_type=int, add_bos=True, add_eos=True, num_threads=1
+            )
+            offsets = np.cumsum([0, *map(len, documents)])
+            tokens = np.fromiter(itertools.chain.from_iterable(documents), self.dtype, offsets[-1])
+        return Encoded(tokens, offsets, self.num_byte_tokens(tokens))
 
     def num_byte_tokens(self, tokens: npt.NDArray[np.unsignedinteger[Any]]) -> int:
         """As `Encoded.num_byte_tokens`, of tokens that were made before."""

@@ -54,20 +54,27 @@ class UnitEncoder:
         self._ends = array("i", [0])
 
     def encode(self, texts: Sequence[str]) -> tuple[Tokens, Offsets]:
-        """The texts' tokens, one after another; where each text begins in them, and their end."""
+        """BOS, tokens, EOS of each text, one after another; where each begins, and the end."""
         joined, text_starts = _join(texts)
-        token_starts = np.zeros_like(text_starts)
-        parts: list[Tokens] = []
+        between = np.array([self._processor.eos_id(), self._processor.bos_id()], self._dtype)
+        starts = np.zeros_like(text_starts)
+        written = io.BytesIO()  # grows in place
         done = 0
         for bounds in self._windows(joined, text_starts):
             tokens, offsets = self._encode_window(joined[bounds[0] : bounds[-1]], bounds)
             first, last = np.searchsorted(text_starts, bounds[[0, -1]])
-            units = np.searchsorted(bounds, text_starts[first:last])
-            token_starts[first:last] = done + offsets[units]
-            parts.append(tokens)
-            done += len(tokens)
-        token_starts[np.searchsorted(text_starts, len(joined)) :] = done
-        return np.concatenate([np.empty(0, self._dtype), *parts]), token_starts
+            begins = offsets[np.searchsorted(bounds, text_starts[first:last])]
+            starts[first:last] = done + begins
+            if last > first:
+                tokens = np.insert(tokens, np.repeat(begins, 2), np.tile(between, last - first))
+            written.write(tokens.data)
+            done += int(offsets[-1])
+        # Then come empty texts, and the end of the last one; nothing ends at the beginning.
+        first = int(np.searchsorted(text_starts, len(joined)))
+        starts[first:] = done
+        written.write(np.append(np.tile(between, len(texts) - first), between[:1]).data)
+        whole = np.frombuffer(written.getbuffer(), self._dtype)[1:]
+        return whole, starts + 2 * np.arange(len(starts))
 
     def _windows(self, joined: bytes, text_starts: Offsets) -> Iterator[Offsets]:
         """Where the units of each window begin, and the end of the last."""

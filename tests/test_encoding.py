@@ -196,7 +196,7 @@ def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for _ in range(20):
         text = " ".join("".join(rng.choices("aeiou", k=8)) for _ in range(200))
         tokens, starts = units.encode([text])
-        assert tokens.tolist() == processor.encode(text)
+        assert tokens.tolist() == processor.encode(text, add_bos=True, add_eos=True)
         assert starts.tolist() == [0, len(tokens)]
         # Nothing is forgotten within a window; then it is as if there had been nothing before.
         assert len(units._numbers) < 100_000 / unit_encoding._BYTES_PER_UNIT + 300
@@ -207,7 +207,7 @@ def test_ids_of_four_bytes(tmp_path: Path) -> None:
     folder = train(tmp_path)
     tokens, _ = unit_encoding.UnitEncoder(processor_of(folder), "uint32").encode(HOSTILE)
     assert tokens.dtype == np.uint32
-    assert tokens.tolist() == [i for ids in processor_of(folder).encode(HOSTILE) for i in ids]
+    assert tokens.tolist() == Encoder(folder).encode(HOSTILE).tokens.tolist()
 
 
 @pytest.mark.parametrize(
