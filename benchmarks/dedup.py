@@ -1,7 +1,7 @@
 """Near-duplicates: speed, accuracy against exact similarities, memory, and two processes.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/dedup.py [--megabytes 150] [--rehearse]
+    python benchmarks/dedup.py [--megabytes 200] [--memory-multiple 4] [--rehearse]
 
 Texts are what this machine has (documentation, manual pages, programs), with edited copies planted
 among them. What is right is known exactly: the Jaccard index of all pairs (`exact_jaccard.py`).
@@ -53,10 +53,12 @@ class Size:
     thresholds: tuple[float, ...]
     """Of the curve."""
     memory_budgets: tuple[int, ...]
+    memory_multiple: int
+    """Memory is measured of so many times the texts, too."""
 
 
-WHOLE = Size(150, 6, 3, (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95), (1 << 30, 1 << 26))
-REHEARSAL = Size(2, 0.3, 1, (0.7, 0.8, 0.9), (1 << 24,))
+WHOLE = Size(200, 6, 3, (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95), (1 << 30, 1 << 26), 4)
+REHEARSAL = Size(3, 0.3, 1, (0.5, 0.8, 0.95), (1 << 24,), 2)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def measure(size: Size) -> Results:
         tools=compare(truth, [tool for tool in tools if tool.name != DATATROVE], size.rounds),
         part=compare(truth.part(int(size.part_megabytes * 1e6)), part, size.rounds),
         curve=curve(truth, size.thresholds),
-        memory=measure_memory(corpus, size.memory_budgets),
+        memory=measure_memory(corpus, size.memory_budgets, size.memory_multiple),
         jobs=measure_jobs(corpus, size.rounds) if (os.cpu_count() or 1) > 1 else None,
     )
 
@@ -269,12 +271,15 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--megabytes", type=float, help="of text")
+    parser.add_argument("--memory-multiple", type=int, help="of the texts, for memory")
     parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
     parser.add_argument("--out", type=Path, default=report.RESULTS)
     options = parser.parse_args()
     size = REHEARSAL if options.rehearse else WHOLE
     if options.megabytes is not None:
         size = replace(size, megabytes=options.megabytes)
+    if options.memory_multiple is not None:
+        size = replace(size, memory_multiple=options.memory_multiple)
     packages = [tool.package for tool in TOOLS if tool.package is not None]
     about = (
         f"Commit {report.commit()}, {report.hardware(torch.device('cpu'))}. "

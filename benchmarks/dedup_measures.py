@@ -197,17 +197,17 @@ def copies(corpus: Corpus, count: int) -> Iterator[str]:
             yield text.translate(table)
 
 
-def measure_memory(corpus: Corpus, budgets: Sequence[int]) -> list[Memory]:
-    """Of the texts with each budget, then of four times as many with the least."""
+def measure_memory(corpus: Corpus, budgets: Sequence[int], multiple: int) -> list[Memory]:
+    """Of the texts with each budget, then of `multiple` times as many with the least."""
     _, idle = peak_bytes(nothing)
     results = []
-    for multiple, some_budgets in ((1, budgets), (4, budgets[-1:])):
+    for times, some_budgets in ((1, budgets), (multiple, budgets[-1:])):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            write_documents(copies(corpus, multiple), folder)
+            write_documents(copies(corpus, times), folder)
             for budget in some_budgets:
                 _, peak = peak_bytes(remove_from_folder, folder, THRESHOLD, 1, budget)
-                megabytes = multiple * corpus.num_bytes / 1e6
+                megabytes = times * corpus.num_bytes / 1e6
                 results.append(Memory(megabytes, budget, idle, peak))
     return results
 

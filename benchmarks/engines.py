@@ -233,9 +233,9 @@ def main() -> None:
     if large:
         parts.append(
             report.table(
-                ("engine", "worker grows by", "leader grows by", f"flat (below {_FLAT})"),
+                ("engine", "worker grows by", "leader grows by", "target", "reached"),
                 [
-                    (name, f"{worker:.2f}", f"{leader:.2f}", "yes" if flat else "no")
+                    (name, f"{worker:.2f}", f"{leader:.2f}", f"< {_FLAT}", "yes" if flat else "no")
                     for name in sizes_of
                     for worker, leader in [growth(sized, name)]
                     for flat in [max(worker, leader) < _FLAT]

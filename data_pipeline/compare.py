@@ -54,6 +54,12 @@ class CorpusDocuments:
             for file, number in zip(files.tolist(), numbers.tolist(), strict=True)
         ]
 
+    def source_indices(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """For each document the place of its source in `sources`."""
+        of_file = np.array([file.source for file in self.files], np.int64)
+        sources: npt.NDArray[np.int64] = of_file[np.searchsorted(self.bounds, numbers, "right") - 1]
+        return sources
+
     def ids(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bytes_]:
         """Content ids (16 bytes each) of some documents, read file by file."""
         order = np.argsort(numbers, kind="stable")

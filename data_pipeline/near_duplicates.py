@@ -365,7 +365,7 @@ def _verified(
     """Files of the pairs that are similar, in order of the later rank."""
     # Small enough that there are tasks for all workers; their number depends on the pairs alone.
     num_pairs = sum(map(_num_values, pairs))
-    count = max(1, len(work.ranges(num_pairs, 2 * work.bits)), min(64, num_pairs >> 14))
+    count = max(1, len(work.ranges(num_pairs, 2 * work.bits)), min(64, num_pairs >> 12))
     ends = [(1 << 2 * work.bits) * i // count for i in range(count + 1)]
     ranges = [_OfRange(work, i, ends[i], ends[i + 1], tuple(pairs)) for i in range(count)]
     tasks = [_Verify(part, min_similarity) for part in ranges]

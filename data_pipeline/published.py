@@ -33,12 +33,17 @@ from data_pipeline.removal_requests import REQUESTED, RemovalRequests
 class PartRemovals:
     """What the rules remove of a part: a row for each document that goes, in order."""
 
+    # Arrays, because there may be very many.
     rows: npt.NDArray[np.int64]
     """Place among the part's documents."""
-    rules: tuple[str, ...]
-    kept_ids: tuple[str, ...]
-    kept_sources: tuple[str, ...]
-    similarities: tuple[float, ...]
+    rules: npt.NDArray[np.int64]
+    """Place in `rule_names`."""
+    kept_ids: npt.NDArray[np.bytes_]
+    kept_sources: npt.NDArray[np.int64]
+    """Place in `source_names`."""
+    similarities: npt.NDArray[np.float32]
+    rule_names: tuple[str, ...]
+    source_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -115,23 +120,23 @@ def removals_of_part(
 ) -> PartRemovals:
     """What concerns one part of the removals by each rule; `kept_ids` belong to these."""
     numbers = documents.numbers(part)
-    rules: list[str] = []
-    ids: list[str] = []
     chosen = [np.empty(0, REMOVAL_DTYPE)]
+    ids = [np.empty(0, "S16")]
     for rule, removals in found.items():
         first, last = np.searchsorted(removals["removed"], (numbers.start, numbers.stop)).tolist()
         chosen.append(removals[first:last])
-        rules += [rule] * (last - first)
-        ids += hexadecimal(kept_ids[rule][first:last])
+        ids.append(kept_ids[rule][first:last])
     joined = np.concatenate(chosen)
-    order = np.argsort(joined["removed"]).tolist()
-    kept = documents.places(joined["kept"])
+    rules = np.repeat(np.arange(len(found)), [len(of_rule) for of_rule in chosen[1:]])
+    order = np.argsort(joined["removed"])
     return PartRemovals(
         rows=joined["removed"][order] - numbers.start,
-        rules=tuple(rules[i] for i in order),
-        kept_ids=tuple(ids[i] for i in order),
-        kept_sources=tuple(documents.sources[kept[i][0].source] for i in order),
-        similarities=tuple(joined["similarity"][order].tolist()),
+        rules=rules[order],
+        kept_ids=np.concatenate(ids)[order],
+        kept_sources=documents.source_indices(joined["kept"][order]),
+        similarities=joined["similarity"][order],
+        rule_names=tuple(found),
+        source_names=tuple(documents.sources),
     )
 
 
@@ -168,7 +173,8 @@ def _what_goes(
     """Which documents of a file stay, and the ledger's rows for the others. `start`: the place of
     the first among the part's."""
     keep = np.ones(len(keys), np.bool_)
-    first, last = np.searchsorted(task.removals.rows, (start, start + len(keys))).tolist()
+    removals = task.removals
+    first, last = np.searchsorted(removals.rows, (start, start + len(keys))).tolist()
     places: pa.Table | None = None
     if last > first or task.requests:
         places = pq.read_table(
@@ -187,14 +193,14 @@ def _what_goes(
         for row in np.flatnonzero(task.requests.rows(places)).tolist():
             drop(row, reason=REQUESTED)
     for i in range(first, last):
-        row = int(task.removals.rows[i]) - start
+        row = int(removals.rows[i]) - start
         if keep[row]:
             drop(
                 row,
-                reason=task.removals.rules[i],
-                kept_id=task.removals.kept_ids[i],
-                kept_source=task.removals.kept_sources[i],
-                similarity=task.removals.similarities[i],
+                reason=removals.rule_names[removals.rules[i]],
+                kept_id=hexadecimal(removals.kept_ids[i : i + 1])[0],
+                kept_source=removals.source_names[removals.kept_sources[i]],
+                similarity=float(removals.similarities[i]),
             )
     return keep, gone
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 Hashes = npt.NDArray[np.uint64]
 
 _CHUNK_CHARACTERS = 1 << 20
-_TOGETHER_CHARACTERS = 1 << 18
+_TOGETHER_CHARACTERS = 1 << 17
 """Short texts hashed together: they stay in the processor's cache."""
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _BASE_INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
@@ -120,13 +120,15 @@ def _chunk_hashes(chunk: str) -> tuple[Hashes, npt.NDArray[np.int64]]:
     if not len(codes):
         return np.empty(0, np.uint64), np.empty(0, np.int64)
     is_word = np.zeros(len(codes) + 2, np.bool_)
-    is_word[1:-1] = _alphanumeric()[codes]
-    starts = np.flatnonzero(is_word[1:] & ~is_word[:-1])
-    ends = np.flatnonzero(is_word[:-1] & ~is_word[1:])
+    is_word[1:-1] = _alphanumeric().take(codes)
+    edges = np.flatnonzero(is_word[1:] != is_word[:-1])
+    starts, ends = edges[::2], edges[1::2]
+    bits = len(codes).bit_length()
+    powers = _powers(_BASE, bits)[: len(codes)]
     sums = np.zeros(len(codes) + 1, np.uint64)
     # One is added so that a word is not lost among leading zeros of a longer one.
-    np.cumsum((codes.astype(np.uint64) + np.uint64(1)) * _powers(_BASE)[: len(codes)], out=sums[1:])
-    return mix((sums[ends] - sums[starts]) * _powers(_BASE_INVERSE)[starts]), starts
+    np.cumsum((codes.astype(np.uint64) + np.uint64(1)) * powers, out=sums[1:])
+    return mix((sums[ends] - sums[starts]) * _powers(_BASE_INVERSE, bits)[starts]), starts
 
 
 def mix(values: Hashes) -> Hashes:
@@ -137,9 +139,10 @@ def mix(values: Hashes) -> Hashes:
 
 
 @cache
-def _powers(base: np.uint64) -> Hashes:
-    """base**0, base**1, ... for a chunk. Lower case may lengthen a text, at most threefold."""
-    powers = np.full(3 * _CHUNK_CHARACTERS + 3, base, np.uint64)
+def _powers(base: np.uint64, bits: int) -> Hashes:
+    """base**0, base**1, ..., 2**bits of them. Every worker makes its own: for texts that are hashed
+    together that takes milliseconds, for the longest chunks a tenth of a second."""
+    powers = np.full(1 << bits, base, np.uint64)
     powers[0] = 1
     return np.cumprod(powers)
 
