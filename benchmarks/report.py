@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import shlex
@@ -71,8 +72,9 @@ def commit() -> str:
 
 
 def command() -> str:
-    """The command line, but for where the results go: what prints them again."""
-    arguments = sys.argv[1:]
+    """The command line, but for where the results go and where a folder of this machine lies: what
+    prints them again."""
+    arguments = ["FOLDER" if os.path.isabs(word) else word for word in sys.argv[1:]]
     if "--out" in arguments:
         at = arguments.index("--out")
         del arguments[at : at + 2]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from data_pipeline.compare import CorpusDocuments
 from data_pipeline.comparison import Removals
 from data_pipeline.publish import write_atomic
+from data_pipeline.removal_requests import RemovalRequests
 
 SHOWN_CHARACTERS = 2_000
 _CLUSTERS_PER_RULE = 8
@@ -52,40 +54,55 @@ def sample_clusters(
     found: Mapping[str, Removals],
     kept_ids: Mapping[str, npt.NDArray[np.bytes_]],
     documents: CorpusDocuments,
+    requests: RemovalRequests,
 ) -> list[DuplicateCluster]:
     """A few clusters of each rule: those whose kept documents have the smallest ids. Ids are
-    hashes, so this is a random sample, and the same in every build."""
-    clusters = []
-    for rule, removals in found.items():
-        # NumPy's unique sorts.
-        for kept_id in np.unique(kept_ids[rule])[:_CLUSTERS_PER_RULE]:
-            own = removals[kept_ids[rule] == kept_id]
-            chosen = own[:_REMOVED_PER_CLUSTER]
-            clusters.append(
-                DuplicateCluster(
-                    rule=rule,
-                    kept=_member(documents, int(own["kept"][0]), None),
-                    removed=tuple(
-                        _member(documents, int(number), float(similarity))
-                        for number, _, similarity in chosen.tolist()
-                    ),
-                    num_removed=len(own),
-                )
-            )
-    return clusters
+    hashes, so this is a random sample, and the same in every build. A cluster that would show a
+    document whose removal is requested is passed over."""
+    return [
+        cluster
+        for rule, removals in found.items()
+        for cluster in itertools.islice(
+            _clusters(rule, removals, kept_ids[rule], documents, requests), _CLUSTERS_PER_RULE
+        )
+    ]
 
 
-def _member(documents: CorpusDocuments, number: int, similarity: float | None) -> ClusterMember:
+def _clusters(
+    rule: str,
+    removals: Removals,
+    kept_ids: npt.NDArray[np.bytes_],
+    documents: CorpusDocuments,
+    requests: RemovalRequests,
+) -> Iterator[DuplicateCluster]:
+    for kept_id in np.unique(kept_ids):  # sorted
+        own = removals[kept_ids == kept_id]
+        kept = _member(documents, int(own["kept"][0]), None, requests)
+        removed = [
+            _member(documents, int(number), float(similarity), requests)
+            for number, _, similarity in own[:_REMOVED_PER_CLUSTER].tolist()
+        ]
+        shown = tuple(member for member in removed if member is not None)
+        if kept is not None and len(shown) == len(removed):
+            yield DuplicateCluster(rule, kept, shown, num_removed=len(own))
+
+
+def _member(
+    documents: CorpusDocuments, number: int, similarity: float | None, requests: RemovalRequests
+) -> ClusterMember | None:
+    """The document; None where its removal is requested."""
     ((file, row),) = documents.places(np.array([number]))
     with pq.ParquetFile(file.path) as parquet:
         for group in range(parquet.num_row_groups):
             num_rows = parquet.metadata.row_group(group).num_rows
             if row < num_rows:
-                columns = ["id", "source_file", "offset", "url", "text"]
+                columns = ["id", "source_file", "offset", "url", "text", "licence"]
                 rows = parquet.read_row_group(group, columns, use_threads=False).slice(row, 1)
-                (fields,) = rows.to_pylist()
                 break
             row -= num_rows
+    if requests.rows(rows).any():
+        return None
+    (fields,) = rows.drop_columns(["licence"]).to_pylist()
     text = fields.pop("text")
     return ClusterMember(
         source=documents.sources[file.source],

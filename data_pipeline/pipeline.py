@@ -183,7 +183,7 @@ def _build(
                 fingerprint = fingerprints[target.source.name]
                 finished[target.source.name] = _publish(target, gone, fingerprint, choice, engine)
         rules_folder.mkdir(parents=True, exist_ok=True)
-        clusters = sample_clusters(found, kept_ids, documents)
+        clusters = sample_clusters(found, kept_ids, documents, choice.requests)
         save_clusters(rules_folder / CLUSTERS, clusters)
     for target in targets:
         _forget_other_parts(target.parts)
@@ -359,18 +359,21 @@ def _publish(
         for name, table in (
             ("inputs", inputs),
             ("ignored", pa.Table.from_pylist(ignored, IGNORED_SCHEMA)),
-            ("examples", _examples(target.parts)),
+            ("examples", _examples(target.parts, choice.requests)),
         ):
             pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
         (folder / "manifest.json").write_bytes(manifest.to_json())
     return manifest
 
 
-def _examples(parts: Sequence[Part]) -> pa.Table:
-    """A few dropped texts for each reason, chosen by hash from those that the parts have."""
+def _examples(parts: Sequence[Part], requests: RemovalRequests) -> pa.Table:
+    """A few dropped texts for each reason, chosen by hash from those that the parts have, but none
+    whose removal is requested."""
     chosen: dict[tuple[str, str], SmallestHashes[dict[str, object]]] = {}
     for part in parts:
         for row in pq.read_table(part.examples).to_pylist():
+            if row["id"] in requests.ids:
+                continue
             reason = chosen.setdefault(
                 (row["stage"], row["reason"]), SmallestHashes(_EXAMPLES_PER_REASON, seed=0)
             )

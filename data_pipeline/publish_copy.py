@@ -1,7 +1,8 @@
 """A copy of a finished dataset behind a URL: documents, token store, report and card.
 
     URL/checksums.json      every file of the copy with its size and xxh3; its place and mark
-    URL/documents/...       as in the dataset, but for what is hidden: intermediate results
+    URL/documents/...       as in the dataset, with its card, but for what is hidden: intermediate
+                            results
     URL/store/...           `manifest.json` of a folder comes after all that it names
 
 Whoever reads a folder with a manifest finds it whole: before a file is replaced or removed, the
@@ -23,7 +24,7 @@ from data_pipeline.shards import TokenStore
 from data_pipeline.workers import progress_bar
 
 RECORD = "checksums.json"
-COPIED = ("documents", "store", "report.html", "report.json", "README.md")
+COPIED = ("documents", "store", "report.html", "report.json")
 """What of a dataset's folder is copied, where it is there."""
 _MANIFEST = "manifest.json"
 _MAPPED = "cache"  # of `documents.load_documents`

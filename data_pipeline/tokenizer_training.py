@@ -104,6 +104,13 @@ def train_tokenizer(
         write_tokenizer(model, folder, origin)
 
 
+def train_on_lines(lines: Iterator[str], out: Path, config: TokenizerConfig) -> None:
+    """Train on any lines, and write the tokenizer folder `out`."""
+    model = _train_sentencepiece(lines, config, input_format="text")
+    with atomic_directory(out) as folder:
+        write_tokenizer(model, folder, {"config": dataclasses.asdict(config)})
+
+
 def _is_tokenizer_current(folder: Path, fingerprint: str) -> bool:
     manifest_file, model_file = folder / "manifest.json", folder / "tokenizer.model"
     if not (manifest_file.is_file() and model_file.is_file()):

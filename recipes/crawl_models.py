@@ -22,6 +22,7 @@ from data_pipeline.documents import read_manifest
 from data_pipeline.perplexity_training import NGramConfig, train_ngram
 from data_pipeline.reference_classifier import ClassifierConfig, train_reference_classifier
 from data_pipeline.reference_urls import collect_reference_urls
+from data_pipeline.remote_files import Root, root_of
 from recipes.llama1_corpus import wikipedia_source
 
 
@@ -53,8 +54,8 @@ class TrainPerplexity:
 class TrainReferences:
     """Train the classifier of pages that Wikipedia cites, on crawled pages of a built dataset."""
 
-    raw: Path
-    """Folder with wikipedia/, whose English dumps say which URLs are cited."""
+    raw: str
+    """Folder, or its URL, with wikipedia/, whose English dumps say which URLs are cited."""
     out: Path
     """The dataset: documents/common_crawl, built without such a classifier."""
     to: Path | None = None
@@ -65,7 +66,7 @@ class TrainReferences:
         """Train; what it was trained on, and what to do next."""
         to = self.to or self.out / "models" / "references.bin"
         pages = _pages(self.out, judged_by="reference_score")
-        references = collect_reference_urls(_english_wikitexts(self.raw / "wikipedia"))
+        references = collect_reference_urls(_english_wikitexts(root_of(self.raw) / "wikipedia"))
         counts = train_reference_classifier(references, pages, to, config=self.classifier)
         return (
             f"wrote {to}, trained on {counts['num_references']:,} cited and "
@@ -80,7 +81,7 @@ def _english(folder: Path) -> Iterator[str]:
             yield document.text
 
 
-def _english_wikitexts(root: Path) -> Iterator[str]:
+def _english_wikitexts(root: Root) -> Iterator[str]:
     source = wikipedia_source(languages=frozenset({"en"}))
     for file in source.inputs(root).files:
         for item in items_of(source, file):

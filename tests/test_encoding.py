@@ -1,9 +1,13 @@
-"""Fast encoding against SentencePiece itself, id for id."""
+"""Encoding by units: the ids of SentencePiece for every text, and bounded memory."""
 
 from __future__ import annotations
 
+import gzip
 import io
+import itertools
+import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,154 +18,248 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_tokenization import HOSTILE, corpus, prose
 
-from data_pipeline import encoding
-from data_pipeline.encoding import Encoder, has_borders, load_processor
+from data_pipeline import exact_cuts, unit_encoding
+from data_pipeline.encoding import Encoder
+from data_pipeline.exact_cuts import Cuts, LongCuts, can_be_cut, literal_processor
+from data_pipeline.huggingface_tokenizer import BLANK
 from data_pipeline.tokenizer_comparison import compare_tokenizers, table
-from data_pipeline.tokenizer_folder import export_tokenizer
 from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer") / "small"
-    train_tokenizer(corpus(prose()), folder, TokenizerConfig(vocab_size=400))
+def train(folder: Path, **options: Any) -> Path:
+    """A model of LLaMA's kind, but for `options`, in a tokenizer folder."""
+    folder.mkdir(exist_ok=True)
+    model = io.BytesIO()
+    llama: dict[str, Any] = {
+        "model_type": "bpe",
+        "vocab_size": 500,
+        "byte_fallback": True,
+        "split_digits": True,
+        "allow_whitespace_only_pieces": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+    }
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter("\n".join(prose()).split("\n")),
+        model_writer=model,
+        minloglevel=2,
+        **llama | options,
+    )
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
     return folder
 
 
-@pytest.fixture(scope="module")
-def llama(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LLaMA's published tokenizer."""
-    folder = tmp_path_factory.mktemp("tokenizer") / "llama"
-    export_tokenizer(samples / "tokenizer" / "tokenizer.model", folder)
-    return folder
+def processor_of(folder: Path) -> sentencepiece.SentencePieceProcessor:
+    return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
 
 
-@pytest.fixture(params=["trained", "llama"])
-def tokenizer(request: pytest.FixtureRequest) -> Path:
-    folder: Path = request.getfixturevalue(request.param)
-    assert has_borders(load_processor(folder))
-    return folder
+def same_ids(encoder: Encoder, folder: Path, texts: Sequence[str]) -> None:
+    encoded = encoder.encode(texts)
+    assert encoded.num_byte_tokens == encoder.num_byte_tokens(encoded.tokens)
+    expected = processor_of(folder).encode(list(texts), add_bos=True, add_eos=True, num_threads=1)
+    assert encoded.offsets[0] == 0
+    assert len(encoded.offsets) == len(texts) + 1
+    for text, start, end, ids in zip(
+        texts, encoded.offsets[:-1], encoded.offsets[1:], expected, strict=True
+    ):
+        assert encoded.tokens[start:end].tolist() == ids, repr(text[:1_000])
 
 
-def assert_equal(folder: Path, texts: list[str], encoder: Encoder | None = None) -> None:
-    processor = load_processor(folder)
-    encoded = (encoder or Encoder(folder)).encode(texts)
-    documents = np.split(encoded.tokens, encoded.offsets[1:-1])
-    assert len(documents) == len(texts)
-    for text, ids in zip(texts, documents, strict=True):
-        expected = [processor.bos_id(), *processor.encode(text), processor.eos_id()]
-        assert ids.tolist() == expected, repr(text[:200])
+@pytest.fixture(scope="module", params=["trained", "crossing", "published"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model; one whose pieces hold several words and digits; LLaMA's own."""
+    if request.param == "published":
+        return Path(request.getfixturevalue("samples"), "tokenizer")
+    out = tmp_path_factory.mktemp("tokenizer")
+    crossing = {"split_by_whitespace": False, "split_digits": False, "split_by_number": False}
+    return train(out, **(crossing if request.param == "crossing" else {}))
 
 
-CHARACTERS = "ab,. \n\t1(_\0<s>\r" + (
-    "\u2581\u00e9\u2019\u201d\u00ab\u6f22\u0301\u200d\U0001f999\u00a0\ufeff\u2028"
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows, long units and the cache are so small that short texts go through all of them."""
+    monkeypatch.setattr(unit_encoding, "_WINDOW_BYTES", 7)
+    monkeypatch.setattr(unit_encoding, "_LONG_UNIT_BYTES", 20)
+    monkeypatch.setattr(unit_encoding, "_CACHE_BYTES", 2_000)
+    monkeypatch.setattr(exact_cuts, "_UNSURE_TOKENS", 2)
+
+
+# Characters of every kind, and those at which something could go wrong: blanks in both forms, what
+# looks like special tokens, characters of several bytes that no vocabulary has.
+ALPHABET = (
+    f" {BLANK}\n\r\t\0aeAE09.,'({{<s>/_-"
+    "éñжЯΩ中文字。あ한ﬁ\u0301\u00a0\u200d\ufeff\ufffd😀👍🏽\U0010ffff"
 )
 
 
-@given(st.lists(st.text(CHARACTERS, max_size=30) | st.text(max_size=20), min_size=1, max_size=4))
-@settings(max_examples=150, deadline=None, derandomize=True)
-def test_any_text(trained: Path, texts: list[str]) -> None:
-    texts = [text.encode("utf-8", "ignore").decode() for text in texts]  # no lone surrogates
-    assert_equal(trained, texts)
+@pytest.mark.usefixtures("small")
+def test_any_text(folder: Path) -> None:
+    processor = processor_of(folder)
+    pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
+    encoder = Encoder(folder)
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        st.lists(
+            st.text(max_size=60)
+            | st.text(ALPHABET, max_size=60)
+            | st.lists(st.sampled_from(pieces), max_size=25).map("".join)
+            | st.lists(st.sampled_from(pieces), max_size=25).map(
+                lambda drawn: "".join(drawn).replace(BLANK, " ")
+            )
+            | st.builds(
+                lambda character, count: character * count,
+                st.sampled_from(ALPHABET),
+                st.integers(0, 90),
+            ),
+            max_size=5,
+        )
+    )
+    def check(texts: list[str]) -> None:
+        same_ids(encoder, folder, texts)
+
+    check()
 
 
-def test_hostile_texts(tokenizer: Path) -> None:
-    assert_equal(tokenizer, [*HOSTILE, *prose()])
-
-
-def test_neighbours_of_every_kind(tokenizer: Path) -> None:
-    """Random strings of few characters: every two kinds stand beside each other."""
-    rng = random.Random(0)
-    texts = ["".join(rng.choices(CHARACTERS, k=rng.randrange(1, 60))) for _ in range(1_500)]
-    assert_equal(tokenizer, texts)
-
-
-def test_pieces_side_by_side(tokenizer: Path) -> None:
-    processor = load_processor(tokenizer)
-    rng = random.Random(1)
-    pieces = [processor.id_to_piece(i).replace("\u2581", " ") for i in range(3, len(processor))]
-    assert_equal(tokenizer, ["".join(rng.choices(pieces, k=8)) for _ in range(2_000)])
-
-
-def test_real_files(samples: Path, llama: Path) -> None:
-    texts = [
-        path.read_bytes().decode("utf-8", "replace")[:200_000]
-        for path in sorted((samples / "raw").glob("*/*/*"))
-        if path.suffix in (".txt", ".xml", ".html", ".tex", ".py", ".jsonl")
-    ]
-    assert len(texts) > 20
-    assert_equal(llama, texts)
-
-
-@pytest.mark.parametrize("size", [1, 7, 40])
-def test_long_texts_are_cut_at_borders(
-    tokenizer: Path, monkeypatch: pytest.MonkeyPatch, size: int
+@pytest.mark.usefixtures("small")
+def test_long_units_are_cut_where_tokens_prove_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "_SLICE_CHARACTERS", size)
-    assert_equal(tokenizer, [*HOSTILE[:16], *prose()[:10], "x" * 100, ("y" * 30 + " ") * 5])
+    sizes = []
+    places = LongCuts.places
+
+    def watched(self: LongCuts, text: bytes, size: int) -> list[int]:
+        found = places(self, text, size)
+        sizes.append(np.diff([0, *found, len(text)]).max())
+        return found
+
+    monkeypatch.setattr(LongCuts, "places", watched)
+    rng = random.Random(0)
+    alphabets = ("ab", "aeio", "e中😀", "ACGT", BLANK + " ", "😀👍🏽", "\u0430", "===-")
+    texts = ["".join(rng.choices(alphabet, k=300)) for alphabet in alphabets for _ in range(10)]
+    same_ids(Encoder(folder), folder, texts)
+    # In so few tokens there is not always a place.
+    assert sum(size <= 20 for size in sizes) >= 10
 
 
-def test_the_table_is_bounded(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "_MAX_CHUNKS", 50)
-    monkeypatch.setattr(encoding, "_MAX_CHUNK_CHARACTERS", 5)
-    encoder = Encoder(trained)
-    assert encoder._chunks is not None
-    for text in prose():
-        assert_equal(trained, [text], encoder)
-        table = encoder._chunks._ids
-        assert len(table) <= max(50, len(set(text.split())) * 3)
-        assert all(len(chunk) <= 5 for chunk in table)
+def test_long_units_are_cut_into_parts_of_the_size_asked_for(folder: Path) -> None:
+    cuts = LongCuts(literal_processor(processor_of(folder)))
+    rng = random.Random(0)
+    for alphabet in ("e", "ACGT", "aeiou", " ", "😀", "中"):
+        text = "".join(rng.choices(alphabet, k=30_000)).encode()
+        places = cuts.places(text, 4_096)
+        assert all(2_000 < size <= 4_096 for size in np.diff([0, *places]))
+        assert len(text) - places[-1] <= 4_096
+
+
+def test_neighbours_of_every_kind(folder: Path) -> None:
+    rng = random.Random(0)
+    processor = processor_of(folder)
+    pieces = [processor.id_to_piece(i).replace(BLANK, " ") for i in range(3, len(processor))]
+    texts = ["".join(rng.choices(ALPHABET, k=rng.randrange(1, 60))) for _ in range(1_000)]
+    same_ids(Encoder(folder), folder, texts)
+    same_ids(Encoder(folder), folder, ["".join(rng.choices(pieces, k=8)) for _ in range(2_000)])
+
+
+def test_hostile_texts_in_one_batch_and_in_many(folder: Path) -> None:
+    encoder = Encoder(folder)
+    texts = [*HOSTILE, *prose(), "x" * 200_000, "ab" * 100_000, "", ""]
+    same_ids(encoder, folder, texts)
+    for text in texts:  # now with what is known from before
+        same_ids(encoder, folder, [text])
+
+
+def test_samples(folder: Path, samples: Path) -> None:
+    texts = []
+    for name in ("c4/c4-en-sample.00000-00700.json.gz", "github/contents-sample.jsonl.gz"):
+        with gzip.open(samples / "raw" / name) as lines:
+            texts += [str(value) for line in lines for value in json.loads(line).values()]
+    for path in sorted((samples / "raw").rglob("*")):
+        if path.is_file():  # as it is, compressed or not
+            texts.append(path.read_bytes()[:20_000].decode("utf-8", "replace"))
+    same_ids(Encoder(folder), folder, texts)
+
+
+def test_one_long_document(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Several windows, and a unit that is longer than one.
+    monkeypatch.setattr(unit_encoding, "_WINDOW_BYTES", 1 << 17)
+    texts = "".join(text + " " for text in prose())
+    same_ids(Encoder(folder), folder, [texts * 5 + "e" * 500_000 + texts * 5])
+
+
+def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit_encoding, "_CACHE_BYTES", 100_000)
+    folder = train(tmp_path)
+    processor = processor_of(folder)
+    units = unit_encoding.UnitEncoder(processor, "uint16")
+    rng = random.Random(0)
+    for _ in range(20):
+        text = " ".join("".join(rng.choices("aeiou", k=8)) for _ in range(200))
+        tokens, starts = units.encode([text])
+        assert tokens.tolist() == processor.encode(text, add_bos=True, add_eos=True)
+        assert starts.tolist() == [0, len(tokens)]
+        # Nothing is forgotten within a window; then it is as if there had been nothing before.
+        assert len(units._numbers) < 100_000 / unit_encoding._BYTES_PER_UNIT + 300
+    assert len(units._numbers) > 0
+
+
+def test_ids_of_four_bytes(tmp_path: Path) -> None:
+    folder = train(tmp_path)
+    tokens, _ = unit_encoding.UnitEncoder(processor_of(folder), "uint32").encode(HOSTILE)
+    assert tokens.dtype == np.uint32
+    assert tokens.tolist() == Encoder(folder).encode(HOSTILE).tokens.tolist()
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"split_digits": False},
-        {"split_by_unicode_script": False},
-        {"split_by_whitespace": False},
+        {"model_type": "unigram", "hard_vocab_limit": False},
+        {"byte_fallback": False, "character_coverage": 0.98},
+        {"user_defined_symbols": ["e a", "<sep>"]},
         {"normalization_rule_name": "nmt_nfkc"},
-        {"user_defined_symbols": ["x,", "12"]},
+        {"remove_extra_whitespaces": True},
+        {"add_dummy_prefix": False},
+        {"treat_whitespace_as_suffix": True},
     ],
+    ids=lambda options: next(iter(options)),
 )
-def test_models_without_borders_go_through_sentencepiece(
-    tmp_path: Path, options: dict[str, Any]
-) -> None:
-    rng = random.Random(2)
-    words = ["ab,c", "12 3", "1234", "x-ray", "don't", "don't do", "a b", "(a)", "12ab"]
-    lines = [" ".join(rng.choices(words, k=12)) for _ in range(300)]
-    model = io.BytesIO()
-    settings: dict[str, Any] = {
-        "split_digits": True,
-        "normalization_rule_name": "identity",
-        **options,
-    }
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=300,
-        byte_fallback=True,
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-        hard_vocab_limit=False,
-        **(settings | options),
-    )
-    (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
-    assert not has_borders(load_processor(tmp_path))
-    assert_equal(tmp_path, [*lines[:20], *HOSTILE])
+def test_other_models_go_through_sentencepiece(tmp_path: Path, options: dict[str, Any]) -> None:
+    folder = train(tmp_path, **options)
+    assert not can_be_cut(processor_of(folder))
+    same_ids(Encoder(folder), folder, [*HOSTILE, *prose()])
 
 
-def test_tokenizers_are_compared(trained: Path, tmp_path: Path) -> None:
+def test_words_are_units_of_llama(samples: Path) -> None:
+    processor = processor_of(samples / "tokenizer")
+    assert can_be_cut(processor)
+    text = b" A word, 1984 (x=y).\n\n  indented\tna\xc3\xafve"
+    places = [0, *np.flatnonzero(Cuts(processor).between(text)) + 1, len(text)]
+    units = [text[a:b].decode() for a, b in itertools.pairwise(places)]
+    assert units == [
+        *(" A", " word", ",", " ", "1", "9", "8", "4", " (", "x", "=", "y", ").", "\n", "\n"),
+        *("  indented", "\t", "naïve"),
+    ]
+
+
+def test_literal_processor_has_no_blank_in_front(tmp_path: Path) -> None:
+    processor = processor_of(train(tmp_path))
+    literal = literal_processor(processor)
+    assert literal.encode(" then") == processor.encode("then")
+    assert literal.encode("then") != processor.encode("then")
+
+
+def test_tokenizers_are_compared(tmp_path: Path) -> None:
     documents = corpus([*prose(), "\u6f22\u5b57" * 50], 3)
-    bigger = tmp_path / "bigger"
-    train_tokenizer(corpus(prose()), bigger, TokenizerConfig(vocab_size=450))
+    trained, bigger = tmp_path / "trained", tmp_path / "bigger"
+    for folder, size in ((trained, 400), (bigger, 450)):
+        train_tokenizer(corpus(prose()), folder, TokenizerConfig(vocab_size=size))
     fits = compare_tokenizers(
         documents, {"small": trained, "big": bigger}, bytes_per_source=10_000_000
     )
     small, big = fits
     texts = [*prose(), "\u6f22\u5b57" * 50]
     assert small.num_text_bytes == big.num_text_bytes == sum(len(t.encode()) for t in texts)
-    processor = load_processor(trained)
+    processor = processor_of(trained)
     assert small.num_tokens == sum(len(processor.encode(text)) for text in texts)
     assert big.bytes_per_token > small.bytes_per_token
     # 100 characters of 3 bytes, of which the text that it was trained on has none.

@@ -7,10 +7,11 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import overload
 
 import pytest
 
@@ -20,7 +21,7 @@ from data_pipeline.document import Document, Source
 from data_pipeline.engine import Engine, WorkerLost
 from data_pipeline.near_duplicates import near_duplicates
 from data_pipeline.pipeline import DISTINCT_TEXTS, build_corpus
-from data_pipeline.ray_engine import RayTasks, ray_cluster
+from data_pipeline.ray_engine import RayTasks, _check_machines, _compare, ray_cluster
 from data_pipeline.sources import folder
 from data_pipeline.workers import Processes
 
@@ -72,6 +73,79 @@ def test_the_error_of_a_task_is_raised_as_it_is(
     if isinstance(caught.value, OSError):
         assert caught.value.errno == errno.ENOSPC
     assert engine.map(failing, [1, 2], [1, 1], label="go on") == [1, 2]
+
+
+class Drawn(Sequence[Path]):
+    """Files for tasks to make; it keeps how many were asked for before earlier ones were there."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
+        self.most_ahead = 0
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Path]: ...
+    def __getitem__(self, index: int | slice) -> Path | Sequence[Path]:
+        if isinstance(index, int) and index < len(self.files):
+            ahead = index + 1 - sum(file.exists() for file in self.files)
+            self.most_ahead = max(self.most_ahead, ahead)
+        return self.files[index]
+
+
+def touch(path: Path) -> None:
+    path.touch()
+
+
+def test_few_tasks_wait_at_ray(cluster: RayTasks, tmp_path: Path) -> None:
+    files = Drawn([tmp_path / str(number) for number in range(40)])
+    cluster.map(touch, files, [1] * len(files), label="touch")
+    assert 2 <= files.most_ahead <= 6  # three for each of two workers
+    assert all(file.exists() for file in files.files)
+
+
+def slow(seconds: float) -> float:
+    """As a task of Python code is slow: it can be interrupted between two instructions."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    return seconds
+
+
+def test_an_interrupt_leaves_the_workers_free(cluster: RayTasks) -> None:
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cluster.map(slow, [300.0] * 8, [1] * 8, label="slow")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    start = time.monotonic()
+    assert cluster.map(slow, [0.0, 0.0], [1, 1], label="quick") == [0.0, 0.0]
+    assert time.monotonic() - start < 200  # it did not wait for the tasks above
+
+
+def test_machines_without_the_folder_or_the_code() -> None:
+    folder = Path("shared")
+    _compare("node", ("token", "code"), ("token", "code"), folder, "package")
+    with pytest.raises(ValueError, match="shared is not the same folder on node"):
+        _compare("node", (None, "code"), ("token", "code"), folder, "package")
+    with pytest.raises(ValueError, match=r"node, .* cannot import the package package"):
+        _compare("node", ("token", None), ("token", "code"), folder, "package")
+    with pytest.raises(ValueError, match=r"node, .* has another version of the package package"):
+        _compare("node", ("token", "old"), ("token", "code"), folder, "package")
+
+
+def test_every_machine_is_asked(cluster: RayTasks, tmp_path: Path) -> None:
+    _check_machines(tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
 
 
 # -- builds ---------------------------------------------------------------------------------------

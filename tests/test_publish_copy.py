@@ -54,7 +54,7 @@ def build(out: Path, tokenizer: Path, sources: dict[str, list[str]]) -> None:
 def dataset(tmp_path: Path, tokenizer: Path) -> Path:
     out = tmp_path / "out"
     build(out, tokenizer, SOURCES)
-    for name in ("report.html", "report.json", "README.md", "removal_requests.json"):
+    for name in ("report.html", "report.json", "documents/README.md", "removal_requests.json"):
         (out / name).write_text(name)
     (out / "documents" / ".parts").mkdir()
     (out / "documents" / ".parts" / "x").write_text("intermediate")
@@ -149,7 +149,7 @@ def test_a_changed_dataset_renews_its_copy(
     (dataset / "report.json").write_text("REPORT.json")  # of the same size
     changed = [*SOURCES["a"][:10], "another text", *SOURCES["a"][11:]]
     build(dataset, tokenizer, {"a": changed, "b": SOURCES["b"]})
-    (dataset / "README.md").unlink()
+    (dataset / "documents" / "README.md").unlink()
 
     def cut(*arguments: object) -> None:
         raise OSError("the line is cut")
@@ -164,7 +164,7 @@ def test_a_changed_dataset_renews_its_copy(
     assert bucket.exists("/bucket/copy/documents/b/manifest.json")
     account = publish_copy(dataset, URL)
     assert 0 < account.num_copied < account.num_files
-    assert not bucket.exists("/bucket/copy/README.md")
+    assert not bucket.exists("/bucket/copy/documents/README.md")
     assert bucket.created("/bucket/copy/documents/b/documents-00000-000.parquet") == untouched
     check(fetched(URL, tmp_path / "fetched"), dataset)
 

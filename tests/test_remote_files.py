@@ -176,12 +176,12 @@ def test_every_source_lists_a_url_as_a_folder(
         "common_crawl": ["CC-MAIN-1.warc.wet.gz", "CC-MAIN-1.warc.wat.gz"],
     }
     licence = (Path(__file__).parents[1] / "LICENSE").read_bytes()
-    for source, files in names.items():
+    for folder_name, files in names.items():
         for name in files:
-            path = tmp_path / source / name
+            path = tmp_path / folder_name / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(licence)
-            bucket.pipe_file(f"{URL}/{source}/{name}", licence)
+            bucket.pipe_file(f"{URL}/{folder_name}/{name}", licence)
     roots: tuple[Root, Root] = (tmp_path, RemoteFolder(URL))
     for kind, _ in llama1_corpus(tmp_path, CrawlModels()).sources:
         here, there = (kind.inputs(root / kind.name) for root in roots)

@@ -21,8 +21,9 @@ from data_pipeline.comparison import Comparison, DocumentFile, Rule, removals
 from data_pipeline.document import Document, Source, content_id
 from data_pipeline.document_keys import KEYS_DTYPE, key_of
 from data_pipeline.documents import load_documents, read_manifest
+from data_pipeline.duplicate_clusters import load_clusters
 from data_pipeline.exact_duplicates import same_text, same_url
-from data_pipeline.pipeline import DISTINCT_TEXTS, build_corpus
+from data_pipeline.pipeline import CLUSTERS, DISTINCT_TEXTS, NO_REQUESTS, RULES, build_corpus
 from data_pipeline.removal_requests import RemovalRequests
 from data_pipeline.sources import folder
 from data_pipeline.workers import Processes
@@ -128,6 +129,16 @@ def test_buckets_for_many_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert compared(tmp_path, documents, memory_budget=4_000) == expected
 
 
+def test_tasks_that_sort_keep_to_the_memory_budget(tmp_path: Path) -> None:
+    files = [DocumentFile(tmp_path / "unused", 10) for _ in range(20)]
+    a_document = exact_duplicates._BYTES_PER_DOCUMENT
+    for num_documents, num_tasks in ((5, 20), (35, 7), (1_000, 1)):
+        budget = num_documents * a_document
+        tasks = exact_duplicates._scatter_tasks(Comparison(files, Processes(1), budget, tmp_path))
+        assert len(tasks) == num_tasks
+        assert sum(len(task.files) for task in tasks) == len(files)
+
+
 # -- builds ---------------------------------------------------------------------------------------
 
 
@@ -223,6 +234,26 @@ def test_what_is_requested_goes(tmp_path: Path, corpus: list[tuple[Source, Path]
     build_corpus(corpus, out)
     assert texts(out, "text") == ["one", "one two", "a b c"]
     assert (out / "text" / "documents-00000-000.parquet").stat().st_ino != untouched
+
+
+def starts_with_b(document: Document) -> str | None:
+    return "starts with b" if document.text.startswith("b") else None
+
+
+def test_what_is_requested_is_not_shown(tmp_path: Path) -> None:
+    rows = [{"text": text, "licence": text[0]} for text in ("a1", "a1", "c1", "c1", "b1", "b2")]
+    root, out = written(tmp_path / "raw", *rows), tmp_path / "out"
+    source = replace(TEXT, filters=(starts_with_b,))
+
+    def shown(requests: RemovalRequests) -> tuple[set[str], set[str]]:
+        build_corpus([(source, root)], out, requests=requests)
+        examples = pq.read_table(out / "text" / "examples.parquet")["text"].to_pylist()
+        clusters = load_clusters(out / RULES / CLUSTERS)
+        return {cluster.kept.text for cluster in clusters}, set(examples)
+
+    assert shown(NO_REQUESTS) == ({"a1", "c1"}, {"b1", "b2"})
+    assert shown(RemovalRequests(ids=frozenset({content_id("b1")}))) == ({"a1", "c1"}, {"b2"})
+    assert shown(RemovalRequests(licences=frozenset("a"))) == ({"c1"}, {"b1", "b2"})
 
 
 def test_requests_by_address_and_licence(tmp_path: Path) -> None:
