@@ -79,10 +79,12 @@ class Results:
 
 
 def measure(size: Size) -> Results:
+    print(f"all similar pairs of {size.megabytes:g} MB of texts ...", flush=True)
     truth = known(make_corpus(int(size.megabytes * 1e6), NGRAM_WORDS))
     tools = [tool for tool in TOOLS if tool.is_installed()]
     part = [tool for tool in tools if tool.name in (OURS, DATATROVE)]
     corpus = truth.corpus
+    print("speed and accuracy, other thresholds, memory, two processes ...", flush=True)
     return Results(
         num_texts=len(corpus.texts),
         megabytes=corpus.num_bytes / 1e6,

@@ -168,6 +168,7 @@ def compare(truth: Truth, tools: Sequence[Tool], rounds: int) -> list[Measured]:
             start = time.process_time()
             removed = tool.remove(truth.corpus.texts, THRESHOLD)
             rates[tool.name].append(megabytes / (time.process_time() - start))
+            print(f"{tool.name}: {rates[tool.name][-1]:.2f} MB/s", flush=True)
             found[tool.name] = accuracy(truth, removed, THRESHOLD)
     return [
         Measured(

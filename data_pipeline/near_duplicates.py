@@ -31,6 +31,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipeline.bucket_runs import (
+    BYTES_PER_ENTRY,
+    MEMBER_BITS,
+    RunWriter,
+    num_entries,
+    shared_keys,
+)
 from data_pipeline.candidate_pairs import pairs_in_groups
 from data_pipeline.comparison import REMOVAL_DTYPE, Comparison, DocumentFile, Removals
 from data_pipeline.minhash import Bands, band_keys, choose_bands, jaccard, shingles, signatures
@@ -51,7 +58,7 @@ _MAX_FIRST = 32
 is similar to none of these and to another one is missed, unless they meet in another band."""
 _PAIRS_AT_ONCE = 1 << 20
 _COPIES = 4
-"""Of what is sorted: the integers, joined, sorted, and each once."""
+"""Of pairs that are sorted: as they come, joined, sorted, and each once."""
 
 
 def near_duplicates(
@@ -126,11 +133,15 @@ class _Work:
     def of_chunk(self, what: str, chunk: _Chunk) -> Path:
         return self.folder / f"{what}-{chunk.index:06}"
 
-    def ranges(self, num_values: int, num_bits: int) -> list[tuple[int, int]]:
-        """Ranges of integers of `num_bits` bits, of which as many as there are fit into memory."""
-        count = max(1, math.ceil(num_values * 8 * _COPIES / self.memory_budget))
-        ends = [(1 << num_bits) * i // count for i in range(count + 1)]
-        return list(itertools.pairwise(ends))
+    def ranges(self, num_bytes: int, num_bits: int) -> list[tuple[int, int]]:
+        """Ranges of integers of `num_bits` bits, so many that each fits into memory, if all of them
+        together take `num_bytes`."""
+        return _cut(num_bits, max(1, math.ceil(num_bytes / self.memory_budget)))
+
+
+def _cut(num_bits: int, count: int) -> list[tuple[int, int]]:
+    ends = [(1 << num_bits) * i // count for i in range(count + 1)]
+    return list(itertools.pairwise(ends))
 
 
 def _chunks(files: Sequence[DocumentFile]) -> Iterator[_Chunk]:
@@ -206,74 +217,67 @@ class _OfRange:
     high: int
     """The first value beyond the range."""
     sources: tuple[Path, ...]
-    """Sorted integers, of which those in the range are read."""
+    """Files or folders of sorted values, of which those in the range are read."""
 
 
 def _candidates(tasks: Sequence[_OfChunk], work: _Work, comparison: Comparison) -> list[Path]:
     """Files of sorted (later rank, earlier rank) pairs, 2 x `bits` bits each. A pair may be in
     several files."""
     comparison.engine.map(_sign, tasks, [task.num_bytes for task in tasks], label="sign")
-    runs = [path for t in tasks for path in sorted(work.of_chunk("keys", t.chunk).glob("*.npy"))]
-    ranges = work.ranges(sum(map(_num_values, runs)), 64)
-    pair = [
-        _OfRange(work, index, low, high, tuple(runs)) for index, (low, high) in enumerate(ranges)
-    ]
+    folders = tuple(work.of_chunk("keys", task.chunk) for task in tasks)
+    ranges = work.ranges(num_entries(folders) * BYTES_PER_ENTRY, 64)
+    pair = [_OfRange(work, index, *ends, folders) for index, ends in enumerate(ranges)]
     comparison.engine.map(_pair, pair, [1] * len(pair), label="pair")
-    return [work.folder / f"pairs-{task.index:06}" / "values.npy" for task in pair]
+    found = (work.folder / f"pairs-{task.index:06}" for task in pair)
+    return [path for folder in found for path in sorted(folder.glob("*.npy"))]
 
 
 def _sign(task: _OfChunk) -> None:
-    """Sorted runs of (bits of a band's key, rank in `bits` bits) of every document and band."""
+    """Write band keys and rank of every document."""
     work = task.work
     ranks = np.load(work.ranks, mmap_mode="r")
     num_hashes = work.bands.num_bands * work.bands.rows
-    with atomic_directory(work.of_chunk("keys", task.chunk)) as folder:
-        held: list[Hashes] = []
-        num_held = num_runs = 0
-        max_held = work.memory_budget // (8 * _COPIES)
-
-        def flush() -> None:
-            nonlocal num_held, num_runs
-            if held:
-                np.save(folder / f"{num_runs:04}.npy", distinct(np.concatenate(held)))
-                num_runs += 1
-            held.clear()
-            num_held = 0
-
+    with (
+        atomic_directory(work.of_chunk("keys", task.chunk)) as folder,
+        RunWriter(folder, work.memory_budget // BYTES_PER_ENTRY) as runs,
+    ):
         for numbers, texts in _texts(task.chunk):
             hashes, counts = shingles(texts, work.ngram_words)
             some = counts > 0
             if some.any():
-                values = signatures(hashes, counts[some], num_hashes)
-                members = np.asarray(ranks[numbers[some]], np.uint64)
-                keys = (band_keys(values, work.bands) & ~work.low) | members[:, None]
-                if num_held + keys.size > max_held:
-                    flush()
-                held.append(keys.ravel())
-                num_held += keys.size
-        flush()
+                keys = band_keys(signatures(hashes, counts[some], num_hashes), work.bands)
+                members = np.asarray(ranks[numbers[some]], np.uint32)
+                runs.add(keys.ravel(), np.repeat(members, work.bands.num_bands))
 
 
 def _pair(task: _OfRange) -> None:
-    """Pairs of documents in one bucket."""
+    """Write the pairs of documents in one bucket, to a file whenever there are so many."""
     work = task.work
-    values = _in_range(task)
-    pairs = [np.empty(0, np.uint64)]
-    for earlier, later in pairs_in_groups(values, work.bits, _MAX_FIRST):
-        pairs.append((later << np.uint64(work.bits)) | earlier)
+    max_held = work.memory_budget // (8 * _COPIES)
+    values = shared_keys(task.sources, task.low, task.high)
     with atomic_directory(work.folder / f"pairs-{task.index:06}") as folder:
-        np.save(folder / "values.npy", distinct(np.concatenate(pairs)))
+        held: list[Hashes] = []
+        num_held = num_files = 0
+        for earlier, later in pairs_in_groups(values, MEMBER_BITS, _MAX_FIRST):
+            held.append((later << np.uint64(work.bits)) | earlier)
+            num_held += len(later)
+            if num_held > max_held:
+                np.save(folder / f"{num_files:04}.npy", distinct(np.concatenate(held)))
+                held, num_held, num_files = [], 0, num_files + 1
+        if held:
+            np.save(folder / f"{num_files:04}.npy", distinct(np.concatenate(held)))
 
 
 def _in_range(task: _OfRange) -> Hashes:
-    """The values of a range in all files, sorted, each once."""
+    """The pairs of a range in all files, sorted, each once."""
     parts = [np.empty(0, np.uint64)]
     for path in task.sources:
         values = np.load(path, mmap_mode="r")
-        first = np.searchsorted(values, np.uint64(task.low))
-        # The end of the last range is no integer of 64 bits.
-        is_last = task.high == 1 << 64
-        last = len(values) if is_last else np.searchsorted(values, np.uint64(task.high))
+        # The end of the last range may be no integer of 64 bits.
+        first, last = (
+            len(values) if end == 1 << 64 else np.searchsorted(values, np.uint64(end))
+            for end in (task.low, task.high)
+        )
         parts.append(np.array(values[first:last]))
     return distinct(np.concatenate(parts))
 
@@ -365,9 +369,12 @@ def _verified(
     """Files of the pairs that are similar, in order of the later rank."""
     # Small enough that there are tasks for all workers; their number depends on the pairs alone.
     num_pairs = sum(map(_num_values, pairs))
-    count = max(1, len(work.ranges(num_pairs, 2 * work.bits)), min(64, num_pairs >> 12))
-    ends = [(1 << 2 * work.bits) * i // count for i in range(count + 1)]
-    ranges = [_OfRange(work, i, ends[i], ends[i + 1], tuple(pairs)) for i in range(count)]
+    needed = len(work.ranges(num_pairs * 8 * _COPIES, 2 * work.bits))
+    count = max(needed, min(64, num_pairs >> 12))
+    ranges = [
+        _OfRange(work, index, *ends, tuple(pairs))
+        for index, ends in enumerate(_cut(2 * work.bits, count))
+    ]
     tasks = [_Verify(part, min_similarity) for part in ranges]
     comparison.engine.map(_verify, tasks, [1] * count, label="verify")
     return [work.folder / f"similar-{index:06}" for index in range(count)]

@@ -248,13 +248,15 @@ def test_files_budget_and_engine_make_no_difference(
 
 
 def test_many_versions_of_one_text(tmp_path: Path) -> None:
-    """Far more documents in a bucket than are compared with each other."""
+    """Far more documents in a bucket than are compared with each other, and more pairs than the
+    small budget holds at a time."""
     rng = random.Random(5)
     words = prose(100, rng)
-    texts = [" ".join([*words, f"x{number}"]) for number in range(500)]
-    found = found_in(write(tmp_path, texts), 0.9)
-    assert len(found) == 499
-    assert {removal.kept for removal in found} == {0}
+    texts = [" ".join([*words, f"x{number}"]) for number in range(1_500)]
+    for memory_budget in (1 << 30, SMALL_BUDGET):
+        found = found_in(write(tmp_path, texts), 0.9, memory_budget=memory_budget)
+        assert len(found) == 1_499
+        assert {removal.kept for removal in found} == {0}
 
 
 @pytest.mark.parametrize(
