@@ -73,12 +73,13 @@ class _Gather:
 
 
 def _scatter_tasks(comparison: Comparison) -> list[_Scatter]:
-    """Consecutive files, together about a million documents."""
+    """Consecutive files, together about a million documents, or what the memory budget allows."""
+    most = min(_DOCUMENTS_PER_TASK, comparison.memory_budget // _BYTES_PER_DOCUMENT)
     tasks: list[_Scatter] = []
     group: list[DocumentFile] = []
     first = number = 0
     for file in comparison.files:
-        if group and number + file.num_rows - first > _DOCUMENTS_PER_TASK:
+        if group and number + file.num_rows - first > most:
             tasks.append(_Scatter(len(tasks), tuple(group), first, comparison.work_folder))
             group, first = [], number
         group.append(file)

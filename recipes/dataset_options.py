@@ -47,7 +47,11 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class BuildDataset:
-    """Build the token store of a corpus from the raw files of the public sources."""
+    """Build the token store of a corpus from the raw files of the public sources.
+
+    Other jobs, each with its own --help: plan, train-perplexity, train-references,
+    compare-tokenizers, find-document, remove.
+    """
 
     raw: str
     """Folder that holds one folder per source, with its files as they are published; or its URL

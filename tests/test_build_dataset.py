@@ -16,7 +16,7 @@ from data_pipeline.documents import Manifest, read_manifest
 from data_pipeline.shards import TokenStore
 from llama_ds.config import DataConfig
 from llama_ds.data import TrainingData
-from recipes.build_dataset import run
+from recipes.build_dataset import JOBS, run
 from recipes.llama import LLAMA1_SHARES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,6 +178,13 @@ def test_every_engine_makes_the_same_store(raw: Path, tmp_path: Path) -> None:
     assert len(files[0]) > 25
     with pytest.raises(ValueError, match="--ray-address needs --engine ray"):
         build(raw, tmp_path / "local", "--ray-address", "auto")
+
+
+def test_help_names_every_job(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(["--help"])
+    shown = capsys.readouterr().out
+    assert all(job in shown for job in JOBS)
 
 
 def test_a_model_trains_on_the_store_by_the_papers_shares(raw: Path, tmp_path: Path) -> None:

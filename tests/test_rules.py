@@ -129,6 +129,16 @@ def test_buckets_for_many_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert compared(tmp_path, documents, memory_budget=4_000) == expected
 
 
+def test_tasks_that_sort_keep_to_the_memory_budget(tmp_path: Path) -> None:
+    files = [DocumentFile(tmp_path / "unused", 10) for _ in range(20)]
+    a_document = exact_duplicates._BYTES_PER_DOCUMENT
+    for num_documents, num_tasks in ((5, 20), (35, 7), (1_000, 1)):
+        budget = num_documents * a_document
+        tasks = exact_duplicates._scatter_tasks(Comparison(files, Processes(1), budget, tmp_path))
+        assert len(tasks) == num_tasks
+        assert sum(len(task.files) for task in tasks) == len(files)
+
+
 # -- builds ---------------------------------------------------------------------------------------
 
 
