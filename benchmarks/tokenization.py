@@ -19,26 +19,24 @@ from __future__ import annotations
 import argparse
 import itertools
 import random
-import re
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from near_duplicate_texts import machine_texts
 from peak_memory import peak_bytes
+from tokenization_tools import CONTENDERS, OURS, Ours, SentencePiece, run
 from watched_engine import count_up
 
 from data_pipeline.document import Document
-from data_pipeline.encoding import Encoder, load_processor, token_dtype
-from data_pipeline.huggingface_tokenizer import to_huggingface
+from data_pipeline.encoding import Encoder
 from data_pipeline.tokenizer_folder import export_tokenizer
 from data_pipeline.tokenizer_training import TokenizerConfig, train_on_lines
 from data_pipeline.workers import Processes
@@ -49,8 +47,6 @@ TARGET_MB_PER_SECOND = 7.0
 TARGET_TWO_PROCESSES = 1.8
 FLAT = 1.2
 """Memory counts as flat if it grows by less, however much more text there is."""
-_BATCH = 256
-"""Texts at once, as the token store has them."""
 _NUM_FILES = 8
 _LEAST_CHARACTERS = 100_000
 """Less is done too fast to be timed."""
@@ -70,96 +66,6 @@ class Speed:
     """MB/s of ours when all has been met before, as is most of a large corpus."""
     different_documents: dict[str, int]
     """Those whose ids are not SentencePiece's."""
-
-
-# -- contenders -----------------------------------------------------------------------------------
-
-Ids = npt.NDArray[Any]
-
-
-class Contender(Protocol):
-    def encode(self, texts: Sequence[str]) -> list[Ids]:
-        """BOS, tokens, EOS of each text."""
-        ...
-
-
-class Ours:
-    def __init__(self, tokenizer: Path) -> None:
-        self._encoder = Encoder(tokenizer)
-
-    def encode(self, texts: Sequence[str]) -> list[Ids]:
-        encoded = self._encoder.encode(texts)
-        return np.split(encoded.tokens, encoded.offsets[1:-1])
-
-
-class SentencePiece:
-    """Its own batches, in the form that is the fastest to make an array of."""
-
-    def __init__(self, tokenizer: Path) -> None:
-        self._processor = load_processor(tokenizer)
-        self._dtype = token_dtype(self._processor.vocab_size())
-
-    def encode(self, texts: Sequence[str]) -> list[Ids]:
-        found = self._processor.encode(
-            list(texts), out_type="numpy", add_bos=True, add_eos=True, num_threads=1
-        )
-        return [ids.astype(self._dtype) for ids in found]
-
-
-class Tokenizers:
-    """Hugging Face's tokenizers, with the same ids."""
-
-    def __init__(self, tokenizer: Path) -> None:
-        processor = load_processor(tokenizer)
-        self._tokenizer = to_huggingface(processor)
-        self._tokenizer.encode_special_tokens = True  # `<s>` in a text is text
-        self._end = [processor.eos_id()]
-        self._dtype = token_dtype(processor.vocab_size())
-
-    def encode(self, texts: Sequence[str]) -> list[Ids]:
-        found = self._tokenizer.encode_batch_fast(texts)
-        return [np.array(encoding.ids + self._end, self._dtype) for encoding in found]
-
-
-class WordTable:
-    """Words that a dictionary knows, the others from SentencePiece: exact where no piece crosses
-    from a word to a blank."""
-
-    _WORD = re.compile(" +[^ ]*|[^ ]+")
-
-    def __init__(self, tokenizer: Path) -> None:
-        self._processor = load_processor(tokenizer)
-        self._dtype = token_dtype(self._processor.vocab_size())
-        self._ids: dict[str, list[int]] = {" ": [self._processor.piece_to_id("\u2581")]}
-
-    def encode(self, texts: Sequence[str]) -> list[Ids]:
-        bos, eos = self._processor.bos_id(), self._processor.eos_id()
-        result = []
-        for text in texts:
-            ids = [bos]
-            for word in self._WORD.findall(" " + text) if text else ():
-                known = self._ids.get(word)
-                if known is None:
-                    # SentencePiece puts the first blank back.
-                    known = self._ids[word] = self._processor.encode(word[1:], num_threads=1)
-                ids += known
-            ids.append(eos)
-            result.append(np.array(ids, self._dtype))
-        return result
-
-
-OURS, REFERENCE = "ours", "SentencePiece"
-CONTENDERS: dict[str, Callable[[Path], Contender]] = {
-    OURS: Ours,
-    REFERENCE: SentencePiece,
-    "tokenizers": Tokenizers,
-    "word table": WordTable,
-}
-
-
-def run(contender: Contender, texts: Sequence[str]) -> list[Ids]:
-    batches = (texts[first : first + _BATCH] for first in range(0, len(texts), _BATCH))
-    return list(itertools.chain.from_iterable(map(contender.encode, batches)))
 
 
 def measure(name: str, texts: Sequence[str], tokenizer: Path, rounds: int) -> Speed:
