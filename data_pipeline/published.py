@@ -164,6 +164,8 @@ def publish_part(task: Publication) -> Published:
             if keep.any():
                 _write_documents(documents, target, keep)
                 result.add_file(target, keys[keep])
+    # Arrow's pool keeps what was freed, and a worker that publishes many parts would grow.
+    pa.default_memory_pool().release_unused()
     return result
 
 

@@ -26,8 +26,8 @@ class EngineOptions:
         int, tyro.conf.arg(help="Processes, or workers of a Ray cluster started here.")
     ] = os.cpu_count() or 1
     ray_address: str | None = None
-    """With --engine ray, a cluster that runs already, such as auto or ray://host:10001; by default
-    one is started on this machine."""
+    """With --engine ray, a cluster that runs already, such as auto or ray://host:10001 (needs
+    ray[client]); by default one is started on this machine."""
 
     @contextmanager
     def started(self, out: Path) -> Iterator[Engine]:
