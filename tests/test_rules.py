@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline import exact_duplicates, parts
@@ -107,6 +107,7 @@ def test_equal_addresses(tmp_path: Path) -> None:
 
 
 @given(letters=st.lists(st.sampled_from("abcdefgh"), max_size=40), budget=st.integers(300, 20_000))
+@settings(deadline=None)
 def test_buckets_change_nothing(
     tmp_path_factory: pytest.TempPathFactory, letters: list[str], budget: int
 ) -> None:
