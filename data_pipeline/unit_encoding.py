@@ -133,10 +133,11 @@ class UnitEncoder:
         found = list(map(self._numbers.get, units))
         new = [unit for unit, number in zip(units, found, strict=True) if number is None]
         texts = [unit.decode() for unit in new]
+        first = len(self._ends) - 1
         for ids in self._processor.encode(texts, out_type=int, num_threads=1):
             self._tokens.extend(ids)
             self._ends.append(len(self._tokens))
-        new_numbers = range(len(self._numbers), len(self._numbers) + len(new))
+        new_numbers = range(first, first + len(new))
         self._numbers.update(zip(new, new_numbers, strict=True))
         self._num_bytes += sum(map(len, new)) + len(new) * _BYTES_PER_UNIT
         numbers = np.array([-1 if number is None else number for number in found], np.int64)
