@@ -206,8 +206,8 @@ def test_no_rank_ever_holds_the_whole_model(
         # holds a tp rank's half of a matrix thrice: its pages, gathered, and on its way to the
         # ranks. 10 % for what the allocator keeps.
         beside = 3 * largest / tp if stage == 3 else largest
-        # And a few MiB of libraries' pages that a forked process touches for the first time.
-        assert share < peak < 1.1 * (share + beside) + 8 * 2**20
+        # And some MiB of libraries' pages that a forked process touches for the first time.
+        assert share < peak < 1.1 * (share + beside) + 12 * 2**20
 
 
 # -- refusals -------------------------------------------------------------------------------------
