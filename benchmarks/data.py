@@ -2,8 +2,10 @@
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/data.py [--samples FOLDER] [--scripts dedup engines ...] [--rehearse]
+                              [--megabytes 200] [--large 4000]
 
-FOLDER holds `raw/<source>/` with real files, for the scripts that can use them. Each script writes
+FOLDER holds `raw/<source>/` with real files, for the scripts that can use them. --megabytes are the
+texts of dedup.py and engines.py, --large those on which engines.py measures memory. Each script writes
 its own result file; here its tables of targets are put together. The result is written after each
 script, so that what was measured is kept if the run is stopped. The exit code is 1 if a script
 failed.
@@ -23,6 +25,7 @@ from sources import peers, run
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("dedup", "paragraphs", "tokenization", "engines")
+TAKE_MEGABYTES = frozenset({"dedup", "engines"})
 TAKE_SAMPLES = frozenset({"paragraphs", "tokenization"})
 
 
@@ -38,6 +41,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="speed and memory of the dataset job")
     parser.add_argument("--samples", type=Path, help="folder with raw/<source>/")
     parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
+    parser.add_argument("--megabytes", type=float, default=200)
+    parser.add_argument("--large", type=float, default=4000)
     parser.add_argument("--scripts", nargs="+", choices=SCRIPTS, default=SCRIPTS)
     parser.add_argument("--out", type=Path, default=report.RESULTS)
     arguments = parser.parse_args()
@@ -73,6 +78,9 @@ def options_of(name: str, arguments: argparse.Namespace) -> Sequence[str]:
     options = ["--out", str(arguments.out)]
     if arguments.rehearse:
         options.append("--rehearse")
+    elif name in TAKE_MEGABYTES:
+        options += ["--megabytes", str(arguments.megabytes)]
+        options += ["--large", str(arguments.large)] if name == "engines" else []
     if arguments.samples is not None and name in TAKE_SAMPLES:
         options += ["--samples", str(arguments.samples)]
     return options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from multiprocessing import get_context
-from multiprocessing.queues import SimpleQueue
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,23 @@ def peak_bytes(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]
     The process imports `function`'s module, which is part of what is measured. Linux only.
     """
     context = get_context("spawn")
-    queue: SimpleQueue[Any] = context.SimpleQueue()
-    process = context.Process(target=_run, args=(queue, function, arguments))
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(writer, function, arguments))
     process.start()
+    writer.close()
+    try:
+        # Before it is waited for: a pipe holds little, and the process ends when all is read.
+        result, peak = reader.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"{function.__name__} ended with exit code {process.exitcode}") from None
     process.join()
-    if process.exitcode or queue.empty():
-        raise RuntimeError(f"{function.__name__} ended with exit code {process.exitcode}")
-    result, peak = queue.get()
     return result, peak
 
 
-def _run(queue: SimpleQueue[Any], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _run(writer: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     result = function(*arguments)
     # Not getrusage: its maximum includes that of the process before it was replaced by this one.
     status = Path("/proc/self/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
-    queue.put((result, int(line.split()[1]) << 10))
+    writer.send((result, int(line.split()[1]) << 10))
