@@ -6,8 +6,8 @@
 
 FOLDER holds `raw/<source>/` with real files, for the scripts that can use them. --megabytes are the
 texts of dedup.py and engines.py, --large those on which engines.py measures memory. Each script
-writes its own result file; here its tables of targets are put together. The result is written after each
-script, so that what was measured is kept if the run is stopped. The exit code is 1 if a script
+writes its own result file; here its tables of targets are put together. The result is written after
+each script, so that what was measured is kept if the run is stopped. The exit code is 1 if a script
 failed.
 """
 
