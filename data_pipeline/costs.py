@@ -92,7 +92,7 @@ BYTES_PER_DOCUMENT_COMPARED = 300
 TEXT_BYTES_PER_DOCUMENT = 2_000
 """A low figure (C4 has 2,300), so that memory is not predicted too low."""
 TRAINING_BYTES_PER_BYTE = 6
-"""Memory of SentencePiece for each byte of text that it trains on (`tokenization.py`)."""
+"""Memory of SentencePiece for each byte of text that it trains on (`tokenizer_training.py`)."""
 HASH_BYTES_PER_TEXT_BYTE = 0.102
 """8 bytes for each of 12,705 paragraphs in a megabyte (`paragraphs_cpu_202611.md`)."""
 BYTES_PER_STORED_TOKEN = 2

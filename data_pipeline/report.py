@@ -1,36 +1,15 @@
-"""The account of a build: per source, what was read, kept and dropped, and why."""
+"""The table that a build prints: per source, what was read, kept and dropped, and why."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
 
 from data_pipeline.decontamination import IndexAccount
 from data_pipeline.documents import Manifest
 
 _HEADINGS = ("source", "files", "MB", "ignored", "read", "kept", "text MB")
 _SET_HEADINGS = ("evaluation set", "items", "looked for", "too short", "no telling n-gram", "hits")
-
-
-def as_json(
-    manifests: Mapping[str, Manifest],
-    left_out: Sequence[str],
-    evaluations: IndexAccount | None = None,
-) -> dict[str, Any]:
-    """All numbers of the table, for programs; `left_out` names steps that the build did without.
-
-    `evaluations`: what documents were compared with, if they were.
-    """
-    sources = {name: asdict(manifest) for name, manifest in manifests.items()}
-    for name, fields in sources.items():
-        fields["num_files"] = len(fields.pop("files"))
-        fields["dropped"] = manifests[name].dropped
-    numbers: dict[str, Any] = {"left_out": list(left_out), "sources": sources}
-    if evaluations is not None:
-        numbers["decontamination"] = {**asdict(evaluations), "hits": _hits(manifests, evaluations)}
-    return numbers
 
 
 def table(
