@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import xxhash
+from tqdm import tqdm
 
 from data_pipeline import filters, parts
 from data_pipeline.comparison import Comparison, Removals, Rule, removals
@@ -313,6 +315,13 @@ def test_main_program_may_be_a_shell_script_or_standard_input(tmp_path: Path, ho
     assert "read text" in done.stderr  # the progress bar
 
 
+def build_to_be_killed(root: Path, out: Path, jobs: int) -> None:
+    # By default tqdm's lock is shared by forked processes: whoever is killed while holding it would
+    # stop this process, too.
+    tqdm.set_lock(threading.RLock())
+    build_documents(TEXT, root, out, engine=Processes(jobs))
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_build_killed_ten_times_ends_with_the_same_bytes(tmp_path: Path, jobs: int) -> None:
     root = many_files(tmp_path / "raw", num_bytes=24 << 20)
@@ -324,9 +333,7 @@ def test_a_build_killed_ten_times_ends_with_the_same_bytes(tmp_path: Path, jobs:
     num_killed = 0
     for _ in range(10):
         # Forked, as the build's own processes: that needs no new interpreter.
-        build = get_context("fork").Process(
-            target=build_documents, args=(TEXT, root, out), kwargs={"engine": Processes(jobs)}
-        )
+        build = get_context("fork").Process(target=build_to_be_killed, args=(root, out, jobs))
         build.start()
         time.sleep(moments.uniform(0.0, seconds / 3))
         num_killed += build.is_alive()
