@@ -33,8 +33,8 @@ def decontaminated(
         index,
         what="an index of evaluation items",
         published="nowhere",
-        made_by="build_dataset.sh --decontaminate FOLDER",
-        left_out_by="without --decontaminate nothing is compared",
+        made_by="build_dataset.sh --decontaminate.sets FOLDER",
+        left_out_by="without --decontaminate.sets nothing is compared",
     )
     edit = drop_contaminated if action == "drop" else flag_contaminated
     return corpus.with_last_edit(partial(edit, index=file)), account
