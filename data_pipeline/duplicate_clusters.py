@@ -3,51 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+import pydantic
 
+from data_pipeline.account import MAX_SHOWN_TEXT, Cluster, Member
 from data_pipeline.compare import CorpusDocuments
 from data_pipeline.comparison import Removals
 from data_pipeline.publish import write_atomic
 from data_pipeline.removal_requests import RemovalRequests
 
-SHOWN_CHARACTERS = 2_000
 _CLUSTERS_PER_RULE = 8
 _REMOVED_PER_CLUSTER = 4
-
-
-@dataclass(frozen=True)
-class ClusterMember:
-    """A document of a cluster."""
-
-    source: str
-    id: str
-    source_file: str | None
-    offset: int | None
-    url: str | None
-    text: str
-    """Its beginning."""
-    text_bytes: int
-    """Of the whole text in UTF-8."""
-    similarity: float | None = None
-    """To the document that stays; None for that one."""
-
-
-@dataclass(frozen=True)
-class DuplicateCluster:
-    """A document that stays, and some of those that go for it."""
-
-    rule: str
-    kept: ClusterMember
-    removed: tuple[ClusterMember, ...]
-    num_removed: int
-    """All that go for it."""
+_FORM = pydantic.TypeAdapter(list[Cluster])
 
 
 def sample_clusters(
@@ -55,7 +27,7 @@ def sample_clusters(
     kept_ids: Mapping[str, npt.NDArray[np.bytes_]],
     documents: CorpusDocuments,
     requests: RemovalRequests,
-) -> list[DuplicateCluster]:
+) -> list[Cluster]:
     """A few clusters of each rule: those whose kept documents have the smallest ids. Ids are
     hashes, so this is a random sample, and the same in every build. A cluster that would show a
     document whose removal is requested is passed over."""
@@ -74,7 +46,7 @@ def _clusters(
     kept_ids: npt.NDArray[np.bytes_],
     documents: CorpusDocuments,
     requests: RemovalRequests,
-) -> Iterator[DuplicateCluster]:
+) -> Iterator[Cluster]:
     for kept_id in np.unique(kept_ids):  # sorted
         own = removals[kept_ids == kept_id]
         kept = _member(documents, int(own["kept"][0]), None, requests)
@@ -84,12 +56,12 @@ def _clusters(
         ]
         shown = tuple(member for member in removed if member is not None)
         if kept is not None and len(shown) == len(removed):
-            yield DuplicateCluster(rule, kept, shown, num_removed=len(own))
+            yield Cluster(rule, kept, shown, num_removed=len(own))
 
 
 def _member(
     documents: CorpusDocuments, number: int, similarity: float | None, requests: RemovalRequests
-) -> ClusterMember | None:
+) -> Member | None:
     """The document; None where its removal is requested."""
     ((file, row),) = documents.places(np.array([number]))
     with pq.ParquetFile(file.path) as parquet:
@@ -104,30 +76,19 @@ def _member(
         return None
     (fields,) = rows.drop_columns(["licence"]).to_pylist()
     text = fields.pop("text")
-    return ClusterMember(
+    return Member(
         source=documents.sources[file.source],
-        text=text[:SHOWN_CHARACTERS],
+        text=text[:MAX_SHOWN_TEXT],
         text_bytes=len(text.encode("utf-8")),
         similarity=similarity,
         **fields,
     )
 
 
-def save_clusters(path: Path, clusters: list[DuplicateCluster]) -> None:
-    data = json.dumps([asdict(cluster) for cluster in clusters], ensure_ascii=False, indent=1)
-    write_atomic(path, data.encode("utf-8"))
+def save_clusters(path: Path, clusters: list[Cluster]) -> None:
+    write_atomic(path, _FORM.dump_json(clusters, indent=1))
 
 
-def load_clusters(path: Path) -> list[DuplicateCluster]:
+def load_clusters(path: Path) -> list[Cluster]:
     """What `save_clusters` wrote; none where there is no such file."""
-    if not path.exists():
-        return []
-    return [
-        DuplicateCluster(
-            rule=fields["rule"],
-            kept=ClusterMember(**fields["kept"]),
-            removed=tuple(ClusterMember(**member) for member in fields["removed"]),
-            num_removed=fields["num_removed"],
-        )
-        for fields in json.loads(path.read_bytes())
-    ]
+    return _FORM.validate_json(path.read_bytes()) if path.exists() else []

@@ -11,11 +11,9 @@ import pyarrow.parquet as pq
 
 from data_pipeline.account import (
     BuildAccount,
-    Cluster,
     CostRow,
     DropExample,
     EvaluationAccount,
-    Member,
     MixtureRow,
     SourceAccount,
     TokenizerAccount,
@@ -24,7 +22,7 @@ from data_pipeline.account import (
 from data_pipeline.costs import Deviation, StageCost
 from data_pipeline.decontamination import IndexAccount
 from data_pipeline.documents import Manifest
-from data_pipeline.duplicate_clusters import ClusterMember, load_clusters
+from data_pipeline.duplicate_clusters import load_clusters
 from data_pipeline.pipeline import CLUSTERS, RULES
 from data_pipeline.removal_requests import REQUESTED
 from data_pipeline.shards import Split, SplitManifest, StoreManifest
@@ -73,7 +71,7 @@ def account_of(
         undone=options.undo,
         requested_removals=sum(m.dropped.get(REQUESTED, 0) for m in manifests.values()),
         examples=tuple(e for name in manifests for e in _examples(documents / name, name)),
-        clusters=tuple(_clusters(documents)),
+        clusters=tuple(load_clusters(documents / RULES / CLUSTERS)),
         evaluations=() if evaluations is None else tuple(_evaluations(manifests, evaluations)),
         tokenizer=None if store is None else _tokenizer(options, store),
         mixture=() if store is None else tuple(_mixture(store)),
@@ -105,20 +103,6 @@ def _source(
 def _examples(folder: Path, source: str) -> Iterator[DropExample]:
     for row in pq.read_table(folder / "examples.parquet").to_pylist():
         yield DropExample(source=source, **row)
-
-
-def _clusters(documents: Path) -> Iterator[Cluster]:
-    for cluster in load_clusters(documents / RULES / CLUSTERS):
-        yield Cluster(
-            rule=cluster.rule,
-            kept=_cluster_member(cluster.kept),
-            removed=tuple(map(_cluster_member, cluster.removed)),
-            num_removed=cluster.num_removed,
-        )
-
-
-def _cluster_member(member: ClusterMember) -> Member:
-    return Member(**{**vars(member), "source_file": member.source_file or ""})
 
 
 def _evaluations(
