@@ -33,8 +33,8 @@ from data_pipeline.language_id import identify_language, language_model
 from data_pipeline.ngram import Ints, write_arpa
 from data_pipeline.ngram_training import train_model
 from data_pipeline.sources import c4
-from data_pipeline.warc import Block, records
-from data_pipeline.web_page import read_page
+from data_pipeline.sources.common_crawl.html_page import read_page
+from data_pipeline.sources.common_crawl.warc import Block, records
 
 MAX_BLOCK_BYTES = 5 << 20
 _SYLLABLES = [f"{a}{b}" for a in "bcdfghklmnprstvwz" for b in ("a", "e", "i", "on", "er", "ur")]

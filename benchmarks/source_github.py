@@ -17,9 +17,9 @@ from pathlib import Path
 
 from turns import Work, compare
 
-from data_pipeline.code_headers import without_notices
 from data_pipeline.document import Document
-from data_pipeline.rows import Row, read_rows
+from data_pipeline.sources.github.notices import without_notices
+from data_pipeline.sources.rows import Row, read_rows
 from recipes.llama1_corpus import github_source
 
 NOTICE = (

@@ -16,7 +16,7 @@ from bs4 import BeautifulSoup
 from lxml import etree
 from turns import Work, compare
 
-from data_pipeline.post_html import to_text
+from data_pipeline.sources.stack_exchange.post_html import to_text
 
 _WORDS = "value of the loop is not what I expect when function returns early"
 

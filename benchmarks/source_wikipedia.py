@@ -21,7 +21,7 @@ import mwparserfromhell
 from turns import Work, compare
 
 from data_pipeline.document import Document
-from data_pipeline.wikitext import to_text
+from data_pipeline.sources.wikipedia.wikitext import to_text
 from recipes.llama1_corpus import wikipedia_source
 
 RESIDUE = {

@@ -37,9 +37,9 @@ from watched_engine import count_up
 
 from data_pipeline.document import Document
 from data_pipeline.encoding import Encoder
+from data_pipeline.executors.local import Processes
 from data_pipeline.tokenizer_folder import export_tokenizer
 from data_pipeline.tokenizer_training import TokenizerConfig, train_on_lines
-from data_pipeline.workers import Processes
 
 # `report` is imported where it is used: it brings PyTorch, which would be measured with the rest.
 

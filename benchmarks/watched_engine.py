@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from data_pipeline.document import Source
-from data_pipeline.engine import Engine, Result, Task
+from data_pipeline.executors.executor import Engine, Result, Task
 
 
 def start_worker(make_source: Callable[[], Source]) -> None:

@@ -39,7 +39,7 @@ import pyarrow.parquet as pq
 
 from data_pipeline.candidate_pairs import pairs_in_groups
 from data_pipeline.comparison import Comparison, DocumentFile, Removals, removals
-from data_pipeline.word_ngrams import Hashes, distinct, ngram_hashes, word_hashes
+from data_pipeline.text.word_ngrams import Hashes, distinct, ngram_hashes, word_hashes
 
 OVERLAP_WORDS = 5
 CANDIDATE_WORDS = 13

@@ -13,7 +13,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.word_ngrams import Hashes
+from data_pipeline.text.word_ngrams import Hashes
 
 Members = npt.NDArray[np.uint32]
 

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from data_pipeline.document import Document, Rejected
-from data_pipeline.model_file import ModelFile, model_file
+from data_pipeline.files.model_file import ModelFile, model_file
 
 END_MARKS = (".", "!", "?", '"')
 """The paper's "terminal punctuation mark (i.e. a period, exclamation mark, question mark, or end

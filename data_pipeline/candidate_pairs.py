@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_pipeline.word_ngrams import Hashes
+from data_pipeline.text.word_ngrams import Hashes
 
 
 def pairs_in_groups(

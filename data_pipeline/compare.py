@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import xxhash
 
 from data_pipeline.comparison import REMOVAL_DTYPE, Comparison, DocumentFile, Removals, Rule
-from data_pipeline.engine import Engine
+from data_pipeline.executors.executor import Engine
+from data_pipeline.files.atomic import atomic_directory
 from data_pipeline.fingerprint import code_fingerprint
 from data_pipeline.parts import Part, keys_beside
-from data_pipeline.publish import atomic_directory
 
 
 class CorpusDocuments:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.lib.recfunctions import repack_fields
 
 from data_pipeline.document_keys import PREFERENCE_FIELDS, Keys, preferred_first
-from data_pipeline.engine import Engine
+from data_pipeline.executors.executor import Engine
 
 REMOVAL_DTYPE = np.dtype([("removed", "<i8"), ("kept", "<i8"), ("similarity", "<f4")])
 """A document that goes, the one that stays for it, and how similar they are, from 0 to 1 (of what,

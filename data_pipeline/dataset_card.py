@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCardData
 
 from data_pipeline.account import BuildAccount, SourceAccount
 from data_pipeline.document import SCHEMA
-from data_pipeline.publish import write_atomic
+from data_pipeline.files.atomic import write_atomic
 from data_pipeline.report_words import count, percent, size, visible
 
 CARD = "README.md"

@@ -45,9 +45,15 @@ import numpy.typing as npt
 
 from data_pipeline.document import Document, Rejected
 from data_pipeline.evaluation_items import Item, ItemString, Problem, read_evaluations
-from data_pipeline.model_file import ModelFile
-from data_pipeline.publish import write_atomic
-from data_pipeline.word_ngrams import Hashes, distinct, ngram_hashes, ngram_hashes_at, word_hashes
+from data_pipeline.files.atomic import write_atomic
+from data_pipeline.files.model_file import ModelFile
+from data_pipeline.text.word_ngrams import (
+    Hashes,
+    distinct,
+    ngram_hashes,
+    ngram_hashes_at,
+    word_hashes,
+)
 
 MIN_WORDS = 8
 MAX_SHARED_ITEMS = 10

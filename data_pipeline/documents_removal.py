@@ -25,9 +25,9 @@ from data_pipeline.documents import (
     checksum,
     read_manifest,
 )
-from data_pipeline.engine import Engine
+from data_pipeline.executors.executor import Engine
+from data_pipeline.files.atomic import atomic_directory, link_or_copy
 from data_pipeline.fingerprint import files_fingerprint
-from data_pipeline.publish import atomic_directory, link_or_copy
 from data_pipeline.published import ledger_name
 from data_pipeline.removal_requests import REQUESTED, RemovalRequests
 from data_pipeline.requested_rows import split_rows

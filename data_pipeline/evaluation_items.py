@@ -24,9 +24,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_pipeline.inputs import InputFile, walk
-from data_pipeline.rows import JSON_SUFFIXES
-from data_pipeline.streams import COMPRESSIONS, DAMAGE, one_line, open_stream, uncompressed_name
+from data_pipeline.files.compressed import (
+    COMPRESSIONS,
+    DAMAGE,
+    one_line,
+    open_stream,
+    uncompressed_name,
+)
+from data_pipeline.files.inputs import InputFile, walk
+from data_pipeline.sources.rows import JSON_SUFFIXES
 
 PASSAGE_KEYS = frozenset(
     {

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from data_pipeline.comparison import REMOVAL_DTYPE, Comparison, DocumentFile, Removals
 from data_pipeline.document_keys import KEYS_DTYPE, preferred_first
-from data_pipeline.publish import atomic_directory
+from data_pipeline.files.atomic import atomic_directory
 
 _ROW_DTYPE = np.dtype([("number", "<i8"), ("source", "<i4"), ("keys", KEYS_DTYPE)])
 # A row, its copy while groups are joined, and what sorting needs.

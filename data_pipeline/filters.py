@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 
 from data_pipeline.document import Document
-from data_pipeline.licences import is_allowed
+from data_pipeline.text.licences import is_allowed
 
 _GENERATED = re.compile(
     r"@generated|\bdo not edit\b|\bdo not modify\b|\bauto-?(?:matically )?generated\b"

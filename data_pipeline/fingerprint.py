@@ -16,7 +16,7 @@ from typing import Any
 import xxhash
 
 from data_pipeline.document import Source
-from data_pipeline.inputs import InputFile
+from data_pipeline.files.inputs import InputFile
 
 _PACKAGE = "data_pipeline"
 _STARTING_POINT = f"{_PACKAGE}.parts"

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from data_pipeline.document import Document, Rejected, Source, Stage, items_of
 from data_pipeline.documents import read_manifest
-from data_pipeline.inputs import InputFile
-from data_pipeline.remote_files import Root
+from data_pipeline.files.inputs import InputFile
+from data_pipeline.files.remote import Root
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import fasttext
 
 from data_pipeline.document import Document
-from data_pipeline.model_file import ModelFile, model_file
+from data_pipeline.files.model_file import ModelFile, model_file
 
 _LABEL = "__label__"
 _PUBLISHED = "https://fasttext.cc/docs/en/language-identification.html (lid.176.bin, lid.176.ftz)"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.word_ngrams import Hashes, mix, ngram_hashes, word_hashes_of_texts
+from data_pipeline.text.word_ngrams import Hashes, mix, ngram_hashes, word_hashes_of_texts
 
 _BLOCK_SHINGLES = 1 << 15
 """Signed together: they stay in the processor's cache."""

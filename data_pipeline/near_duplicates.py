@@ -40,9 +40,9 @@ from data_pipeline.bucket_runs import (
 )
 from data_pipeline.candidate_pairs import pairs_in_groups
 from data_pipeline.comparison import REMOVAL_DTYPE, Comparison, DocumentFile, Removals
+from data_pipeline.files.atomic import atomic_directory
 from data_pipeline.minhash import Bands, band_keys, choose_bands, jaccard, shingles, signatures
-from data_pipeline.publish import atomic_directory
-from data_pipeline.word_ngrams import Hashes, distinct
+from data_pipeline.text.word_ngrams import Hashes, distinct
 
 Places = npt.NDArray[np.int64]
 

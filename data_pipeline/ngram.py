@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_pipeline.streams import Stream, one_line, open_stream
+from data_pipeline.files.compressed import Stream, one_line, open_stream
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

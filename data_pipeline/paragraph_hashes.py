@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from data_pipeline.paragraphs import ascii_keys, paragraph_key
+from data_pipeline.text.normal_forms import ascii_keys, paragraph_key
 
 Hashes = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.uint32]

@@ -18,9 +18,9 @@ from typing import Any
 import sentencepiece
 
 from data_pipeline.document import Document
-from data_pipeline.model_file import ModelFile, model_file
+from data_pipeline.files.model_file import ModelFile, model_file
 from data_pipeline.ngram import NGramModel, read_arpa
-from data_pipeline.paragraphs import scoring_text
+from data_pipeline.text.normal_forms import scoring_text
 
 _PUBLISHED = "https://dl.fbaipublicfiles.com/cc_net/lm ({language}.arpa.bin, {language}.sp.model)"
 _MADE_BY = "`build_dataset.sh train-perplexity`, from Wikipedia's text in this language"

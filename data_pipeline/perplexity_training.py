@@ -14,12 +14,12 @@ import numpy as np
 import sentencepiece
 
 from data_pipeline.document import content_id
+from data_pipeline.files.atomic import atomic_directory
 from data_pipeline.ngram import BEGIN, END, UNKNOWN, Ints, NGramModel, write_arpa
 from data_pipeline.ngram_training import train_model
-from data_pipeline.paragraphs import scoring_text
 from data_pipeline.perplexity import numpy_scorer, perplexity
-from data_pipeline.publish import atomic_directory
 from data_pipeline.sampling import SmallestHashes, keyed_hash
+from data_pipeline.text.normal_forms import scoring_text
 
 _UNKNOWN_ID, _BEGIN_ID, _END_ID = 0, 1, 2
 _MAX_LINE_CHARACTERS = 1_000  # SentencePiece passes over lines of more than 4192 bytes

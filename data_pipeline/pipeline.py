@@ -44,8 +44,12 @@ from data_pipeline.documents import (
     finished_manifest,
 )
 from data_pipeline.duplicate_clusters import sample_clusters, save_clusters
-from data_pipeline.engine import Engine
 from data_pipeline.exact_duplicates import same_text
+from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.local import Processes
+from data_pipeline.files.atomic import atomic_directory
+from data_pipeline.files.inputs import Inputs
+from data_pipeline.files.remote import Root
 from data_pipeline.fingerprint import (
     files_fingerprint,
     functions_of,
@@ -53,9 +57,7 @@ from data_pipeline.fingerprint import (
     package_versions,
     source_fingerprint,
 )
-from data_pipeline.inputs import Inputs
 from data_pipeline.parts import Part, build_part, groups
-from data_pipeline.publish import atomic_directory
 from data_pipeline.published import (
     PartRemovals,
     Publication,
@@ -63,7 +65,6 @@ from data_pipeline.published import (
     publish_part,
     removals_of_part,
 )
-from data_pipeline.remote_files import Root
 from data_pipeline.removal_requests import RemovalRequests
 from data_pipeline.repeated_paragraphs import (
     groups_to_mark,
@@ -73,7 +74,6 @@ from data_pipeline.repeated_paragraphs import (
     write_hashes,
 )
 from data_pipeline.sampling import SmallestHashes
-from data_pipeline.workers import Processes
 
 ONE_PROCESS = Processes(1)
 DISTINCT_TEXTS = (Rule("duplicate", same_text),)

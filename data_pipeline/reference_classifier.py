@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 import fasttext
 
 from data_pipeline.document import Document, content_id
-from data_pipeline.model_file import ModelFile, model_file
-from data_pipeline.publish import write_atomic
+from data_pipeline.files.atomic import write_atomic
+from data_pipeline.files.model_file import ModelFile, model_file
 from data_pipeline.sampling import SmallestHashes, keyed_hash
 
 _REFERENCE, _RANDOM = "__label__reference", "__label__random"

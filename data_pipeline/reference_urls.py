@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from data_pipeline.publish import write_atomic
+from data_pipeline.files.atomic import write_atomic
 
 # Names of citation templates begin so in the Wikipedias of the paper's languages.
 _CITATION = (

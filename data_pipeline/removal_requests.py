@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_pipeline.publish import write_atomic
+from data_pipeline.files.atomic import write_atomic
 
 REQUESTED = "requested"
 """Reason under which these documents are counted."""

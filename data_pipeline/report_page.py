@@ -28,7 +28,7 @@ from data_pipeline.account import (
     SourceAccount,
     stage_of_drop,
 )
-from data_pipeline.publish import write_atomic
+from data_pipeline.files.atomic import write_atomic
 from data_pipeline.report_flow import flows
 from data_pipeline.report_words import Run
 

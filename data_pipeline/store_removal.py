@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 
 from data_pipeline.documents import checksum
 from data_pipeline.encoding import Encoder
-from data_pipeline.engine import Engine
+from data_pipeline.executors.executor import Engine
+from data_pipeline.files.atomic import atomic_directory, link_or_copy
 from data_pipeline.fingerprint import files_fingerprint
-from data_pipeline.publish import atomic_directory, link_or_copy
 from data_pipeline.removal_requests import RemovalRequests
 from data_pipeline.requested_rows import split_rows
 from data_pipeline.shards import (

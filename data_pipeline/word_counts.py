@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from data_pipeline.documents import read_manifest
-from data_pipeline.engine import Engine
-from data_pipeline.publish import atomic_directory
+from data_pipeline.executors.executor import Engine
+from data_pipeline.files.atomic import atomic_directory
 
 _WORD = re.compile(" +[^ ]*")
 _SCHEMA = pa.schema([("word", pa.string()), ("count", pa.int64())])

@@ -12,16 +12,16 @@ from data_pipeline import costs, report, report_page
 from data_pipeline.dataset_card import write_card
 from data_pipeline.decontamination import IndexAccount
 from data_pipeline.documents import Manifest
+from data_pipeline.executors.timed import TimedEngine
+from data_pipeline.files.atomic import write_atomic
+from data_pipeline.files.remote import root_of
 from data_pipeline.hub import push_to_hub
 from data_pipeline.pipeline import build_corpus
-from data_pipeline.publish import write_atomic
 from data_pipeline.publish_copy import publish_copy
-from data_pipeline.remote_files import root_of
 from data_pipeline.removal import REQUESTS
 from data_pipeline.removal_requests import RemovalRequests
 from data_pipeline.shards import StoreManifest
 from data_pipeline.store_building import build_store
-from data_pipeline.timed_engine import TimedEngine
 from data_pipeline.tokenizer_folder import export_tokenizer
 from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
 from recipes.corpus import Corpus

@@ -12,7 +12,7 @@ from data_pipeline.decontamination import (
     drop_contaminated,
     flag_contaminated,
 )
-from data_pipeline.model_file import model_file
+from data_pipeline.files.model_file import model_file
 from recipes.corpus import Corpus
 
 Action = Literal["drop", "flag"]

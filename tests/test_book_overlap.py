@@ -13,7 +13,7 @@ import pytest
 from data_pipeline.book_overlap import overlapping_books
 from data_pipeline.comparison import DocumentFile
 from data_pipeline.document import Document
-from data_pipeline.word_ngrams import distinct, ngram_hashes, word_hashes
+from data_pipeline.text.word_ngrams import distinct, ngram_hashes, word_hashes
 from recipes.llama1_corpus import books_source
 
 
@@ -197,7 +197,7 @@ def test_word_hashes_are_equal_where_words_are(text: str) -> None:
 def test_words_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     text = novel(7, 500)
     whole = word_hashes(text)
-    monkeypatch.setattr("data_pipeline.word_ngrams._CHUNK_CHARACTERS", 64)
+    monkeypatch.setattr("data_pipeline.text.word_ngrams._CHUNK_CHARACTERS", 64)
     assert np.array_equal(word_hashes(text), whole)
 
 

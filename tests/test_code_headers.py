@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.code_headers import file_name, remove_notices, without_notices
 from data_pipeline.document import Document
+from data_pipeline.sources.github.notices import file_name, remove_notices, without_notices
 
 APACHE = textwrap.dedent(
     """\

@@ -26,10 +26,10 @@ from data_pipeline.costs import (
     stage_of,
 )
 from data_pipeline.document import Source
+from data_pipeline.executors.local import Processes
+from data_pipeline.executors.timed import TimedEngine
 from data_pipeline.pipeline import build_corpus
 from data_pipeline.sources import folder
-from data_pipeline.timed_engine import TimedEngine
-from data_pipeline.workers import Processes
 
 ROOT = Path(__file__).resolve().parents[1]
 GB = 10**9

@@ -23,7 +23,7 @@ from data_pipeline.decontamination import (
 from data_pipeline.document import Document, Rejected
 from data_pipeline.documents import load_documents, read_manifest
 from data_pipeline.evaluation_items import read_evaluations
-from data_pipeline.model_file import ModelFile, model_file
+from data_pipeline.files.model_file import ModelFile, model_file
 from recipes.build_dataset import run
 from recipes.llama1_corpus import CrawlModels, llama1_corpus
 

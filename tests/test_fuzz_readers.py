@@ -15,8 +15,8 @@ import pytest
 from watched import Limits, read_whole, watch
 
 from data_pipeline.document import Document, Rejected, Source
-from data_pipeline.inputs import InputFile, Inputs, walk
-from data_pipeline.remote_files import Root
+from data_pipeline.files.inputs import InputFile, Inputs, walk
+from data_pipeline.files.remote import Root
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.grouping import Group, GroupedRecords
+from data_pipeline.sources.stack_exchange.grouped_records import Group, GroupedRecords
 
 
 def grouped(records: list[tuple[int, str]], max_bytes: int) -> list[Group]:

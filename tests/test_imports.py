@@ -111,7 +111,7 @@ def test_imports_follow_the_rules(module: str) -> None:
         ("llama_ds.model", "llama_ds.train", False),
         ("llama_ds.model", "llama_ds.data", False),
         ("llama_ds.data", "data_pipeline.shards", True),
-        ("llama_ds.data", "data_pipeline.publish", False),
+        ("llama_ds.data", "data_pipeline.files.atomic", False),
         ("llama_ds.data", "data_pipeline", False),
         ("data_pipeline.shards", "llama_ds.config", False),
         ("llama_ds.config", "recipes.llama", False),

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.document import Document
+from data_pipeline.files.model_file import ModelFile
 from data_pipeline.language_id import (
     identify_language,
     language_model,
     other_language,
     uncertain_language,
 )
-from data_pipeline.model_file import ModelFile
 
 
 @pytest.fixture

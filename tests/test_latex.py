@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nasty_arxiv import hostile_texts, soup
 
-from data_pipeline.latex import (
+from data_pipeline.sources.arxiv.sections import (
     with_tidy_lines,
     without_comments,
     without_front_matter_and_bibliography,
 )
-from data_pipeline.latex_words import plain_words, title_of
+from data_pipeline.sources.arxiv.title import plain_words, title_of
 
 COMMENTS = {
     "a % b\nc": "a\nc",

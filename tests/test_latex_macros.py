@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nasty_arxiv import soup
 
-from data_pipeline.latex_input import MacroExplosionError
-from data_pipeline.latex_macros import expand_macros
+from data_pipeline.sources.arxiv.expansion_input import MacroExplosionError
+from data_pipeline.sources.arxiv.macros import expand_macros
 
 ROWS = {
     # What macros are defined by.

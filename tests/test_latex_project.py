@@ -3,7 +3,7 @@
 import pytest
 from nasty_arxiv import hostile_projects
 
-from data_pipeline.latex_project import (
+from data_pipeline.sources.arxiv.project import (
     ProjectTooLargeError,
     decode_file,
     decode_project,
@@ -12,7 +12,7 @@ from data_pipeline.latex_project import (
     main_file,
     merged,
 )
-from data_pipeline.text import NotTextError
+from data_pipeline.text.decoding import NotTextError
 
 HEAD = "\\documentclass{article}\n\\begin{document}\n"
 LIMIT = 1_000_000

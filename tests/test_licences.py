@@ -4,7 +4,7 @@ import email
 
 import pytest
 
-from data_pipeline.licences import from_header, from_metadata, from_name, from_text, is_allowed
+from data_pipeline.text.licences import from_header, from_metadata, from_name, from_text, is_allowed
 
 MIT = "Permission is hereby granted, free of charge, to any person\nobtaining a copy of this"
 BSD2 = "Redistribution and use in source and binary forms, with or without\n modification"

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import word_ngrams
 from data_pipeline.candidate_pairs import pairs_in_groups
 from data_pipeline.minhash import band_keys, choose_bands, jaccard, shingles, signatures
-from data_pipeline.word_ngrams import ngram_hashes, word_hashes, word_hashes_of_texts
+from data_pipeline.text import word_ngrams
+from data_pipeline.text.word_ngrams import ngram_hashes, word_hashes, word_hashes_of_texts
 
 
 @given(st.lists(st.text("ab1 .\nÀß\u03a3\u0130漢", max_size=30), max_size=8), st.integers(1, 3))

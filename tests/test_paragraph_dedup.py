@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from data_pipeline import paragraph_dedup
 from data_pipeline.document import Document, Rejected
+from data_pipeline.executors.local import Processes
 from data_pipeline.paragraph_dedup import (
     BYTES_PER_PARAGRAPH,
     Keep,
@@ -24,8 +25,7 @@ from data_pipeline.paragraph_dedup import (
     num_paragraphs,
 )
 from data_pipeline.paragraph_hashes import write_paragraph_hashes
-from data_pipeline.paragraphs import paragraph_key
-from data_pipeline.workers import Processes
+from data_pipeline.text.normal_forms import paragraph_key
 
 LARGE = 1 << 30
 ONE = Processes(1)

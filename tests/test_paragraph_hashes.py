@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from data_pipeline import paragraph_hashes
 from data_pipeline.paragraph_hashes import NO_KEY, line_hashes, write_paragraph_hashes
-from data_pipeline.paragraphs import paragraph_key
+from data_pipeline.text.normal_forms import paragraph_key
 
 
 def defined(line: str) -> int:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.paragraphs import paragraph_key, scoring_text
+from data_pipeline.text.normal_forms import paragraph_key, scoring_text
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,10 @@ from data_pipeline import filters, parts
 from data_pipeline.comparison import Comparison, Removals, Rule, removals
 from data_pipeline.document import SCHEMA, Document, Source, content_id
 from data_pipeline.documents import load_documents, read_manifest
+from data_pipeline.executors.local import Processes, _set_up_worker
 from data_pipeline.fingerprint import describe
 from data_pipeline.pipeline import DISTINCT_TEXTS, BuildError, build_corpus, build_documents
 from data_pipeline.sources import folder
-from data_pipeline.workers import Processes, _set_up_worker
 
 
 def trim(document: Document) -> Document:
@@ -289,7 +289,7 @@ from pathlib import Path
 from data_pipeline.document import Source
 from data_pipeline.pipeline import build_documents
 from data_pipeline.sources import folder
-from data_pipeline.workers import Processes
+from data_pipeline.executors.local import Processes
 read = partial(folder.read, text_field="text", max_document_bytes=1000)
 source = Source("text", folder.inputs, read)
 build_documents(source, Path(sys.argv[1]), Path(sys.argv[2]), engine=Processes(2))

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nasty_stack_exchange import nasty_html
 
-from data_pipeline.post_html import PostError, to_text
-from data_pipeline.text import clean
+from data_pipeline.sources.stack_exchange.post_html import PostError, to_text
+from data_pipeline.text.decoding import clean
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.publish import atomic_directory, write_atomic
+from data_pipeline.files.atomic import atomic_directory, write_atomic
 
 
 def fail_halfway(path: Path, error: BaseException) -> None:

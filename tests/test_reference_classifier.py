@@ -10,7 +10,7 @@ import fasttext
 import pytest
 
 from data_pipeline.document import Document
-from data_pipeline.model_file import ModelFile
+from data_pipeline.files.model_file import ModelFile
 from data_pipeline.reference_classifier import (
     ClassifierConfig,
     not_reference,

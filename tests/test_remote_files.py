@@ -16,12 +16,12 @@ import pytest
 from data_pipeline import parts
 from data_pipeline.document import Document, Rejected, Source
 from data_pipeline.documents import read_manifest
-from data_pipeline.inputs import InputFile, Inputs, local_copy, walk
+from data_pipeline.executors.local import Processes
+from data_pipeline.files.inputs import InputFile, Inputs, local_copy, walk
+from data_pipeline.files.remote import RemoteFolder, Root, root_of
 from data_pipeline.inspection import RawDocuments
 from data_pipeline.pipeline import build_corpus
-from data_pipeline.remote_files import RemoteFolder, Root, root_of
 from data_pipeline.sources import folder, github
-from data_pipeline.workers import Processes
 from recipes.llama1_corpus import CrawlModels, llama1_corpus
 
 read_text = partial(folder.read, text_field="text", max_document_bytes=1 << 20)
@@ -198,4 +198,4 @@ def test_installed_packages_are_read_here_only(
     for name in ("thing/a.py", "thing-1.0.dist-info/RECORD"):
         bucket.pipe_file(f"{URL}/{name}", b"x")
     with pytest.raises(ValueError, match=r"thing-1.0.dist-info.*local disk only"):
-        github.inputs(RemoteFolder(URL), suffixes=frozenset({".py"}), max_file_bytes=1000)
+        github.checkout_inputs(RemoteFolder(URL), suffixes=frozenset({".py"}), max_file_bytes=1000)

@@ -25,6 +25,7 @@ from data_pipeline import parts, store_building
 from data_pipeline.document import Source, content_id
 from data_pipeline.documents import load_documents, read_manifest
 from data_pipeline.encoding import Encoder
+from data_pipeline.executors.local import Processes
 from data_pipeline.pipeline import NO_REQUESTS, build_corpus
 from data_pipeline.provenance import document_at
 from data_pipeline.removal import REQUESTS, remove
@@ -33,7 +34,6 @@ from data_pipeline.shards import SPLITS, TokenStore
 from data_pipeline.sources import folder
 from data_pipeline.store_building import build_store
 from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
-from data_pipeline.workers import Processes
 from recipes.removal import RemoveDocuments
 
 TEXT = Source(

@@ -23,10 +23,10 @@ from data_pipeline.document_keys import KEYS_DTYPE, key_of
 from data_pipeline.documents import load_documents, read_manifest
 from data_pipeline.duplicate_clusters import load_clusters
 from data_pipeline.exact_duplicates import same_text, same_url
+from data_pipeline.executors.local import Processes
 from data_pipeline.pipeline import CLUSTERS, DISTINCT_TEXTS, NO_REQUESTS, RULES, build_corpus
 from data_pipeline.removal_requests import RemovalRequests
 from data_pipeline.sources import folder
-from data_pipeline.workers import Processes
 
 TEXT = Source(
     "text", folder.inputs, partial(folder.read, text_field="text", max_document_bytes=1000)

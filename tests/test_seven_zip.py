@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from nasty_stack_exchange import archive
 
-from data_pipeline.seven_zip import ArchiveDamage, open_member
+from data_pipeline.sources.stack_exchange.seven_zip import ArchiveDamage, open_member
 
 
 def write(path: Path, data: bytes) -> Path:

@@ -15,8 +15,9 @@ import pytest
 from nasty_arxiv import hostile_texts, nasty_arxiv, odd_archive, tar_of
 
 from data_pipeline.document import Document, Rejected, Source
-from data_pipeline.inputs import InputFile
+from data_pipeline.files.inputs import InputFile
 from data_pipeline.sources import arxiv
+from data_pipeline.sources.arxiv.packages import paper_id
 from recipes.llama1_corpus import arxiv_source
 
 SOURCE = arxiv_source()
@@ -242,7 +243,7 @@ def test_bulk_file_by_its_members(tmp_path: Path) -> None:
     ],
 )
 def test_identity_comes_from_the_name(name: str, url: str | None, month: str | None) -> None:
-    found = arxiv.paper_id(name)
+    found = paper_id(name)
     assert (found and found.url) == (url and f"https://arxiv.org/abs/{url}")
     assert (found and found.month) == month
 

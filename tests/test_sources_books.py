@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nasty_books import nasty_book, nasty_books
 
-from data_pipeline import gutenberg
 from data_pipeline.document import Document, Rejected
 from data_pipeline.sources import books
+from data_pipeline.sources.books import gutenberg
 from recipes.llama1_corpus import books_source
 
 SOURCE = books_source()

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.document import Document, Rejected
-from data_pipeline.inputs import Inputs
-from data_pipeline.sources import github
+from data_pipeline.files.inputs import Inputs
+from data_pipeline.sources.github import checkouts
 
 MIT = "Permission is hereby granted, free of charge, to any person obtaining a copy"
 APACHE = "Apache License Version 2.0"
 SUFFIXES = frozenset({".py", ".md"})
-tree_inputs = partial(github.inputs, suffixes=SUFFIXES, max_file_bytes=1000)
+tree_inputs = partial(checkouts.inputs, suffixes=SUFFIXES, max_file_bytes=1000)
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -162,13 +162,13 @@ def test_budget_is_shared_by_packages_and_documents_come_first(tmp_path: Path) -
 )
 def test_read(tmp_path: Path, data: bytes, result: str) -> None:
     (tmp_path / "a.py").write_bytes(data)
-    (item,) = github.read(tree_inputs(tmp_path).files[0])
+    (item,) = checkouts.read(tree_inputs(tmp_path).files[0])
     assert (item.text if isinstance(item, Document) else item.reason) == result
 
 
 def test_file_gone_since_it_was_found(tmp_path: Path) -> None:
     found = tree_inputs(write(tmp_path, {"a.py": "a"}))
     (tmp_path / "a.py").unlink()
-    (item,) = github.read(found.files[0])
+    (item,) = checkouts.read(found.files[0])
     assert isinstance(item, Rejected)
     assert item.reason == "unreadable"

@@ -13,8 +13,8 @@ from nasty_github import nasty_github
 
 from data_pipeline.document import Document, Rejected
 from data_pipeline.documents import load_documents
-from data_pipeline.licences import from_text
 from data_pipeline.pipeline import build_documents
+from data_pipeline.text.licences import from_text
 from recipes.llama1_corpus import github_source
 
 SOURCE = github_source()

@@ -22,8 +22,9 @@ from nasty_stack_exchange import (
 )
 
 from data_pipeline.document import Document, Rejected
-from data_pipeline.inputs import InputFile, walk
+from data_pipeline.files.inputs import InputFile, walk
 from data_pipeline.sources import stack_exchange
+from data_pipeline.sources.stack_exchange.dumps import site_of
 from recipes.llama1_corpus import STACK_EXCHANGE_SITES, stack_exchange_source
 
 Item = Document | Rejected
@@ -175,7 +176,7 @@ def test_which_sites_are_read(tmp_path: Path) -> None:
     assert len(everything.files) == 4
     # The sites that the list names come first, whatever their sizes.
     two = stack_exchange.inputs(tmp_path, sites=listed, max_sites=2)
-    assert {stack_exchange.site_of(file) for file in two.files} == set(listed[:2])
+    assert {site_of(file) for file in two.files} == set(listed[:2])
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,7 @@ def test_which_sites_are_read(tmp_path: Path) -> None:
 def test_site_of(tmp_path: Path, name: str, site: str) -> None:
     make_site(tmp_path, name, 1)
     (file,) = walk(tmp_path, follow_symlinks=False).files
-    assert stack_exchange.site_of(file) == site
+    assert site_of(file) == site
 
 
 def test_the_list_has_28_sites() -> None:

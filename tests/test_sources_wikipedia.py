@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from nasty_wikipedia import dump, nasty_wikipedia, page
 
 from data_pipeline.document import Document, Rejected
-from data_pipeline.inputs import InputFile
+from data_pipeline.files.inputs import InputFile
 from data_pipeline.sources import wikipedia
+from data_pipeline.sources.wikipedia.dumps import language_of_name
 from recipes.llama1_corpus import WIKIPEDIA_LANGUAGES, wikipedia_source
 
 Item = Document | Rejected
@@ -81,7 +82,7 @@ def test_which_files_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_language_of_name(name: str, language: str | None) -> None:
-    assert wikipedia.language_of_name(name) == language
+    assert language_of_name(name) == language
 
 
 def test_articles_only(tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ from written_documents import text_rows, write_documents
 from data_pipeline import store_building
 from data_pipeline.document import content_id
 from data_pipeline.encoding import Encoder
+from data_pipeline.executors.local import Processes
 from data_pipeline.provenance import document_at
 from data_pipeline.shards import SPLITS, TokenStore
 from data_pipeline.store_building import build_store
 from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
-from data_pipeline.workers import Processes
 
 ONE = Processes(1)
 
@@ -270,7 +270,7 @@ def test_main_script_may_have_any_name(trained: Path, tmp_path: Path) -> None:
         "import sys\n"
         "from pathlib import Path\n"
         "from data_pipeline import store_building\n"
-        "from data_pipeline.workers import Processes\n"
+        "from data_pipeline.executors.local import Processes\n"
         "store_building._SHARD_BYTES = 1\n"
         "store_building.build_store(Path(sys.argv[1]), {'a': Path(sys.argv[2])},\n"
         "    Path(sys.argv[3]), holdout_share=0.1, engine=Processes(2))\n"

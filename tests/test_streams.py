@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.streams import DAMAGE, lines, open_stream, uncompressed_name
+from data_pipeline.files.compressed import DAMAGE, lines, open_stream, uncompressed_name
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,

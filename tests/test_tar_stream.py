@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nasty_arxiv import header_bomb, odd_archive, tar_of
 
-from data_pipeline.tar_stream import BLOCK_BYTES, DamagedTarError, MemberKind, is_tar, members
+from data_pipeline.sources.arxiv.tar_stream import (
+    BLOCK_BYTES,
+    DamagedTarError,
+    MemberKind,
+    is_tar,
+    members,
+)
 
 
 def contents(data: bytes) -> list[tuple[str, bytes]]:

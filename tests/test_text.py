@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.text import NotTextError, clean, decode, detect_encoding, without_line_end_space
+from data_pipeline.text.decoding import (
+    NotTextError,
+    clean,
+    decode,
+    detect_encoding,
+    without_line_end_space,
+)
 
 FRENCH = "Un café déjà très sucré \u2013 «voilà» l\u2019élève"
 RUSSIAN = "Все счастливые семьи похожи друг на друга"  # noqa: RUF001

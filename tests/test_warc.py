@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from nasty_common_crawl import conversion, damaged_files, http, pack, page, record
 
-from data_pipeline.warc import Block, Damage, records
+from data_pipeline.sources.common_crawl.warc import Block, Damage, records
 
 LIMIT = 1 << 20
 

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nasty_common_crawl import PAGE, hostile_pages
 
-from data_pipeline.web_page import PageError, decode_body, decode_html, is_html, read_page
+from data_pipeline.sources.common_crawl.html_page import (
+    PageError,
+    decode_body,
+    decode_html,
+    is_html,
+    read_page,
+)
 
 HTML = b"<html><p>Text of the page.</p></html>"
 LIMIT = 1 << 20

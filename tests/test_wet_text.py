@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.wet_text import TextRecord, text_records
+from data_pipeline.sources.common_crawl.wet_text import TextRecord, text_records
 
 HEAD = "WARC/1.0\nWARC-Type: conversion\nWARC-Target-URI: http://e.org/{}\n\n"
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nasty_wikipedia import MARKUP, nasty_wikitext
 
-from data_pipeline.wikitext import MAX_DEPTH, WikitextError, to_text
-from data_pipeline.wikitext_names import is_disambiguation, is_redirect
+from data_pipeline.sources.wikipedia.names import is_disambiguation, is_redirect
+from data_pipeline.sources.wikipedia.wikitext import MAX_DEPTH, WikitextError, to_text
 
 LINKS = [
     ("a [[b]] c", "a b c"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.xml_records import Piece, RecordError, parse, parse_head, pieces, utf8
+from data_pipeline.files.xml_records import Piece, RecordError, parse, parse_head, pieces, utf8
 
 
 def cut(data: bytes, size: int) -> list[bytes]:

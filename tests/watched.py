@@ -26,7 +26,7 @@ from random import Random
 from typing import Literal
 
 from data_pipeline.document import Document, Source
-from data_pipeline.inputs import InputFile
+from data_pipeline.files.inputs import InputFile
 from data_pipeline.parts import processed
 
 Generator = Callable[[Random], Iterator[tuple[str, bytes]]]
