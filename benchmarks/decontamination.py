@@ -19,9 +19,9 @@ from pathlib import Path
 
 from turns import Work, compare
 
-from data_pipeline.decontamination import EvaluationIndex, build_index
 from data_pipeline.document import Document
-from data_pipeline.evaluation_items import read_evaluations
+from data_pipeline.filters.decontamination import EvaluationIndex, build_index
+from data_pipeline.filters.evaluation_sets import read_evaluations
 from recipes.llama1_corpus import books_source
 
 WORDS = 13

@@ -27,11 +27,11 @@ from resiliparse.parse.encoding import detect_encoding
 from resiliparse.parse.html import HTMLTree
 from turns import Work, compare
 
-from data_pipeline import c4_rules
 from data_pipeline.document import Document, Rejected
-from data_pipeline.language_id import identify_language, language_model
-from data_pipeline.ngram import Ints, write_arpa
-from data_pipeline.ngram_training import train_model
+from data_pipeline.filters import c4 as c4_rules
+from data_pipeline.filters.language import identify_language, language_model
+from data_pipeline.filters.ngram import Ints, write_arpa
+from data_pipeline.filters.ngram_training import train_model
 from data_pipeline.sources import c4
 from data_pipeline.sources.common_crawl.html_page import read_page
 from data_pipeline.sources.common_crawl.warc import Block, records

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipeline.decontamination import sets_hit
 from data_pipeline.documents import (
     DROPPED_SCHEMA,
     DropCount,
@@ -27,6 +26,7 @@ from data_pipeline.documents import (
 )
 from data_pipeline.executors.executor import Engine
 from data_pipeline.files.atomic import atomic_directory, link_or_copy
+from data_pipeline.filters.decontamination import sets_hit
 from data_pipeline.fingerprint import files_fingerprint
 from data_pipeline.published import ledger_name
 from data_pipeline.removal_requests import REQUESTED, RemovalRequests

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from data_pipeline.decontamination import IndexAccount
 from data_pipeline.documents import Manifest
+from data_pipeline.filters.decontamination import IndexAccount
 
 _HEADINGS = ("source", "files", "MB", "ignored", "read", "kept", "text MB")
 _SET_HEADINGS = ("evaluation set", "items", "looked for", "too short", "no telling n-gram", "hits")

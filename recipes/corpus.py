@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from data_pipeline import filters
 from data_pipeline.comparison import Rule
 from data_pipeline.document import Edit, Source
 from data_pipeline.files.remote import Root
+from data_pipeline.filters import heuristics as filters
 from data_pipeline.pipeline import DISTINCT_TEXTS
 from data_pipeline.sources import folder, github
 

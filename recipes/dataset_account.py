@@ -20,9 +20,9 @@ from data_pipeline.account import (
     source_account,
 )
 from data_pipeline.costs import Deviation, StageCost
-from data_pipeline.decontamination import IndexAccount
 from data_pipeline.documents import Manifest
 from data_pipeline.duplicate_clusters import load_clusters
+from data_pipeline.filters.decontamination import IndexAccount
 from data_pipeline.pipeline import CLUSTERS, RULES
 from data_pipeline.removal_requests import REQUESTED
 from data_pipeline.shards import Split, SplitManifest, StoreManifest

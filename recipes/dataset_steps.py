@@ -10,11 +10,11 @@ from pathlib import Path
 
 from data_pipeline import costs, report, report_page
 from data_pipeline.dataset_card import write_card
-from data_pipeline.decontamination import IndexAccount
 from data_pipeline.documents import Manifest
 from data_pipeline.executors.timed import TimedEngine
 from data_pipeline.files.atomic import write_atomic
 from data_pipeline.files.remote import root_of
+from data_pipeline.filters.decontamination import IndexAccount
 from data_pipeline.hub import push_to_hub
 from data_pipeline.pipeline import build_corpus
 from data_pipeline.publish_copy import publish_copy

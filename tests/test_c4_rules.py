@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline import c4_rules
 from data_pipeline.document import Document, Rejected
+from data_pipeline.filters import c4 as c4_rules
 
 keep = partial(c4_rules.keep_good_lines, min_words=5, max_word_characters=1000)
 GOOD = "This line has five words."

@@ -15,11 +15,11 @@ from huggingface_hub import DatasetCard
 from huggingface_hub.errors import LocalTokenNotFoundError
 from sample_account import sample_account
 
-from data_pipeline import filters
 from data_pipeline.account import BuildAccount, source_account
 from data_pipeline.dataset_card import COLUMNS, card, write_card
 from data_pipeline.document import SCHEMA, Source
 from data_pipeline.documents import Manifest
+from data_pipeline.filters import heuristics as filters
 from data_pipeline.hub import push_to_hub
 from data_pipeline.pipeline import DISTINCT_TEXTS, build_corpus
 from data_pipeline.sources import folder

@@ -13,17 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.account import BuildAccount
-from data_pipeline.decontamination import (
+from data_pipeline.document import Document, Rejected
+from data_pipeline.documents import load_documents, read_manifest
+from data_pipeline.files.model_file import ModelFile, model_file
+from data_pipeline.filters.decontamination import (
     EvaluationIndex,
     IndexAccount,
     build_index,
     drop_contaminated,
     flag_contaminated,
 )
-from data_pipeline.document import Document, Rejected
-from data_pipeline.documents import load_documents, read_manifest
-from data_pipeline.evaluation_items import read_evaluations
-from data_pipeline.files.model_file import ModelFile, model_file
+from data_pipeline.filters.evaluation_sets import read_evaluations
 from recipes.build_dataset import run
 from recipes.llama1_corpus import CrawlModels, llama1_corpus
 

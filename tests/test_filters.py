@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 
-from data_pipeline import filters
 from data_pipeline.document import Document
+from data_pipeline.filters import heuristics as filters
 
 Filter = Callable[[Document], str | None]
 

@@ -8,7 +8,7 @@ import pytest
 
 from data_pipeline.document import Document
 from data_pipeline.files.model_file import ModelFile
-from data_pipeline.language_id import (
+from data_pipeline.filters.language import (
     identify_language,
     language_model,
     other_language,

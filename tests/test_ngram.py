@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.ngram import NGramModel, read_arpa, write_arpa
-from data_pipeline.ngram_training import train_model
-from data_pipeline.perplexity import has_kenlm, kenlm_scorer
+from data_pipeline.filters.ngram import NGramModel, read_arpa, write_arpa
+from data_pipeline.filters.ngram_training import train_model
+from data_pipeline.filters.perplexity import has_kenlm, kenlm_scorer
 
 WORDS = ("<unk>", "<s>", "</s>", "a", "b", "c", "d")
 SENTENCES = ("a b c", "a b d", "a b", "c a b a b", "b", "d d d d", "a c b d", "")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.document import Document
-from data_pipeline.ngram import read_arpa
-from data_pipeline.perplexity import (
+from data_pipeline.filters.ngram import read_arpa
+from data_pipeline.filters.perplexity import (
     PerplexityModel,
     has_kenlm,
     kenlm_scorer,
@@ -20,7 +20,7 @@ from data_pipeline.perplexity import (
     perplexity,
     perplexity_model,
 )
-from data_pipeline.perplexity_training import NGramConfig, train_ngram
+from data_pipeline.filters.perplexity_training import NGramConfig, train_ngram
 from recipes.llama1_corpus import PUBLISHED_CUTOFFS
 
 CONFIG = NGramConfig(order=3, vocab_size=200)
@@ -156,7 +156,7 @@ def test_missing_files_say_what_to_do(tmp_path: Path, model: PerplexityModel) ->
 def test_binary_models_need_kenlm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("en.sp.model", "en.arpa.bin"):
         (tmp_path / name).touch()
-    monkeypatch.setattr("data_pipeline.perplexity.has_kenlm", lambda: False)
+    monkeypatch.setattr("data_pipeline.filters.perplexity.has_kenlm", lambda: False)
     with pytest.raises(ValueError, match="KenLM's binary form"):
         perplexity_model("en", tmp_path, published_cutoffs=PUBLISHED_CUTOFFS)
 

@@ -20,11 +20,12 @@ import pytest
 import xxhash
 from tqdm import tqdm
 
-from data_pipeline import filters, parts
+from data_pipeline import parts
 from data_pipeline.comparison import Comparison, Removals, Rule, removals
 from data_pipeline.document import SCHEMA, Document, Source, content_id
 from data_pipeline.documents import load_documents, read_manifest
 from data_pipeline.executors.local import Processes, _set_up_worker
+from data_pipeline.filters import heuristics as filters
 from data_pipeline.fingerprint import describe
 from data_pipeline.pipeline import DISTINCT_TEXTS, BuildError, build_corpus, build_documents
 from data_pipeline.sources import folder

@@ -11,14 +11,14 @@ import pytest
 
 from data_pipeline.document import Document
 from data_pipeline.files.model_file import ModelFile
-from data_pipeline.reference_classifier import (
+from data_pipeline.filters.reference_classifier import (
     ClassifierConfig,
     not_reference,
     reference_model,
     score_reference,
     train_reference_classifier,
 )
-from data_pipeline.reference_urls import ReferenceUrls
+from data_pipeline.filters.reference_urls import ReferenceUrls
 
 CONFIG = ClassifierConfig(dim=8, epoch=20, lr=0.5)
 GOOD = ("study", "journal", "history", "museum", "census", "survey", "archive", "university")

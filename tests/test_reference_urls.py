@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.reference_urls import (
+from data_pipeline.filters.reference_urls import (
     ReferenceUrls,
     collect_reference_urls,
     normalise_url,

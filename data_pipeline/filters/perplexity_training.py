@@ -15,9 +15,9 @@ import sentencepiece
 
 from data_pipeline.document import content_id
 from data_pipeline.files.atomic import atomic_directory
-from data_pipeline.ngram import BEGIN, END, UNKNOWN, Ints, NGramModel, write_arpa
-from data_pipeline.ngram_training import train_model
-from data_pipeline.perplexity import numpy_scorer, perplexity
+from data_pipeline.filters.ngram import BEGIN, END, UNKNOWN, Ints, NGramModel, write_arpa
+from data_pipeline.filters.ngram_training import train_model
+from data_pipeline.filters.perplexity import numpy_scorer, perplexity
 from data_pipeline.sampling import SmallestHashes, keyed_hash
 from data_pipeline.text.normal_forms import scoring_text
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.ngram import NEVER, Ints, NGramModel, Order
+from data_pipeline.filters.ngram import NEVER, Ints, NGramModel, Order
 
 Doubles = npt.NDArray[np.float64]
 

@@ -19,7 +19,7 @@ import sentencepiece
 
 from data_pipeline.document import Document
 from data_pipeline.files.model_file import ModelFile, model_file
-from data_pipeline.ngram import NGramModel, read_arpa
+from data_pipeline.filters.ngram import NGramModel, read_arpa
 from data_pipeline.text.normal_forms import scoring_text
 
 _PUBLISHED = "https://dl.fbaipublicfiles.com/cc_net/lm ({language}.arpa.bin, {language}.sp.model)"

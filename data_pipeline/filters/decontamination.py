@@ -44,9 +44,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.document import Document, Rejected
-from data_pipeline.evaluation_items import Item, ItemString, Problem, read_evaluations
 from data_pipeline.files.atomic import write_atomic
 from data_pipeline.files.model_file import ModelFile
+from data_pipeline.filters.evaluation_sets import Item, ItemString, Problem, read_evaluations
 from data_pipeline.text.word_ngrams import (
     Hashes,
     distinct,
