@@ -39,7 +39,7 @@ from dedup_measures import (
 from near_duplicate_texts import make_corpus
 from near_duplicate_tools import DATATROVE, NGRAM_WORDS, NUM_HASHES, OURS, TOOLS, ours
 
-from data_pipeline.minhash import choose_bands
+from data_pipeline.dedup.minhash import choose_bands
 
 # `report` and matplotlib are imported where they are used: PyTorch would be measured with the rest.
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from near_duplicate_texts import WORD, write_documents
 
-from data_pipeline.comparison import Comparison, DocumentFile
+from data_pipeline.dedup.near import near_duplicates
+from data_pipeline.dedup.rule import Comparison, DocumentFile
 from data_pipeline.executors.local import Processes
-from data_pipeline.near_duplicates import near_duplicates
 
 NGRAM_WORDS = 5
 NUM_HASHES = 128

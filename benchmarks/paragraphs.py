@@ -26,10 +26,10 @@ from pathlib import Path
 import numpy as np
 from peak_memory import peak_bytes
 
+from data_pipeline.dedup.paragraph_hashes import COUNTS, HASHES, write_paragraph_hashes
+from data_pipeline.dedup.paragraphs import BYTES_PER_PARAGRAPH, ParagraphKeeper, keep_masks
 from data_pipeline.document import Document
 from data_pipeline.executors.local import Processes
-from data_pipeline.paragraph_dedup import BYTES_PER_PARAGRAPH, ParagraphKeeper, keep_masks
-from data_pipeline.paragraph_hashes import COUNTS, HASHES, write_paragraph_hashes
 from data_pipeline.sources import c4, common_crawl
 from data_pipeline.text.normal_forms import paragraph_key
 

@@ -26,8 +26,8 @@ from datasketch import MinHash
 from gutenberg_cleaner import simple_cleaner
 from turns import Work, compare
 
-from data_pipeline.book_overlap import overlapping_books
-from data_pipeline.comparison import DocumentFile, Removals
+from data_pipeline.dedup.books import overlapping_books
+from data_pipeline.dedup.rule import DocumentFile, Removals
 from data_pipeline.document import Document
 from data_pipeline.sources.books import gutenberg
 from recipes.llama1_corpus import books_source

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import xxhash
 
-from data_pipeline.comparison import REMOVAL_DTYPE, Comparison, DocumentFile, Removals, Rule
+from data_pipeline.dedup.rule import REMOVAL_DTYPE, Comparison, DocumentFile, Removals, Rule
 from data_pipeline.executors.executor import Engine
 from data_pipeline.files.atomic import atomic_directory
 from data_pipeline.fingerprint import code_fingerprint

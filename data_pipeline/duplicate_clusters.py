@@ -13,7 +13,7 @@ import pydantic
 
 from data_pipeline.account import MAX_SHOWN_TEXT, Cluster, Member
 from data_pipeline.compare import CorpusDocuments
-from data_pipeline.comparison import Removals
+from data_pipeline.dedup.rule import Removals
 from data_pipeline.files.atomic import write_atomic
 from data_pipeline.removal_requests import RemovalRequests
 

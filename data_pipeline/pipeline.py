@@ -32,7 +32,8 @@ from data_pipeline.compare import (
     rule_folders,
     run_rules,
 )
-from data_pipeline.comparison import Removals, Rule
+from data_pipeline.dedup.exact import same_text
+from data_pipeline.dedup.rule import Removals, Rule
 from data_pipeline.document import Source
 from data_pipeline.documents import (
     EXAMPLES_SCHEMA,
@@ -44,7 +45,6 @@ from data_pipeline.documents import (
     finished_manifest,
 )
 from data_pipeline.duplicate_clusters import sample_clusters, save_clusters
-from data_pipeline.exact_duplicates import same_text
 from data_pipeline.executors.executor import Engine
 from data_pipeline.executors.local import Processes
 from data_pipeline.files.atomic import atomic_directory

@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.compare import CorpusDocuments
-from data_pipeline.comparison import REMOVAL_DTYPE, Removals
+from data_pipeline.dedup.keys import Keys, hexadecimal
+from data_pipeline.dedup.rule import REMOVAL_DTYPE, Removals
 from data_pipeline.document import SCHEMA, Stage
-from data_pipeline.document_keys import Keys, hexadecimal
 from data_pipeline.documents import DROPPED_SCHEMA, ShardFile, checksum
 from data_pipeline.files.atomic import link_or_copy
 from data_pipeline.filters.decontamination import sets_hit

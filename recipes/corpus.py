@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from data_pipeline.comparison import Rule
+from data_pipeline.dedup.rule import Rule
 from data_pipeline.document import Edit, Source
 from data_pipeline.files.remote import Root
 from data_pipeline.filters import heuristics as filters

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from data_pipeline.book_overlap import books_that_overlap
-from data_pipeline.comparison import Rule
+from data_pipeline.dedup.books import books_that_overlap
+from data_pipeline.dedup.exact import same_url
+from data_pipeline.dedup.near import near_duplicates
+from data_pipeline.dedup.rule import Rule
 from data_pipeline.document import Edit, Filter, Source
-from data_pipeline.exact_duplicates import same_url
 from data_pipeline.files.remote import Root
 from data_pipeline.filters import c4 as c4_rules
 from data_pipeline.filters import heuristics as filters
 from data_pipeline.filters import language as language_id
 from data_pipeline.filters import perplexity, reference_classifier
 from data_pipeline.filters.reference_urls import page_address
-from data_pipeline.near_duplicates import near_duplicates
 from data_pipeline.pipeline import DISTINCT_TEXTS
 from data_pipeline.sources import arxiv, books, c4, common_crawl, github, stack_exchange, wikipedia
 from data_pipeline.text.decoding import without_line_end_space

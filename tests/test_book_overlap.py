@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline.book_overlap import overlapping_books
-from data_pipeline.comparison import DocumentFile
+from data_pipeline.dedup.books import overlapping_books
+from data_pipeline.dedup.rule import DocumentFile
 from data_pipeline.document import Document
 from data_pipeline.text.word_ngrams import distinct, ngram_hashes, word_hashes
 from recipes.llama1_corpus import books_source

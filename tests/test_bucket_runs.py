@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.bucket_runs import RunWriter, num_entries, shared_keys
+from data_pipeline.dedup.buckets import RunWriter, num_entries, shared_keys
 
 
 def test_members_of_shared_keys_in_any_runs_and_ranges(tmp_path: Path) -> None:

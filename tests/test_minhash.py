@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.candidate_pairs import pairs_in_groups
-from data_pipeline.minhash import band_keys, choose_bands, jaccard, shingles, signatures
+from data_pipeline.dedup.candidate_pairs import pairs_in_groups
+from data_pipeline.dedup.minhash import band_keys, choose_bands, jaccard, shingles, signatures
 from data_pipeline.text import word_ngrams
 from data_pipeline.text.word_ngrams import ngram_hashes, word_hashes, word_hashes_of_texts
 
@@ -65,7 +65,7 @@ def test_blocks_of_signatures(monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = np.random.default_rng(1).integers(0, 1 << 64, 100, np.uint64)
     counts = np.array([1, 30, 2, 60, 7])
     whole = signatures(hashes, counts, 16)
-    monkeypatch.setattr("data_pipeline.minhash._BLOCK_SHINGLES", 8)
+    monkeypatch.setattr("data_pipeline.dedup.minhash._BLOCK_SHINGLES", 8)
     assert np.array_equal(signatures(hashes, counts, 16), whole)
 
 

@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import near_duplicates as stages
-from data_pipeline.comparison import Comparison, DocumentFile
+from data_pipeline.dedup import near as stages
+from data_pipeline.dedup.keys import KEYS_DTYPE, key_of
+from data_pipeline.dedup.near import near_duplicates
+from data_pipeline.dedup.rule import Comparison, DocumentFile
 from data_pipeline.document import Document, Source
-from data_pipeline.document_keys import KEYS_DTYPE, key_of
 from data_pipeline.executors.executor import Engine
 from data_pipeline.executors.local import Processes
-from data_pipeline.near_duplicates import near_duplicates
 from data_pipeline.sources.folder import inputs
 
 SMALL_BUDGET = 1 << 24

@@ -14,17 +14,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import paragraph_dedup
-from data_pipeline.document import Document, Rejected
-from data_pipeline.executors.local import Processes
-from data_pipeline.paragraph_dedup import (
+from data_pipeline.dedup import paragraphs
+from data_pipeline.dedup.paragraph_hashes import write_paragraph_hashes
+from data_pipeline.dedup.paragraphs import (
     BYTES_PER_PARAGRAPH,
     Keep,
     ParagraphKeeper,
     keep_masks,
     num_paragraphs,
 )
-from data_pipeline.paragraph_hashes import write_paragraph_hashes
+from data_pipeline.document import Document, Rejected
+from data_pipeline.executors.local import Processes
 from data_pipeline.text.normal_forms import paragraph_key
 
 LARGE = 1 << 30
@@ -183,7 +183,7 @@ def test_groups_do_not_see_one_another(tmp_path: Path) -> None:
 
 
 def test_long_parts_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paragraph_dedup, "_CHUNK", 3)
+    monkeypatch.setattr(paragraphs, "_CHUNK", 3)
     parts = [["a\n\nb\n...\na\n-", "\n\n", "-\nb\n\nc"], ["", "c\nd\n\n\n\n\nd\n\n\ne\n"]]
     assert removed(parts, tmp_path) == defined(parts)
 
@@ -241,7 +241,7 @@ def test_texts_that_are_not_those_that_were_hashed(tmp_path: Path) -> None:
 def test_comparing_takes_the_memory_that_is_planned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: int, keep: Keep
 ) -> None:
-    monkeypatch.setattr(paragraph_dedup, "_CHUNK", 1 << 12)
+    monkeypatch.setattr(paragraphs, "_CHUNK", 1 << 12)
     count = 200_000
     drawn = np.random.default_rng(0)
     hashes = np.repeat(drawn.integers(0, 1 << 63, count // copies, np.uint64), copies)

@@ -13,8 +13,8 @@ import xxhash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import paragraph_hashes
-from data_pipeline.paragraph_hashes import NO_KEY, line_hashes, write_paragraph_hashes
+from data_pipeline.dedup import paragraph_hashes
+from data_pipeline.dedup.paragraph_hashes import NO_KEY, line_hashes, write_paragraph_hashes
 from data_pipeline.text.normal_forms import paragraph_key
 
 

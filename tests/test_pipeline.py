@@ -21,7 +21,7 @@ import xxhash
 from tqdm import tqdm
 
 from data_pipeline import parts
-from data_pipeline.comparison import Comparison, Removals, Rule, removals
+from data_pipeline.dedup.rule import Comparison, Removals, Rule, removals
 from data_pipeline.document import SCHEMA, Document, Source, content_id
 from data_pipeline.documents import load_documents, read_manifest
 from data_pipeline.executors.local import Processes, _set_up_worker

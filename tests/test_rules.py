@@ -16,13 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import exact_duplicates, parts
-from data_pipeline.comparison import Comparison, DocumentFile, Rule, removals
+from data_pipeline import parts
+from data_pipeline.dedup import exact
+from data_pipeline.dedup.exact import same_text, same_url
+from data_pipeline.dedup.keys import KEYS_DTYPE, key_of
+from data_pipeline.dedup.rule import Comparison, DocumentFile, Rule, removals
 from data_pipeline.document import Document, Source, content_id
-from data_pipeline.document_keys import KEYS_DTYPE, key_of
 from data_pipeline.documents import load_documents, read_manifest
 from data_pipeline.duplicate_clusters import load_clusters
-from data_pipeline.exact_duplicates import same_text, same_url
 from data_pipeline.executors.local import Processes
 from data_pipeline.pipeline import CLUSTERS, DISTINCT_TEXTS, NO_REQUESTS, RULES, build_corpus
 from data_pipeline.removal_requests import RemovalRequests
@@ -124,7 +125,7 @@ def test_buckets_change_nothing(
 
 
 def test_buckets_for_many_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact_duplicates, "_DOCUMENTS_PER_TASK", 7)
+    monkeypatch.setattr(exact, "_DOCUMENTS_PER_TASK", 7)
     documents = [(0, Document(f"text {number % 60}", "f")) for number in range(100)]
     expected = [(number, number - 60) for number in range(60, 100)]
     assert compared(tmp_path, documents, memory_budget=4_000) == expected
@@ -132,10 +133,10 @@ def test_buckets_for_many_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_tasks_that_sort_keep_to_the_memory_budget(tmp_path: Path) -> None:
     files = [DocumentFile(tmp_path / "unused", 10) for _ in range(20)]
-    a_document = exact_duplicates._BYTES_PER_DOCUMENT
+    a_document = exact._BYTES_PER_DOCUMENT
     for num_documents, num_tasks in ((5, 20), (35, 7), (1_000, 1)):
         budget = num_documents * a_document
-        tasks = exact_duplicates._scatter_tasks(Comparison(files, Processes(1), budget, tmp_path))
+        tasks = exact._scatter_tasks(Comparison(files, Processes(1), budget, tmp_path))
         assert len(tasks) == num_tasks
         assert sum(len(task.files) for task in tasks) == len(files)
 

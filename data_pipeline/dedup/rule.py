@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from numpy.lib.recfunctions import repack_fields
 
-from data_pipeline.document_keys import PREFERENCE_FIELDS, Keys, preferred_first
+from data_pipeline.dedup.keys import PREFERENCE_FIELDS, Keys, preferred_first
 from data_pipeline.executors.executor import Engine
 
 REMOVAL_DTYPE = np.dtype([("removed", "<i8"), ("kept", "<i8"), ("similarity", "<f4")])

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.comparison import REMOVAL_DTYPE, Comparison, DocumentFile, Removals
-from data_pipeline.document_keys import KEYS_DTYPE, preferred_first
+from data_pipeline.dedup.keys import KEYS_DTYPE, preferred_first
+from data_pipeline.dedup.rule import REMOVAL_DTYPE, Comparison, DocumentFile, Removals
 from data_pipeline.files.atomic import atomic_directory
 
 _ROW_DTYPE = np.dtype([("number", "<i8"), ("source", "<i4"), ("keys", KEYS_DTYPE)])

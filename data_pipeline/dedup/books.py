@@ -37,8 +37,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from data_pipeline.candidate_pairs import pairs_in_groups
-from data_pipeline.comparison import Comparison, DocumentFile, Removals, removals
+from data_pipeline.dedup.candidate_pairs import pairs_in_groups
+from data_pipeline.dedup.rule import Comparison, DocumentFile, Removals, removals
 from data_pipeline.text.word_ngrams import Hashes, distinct, ngram_hashes, word_hashes
 
 OVERLAP_WORDS = 5

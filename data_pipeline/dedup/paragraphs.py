@@ -34,10 +34,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from data_pipeline.dedup.paragraph_hashes import (
+    COUNTS,
+    HASHES,
+    NO_KEY,
+    Counts,
+    Hashes,
+    paragraphs_of,
+)
 from data_pipeline.document import Document, Rejected
 from data_pipeline.executors.executor import Engine
 from data_pipeline.files.atomic import atomic_directory
-from data_pipeline.paragraph_hashes import COUNTS, HASHES, NO_KEY, Counts, Hashes, paragraphs_of
 
 Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int64]

@@ -31,17 +31,24 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.bucket_runs import (
+from data_pipeline.dedup.buckets import (
     BYTES_PER_ENTRY,
     MEMBER_BITS,
     RunWriter,
     num_entries,
     shared_keys,
 )
-from data_pipeline.candidate_pairs import pairs_in_groups
-from data_pipeline.comparison import REMOVAL_DTYPE, Comparison, DocumentFile, Removals
+from data_pipeline.dedup.candidate_pairs import pairs_in_groups
+from data_pipeline.dedup.minhash import (
+    Bands,
+    band_keys,
+    choose_bands,
+    jaccard,
+    shingles,
+    signatures,
+)
+from data_pipeline.dedup.rule import REMOVAL_DTYPE, Comparison, DocumentFile, Removals
 from data_pipeline.files.atomic import atomic_directory
-from data_pipeline.minhash import Bands, band_keys, choose_bands, jaccard, shingles, signatures
 from data_pipeline.text.word_ngrams import Hashes, distinct
 
 Places = npt.NDArray[np.int64]
