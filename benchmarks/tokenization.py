@@ -36,10 +36,10 @@ from tokenization_tools import CONTENDERS, OURS, Ours, SentencePiece, run
 from watched_engine import count_up
 
 from data_pipeline.document import Document
-from data_pipeline.encoding import Encoder
 from data_pipeline.executors.local import Processes
-from data_pipeline.tokenizer_folder import export_tokenizer
-from data_pipeline.tokenizer_training import TokenizerConfig, train_on_lines
+from data_pipeline.tokens.encoder import Encoder
+from data_pipeline.tokens.tokenizer_folder import export_tokenizer
+from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_on_lines
 
 # `report` is imported where it is used: it brings PyTorch, which would be measured with the rest.
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.encoding import Encoder, load_processor, token_dtype
-from data_pipeline.huggingface_tokenizer import to_huggingface
+from data_pipeline.tokens.encoder import Encoder, load_processor, token_dtype
+from data_pipeline.tokens.huggingface_tokenizer import to_huggingface
 
 _BATCH = 256
 """Texts at once, as the token store has them."""

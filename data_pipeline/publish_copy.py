@@ -21,7 +21,7 @@ from typing import Any
 from data_pipeline.documents import checksum, read_manifest
 from data_pipeline.executors.local import progress_bar
 from data_pipeline.files.remote import RemoteFile, RemoteFolder, listing, open_url
-from data_pipeline.shards import TokenStore
+from data_pipeline.tokens.store import TokenStore
 
 RECORD = "checksums.json"
 COPIED = ("documents", "store", "report.html", "report.json")

@@ -23,8 +23,8 @@ from data_pipeline.executors.local import Processes
 from data_pipeline.files.atomic import clean_up_after_killed_writers
 from data_pipeline.removal_requests import RemovalRequests
 from data_pipeline.requested_rows import Found, Search, look_for
-from data_pipeline.shards import TokenStore
 from data_pipeline.store_removal import StoreFile, remove_from_store, store_files
+from data_pipeline.tokens.store import TokenStore
 
 REQUESTS = "removal_requests.json"
 """The file in a dataset's folder with all that was ever requested."""

@@ -19,13 +19,13 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from data_pipeline.documents import checksum
-from data_pipeline.encoding import Encoder
 from data_pipeline.executors.executor import Engine
 from data_pipeline.files.atomic import atomic_directory, link_or_copy
 from data_pipeline.fingerprint import files_fingerprint
 from data_pipeline.removal_requests import RemovalRequests
 from data_pipeline.requested_rows import split_rows
-from data_pipeline.shards import (
+from data_pipeline.tokens.encoder import Encoder
+from data_pipeline.tokens.store import (
     SPLITS,
     ProvenanceFile,
     ShardFile,
@@ -36,7 +36,7 @@ from data_pipeline.shards import (
     describe_file,
     describe_provenance,
 )
-from data_pipeline.store_building import write_dataset_files
+from data_pipeline.tokens.store_building import write_dataset_files
 
 
 @dataclass(frozen=True)

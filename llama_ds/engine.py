@@ -17,7 +17,7 @@ from transformers.initialization import no_init_weights
 from transformers.integrations.deepspeed import prevent_arange_dtype_change
 from transformers.modeling_utils import local_torch_dtype
 
-from data_pipeline.shards import TokenStore
+from data_pipeline.tokens.store import TokenStore
 from llama_ds import weights
 from llama_ds.block import LlamaDecoderLayer
 from llama_ds.config import OptimizerConfig, Recipe

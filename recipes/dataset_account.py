@@ -25,7 +25,7 @@ from data_pipeline.duplicate_clusters import load_clusters
 from data_pipeline.filters.decontamination import IndexAccount
 from data_pipeline.pipeline import CLUSTERS, RULES
 from data_pipeline.removal_requests import REQUESTED
-from data_pipeline.shards import Split, SplitManifest, StoreManifest
+from data_pipeline.tokens.store import Split, SplitManifest, StoreManifest
 from recipes.corpus import Corpus
 from recipes.dataset_options import BuildDataset
 from recipes.llama import LLAMA1_EPOCHS, LLAMA1_SHARES, LLAMA1_TOKENS

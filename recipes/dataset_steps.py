@@ -20,10 +20,10 @@ from data_pipeline.pipeline import build_corpus
 from data_pipeline.publish_copy import publish_copy
 from data_pipeline.removal import REQUESTS
 from data_pipeline.removal_requests import RemovalRequests
-from data_pipeline.shards import StoreManifest
-from data_pipeline.store_building import build_store
-from data_pipeline.tokenizer_folder import export_tokenizer
-from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
+from data_pipeline.tokens.store import StoreManifest
+from data_pipeline.tokens.store_building import build_store
+from data_pipeline.tokens.tokenizer_folder import export_tokenizer
+from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_tokenizer
 from recipes.corpus import Corpus
 from recipes.dataset_account import account_of
 from recipes.dataset_options import BuildDataset

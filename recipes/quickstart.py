@@ -106,9 +106,9 @@ def build_builtin_store(store: Path) -> None:
 def build_store(options: Quickstart) -> None:
     """Text -> documents -> tokenizer -> token store."""
     # Imported here, so that a wrong option is reported before anything heavy is loaded.
-    from data_pipeline import store_building, tokenizer_training
     from data_pipeline.executors.local import Processes
     from data_pipeline.pipeline import build_corpus
+    from data_pipeline.tokens import store_building, tokenizer_training
     from recipes.corpus import builtin_corpus, folder_corpus
 
     _title("1/5 documents")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM
 
-from data_pipeline.shards import TokenStore
+from data_pipeline.tokens.store import TokenStore
 from llama_ds import model as llama_model
 from llama_ds.batch import batch_plan
 from llama_ds.config import Recipe

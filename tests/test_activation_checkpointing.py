@@ -118,7 +118,7 @@ def kept_between_passes(recipe: Recipe) -> tuple[list[tuple[int, bool]], int, in
     """(elements, emptied) of each input after a forward pass; times printed of both directions."""
     import torch.distributed as dist
 
-    from data_pipeline.shards import TokenStore
+    from data_pipeline.tokens.store import TokenStore
     from llama_ds.engine import build_engine, build_model, init_distributed
     from llama_ds.parallel import ParallelGroups
 

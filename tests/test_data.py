@@ -15,7 +15,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, List, Value
 
-from data_pipeline.shards import (
+from data_pipeline.tokens.store import (
     FORMAT_VERSION,
     SPLITS,
     ShardFile,

@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_tokenization import HOSTILE, corpus, prose
 
-from data_pipeline import exact_cuts, unit_encoding
-from data_pipeline.encoding import Encoder
-from data_pipeline.exact_cuts import Cuts, LongCuts, can_be_cut, literal_processor
-from data_pipeline.huggingface_tokenizer import BLANK
-from data_pipeline.tokenizer_comparison import compare_tokenizers, table
-from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
+from data_pipeline.tokens import exact_cuts, unit_encoder
+from data_pipeline.tokens.encoder import Encoder
+from data_pipeline.tokens.exact_cuts import Cuts, LongCuts, can_be_cut, literal_processor
+from data_pipeline.tokens.huggingface_tokenizer import BLANK
+from data_pipeline.tokens.tokenizer_comparison import compare_tokenizers, table
+from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_tokenizer
 
 
 def train(folder: Path, **options: Any) -> Path:
@@ -78,9 +78,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows, long units and the cache are so small that short texts go through all of them."""
-    monkeypatch.setattr(unit_encoding, "_WINDOW_BYTES", 7)
-    monkeypatch.setattr(unit_encoding, "_LONG_UNIT_BYTES", 20)
-    monkeypatch.setattr(unit_encoding, "_CACHE_BYTES", 2_000)
+    monkeypatch.setattr(unit_encoder, "_WINDOW_BYTES", 7)
+    monkeypatch.setattr(unit_encoder, "_LONG_UNIT_BYTES", 20)
+    monkeypatch.setattr(unit_encoder, "_CACHE_BYTES", 2_000)
     monkeypatch.setattr(exact_cuts, "_UNSURE_TOKENS", 2)
 
 
@@ -182,16 +182,16 @@ def test_samples(folder: Path, samples: Path) -> None:
 
 def test_one_long_document(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Several windows, and a unit that is longer than one.
-    monkeypatch.setattr(unit_encoding, "_WINDOW_BYTES", 1 << 17)
+    monkeypatch.setattr(unit_encoder, "_WINDOW_BYTES", 1 << 17)
     texts = "".join(text + " " for text in prose())
     same_ids(Encoder(folder), folder, [texts * 5 + "e" * 500_000 + texts * 5])
 
 
 def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unit_encoding, "_CACHE_BYTES", 100_000)
+    monkeypatch.setattr(unit_encoder, "_CACHE_BYTES", 100_000)
     folder = train(tmp_path)
     processor = processor_of(folder)
-    units = unit_encoding.UnitEncoder(processor, "uint16")
+    units = unit_encoder.UnitEncoder(processor, "uint16")
     rng = random.Random(0)
     for _ in range(20):
         text = " ".join("".join(rng.choices("aeiou", k=8)) for _ in range(200))
@@ -199,13 +199,13 @@ def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert tokens.tolist() == processor.encode(text, add_bos=True, add_eos=True)
         assert starts.tolist() == [0, len(tokens)]
         # Nothing is forgotten within a window; then it is as if there had been nothing before.
-        assert len(units._numbers) < 100_000 / unit_encoding._BYTES_PER_UNIT + 300
+        assert len(units._numbers) < 100_000 / unit_encoder._BYTES_PER_UNIT + 300
     assert len(units._numbers) > 0
 
 
 def test_ids_of_four_bytes(tmp_path: Path) -> None:
     folder = train(tmp_path)
-    tokens, _ = unit_encoding.UnitEncoder(processor_of(folder), "uint32").encode(HOSTILE)
+    tokens, _ = unit_encoder.UnitEncoder(processor_of(folder), "uint32").encode(HOSTILE)
     assert tokens.dtype == np.uint32
     assert tokens.tolist() == Encoder(folder).encode(HOSTILE).tokens.tolist()
 

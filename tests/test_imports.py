@@ -84,8 +84,12 @@ def import_fault(module: str, imported: str) -> str | None:
         return "nothing imports recipes"
     if package == "data_pipeline" and target == "llama_ds":
         return "data_pipeline never imports llama_ds"
-    if package == "llama_ds" and target == "data_pipeline" and imported != "data_pipeline.shards":
-        return "llama_ds imports only data_pipeline.shards"
+    if (
+        package == "llama_ds"
+        and target == "data_pipeline"
+        and imported != "data_pipeline.tokens.store"
+    ):
+        return "llama_ds imports only data_pipeline.tokens.store"
     if target == "deepspeed" and package != "recipes" and module not in DEEPSPEED_USERS:
         return "deepspeed is imported by engine, checkpoint and weights only"
     own, other = layer_of(module), layer_of(imported)
@@ -110,10 +114,10 @@ def test_imports_follow_the_rules(module: str) -> None:
         ("llama_ds.train", "llama_ds.model", True),
         ("llama_ds.model", "llama_ds.train", False),
         ("llama_ds.model", "llama_ds.data", False),
-        ("llama_ds.data", "data_pipeline.shards", True),
+        ("llama_ds.data", "data_pipeline.tokens.store", True),
         ("llama_ds.data", "data_pipeline.files.atomic", False),
         ("llama_ds.data", "data_pipeline", False),
-        ("data_pipeline.shards", "llama_ds.config", False),
+        ("data_pipeline.tokens.store", "llama_ds.config", False),
         ("llama_ds.config", "recipes.llama", False),
         ("recipes.launch", "llama_ds.train", True),
         ("llama_ds.checkpoint", "deepspeed.runtime", True),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.mixture_plan import (
+from data_pipeline.tokens.mixture_plan import (
     MixturePlan,
     as_json,
     as_text,
@@ -21,7 +21,7 @@ from data_pipeline.mixture_plan import (
     parse_count,
     plan_mixture,
 )
-from data_pipeline.shards import FORMAT_VERSION, SplitManifest, StoreManifest, TokenStore
+from data_pipeline.tokens.store import FORMAT_VERSION, SplitManifest, StoreManifest, TokenStore
 from llama_ds.data import Mixture
 from recipes.launch import parse
 from recipes.llama import LLAMA1_EPOCHS, LLAMA1_SHARES, llama_7b

@@ -19,9 +19,9 @@ from written_documents import text_rows, write_documents
 from data_pipeline.documents import read_manifest
 from data_pipeline.executors.local import Processes
 from data_pipeline.publish_copy import RECORD, publish_copy
-from data_pipeline.shards import TokenStore
-from data_pipeline.store_building import build_store
-from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
+from data_pipeline.tokens.store import TokenStore
+from data_pipeline.tokens.store_building import build_store
+from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_tokenizer
 
 URL = "memory://bucket/copy"
 SOURCES = {"a": prose()[:20], "b": prose()[20:40]}

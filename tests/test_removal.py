@@ -21,19 +21,20 @@ import pytest
 from datasets import load_from_disk
 from test_tokenization import corpus, prose
 
-from data_pipeline import parts, store_building
+from data_pipeline import parts
 from data_pipeline.document import Source, content_id
 from data_pipeline.documents import load_documents, read_manifest
-from data_pipeline.encoding import Encoder
 from data_pipeline.executors.local import Processes
 from data_pipeline.pipeline import NO_REQUESTS, build_corpus
-from data_pipeline.provenance import document_at
 from data_pipeline.removal import REQUESTS, remove
 from data_pipeline.removal_requests import RemovalRequests
-from data_pipeline.shards import SPLITS, TokenStore
 from data_pipeline.sources import folder
-from data_pipeline.store_building import build_store
-from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
+from data_pipeline.tokens import store_building
+from data_pipeline.tokens.encoder import Encoder
+from data_pipeline.tokens.provenance import document_at
+from data_pipeline.tokens.store import SPLITS, TokenStore
+from data_pipeline.tokens.store_building import build_store
+from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_tokenizer
 from recipes.removal import RemoveDocuments
 
 TEXT = Source(

@@ -13,7 +13,7 @@ from datasets import Dataset, Features, List, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.shards import (
+from data_pipeline.tokens.store import (
     FORMAT_VERSION,
     SplitManifest,
     StoreManifest,

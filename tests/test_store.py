@@ -18,14 +18,14 @@ from test_tokenization import HOSTILE, corpus, prose
 from transformers import AutoTokenizer
 from written_documents import text_rows, write_documents
 
-from data_pipeline import store_building
 from data_pipeline.document import content_id
-from data_pipeline.encoding import Encoder
 from data_pipeline.executors.local import Processes
-from data_pipeline.provenance import document_at
-from data_pipeline.shards import SPLITS, TokenStore
-from data_pipeline.store_building import build_store
-from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
+from data_pipeline.tokens import store_building
+from data_pipeline.tokens.encoder import Encoder
+from data_pipeline.tokens.provenance import document_at
+from data_pipeline.tokens.store import SPLITS, TokenStore
+from data_pipeline.tokens.store_building import build_store
+from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_tokenizer
 
 ONE = Processes(1)
 

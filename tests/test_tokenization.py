@@ -18,13 +18,17 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 from written_documents import text_rows, write_documents
 
-from data_pipeline import word_counts
-from data_pipeline.encoding import load_processor
 from data_pipeline.executors.local import Processes
-from data_pipeline.huggingface_tokenizer import BLANK
-from data_pipeline.tokenizer_folder import export_tokenizer
-from data_pipeline.tokenizer_training import TokenizerConfig, lines_for_training, train_tokenizer
-from data_pipeline.word_counts import count_words
+from data_pipeline.tokens import word_counts
+from data_pipeline.tokens.encoder import load_processor
+from data_pipeline.tokens.huggingface_tokenizer import BLANK
+from data_pipeline.tokens.tokenizer_folder import export_tokenizer
+from data_pipeline.tokens.tokenizer_training import (
+    TokenizerConfig,
+    lines_for_training,
+    train_tokenizer,
+)
+from data_pipeline.tokens.word_counts import count_words
 
 HOSTILE = [
     "",

@@ -16,7 +16,7 @@ from reference import Reference
 from tiny_run import make_store, run_training, tiny_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data_pipeline.shards import TokenStore
+from data_pipeline.tokens.store import TokenStore
 from llama_ds.checkpoint import export, newest
 from llama_ds.config import Recipe
 from llama_ds.metrics import read_metrics

@@ -43,7 +43,7 @@ def recipe_of(store: Path, run_dir: Path, tp: int, sp: int, stage: int, **overri
 
 def built(recipe: Recipe) -> Any:
     """The model as a training job builds it."""
-    from data_pipeline.shards import TokenStore
+    from data_pipeline.tokens.store import TokenStore
     from llama_ds.deepspeed_config import deepspeed_config
     from llama_ds.engine import build_model, init_distributed
 

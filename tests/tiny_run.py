@@ -12,8 +12,8 @@ from written_documents import write_documents
 
 from data_pipeline.document import content_id
 from data_pipeline.executors.local import Processes
-from data_pipeline.store_building import build_store
-from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
+from data_pipeline.tokens.store_building import build_store
+from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_tokenizer
 from llama_ds.config import (
     CheckpointConfig,
     DataConfig,

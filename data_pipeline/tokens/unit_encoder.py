@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import sentencepiece
 
-from data_pipeline.exact_cuts import Cuts, LongCuts, literal_processor
-from data_pipeline.huggingface_tokenizer import BLANK
+from data_pipeline.tokens.exact_cuts import Cuts, LongCuts, literal_processor
+from data_pipeline.tokens.huggingface_tokenizer import BLANK
 
 _WINDOW_BYTES = 1 << 22
 """Of text that is worked on at once."""

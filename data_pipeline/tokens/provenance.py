@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_pipeline.shards import Split, TokenStore
+from data_pipeline.tokens.store import Split, TokenStore
 
 COLUMNS = ("id", "url", "title", "language", "licence", "timestamp", "source_file", "offset")
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
-from data_pipeline.exact_cuts import can_be_cut
-from data_pipeline.unit_encoding import UnitEncoder
+from data_pipeline.tokens.exact_cuts import can_be_cut
+from data_pipeline.tokens.unit_encoder import UnitEncoder
 
 
 class Encoded(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any
 import sentencepiece
 
 from data_pipeline.files.atomic import atomic_directory, check_replaceable
-from data_pipeline.huggingface_tokenizer import to_huggingface
+from data_pipeline.tokens.huggingface_tokenizer import to_huggingface
 
 
 def export_tokenizer(model_file: Path, out: Path) -> None:

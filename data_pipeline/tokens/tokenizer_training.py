@@ -26,8 +26,8 @@ from data_pipeline.executors.executor import Engine
 from data_pipeline.executors.local import Processes
 from data_pipeline.files.atomic import atomic_directory, check_replaceable
 from data_pipeline.sampling import keyed_hash
-from data_pipeline.tokenizer_folder import write_tokenizer
-from data_pipeline.word_counts import count_words
+from data_pipeline.tokens.tokenizer_folder import write_tokenizer
+from data_pipeline.tokens.word_counts import count_words
 
 # SentencePiece passes over a line of more bytes than its max_sentence_length, and over a line
 # with its reserved character U+2585. Lines are cut there instead; UTF-8 needs at most 4 bytes

@@ -28,7 +28,7 @@ import numpy.typing as npt
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from data_pipeline.huggingface_tokenizer import BLANK
+from data_pipeline.tokens.huggingface_tokenizer import BLANK
 
 _proto: Any = sentencepiece_model_pb2  # generated, and has no types
 

@@ -25,11 +25,11 @@ import xxhash
 from datasets import Features, List, Value
 
 from data_pipeline.documents import read_manifest
-from data_pipeline.encoding import Encoder, load_processor, token_dtype
 from data_pipeline.executors.executor import Engine
 from data_pipeline.files.atomic import atomic_directory, check_replaceable, link_or_copy
-from data_pipeline.provenance import COLUMNS
-from data_pipeline.shards import (
+from data_pipeline.tokens.encoder import Encoder, load_processor, token_dtype
+from data_pipeline.tokens.provenance import COLUMNS
+from data_pipeline.tokens.store import (
     FORMAT_VERSION,
     SPLITS,
     Split,

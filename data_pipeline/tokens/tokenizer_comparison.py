@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from data_pipeline.documents import read_manifest
-from data_pipeline.encoding import Encoder
+from data_pipeline.tokens.encoder import Encoder
 
 
 @dataclass(frozen=True)
