@@ -30,10 +30,10 @@ from pathlib import Path
 from peak_memory import peak_bytes
 from watched_engine import WatchedEngine, count_up, start_worker
 
+from data_pipeline.build.build_corpus import build_corpus
 from data_pipeline.executors.executor import Engine
 from data_pipeline.executors.local import Processes
 from data_pipeline.executors.ray import ray_cluster
-from data_pipeline.pipeline import build_corpus
 from recipes.llama1_corpus import c4_source
 
 # `report` is imported where it is used: it brings PyTorch, which would be measured with the rest.

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from peak_memory import peak_bytes
 from raw_files import RAW_FILES
 
-from data_pipeline.parts import Part, build_part
+from data_pipeline.build.parts import Part, build_part
 from recipes.llama1_corpus import CrawlModels, llama1_corpus
 
 # `report` is imported where it is used: it brings PyTorch, which would be measured with the rest.

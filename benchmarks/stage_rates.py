@@ -26,13 +26,13 @@ import report
 import sentencepiece
 import torch
 
-from data_pipeline.costs import kind_of
+from data_pipeline.build.build_corpus import build_corpus
+from data_pipeline.build.costs import kind_of
 from data_pipeline.document import Document, Source
 from data_pipeline.executors.local import Processes
 from data_pipeline.executors.timed import TimedEngine
 from data_pipeline.files.inputs import InputFile, Inputs
 from data_pipeline.files.remote import Root
-from data_pipeline.pipeline import build_corpus
 from data_pipeline.tokens.encoder import Encoder
 from recipes.llama1_corpus import CrawlModels, llama1_corpus
 

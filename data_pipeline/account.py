@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pydantic
 
-from data_pipeline.documents import Manifest
+from data_pipeline.documents_folder import Manifest
 
 ACCOUNT_VERSION = 1
 MAX_SHOWN_TEXT = 2_000

@@ -16,7 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipeline.documents import (
+from data_pipeline.build.fingerprint import files_fingerprint
+from data_pipeline.build.publish_documents import ledger_name
+from data_pipeline.build.removal_requests import REQUESTED, RemovalRequests
+from data_pipeline.documents_folder import (
     DROPPED_SCHEMA,
     DropCount,
     Manifest,
@@ -27,9 +30,6 @@ from data_pipeline.documents import (
 from data_pipeline.executors.executor import Engine
 from data_pipeline.files.atomic import atomic_directory, link_or_copy
 from data_pipeline.filters.decontamination import sets_hit
-from data_pipeline.fingerprint import files_fingerprint
-from data_pipeline.published import ledger_name
-from data_pipeline.removal_requests import REQUESTED, RemovalRequests
 from data_pipeline.requested_rows import split_rows
 
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.document import Document, Rejected, Source, Stage, items_of
-from data_pipeline.documents import read_manifest
+from data_pipeline.documents_folder import read_manifest
 from data_pipeline.files.inputs import InputFile
 from data_pipeline.files.remote import Root
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_pipeline.documents import checksum, read_manifest
+from data_pipeline.documents_folder import checksum, read_manifest
 from data_pipeline.executors.local import progress_bar
 from data_pipeline.files.remote import RemoteFile, RemoteFolder, listing, open_url
 from data_pipeline.tokens.store import TokenStore

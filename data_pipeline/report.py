@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from data_pipeline.documents import Manifest
+from data_pipeline.documents_folder import Manifest
 from data_pipeline.filters.decontamination import IndexAccount
 
 _HEADINGS = ("source", "files", "MB", "ignored", "read", "kept", "text MB")

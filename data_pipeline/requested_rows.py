@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.removal_requests import RemovalRequests
+from data_pipeline.build.removal_requests import RemovalRequests
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from data_pipeline.build.build_corpus import DISTINCT_TEXTS
 from data_pipeline.dedup.rule import Rule
 from data_pipeline.document import Edit, Source
 from data_pipeline.files.remote import Root
 from data_pipeline.filters import heuristics as filters
-from data_pipeline.pipeline import DISTINCT_TEXTS
 from data_pipeline.sources import folder, github
 
 PERMISSIVE = frozenset(

@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from data_pipeline.document import Document, items_of
-from data_pipeline.documents import read_manifest
+from data_pipeline.documents_folder import read_manifest
 from data_pipeline.files.remote import Root, root_of
 from data_pipeline.filters.perplexity_training import NGramConfig, train_ngram
 from data_pipeline.filters.reference_classifier import ClassifierConfig, train_reference_classifier

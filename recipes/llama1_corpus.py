@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from data_pipeline.build.build_corpus import DISTINCT_TEXTS
 from data_pipeline.dedup.books import books_that_overlap
 from data_pipeline.dedup.exact import same_url
 from data_pipeline.dedup.near import near_duplicates
@@ -22,7 +23,6 @@ from data_pipeline.filters import heuristics as filters
 from data_pipeline.filters import language as language_id
 from data_pipeline.filters import perplexity, reference_classifier
 from data_pipeline.filters.reference_urls import page_address
-from data_pipeline.pipeline import DISTINCT_TEXTS
 from data_pipeline.sources import arxiv, books, c4, common_crawl, github, stack_exchange, wikipedia
 from data_pipeline.text.decoding import without_line_end_space
 from recipes.corpus import Corpus

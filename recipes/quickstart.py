@@ -106,8 +106,8 @@ def build_builtin_store(store: Path) -> None:
 def build_store(options: Quickstart) -> None:
     """Text -> documents -> tokenizer -> token store."""
     # Imported here, so that a wrong option is reported before anything heavy is loaded.
+    from data_pipeline.build.build_corpus import build_corpus
     from data_pipeline.executors.local import Processes
-    from data_pipeline.pipeline import build_corpus
     from data_pipeline.tokens import store_building, tokenizer_training
     from recipes.corpus import builtin_corpus, folder_corpus
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.documents import load_documents
+from data_pipeline.build.build_corpus import build_corpus
+from data_pipeline.documents_folder import load_documents
 from data_pipeline.executors.local import Processes
-from data_pipeline.pipeline import build_corpus
 from data_pipeline.text.licences import is_allowed
 from recipes.corpus import PERMISSIVE, builtin_corpus, folder_corpus
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from data_pipeline import costs
-from data_pipeline.costs import (
+from data_pipeline.build import costs
+from data_pipeline.build.build_corpus import build_corpus
+from data_pipeline.build.costs import (
     SOURCE_RATES,
     TEXT_RATES,
     Deviation,
@@ -28,7 +29,6 @@ from data_pipeline.costs import (
 from data_pipeline.document import Source
 from data_pipeline.executors.local import Processes
 from data_pipeline.executors.timed import TimedEngine
-from data_pipeline.pipeline import build_corpus
 from data_pipeline.sources import folder
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from nasty_common_crawl import conversion, http, pack, record
 
+from data_pipeline.build.build_corpus import build_documents
 from data_pipeline.document import Document
-from data_pipeline.documents import load_documents
+from data_pipeline.documents_folder import load_documents
 from data_pipeline.filters.perplexity_training import NGramConfig, train_ngram
 from data_pipeline.filters.reference_classifier import ClassifierConfig, train_reference_classifier
 from data_pipeline.filters.reference_urls import collect_reference_urls
-from data_pipeline.pipeline import build_documents
 from recipes.llama1_corpus import c4_from_crawl_source, c4_source, common_crawl_source
 
 ENGLISH = (

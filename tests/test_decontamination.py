@@ -14,7 +14,7 @@ import pytest
 
 from data_pipeline.account import BuildAccount
 from data_pipeline.document import Document, Rejected
-from data_pipeline.documents import load_documents, read_manifest
+from data_pipeline.documents_folder import load_documents, read_manifest
 from data_pipeline.files.model_file import ModelFile, model_file
 from data_pipeline.filters.decontamination import (
     EvaluationIndex,

@@ -15,14 +15,14 @@ from typing import overload
 
 import pytest
 
-from data_pipeline import parts
+from data_pipeline.build import parts
+from data_pipeline.build.build_corpus import DISTINCT_TEXTS, build_corpus
 from data_pipeline.dedup.near import near_duplicates
 from data_pipeline.dedup.rule import Rule
 from data_pipeline.document import Document, Source
 from data_pipeline.executors.executor import Engine, WorkerLost
 from data_pipeline.executors.local import Processes
 from data_pipeline.executors.ray import RayTasks, _check_machines, _compare, ray_cluster
-from data_pipeline.pipeline import DISTINCT_TEXTS, build_corpus
 from data_pipeline.sources import folder
 
 TEXT = Source(

@@ -20,14 +20,19 @@ import pytest
 import xxhash
 from tqdm import tqdm
 
-from data_pipeline import parts
+from data_pipeline.build import parts
+from data_pipeline.build.build_corpus import (
+    DISTINCT_TEXTS,
+    BuildError,
+    build_corpus,
+    build_documents,
+)
+from data_pipeline.build.fingerprint import describe
 from data_pipeline.dedup.rule import Comparison, Removals, Rule, removals
 from data_pipeline.document import SCHEMA, Document, Source, content_id
-from data_pipeline.documents import load_documents, read_manifest
+from data_pipeline.documents_folder import load_documents, read_manifest
 from data_pipeline.executors.local import Processes, _set_up_worker
 from data_pipeline.filters import heuristics as filters
-from data_pipeline.fingerprint import describe
-from data_pipeline.pipeline import DISTINCT_TEXTS, BuildError, build_corpus, build_documents
 from data_pipeline.sources import folder
 
 
@@ -288,7 +293,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from data_pipeline.document import Source
-from data_pipeline.pipeline import build_documents
+from data_pipeline.build.build_corpus import build_documents
 from data_pipeline.sources import folder
 from data_pipeline.executors.local import Processes
 read = partial(folder.read, text_field="text", max_document_bytes=1000)

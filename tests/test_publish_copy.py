@@ -16,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from test_tokenization import corpus, prose
 from written_documents import text_rows, write_documents
 
-from data_pipeline.documents import read_manifest
+from data_pipeline.documents_folder import read_manifest
 from data_pipeline.executors.local import Processes
 from data_pipeline.publish_copy import RECORD, publish_copy
 from data_pipeline.tokens.store import TokenStore

@@ -13,14 +13,14 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline import parts
+from data_pipeline.build import parts
+from data_pipeline.build.build_corpus import build_corpus
 from data_pipeline.document import Document, Rejected, Source
-from data_pipeline.documents import read_manifest
+from data_pipeline.documents_folder import read_manifest
 from data_pipeline.executors.local import Processes
 from data_pipeline.files.inputs import InputFile, Inputs, local_copy, walk
 from data_pipeline.files.remote import RemoteFolder, Root, root_of
 from data_pipeline.inspection import RawDocuments
-from data_pipeline.pipeline import build_corpus
 from data_pipeline.sources import folder, github
 from recipes.llama1_corpus import CrawlModels, llama1_corpus
 

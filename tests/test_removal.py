@@ -21,13 +21,13 @@ import pytest
 from datasets import load_from_disk
 from test_tokenization import corpus, prose
 
-from data_pipeline import parts
+from data_pipeline.build import parts
+from data_pipeline.build.build_corpus import NO_REQUESTS, build_corpus
+from data_pipeline.build.removal_requests import RemovalRequests
 from data_pipeline.document import Source, content_id
-from data_pipeline.documents import load_documents, read_manifest
+from data_pipeline.documents_folder import load_documents, read_manifest
 from data_pipeline.executors.local import Processes
-from data_pipeline.pipeline import NO_REQUESTS, build_corpus
 from data_pipeline.removal import REQUESTS, remove
-from data_pipeline.removal_requests import RemovalRequests
 from data_pipeline.sources import folder
 from data_pipeline.tokens import store_building
 from data_pipeline.tokens.encoder import Encoder

@@ -23,7 +23,7 @@ from data_pipeline.account import (
     StageAccount,
     source_account,
 )
-from data_pipeline.documents import MANIFEST_VERSION, DropCount, Manifest
+from data_pipeline.documents_folder import MANIFEST_VERSION, DropCount, Manifest
 from data_pipeline.report_flow import flows
 
 PHONE, SCREEN = (390, 844), (1200, 900)

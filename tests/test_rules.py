@@ -16,17 +16,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import parts
+from data_pipeline.build import parts
+from data_pipeline.build.build_corpus import (
+    CLUSTERS,
+    DISTINCT_TEXTS,
+    NO_REQUESTS,
+    RULES,
+    build_corpus,
+)
+from data_pipeline.build.duplicate_samples import load_clusters
+from data_pipeline.build.removal_requests import RemovalRequests
 from data_pipeline.dedup import exact
 from data_pipeline.dedup.exact import same_text, same_url
 from data_pipeline.dedup.keys import KEYS_DTYPE, key_of
 from data_pipeline.dedup.rule import Comparison, DocumentFile, Rule, removals
 from data_pipeline.document import Document, Source, content_id
-from data_pipeline.documents import load_documents, read_manifest
-from data_pipeline.duplicate_clusters import load_clusters
+from data_pipeline.documents_folder import load_documents, read_manifest
 from data_pipeline.executors.local import Processes
-from data_pipeline.pipeline import CLUSTERS, DISTINCT_TEXTS, NO_REQUESTS, RULES, build_corpus
-from data_pipeline.removal_requests import RemovalRequests
 from data_pipeline.sources import folder
 
 TEXT = Source(

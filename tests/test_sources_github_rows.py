@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from nasty_github import nasty_github
 
+from data_pipeline.build.build_corpus import build_documents
 from data_pipeline.document import Document, Rejected
-from data_pipeline.documents import load_documents
-from data_pipeline.pipeline import build_documents
+from data_pipeline.documents_folder import load_documents
 from data_pipeline.text.licences import from_text
 from recipes.llama1_corpus import github_source
 

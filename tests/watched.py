@@ -25,9 +25,9 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
+from data_pipeline.build.parts import processed
 from data_pipeline.document import Document, Source
 from data_pipeline.files.inputs import InputFile
-from data_pipeline.parts import processed
 
 Generator = Callable[[Random], Iterator[tuple[str, bytes]]]
 """Names and contents of files; a new generator state gives other ones."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.document import SCHEMA, content_id
-from data_pipeline.documents import MANIFEST_VERSION, Manifest, ShardFile, checksum
+from data_pipeline.documents_folder import MANIFEST_VERSION, Manifest, ShardFile, checksum
 
 
 def write_documents(folder: Path, rows: Sequence[Mapping[str, Any]], num_files: int = 1) -> Path:

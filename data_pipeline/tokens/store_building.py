@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import xxhash
 from datasets import Features, List, Value
 
-from data_pipeline.documents import read_manifest
+from data_pipeline.documents_folder import read_manifest
 from data_pipeline.executors.executor import Engine
 from data_pipeline.files.atomic import atomic_directory, check_replaceable, link_or_copy
 from data_pipeline.tokens.encoder import Encoder, load_processor, token_dtype

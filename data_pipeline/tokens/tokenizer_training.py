@@ -21,7 +21,7 @@ import xxhash
 from datasets.utils import tqdm
 from sentencepiece import sentencepiece_model_pb2
 
-from data_pipeline.documents import Manifest, read_manifest
+from data_pipeline.documents_folder import Manifest, read_manifest
 from data_pipeline.executors.executor import Engine
 from data_pipeline.executors.local import Processes
 from data_pipeline.files.atomic import atomic_directory, check_replaceable

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from data_pipeline.documents import read_manifest
+from data_pipeline.documents_folder import read_manifest
 from data_pipeline.executors.executor import Engine
 from data_pipeline.files.atomic import atomic_directory
 

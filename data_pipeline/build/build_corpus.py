@@ -25,7 +25,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipeline.compare import (
+from data_pipeline.build.duplicate_samples import sample_clusters, save_clusters
+from data_pipeline.build.fingerprint import (
+    files_fingerprint,
+    functions_of,
+    modules_behind,
+    package_versions,
+    source_fingerprint,
+)
+from data_pipeline.build.parts import Part, build_part, groups
+from data_pipeline.build.publish_documents import (
+    PartRemovals,
+    Publication,
+    Published,
+    publish_part,
+    removals_of_part,
+)
+from data_pipeline.build.removal_requests import RemovalRequests
+from data_pipeline.build.repeated_paragraphs import (
+    groups_to_mark,
+    mark_repeated,
+    mask_folder,
+    paragraph_groups,
+    write_hashes,
+)
+from data_pipeline.build.run_rules import (
     CorpusDocuments,
     RuleFolder,
     forget_other_rules,
@@ -35,7 +59,7 @@ from data_pipeline.compare import (
 from data_pipeline.dedup.exact import same_text
 from data_pipeline.dedup.rule import Removals, Rule
 from data_pipeline.document import Source
-from data_pipeline.documents import (
+from data_pipeline.documents_folder import (
     EXAMPLES_SCHEMA,
     IGNORED_SCHEMA,
     MANIFEST_VERSION,
@@ -44,35 +68,11 @@ from data_pipeline.documents import (
     described,
     finished_manifest,
 )
-from data_pipeline.duplicate_clusters import sample_clusters, save_clusters
 from data_pipeline.executors.executor import Engine
 from data_pipeline.executors.local import Processes
 from data_pipeline.files.atomic import atomic_directory
 from data_pipeline.files.inputs import Inputs
 from data_pipeline.files.remote import Root
-from data_pipeline.fingerprint import (
-    files_fingerprint,
-    functions_of,
-    modules_behind,
-    package_versions,
-    source_fingerprint,
-)
-from data_pipeline.parts import Part, build_part, groups
-from data_pipeline.published import (
-    PartRemovals,
-    Publication,
-    Published,
-    publish_part,
-    removals_of_part,
-)
-from data_pipeline.removal_requests import RemovalRequests
-from data_pipeline.repeated_paragraphs import (
-    groups_to_mark,
-    mark_repeated,
-    mask_folder,
-    paragraph_groups,
-    write_hashes,
-)
 from data_pipeline.sampling import SmallestHashes
 
 ONE_PROCESS = Processes(1)

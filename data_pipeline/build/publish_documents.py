@@ -18,15 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipeline.compare import CorpusDocuments
+from data_pipeline.build.parts import Part, keys_beside
+from data_pipeline.build.removal_requests import REQUESTED, RemovalRequests
+from data_pipeline.build.run_rules import CorpusDocuments
 from data_pipeline.dedup.keys import Keys, hexadecimal
 from data_pipeline.dedup.rule import REMOVAL_DTYPE, Removals
 from data_pipeline.document import SCHEMA, Stage
-from data_pipeline.documents import DROPPED_SCHEMA, ShardFile, checksum
+from data_pipeline.documents_folder import DROPPED_SCHEMA, ShardFile, checksum
 from data_pipeline.files.atomic import link_or_copy
 from data_pipeline.filters.decontamination import sets_hit
-from data_pipeline.parts import Part, keys_beside
-from data_pipeline.removal_requests import REQUESTED, RemovalRequests
 
 
 @dataclass(frozen=True)

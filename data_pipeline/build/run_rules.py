@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import xxhash
 
+from data_pipeline.build.fingerprint import code_fingerprint
+from data_pipeline.build.parts import Part, keys_beside
 from data_pipeline.dedup.rule import REMOVAL_DTYPE, Comparison, DocumentFile, Removals, Rule
 from data_pipeline.executors.executor import Engine
 from data_pipeline.files.atomic import atomic_directory
-from data_pipeline.fingerprint import code_fingerprint
-from data_pipeline.parts import Part, keys_beside
 
 
 class CorpusDocuments:

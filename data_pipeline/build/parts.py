@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from data_pipeline.dedup.keys import KEYS_DTYPE, key_of
 from data_pipeline.dedup.paragraphs import ParagraphKeeper
 from data_pipeline.document import SCHEMA, Document, Rejected, Source, content_id
-from data_pipeline.documents import DROPPED_SCHEMA, EXAMPLES_SCHEMA, INPUTS_SCHEMA, checksum
+from data_pipeline.documents_folder import DROPPED_SCHEMA, EXAMPLES_SCHEMA, INPUTS_SCHEMA, checksum
 from data_pipeline.files.atomic import atomic_directory
 from data_pipeline.files.inputs import InputFile, local_copy
 from data_pipeline.sampling import SmallestHashes

@@ -15,13 +15,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from data_pipeline.build.parts import Part
 from data_pipeline.dedup.paragraph_hashes import write_paragraph_hashes
 from data_pipeline.dedup.paragraphs import keep_masks
 from data_pipeline.document import Document, items_of
 from data_pipeline.executors.executor import Engine
 from data_pipeline.files.atomic import atomic_directory
 from data_pipeline.files.inputs import InputFile
-from data_pipeline.parts import Part
 
 Files = tuple[InputFile, ...]
 
