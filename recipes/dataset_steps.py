@@ -8,19 +8,20 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from data_pipeline import report, report_page
 from data_pipeline.build import costs
 from data_pipeline.build.build_corpus import build_corpus
 from data_pipeline.build.removal_requests import RemovalRequests
-from data_pipeline.dataset_card import write_card
 from data_pipeline.documents_folder import Manifest
 from data_pipeline.executors.timed import TimedEngine
 from data_pipeline.files.atomic import write_atomic
 from data_pipeline.files.remote import root_of
 from data_pipeline.filters.decontamination import IndexAccount
-from data_pipeline.hub import push_to_hub
-from data_pipeline.publish_copy import publish_copy
-from data_pipeline.removal import REQUESTS
+from data_pipeline.release.dataset_card import write_card
+from data_pipeline.release.hub import push_to_hub
+from data_pipeline.release.upload import publish_copy
+from data_pipeline.removal.dataset import REQUESTS
+from data_pipeline.report import page as report_page
+from data_pipeline.report import table as report
 from data_pipeline.tokens.store import StoreManifest
 from data_pipeline.tokens.store_building import build_store
 from data_pipeline.tokens.tokenizer_folder import export_tokenizer

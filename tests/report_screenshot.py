@@ -12,7 +12,7 @@ from pathlib import Path
 from browser import Browser
 from sample_account import sample_account
 
-from data_pipeline import report_page
+from data_pipeline.report import page as report_page
 
 
 def main() -> None:

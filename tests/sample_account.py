@@ -3,7 +3,7 @@ drop reasons like the rules', and texts that are hostile to a page."""
 
 from __future__ import annotations
 
-from data_pipeline.account import (
+from data_pipeline.report.account import (
     CLEAN,
     READ,
     BuildAccount,

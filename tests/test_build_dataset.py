@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 
-from data_pipeline.account import BuildAccount
 from data_pipeline.documents_folder import Manifest, read_manifest
+from data_pipeline.report.account import BuildAccount
 from data_pipeline.tokens.store import TokenStore
 from llama_ds.config import DataConfig
 from llama_ds.data import TrainingData

@@ -15,13 +15,13 @@ from huggingface_hub import DatasetCard
 from huggingface_hub.errors import LocalTokenNotFoundError
 from sample_account import sample_account
 
-from data_pipeline.account import BuildAccount, source_account
 from data_pipeline.build.build_corpus import DISTINCT_TEXTS, build_corpus
-from data_pipeline.dataset_card import COLUMNS, card, write_card
 from data_pipeline.document import SCHEMA, Source
 from data_pipeline.documents_folder import Manifest
 from data_pipeline.filters import heuristics as filters
-from data_pipeline.hub import push_to_hub
+from data_pipeline.release.dataset_card import COLUMNS, card, write_card
+from data_pipeline.release.hub import push_to_hub
+from data_pipeline.report.account import BuildAccount, source_account
 from data_pipeline.sources import folder
 
 TEXTS = {

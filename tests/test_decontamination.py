@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline.account import BuildAccount
 from data_pipeline.document import Document, Rejected
 from data_pipeline.documents_folder import load_documents, read_manifest
 from data_pipeline.files.model_file import ModelFile, model_file
@@ -24,6 +23,7 @@ from data_pipeline.filters.decontamination import (
     flag_contaminated,
 )
 from data_pipeline.filters.evaluation_sets import read_evaluations
+from data_pipeline.report.account import BuildAccount
 from recipes.build_dataset import run
 from recipes.llama1_corpus import CrawlModels, llama1_corpus
 

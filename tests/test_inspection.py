@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import report
 from data_pipeline.build.build_corpus import build_documents
 from data_pipeline.document import Document, Rejected, Source
 from data_pipeline.documents_folder import DROPPED_SCHEMA
 from data_pipeline.filters import heuristics as filters
-from data_pipeline.inspection import Drop, RawDocuments, difference, drops, kept, steps
+from data_pipeline.report import table as report
+from data_pipeline.report.inspection import Drop, RawDocuments, difference, drops, kept, steps
 from data_pipeline.sources import folder
 
 

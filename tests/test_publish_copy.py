@@ -18,7 +18,7 @@ from written_documents import text_rows, write_documents
 
 from data_pipeline.documents_folder import read_manifest
 from data_pipeline.executors.local import Processes
-from data_pipeline.publish_copy import RECORD, publish_copy
+from data_pipeline.release.upload import RECORD, publish_copy
 from data_pipeline.tokens.store import TokenStore
 from data_pipeline.tokens.store_building import build_store
 from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_tokenizer

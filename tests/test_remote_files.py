@@ -20,7 +20,7 @@ from data_pipeline.documents_folder import read_manifest
 from data_pipeline.executors.local import Processes
 from data_pipeline.files.inputs import InputFile, Inputs, local_copy, walk
 from data_pipeline.files.remote import RemoteFolder, Root, root_of
-from data_pipeline.inspection import RawDocuments
+from data_pipeline.report.inspection import RawDocuments
 from data_pipeline.sources import folder, github
 from recipes.llama1_corpus import CrawlModels, llama1_corpus
 

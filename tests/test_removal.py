@@ -27,7 +27,7 @@ from data_pipeline.build.removal_requests import RemovalRequests
 from data_pipeline.document import Source, content_id
 from data_pipeline.documents_folder import load_documents, read_manifest
 from data_pipeline.executors.local import Processes
-from data_pipeline.removal import REQUESTS, remove
+from data_pipeline.removal.dataset import REQUESTS, remove
 from data_pipeline.sources import folder
 from data_pipeline.tokens import store_building
 from data_pipeline.tokens.encoder import Encoder

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_account import HOSTILE, RULES, sample_account
 
-from data_pipeline import report_page, report_words
-from data_pipeline.account import (
+from data_pipeline.documents_folder import MANIFEST_VERSION, DropCount, Manifest
+from data_pipeline.report import formatting
+from data_pipeline.report import page as report_page
+from data_pipeline.report.account import (
     BuildAccount,
     Cluster,
     DropExample,
@@ -23,8 +25,7 @@ from data_pipeline.account import (
     StageAccount,
     source_account,
 )
-from data_pipeline.documents_folder import MANIFEST_VERSION, DropCount, Manifest
-from data_pipeline.report_flow import flows
+from data_pipeline.report.flow import flows
 
 PHONE, SCREEN = (390, 844), (1200, 900)
 WIDTH_OF_CONTENT = "return document.documentElement.scrollWidth"
@@ -325,15 +326,15 @@ def _thickness(path: str, down: bool) -> float:
     [(0, "0 B"), (999, "999 B"), (1_000, "1.00 kB"), (999_600, "1.00 MB"), (12_345, "12.3 kB")],
 )
 def test_sizes(value: int, shown: str) -> None:
-    assert report_words.size(value) == shown
+    assert formatting.size(value) == shown
 
 
 @given(st.lists(st.sampled_from(["a", "b", " ", "\n", "é"])), st.lists(st.sampled_from("ab \n")))
 def test_marking_keeps_the_text(first: list[str], second: list[str]) -> None:
     text, other = "".join(first), "".join(second)
-    runs = report_words.differing(text, [other])
+    runs = formatting.differing(text, [other])
     assert "".join(run.text for run in runs) == text
-    assert not any(run.marked for run in report_words.differing(text, [text]))
+    assert not any(run.marked for run in formatting.differing(text, [text]))
     if not set(text.split()) & set(other.split()):
         marked = [word for run in runs if run.marked for word in run.text.split()]
         assert marked == text.split()

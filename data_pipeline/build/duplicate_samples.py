@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import pydantic
 
-from data_pipeline.account import MAX_SHOWN_TEXT, Cluster, Member
 from data_pipeline.build.removal_requests import RemovalRequests
 from data_pipeline.build.run_rules import CorpusDocuments
 from data_pipeline.dedup.rule import Removals
 from data_pipeline.files.atomic import write_atomic
+from data_pipeline.report.account import MAX_SHOWN_TEXT, Cluster, Member
 
 _CLUSTERS_PER_RULE = 8
 _REMOVED_PER_CLUSTER = 4

@@ -17,8 +17,9 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from data_pipeline import report_words
-from data_pipeline.account import (
+from data_pipeline.files.atomic import write_atomic
+from data_pipeline.report import formatting
+from data_pipeline.report.account import (
     BuildAccount,
     Cluster,
     DropAccount,
@@ -28,9 +29,8 @@ from data_pipeline.account import (
     SourceAccount,
     stage_of_drop,
 )
-from data_pipeline.files.atomic import write_atomic
-from data_pipeline.report_flow import flows
-from data_pipeline.report_words import Run
+from data_pipeline.report.flow import flows
+from data_pipeline.report.formatting import Run
 
 MAX_EXAMPLES = 4
 """Shown per source and reason."""
@@ -56,11 +56,11 @@ def render(account: BuildAccount) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "count": report_words.count,
-        "size": report_words.size,
-        "visible": report_words.visible,
+        "count": formatting.count,
+        "size": formatting.size,
+        "visible": formatting.visible,
     }
-    environment.globals["percent"] = report_words.percent
+    environment.globals["percent"] = formatting.percent
     template = environment.from_string(folder.joinpath("report_page.html").read_text("utf-8"))
     page = template.render(
         account=account,
@@ -193,11 +193,11 @@ def _clusters(clusters: Sequence[Cluster]) -> dict[str, list[_ShownCluster]]:
 
 def _shown_cluster(cluster: Cluster) -> _ShownCluster:
     members = cluster.removed[:MAX_REMOVED]
-    text = report_words.visible(cluster.kept.text)
-    texts = [report_words.visible(member.text) for member in members]
-    kept = _ShownMember(cluster.kept, tuple(report_words.differing(text, texts)))
+    text = formatting.visible(cluster.kept.text)
+    texts = [formatting.visible(member.text) for member in members]
+    kept = _ShownMember(cluster.kept, tuple(formatting.differing(text, texts)))
     removed = tuple(
-        _ShownMember(member, tuple(report_words.differing(other, [text])))
+        _ShownMember(member, tuple(formatting.differing(other, [text])))
         for member, other in zip(members, texts, strict=True)
     )
     known = sorted({f"{m.similarity:.2f}" for m in members if m.similarity is not None})
@@ -227,7 +227,7 @@ def _histograms(sources: Sequence[SourceAccount]) -> dict[str, list[_Bar]]:
         highest = max(source.lengths.values(), default=1)
         values = [source.lengths.get(str(bucket), 0) for bucket in range(min(bits), max(bits) + 1)]
         result[source.name] = [
-            _Bar(report_words.length_range(bucket), value, 100 * value / highest)
+            _Bar(formatting.length_range(bucket), value, 100 * value / highest)
             for bucket, value in enumerate(values, min(bits))
         ]
     return result

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCardData
 
-from data_pipeline.account import BuildAccount, SourceAccount
 from data_pipeline.document import SCHEMA
 from data_pipeline.files.atomic import write_atomic
-from data_pipeline.report_words import count, percent, size, visible
+from data_pipeline.report.account import BuildAccount, SourceAccount
+from data_pipeline.report.formatting import count, percent, size, visible
 
 CARD = "README.md"
 ALL, LEDGER = "all", "ledger"

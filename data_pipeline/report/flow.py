@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_pipeline.account import BuildAccount, SourceAccount, StageAccount
-from data_pipeline.report_words import count, percent, size
+from data_pipeline.report.account import BuildAccount, SourceAccount, StageAccount
+from data_pipeline.report.formatting import count, percent, size
 
 NODE = 5.0
 """Thickness of the bar at a stage."""

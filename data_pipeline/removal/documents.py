@@ -30,7 +30,7 @@ from data_pipeline.documents_folder import (
 from data_pipeline.executors.executor import Engine
 from data_pipeline.files.atomic import atomic_directory, link_or_copy
 from data_pipeline.filters.decontamination import sets_hit
-from data_pipeline.requested_rows import split_rows
+from data_pipeline.removal.matching_rows import split_rows
 
 
 @dataclass(frozen=True)

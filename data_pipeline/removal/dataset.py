@@ -18,12 +18,12 @@ from pathlib import Path
 
 from data_pipeline.build.removal_requests import RemovalRequests
 from data_pipeline.documents_folder import read_manifest
-from data_pipeline.documents_removal import remove_documents
 from data_pipeline.executors.executor import Engine
 from data_pipeline.executors.local import Processes
 from data_pipeline.files.atomic import clean_up_after_killed_writers
-from data_pipeline.requested_rows import Found, Search, look_for
-from data_pipeline.store_removal import StoreFile, remove_from_store, store_files
+from data_pipeline.removal.documents import remove_documents
+from data_pipeline.removal.matching_rows import Found, Search, look_for
+from data_pipeline.removal.store import StoreFile, remove_from_store, store_files
 from data_pipeline.tokens.store import TokenStore
 
 REQUESTS = "removal_requests.json"

@@ -9,7 +9,7 @@ from typing import Protocol
 from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError
 
-from data_pipeline.dataset_card import CARD
+from data_pipeline.release.dataset_card import CARD
 
 PUBLISHED = (CARD, "*manifest.json", "*documents-*.parquet", "*dropped-*.parquet")
 """What goes to the hub. Texts that were dropped do not (examples.parquet, the report): a licence or

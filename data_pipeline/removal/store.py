@@ -23,7 +23,7 @@ from data_pipeline.build.removal_requests import RemovalRequests
 from data_pipeline.documents_folder import checksum
 from data_pipeline.executors.executor import Engine
 from data_pipeline.files.atomic import atomic_directory, link_or_copy
-from data_pipeline.requested_rows import split_rows
+from data_pipeline.removal.matching_rows import split_rows
 from data_pipeline.tokens.encoder import Encoder
 from data_pipeline.tokens.store import (
     SPLITS,
