@@ -1,6 +1,6 @@
 """The report of a build as one HTML page that needs nothing else: no network, no other file.
 
-`report_page.html` is its template; style and script are put into the page. Whatever comes from
+`page.html` is its template; style and script are put into the page. Whatever comes from
 documents is escaped by the template engine, and the page's content policy allows its own script
 only, so that a document cannot act even if it got past that.
 """
@@ -50,8 +50,8 @@ def write(account: BuildAccount, path: Path) -> None:
 
 def render(account: BuildAccount) -> str:
     """The page."""
-    folder = files("data_pipeline")
-    script = folder.joinpath("report_page.js").read_text("utf-8")
+    folder = files("data_pipeline.report")
+    script = folder.joinpath("page.js").read_text("utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -61,10 +61,10 @@ def render(account: BuildAccount) -> str:
         "visible": formatting.visible,
     }
     environment.globals["percent"] = formatting.percent
-    template = environment.from_string(folder.joinpath("report_page.html").read_text("utf-8"))
+    template = environment.from_string(folder.joinpath("page.html").read_text("utf-8"))
     page = template.render(
         account=account,
-        style=Markup(folder.joinpath("report_page.css").read_text("utf-8")),
+        style=Markup(folder.joinpath("page.css").read_text("utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         colours={source.name: i % NUM_COLOURS for i, source in enumerate(account.sources)},
