@@ -46,10 +46,10 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.profiler import ProfilerActivity, profile
 
-from llama_ds.collectives import Pending
 from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.model_config import ModelConfig
-from llama_ds.parallel import ParallelGroups
+from llama_ds.parallel.collectives import Pending
+from llama_ds.parallel.groups import ParallelGroups
 
 COMPUTATIONS = (
     "aten::mm",

@@ -63,7 +63,7 @@ def stepping(
         yield lambda model, recipe: TorchStepper(model, recipe, device)
         return
     from llama_ds.engine import init_distributed
-    from llama_ds.parallel import ParallelGroups
+    from llama_ds.parallel.groups import ParallelGroups
 
     # What a launcher of one process would set, and DeepSpeed looks for.
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}

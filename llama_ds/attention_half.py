@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_ds.collectives import Pending
 from llama_ds.functional import (
     repeat_heads,
     repeat_heads_backward,
@@ -21,7 +20,8 @@ from llama_ds.layer_tensors import (
     present,
     weight_gradient,
 )
-from llama_ds.tensor_parallel import SEQUENCE_DIM
+from llama_ds.parallel.collectives import Pending
+from llama_ds.parallel.tensor import SEQUENCE_DIM
 
 Tables = tuple[Tensor, Tensor]
 """cos and sin [B, S, E] of the rotary embedding."""

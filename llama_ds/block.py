@@ -29,8 +29,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager
 from llama_ds.functional import accumulation_dtype
 from llama_ds.fused_layer import FusedLayer
 from llama_ds.layer_tensors import Fixed, FusedOptions, LayerWeights
-from llama_ds.sequence_parallel import SequenceParallel
-from llama_ds.tensor_parallel import (
+from llama_ds.parallel.sequence import SequenceParallel
+from llama_ds.parallel.tensor import (
     ColumnParallelLinear,
     KeyValueLinear,
     RowParallelLinear,

@@ -22,7 +22,7 @@ from llama_ds import weights
 from llama_ds.block import LlamaDecoderLayer
 from llama_ds.config import OptimizerConfig, Recipe
 from llama_ds.model import LlamaForCausalLM, hf_config
-from llama_ds.parallel import ParallelGroups
+from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.recomputation import Recomputation
 
 TORCH_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from llama_ds.attention_kernels import Documents, Kernel
-from llama_ds.collectives import Pending, start_summed
 from llama_ds.elementwise import EAGER, Elementwise
 from llama_ds.offload import Offload
-from llama_ds.profiling import named
+from llama_ds.parallel.collectives import Pending, start_summed
+from llama_ds.parallel.profiling import named
+from llama_ds.parallel.sequence import SequenceParallel
+from llama_ds.parallel.tensor import SEQUENCE_DIM, TensorParallel
 from llama_ds.save_policy import SavePolicy
-from llama_ds.sequence_parallel import SequenceParallel
-from llama_ds.tensor_parallel import SEQUENCE_DIM, TensorParallel
 
 T = TypeVar("T")
 

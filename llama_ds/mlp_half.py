@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_ds.collectives import Pending
 from llama_ds.functional import accumulation_dtype
 from llama_ds.layer_tensors import (
     Activations,
@@ -26,7 +25,8 @@ from llama_ds.layer_tensors import (
     present,
     weight_gradient,
 )
-from llama_ds.tensor_parallel import SEQUENCE_DIM
+from llama_ds.parallel.collectives import Pending
+from llama_ds.parallel.tensor import SEQUENCE_DIM
 
 _OUTSIDE = ("mid", "mlp_normed")
 _INSIDE = ("mlp_in", "gate", "up", "product")

@@ -46,11 +46,11 @@ from llama_ds.layer_tensors import FusedOptions
 from llama_ds.loss import IGNORE_INDEX, LlamaHead
 from llama_ds.model_config import ModelConfig
 from llama_ds.offload import Offload
-from llama_ds.parallel import ParallelGroups
+from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.parallel.sequence import SequenceParallel
+from llama_ds.parallel.tensor import TensorParallel, VocabParallelEmbedding
 from llama_ds.recomputation import Recomputation, run_layers
 from llama_ds.save_policy import PRESETS, SavePolicy
-from llama_ds.sequence_parallel import SequenceParallel
-from llama_ds.tensor_parallel import TensorParallel, VocabParallelEmbedding
 
 logger = logging.getLogger(__name__)
 

@@ -120,7 +120,7 @@ def kept_between_passes(recipe: Recipe) -> tuple[list[tuple[int, bool]], int, in
 
     from data_pipeline.tokens.store import TokenStore
     from llama_ds.engine import build_engine, build_model, init_distributed
-    from llama_ds.parallel import ParallelGroups
+    from llama_ds.parallel.groups import ParallelGroups
 
     device = init_distributed(local_rank=0)
     groups = ParallelGroups.build(tp_size=recipe.parallel.tp)

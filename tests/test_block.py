@@ -17,9 +17,9 @@ from llama_ds.attention_kernels import CPU, MATH, Documents
 from llama_ds.block import LlamaDecoderLayer
 from llama_ds.layer_tensors import FusedOptions
 from llama_ds.offload import Offload
+from llama_ds.parallel.sequence import SequenceParallel
+from llama_ds.parallel.tensor import SINGLE_RANK
 from llama_ds.save_policy import PRESETS, SavePolicy
-from llama_ds.sequence_parallel import SequenceParallel
-from llama_ds.tensor_parallel import SINGLE_RANK
 
 Gloo = Callable[..., list[Any]]
 
@@ -229,7 +229,7 @@ def errors_of_rank(
     know nothing of the layout: rows of one document and fp32 under one policy each that keeps and
     one that computes again.
     """
-    from llama_ds.parallel import ParallelGroups
+    from llama_ds.parallel.groups import ParallelGroups
 
     groups = ParallelGroups.build(
         tp_size=tp, sp_size=sp, kv_replicas=max(1, tp // num_key_value_heads)

@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llama_ds import collectives
-from llama_ds.collectives import Group
+from llama_ds.parallel import collectives
+from llama_ds.parallel.collectives import Group
 
 Gloo = Callable[..., list[Any]]
 

@@ -26,7 +26,7 @@ from llama_ds.memory import (
     state_bytes_per_parameter,
 )
 from llama_ds.model import LlamaForCausalLM, hf_config
-from llama_ds.parallel import ParallelGroups
+from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.save_policy import PRESETS
 from recipes.llama import llama_7b, llama_13b, llama_33b, llama_65b, llama_tiny
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig
 
-from llama_ds import LlamaForCausalLM, collectives
+from llama_ds import LlamaForCausalLM
+from llama_ds.parallel import collectives
 from llama_ds.save_policy import PRESETS
 
 Gloo = Callable[..., list[Any]]
@@ -87,7 +88,7 @@ def test_pending_results_are_those_of_waiting_at_once(gloo: Gloo) -> None:
 
 
 def is_bit_equal(tp: int, sp: int, sequence_parallel: bool, policy: Any) -> bool:
-    from llama_ds.parallel import ParallelGroups
+    from llama_ds.parallel.groups import ParallelGroups
 
     groups = ParallelGroups.build(tp_size=tp, sp_size=sp, kv_replicas=max(1, tp // 2))
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from llama_ds.parallel import Layout, ParallelGroups, layout_of
+from llama_ds.parallel.groups import Layout, ParallelGroups, layout_of
 from recipes.plan import check_groups
 
 # (world size, tp, sp)

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from llama_ds import LlamaForCausalLM
-from llama_ds.parallel import ParallelGroups
-from llama_ds.tensor_parallel import Sharding, TensorParallel
+from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.parallel.tensor import Sharding, TensorParallel
 
 Gloo = Callable[..., list[Any]]
 

@@ -24,7 +24,7 @@ from llama_ds import LlamaForCausalLM
 from llama_ds.batch import batch_plan, data_parallel_size
 from llama_ds.config import Recipe
 from llama_ds.model import hf_config
-from llama_ds.parallel import ParallelGroups
+from llama_ds.parallel.groups import ParallelGroups
 
 pytestmark = pytest.mark.dist
 

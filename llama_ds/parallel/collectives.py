@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llama_ds.profiling import named
+from llama_ds.parallel.profiling import named
 
 Group = dist.ProcessGroup | None
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llama_ds.collectives import (
+from llama_ds.parallel.collectives import (
     Group,
     Pending,
     all_to_all,
@@ -24,7 +24,7 @@ from llama_ds.collectives import (
     own_part,
     start_exchanged,
 )
-from llama_ds.parallel import ParallelGroups
+from llama_ds.parallel.groups import ParallelGroups
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama_ds.collectives import (
+from llama_ds.parallel.collectives import (
     Group,
     Pending,
     all_gather,
@@ -37,7 +37,7 @@ from llama_ds.collectives import (
     start_reduce_scattered,
     start_summed,
 )
-from llama_ds.parallel import ParallelGroups
+from llama_ds.parallel.groups import ParallelGroups
 
 SEQUENCE_DIM = 1
 
