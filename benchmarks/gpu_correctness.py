@@ -15,9 +15,9 @@ from report import seconds
 from steppers import loss_of
 from torch import Tensor
 
-from llama_ds.attention import choose
-from llama_ds.attention_kernels import MATH
 from llama_ds.config import AttentionName
+from llama_ds.layer.attention import choose
+from llama_ds.layer.attention_kernels import MATH
 from llama_ds.model import hf_config
 from llama_ds.model_config import ModelConfig
 from llama_ds.save_policy import PRESETS

@@ -19,11 +19,11 @@ from transformers.modeling_utils import local_torch_dtype
 
 from data_pipeline.tokens.store import TokenStore
 from llama_ds import weights
-from llama_ds.block import LlamaDecoderLayer
 from llama_ds.config import OptimizerConfig, Recipe
+from llama_ds.layer.modules import LlamaDecoderLayer
+from llama_ds.layer.recomputation import Recomputation
 from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.parallel.groups import ParallelGroups
-from llama_ds.recomputation import Recomputation
 
 TORCH_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 

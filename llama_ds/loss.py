@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from llama_ds.functional import accumulation_dtype
+from llama_ds.layer.functional import accumulation_dtype
 from llama_ds.parallel.collectives import gathered
 from llama_ds.parallel.tensor import (
     SINGLE_RANK,

@@ -18,8 +18,8 @@ from torch import Tensor
 from llama_ds.batch import batch_plan, data_parallel_size
 from llama_ds.config import ParallelConfig, Recipe
 from llama_ds.deepspeed_config import deepspeed_config
+from llama_ds.layer.recomputation import Recomputation
 from llama_ds.metrics import read_metrics
-from llama_ds.recomputation import Recomputation
 
 Gloo = Callable[..., list[Any]]
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from llama_ds.attention import choose
-from llama_ds.attention_kernels import CPU, CUDNN, FLASH, MATH, Documents, Kernel
+from llama_ds.layer.attention import choose
+from llama_ds.layer.attention_kernels import CPU, CUDNN, FLASH, MATH, Documents, Kernel
 
 B, S, H, E = 2, 12, 4, 8
 PACKED = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 0, 0, 1, 2], list(range(12))])
@@ -232,7 +232,7 @@ def test_packages_are_called_as_they_define(
 ) -> None:
     from importlib.machinery import ModuleSpec
 
-    from llama_ds import attention_packages
+    from llama_ds.layer import attention_packages
 
     if name == "xformers":
         parent = types.ModuleType("xformers")

@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from llama_ds import LlamaForCausalLM
-from llama_ds.attention_kernels import CPU, MATH, Documents
-from llama_ds.block import LlamaDecoderLayer
-from llama_ds.layer_tensors import FusedOptions
-from llama_ds.offload import Offload
+from llama_ds.layer.attention_kernels import CPU, MATH, Documents
+from llama_ds.layer.modules import LlamaDecoderLayer
+from llama_ds.layer.offload import Offload
+from llama_ds.layer.tensors import FusedOptions
 from llama_ds.parallel.sequence import SequenceParallel
 from llama_ds.parallel.tensor import SINGLE_RANK
 from llama_ds.save_policy import PRESETS, SavePolicy

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llama_ds.elementwise import EAGER, Elementwise, choose, compiled, has_cpp_compiler, liger
+from llama_ds.layer.elementwise import EAGER, Elementwise, choose, compiled, has_cpp_compiler, liger
 
 CPU = torch.device("cpu")
 # A fused function rounds once at its end, where PyTorch's operations round each; sums over 40 and
@@ -98,7 +98,7 @@ def test_auto_compiles_where_triton_can(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch)
-    monkeypatch.setattr("llama_ds.elementwise.has_cpp_compiler", lambda: False)
+    monkeypatch.setattr("llama_ds.layer.elementwise.has_cpp_compiler", lambda: False)
     liger.cache_clear()
     for name, device, message in (
         ("liger", "cpu", r"elementwise liger runs on cuda, this model is on cpu"),

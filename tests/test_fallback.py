@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llama_ds import LlamaForCausalLM
-from llama_ds.fused_layer import FusedLayer
+from llama_ds.layer.fused import FusedLayer
 
 V = 50
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import LlamaConfig
 from transformers.models.llama import modeling_llama as stock
 
-from llama_ds.functional import (
+from llama_ds.layer.functional import (
     kept_positions,
     rms_norm,
     rms_norm_backward,

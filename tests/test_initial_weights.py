@@ -14,7 +14,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import LlamaConfig
 
 from llama_ds import LlamaForCausalLM, LlamaModel
-from llama_ds.functional import initial_weight
+from llama_ds.layer.functional import initial_weight
 from llama_ds.loss import LlamaHead
 
 V = 97

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from llama_ds import LlamaForCausalLM
-from llama_ds.offload import Offload
+from llama_ds.layer.offload import Offload
 from llama_ds.save_policy import PRESETS, SavePolicy
 
 POLICY = SavePolicy.of("linear_outputs", x="offload", gate="offload", attn_out="offload")

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from llama_ds.functional import repeat_heads, repeat_heads_backward
+from llama_ds.layer.functional import repeat_heads, repeat_heads_backward
 
 aten = torch.ops.aten
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama_ds.attention_kernels import Documents, Kernel, extent, packed
-from llama_ds.functional import repeat_heads, repeat_heads_backward
+from llama_ds.layer.attention_kernels import Documents, Kernel, extent, packed
+from llama_ds.layer.functional import repeat_heads, repeat_heads_backward
 
 
 def _require(module: str, package: str, attention: str) -> Any:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llama_ds import attention_kernels as built_in
-from llama_ds import attention_packages as packages
-from llama_ds.attention_kernels import Kernel
 from llama_ds.config import AttentionName
+from llama_ds.layer import attention_kernels as built_in
+from llama_ds.layer import attention_packages as packages
+from llama_ds.layer.attention_kernels import Kernel
 
 
 def choose(name: AttentionName, q: Tensor, *, packed: bool) -> Kernel:

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from llama_ds.attention_half import attention_half, attention_half_backward
-from llama_ds.layer_tensors import Activations, Fixed, LayerWeights
-from llama_ds.mlp_half import mlp_half, mlp_half_backward
+from llama_ds.layer.attention_half import attention_half, attention_half_backward
+from llama_ds.layer.mlp_half import mlp_half, mlp_half_backward
+from llama_ds.layer.tensors import Activations, Fixed, LayerWeights
 
 
 class FusedLayer(torch.autograd.Function):

@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_ds.functional import (
+from llama_ds.layer.functional import (
     repeat_heads,
     repeat_heads_backward,
 )
-from llama_ds.layer_tensors import (
+from llama_ds.layer.tensors import (
     Activations,
     Fixed,
     LayerWeights,

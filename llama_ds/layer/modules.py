@@ -26,9 +26,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
-from llama_ds.functional import accumulation_dtype
-from llama_ds.fused_layer import FusedLayer
-from llama_ds.layer_tensors import Fixed, FusedOptions, LayerWeights
+from llama_ds.layer.functional import accumulation_dtype
+from llama_ds.layer.fused import FusedLayer
+from llama_ds.layer.tensors import Fixed, FusedOptions, LayerWeights
 from llama_ds.parallel.sequence import SequenceParallel
 from llama_ds.parallel.tensor import (
     ColumnParallelLinear,

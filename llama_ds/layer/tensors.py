@@ -9,9 +9,9 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from llama_ds.attention_kernels import Documents, Kernel
-from llama_ds.elementwise import EAGER, Elementwise
-from llama_ds.offload import Offload
+from llama_ds.layer.attention_kernels import Documents, Kernel
+from llama_ds.layer.elementwise import EAGER, Elementwise
+from llama_ds.layer.offload import Offload
 from llama_ds.parallel.collectives import Pending, start_summed
 from llama_ds.parallel.profiling import named
 from llama_ds.parallel.sequence import SequenceParallel

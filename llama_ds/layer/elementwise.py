@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from llama_ds import functional
 from llama_ds.config import ElementwiseName
+from llama_ds.layer import functional
 
 
 class Elementwise(NamedTuple):

@@ -17,7 +17,7 @@ from transformers import LlamaConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from llama_ds.block import LlamaAttention, LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
+from llama_ds.layer.modules import LlamaAttention, LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
 from llama_ds.parallel.tensor import ColumnParallelLinear, KeyValueLinear, RowParallelLinear
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

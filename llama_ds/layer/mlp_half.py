@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_ds.functional import accumulation_dtype
-from llama_ds.layer_tensors import (
+from llama_ds.layer.functional import accumulation_dtype
+from llama_ds.layer.tensors import (
     Activations,
     Fixed,
     LayerWeights,
