@@ -30,8 +30,8 @@ from gpu_worker import Record, Task, Worker
 from steppers import without_deepspeed
 
 from llama_ds.config import AttentionName, Recipe
-from llama_ds.memory import estimate_memory
 from llama_ds.model_config import ModelConfig
+from llama_ds.planning.memory import estimate_memory
 from llama_ds.save_policy import SavePolicyName
 from recipes.llama import PLACEMENTS, llama_7b, llama_13b
 

@@ -29,9 +29,9 @@ from contenders import CHECKPOINTED, STOCK, Contender, contenders, ours
 from torch import Tensor
 
 from llama_ds.config import ParallelConfig
-from llama_ds.memory import activation_bytes
 from llama_ds.model import hf_config
 from llama_ds.model_config import ModelConfig
+from llama_ds.planning.memory import activation_bytes
 from llama_ds.save_policy import PRESETS
 
 WIDTHS = {torch.float32: 4, torch.bfloat16: 2}

@@ -34,12 +34,12 @@ from torch.multiprocessing.spawn import spawn
 from wire import sent_bytes
 
 from llama_ds.config import ParallelConfig
-from llama_ds.memory import activation_bytes
 from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.planning.memory import activation_bytes
+from llama_ds.planning.traffic import layer_traffic
 from llama_ds.save_policy import PRESETS, SavePolicyName
-from llama_ds.traffic import layer_traffic
 
 WORLD_SIZE = 4
 CPU = torch.device("cpu")

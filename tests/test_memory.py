@@ -16,7 +16,9 @@ from transformers import LlamaForCausalLM as StockLlama
 from llama_ds.batch import batch_plan
 from llama_ds.config import ActivationCheckpointingConfig, ParallelConfig, Recipe, ZeroConfig
 from llama_ds.deepspeed_config import deepspeed_config
-from llama_ds.memory import (
+from llama_ds.model import LlamaForCausalLM, hf_config
+from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.planning.memory import (
     ZERO3_LIVE_ELEMENTS,
     activation_bytes,
     estimate_memory,
@@ -25,8 +27,6 @@ from llama_ds.memory import (
     rank_parameters,
     state_bytes_per_parameter,
 )
-from llama_ds.model import LlamaForCausalLM, hf_config
-from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.save_policy import PRESETS
 from recipes.llama import llama_7b, llama_13b, llama_33b, llama_65b, llama_tiny
 

@@ -17,7 +17,7 @@ import pytest
 
 from llama_ds.batch import batch_plan, data_parallel_size
 from llama_ds.config import Recipe, ZeroConfig
-from llama_ds.memory import estimate_memory
+from llama_ds.planning.memory import estimate_memory
 from recipes import llama
 from recipes.llama import Cluster, intended_world_size
 from recipes.plan import DEVICE_BYTES, check_memory, paper_count, print_plan

@@ -16,8 +16,8 @@ from llama_ds.config import ParallelConfig
 from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.planning.traffic import layer_traffic
 from llama_ds.save_policy import PRESETS, SavePolicy
-from llama_ds.traffic import layer_traffic
 
 ROWS, LENGTH = 2, 24
 MODEL = ModelConfig(
