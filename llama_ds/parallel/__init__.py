@@ -1,3 +1,2 @@
-"""Process groups, collectives, tensor and sequence parallelism. Imported by `layer`, `loss`, `weights`
-and above; imports `config` and below.
-"""
+"""Process groups, collectives, tensor and sequence parallelism. Imported by `layer`, `loss`,
+`weights` and above; imports `config` and below."""
