@@ -10,7 +10,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_targets_are_put_together(tmp_path: Path) -> None:
-    command = [sys.executable, "benchmarks/data.py", "--rehearse", "--scripts", "paragraphs"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.data.summary",
+        "--rehearse",
+        "--scripts",
+        "paragraphs",
+    ]
     done = subprocess.run(
         [*command, "--out", str(tmp_path)],
         cwd=ROOT,

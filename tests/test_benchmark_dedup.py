@@ -11,9 +11,10 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from exact_jaccard import NgramSets
-from near_duplicate_texts import edited
-from near_duplicate_tools import TOOLS, word_ngrams
+
+from benchmarks.data.exact_jaccard import NgramSets
+from benchmarks.data.near_duplicate_texts import edited
+from benchmarks.data.near_duplicate_tools import TOOLS, word_ngrams
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,8 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from parallelism import LAYOUTS, POLICIES, WORLD_SIZE, measure, plot, report, size_of, variants
-from report import write
+
+from benchmarks.measuring.results import write
+from benchmarks.model.parallelism import (
+    LAYOUTS,
+    POLICIES,
+    WORLD_SIZE,
+    measure,
+    plot,
+    report,
+    size_of,
+    variants,
+)
 
 Gloo = Callable[..., list[Any]]
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from reader_memory import earlier_results
+from benchmarks.data.reader_memory import earlier_results
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -174,7 +174,13 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with what the benchmark wrote."""
     folder = tmp_path_factory.mktemp("overlap")
     ran = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks/overlap.py"), "--rehearse", "--out", str(folder)],
+        [
+            sys.executable,
+            str(ROOT / "benchmarks/model/overlap.py"),
+            "--rehearse",
+            "--out",
+            str(folder),
+        ],
         env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from wire import sent_bytes
 
+from benchmarks.model.wire import sent_bytes
 from llama_ds.config import ParallelConfig
 from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.model_config import ModelConfig
