@@ -173,7 +173,7 @@ def _undo_step_at_start(engine: Any) -> None:
 
     Its gradients are zero, but it decays the fp32 weights once and counts as Adam's first step, so
     that the bias correction of every later step would be that of the next one. The other stages
-    do not do this (`tests/test_train.py` compares all of them with plain PyTorch).
+    do not do this (`tests/llama_ds/test_train.py` compares all of them with plain PyTorch).
     """
     wrapper = engine.optimizer
     wrapper.optimizer.state.clear()

@@ -1,6 +1,7 @@
 """Peak memory of a build's worker on one large file of each format that is read as a stream.
 
-    python -m benchmarks.data.reader_memory [--bytes 2147483648] [--formats warc wet ...] [--rehearse]
+    python -m benchmarks.data.reader_memory [--bytes 2147483648] [--formats warc wet ...]
+        [--rehearse]
 
 Each file is made here, of a few documents repeated, and becomes a part of a build in a process of
 its own: read, edited, filtered and written. What is measured is the largest resident set of that

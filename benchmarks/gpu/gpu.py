@@ -314,8 +314,8 @@ def fitting_layers(recipe: Recipe, memory_bytes: int, state_bytes: int) -> int:
 
     Whole depth, or else an even number: half of it is measured as well. Stock saves
     10 d + 4 f elements of a token and layer in bf16 and rounds its norms' inputs to fp32 in
-    between, d + d elements more (`benchmarks/model/layer.py`), and its logits in bf16 and fp32 with the
-    gradients of both.
+    between, d + d elements more (`benchmarks/model/layer.py`), and its logits in bf16 and fp32
+    with the gradients of both.
     """
     model, tokens = recipe.model, recipe.train.sequence_length
     outside = model.num_parameters - model.num_hidden_layers * model.num_layer_parameters

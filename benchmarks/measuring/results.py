@@ -80,7 +80,9 @@ def command() -> str:
         at = arguments.index("--out")
         del arguments[at : at + 2]
     script = Path(sys.argv[0]).resolve()
-    module = script.relative_to(ROOT).with_suffix("").parts if ROOT in script.parents else (script.stem,)
+    module = (
+        script.relative_to(ROOT).with_suffix("").parts if ROOT in script.parents else (script.stem,)
+    )
     return shlex.join(["python", "-m", ".".join(module), *arguments])
 
 

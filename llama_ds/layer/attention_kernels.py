@@ -8,7 +8,7 @@ Shapes in names: B rows, S sequence, H query heads, K key/value heads, E head wi
 shape of `lse` is the kernel's own affair; it has one number per query and head.
 
 The functions of PyTorch used here are those under `scaled_dot_product_attention`. They are not
-documented; `tests/test_attention.py` pins them.
+documented; `tests/llama_ds/layer/test_attention.py` pins them.
 """
 
 from __future__ import annotations
