@@ -80,10 +80,8 @@ def command() -> str:
         at = arguments.index("--out")
         del arguments[at : at + 2]
     script = Path(sys.argv[0]).resolve()
-    module = (
-        script.relative_to(ROOT).with_suffix("").parts if ROOT in script.parents else (script.stem,)
-    )
-    return shlex.join(["python", "-m", ".".join(module), *arguments])
+    place = script.relative_to(ROOT) if ROOT in script.parents else Path(script.name)
+    return shlex.join(["python", "-m", ".".join(place.with_suffix("").parts), *arguments])
 
 
 def hardware(device: torch.device) -> str:

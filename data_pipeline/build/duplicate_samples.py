@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,41 @@ from data_pipeline.build.removal_requests import RemovalRequests
 from data_pipeline.build.run_rules import CorpusDocuments
 from data_pipeline.dedup.rule import Removals
 from data_pipeline.files.atomic import write_atomic
-from data_pipeline.report.account import MAX_SHOWN_TEXT, Cluster, Member
 
+MAX_SHOWN_TEXT = 2_000
+"""Characters of a document that is kept to be shown, at most."""
 _CLUSTERS_PER_RULE = 8
 _REMOVED_PER_CLUSTER = 4
+
+
+@dataclass(frozen=True)
+class Member:
+    """A document of a duplicate cluster."""
+
+    source: str
+    id: str
+    source_file: str
+    offset: int | None
+    url: str | None
+    text: str
+    """Its beginning, at most `MAX_SHOWN_TEXT` characters."""
+    text_bytes: int
+    """Of the whole text."""
+    similarity: float | None = None
+    """To the member that is kept, by the rule's measure; None for that member itself."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Documents that a rule holds for the same, or some of them where there are very many."""
+
+    rule: str
+    kept: Member
+    removed: tuple[Member, ...]
+    num_removed: int
+    """All that were removed for `kept`, also those that are not in `removed`."""
+
+
 _FORM = pydantic.TypeAdapter(list[Cluster])
 
 

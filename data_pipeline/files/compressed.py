@@ -15,6 +15,9 @@ import pyarrow as pa
 COMPRESSIONS = frozenset({".gz", ".bz2", ".xz", ".zst"})
 """File name endings that `open_stream` takes for a compression."""
 
+JSON_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson"})
+"""Endings of files with one JSON object per line, before the ending of a compression."""
+
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException)
 """What readers of compressed files raise on damaged bytes (bz2 and gzip: OSError, EOFError)."""
 

@@ -27,12 +27,12 @@ import pyarrow.parquet as pq
 from data_pipeline.files.compressed import (
     COMPRESSIONS,
     DAMAGE,
+    JSON_SUFFIXES,
     one_line,
     open_stream,
     uncompressed_name,
 )
 from data_pipeline.files.inputs import InputFile, walk
-from data_pipeline.sources.rows import JSON_SUFFIXES
 
 PASSAGE_KEYS = frozenset(
     {

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import pydantic
 
+from data_pipeline.build.duplicate_samples import Cluster
 from data_pipeline.documents_folder import Manifest
 
 ACCOUNT_VERSION = 1
-MAX_SHOWN_TEXT = 2_000
-"""Characters of a document that an account holds at most."""
 READ, CLEAN = "read", "clean"
 """The stages before the rules of comparison: everything that the reader found; what is left of it
 after the reader's own objections, the edits and the filters."""
@@ -103,35 +102,7 @@ class DropExample:
     id: str | None
     detail: str | None
     text: str
-    """Its beginning, at most `MAX_SHOWN_TEXT` characters; empty where there was no text."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """A document of a duplicate cluster."""
-
-    source: str
-    id: str
-    source_file: str
-    offset: int | None
-    url: str | None
-    text: str
-    """Its beginning, at most `MAX_SHOWN_TEXT` characters."""
-    text_bytes: int
-    """Of the whole text."""
-    similarity: float | None = None
-    """To the member that is kept, by the rule's measure; None for that member itself."""
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Documents that a rule holds for the same, or some of them where there are very many."""
-
-    rule: str
-    kept: Member
-    removed: tuple[Member, ...]
-    num_removed: int
-    """All that were removed for `kept`, also those that are not in `removed`."""
+    """Its beginning, at most a few thousand characters; empty where there was no text."""
 
 
 @dataclass(frozen=True)

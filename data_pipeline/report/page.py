@@ -17,14 +17,13 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from data_pipeline.build.duplicate_samples import Cluster, Member
 from data_pipeline.files.atomic import write_atomic
 from data_pipeline.report import formatting
 from data_pipeline.report.account import (
     BuildAccount,
-    Cluster,
     DropAccount,
     DropExample,
-    Member,
     MixtureRow,
     SourceAccount,
     stage_of_drop,

@@ -14,12 +14,16 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from data_pipeline.document import Document, Rejected
-from data_pipeline.files.compressed import DAMAGE, lines, one_line, open_stream, uncompressed_name
+from data_pipeline.files.compressed import (
+    DAMAGE,
+    JSON_SUFFIXES,
+    lines,
+    one_line,
+    open_stream,
+    uncompressed_name,
+)
 from data_pipeline.files.inputs import InputFile
 from data_pipeline.text.decoding import clean
-
-JSON_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson"})
-"""Endings of files with one JSON object per line, before the ending of a compression."""
 
 KNOWN_FIELDS = {
     "url": "url",

@@ -3,16 +3,15 @@ drop reasons like the rules', and texts that are hostile to a page."""
 
 from __future__ import annotations
 
+from data_pipeline.build.duplicate_samples import Cluster, Member
 from data_pipeline.report.account import (
     CLEAN,
     READ,
     BuildAccount,
-    Cluster,
     CostRow,
     DropAccount,
     DropExample,
     EvaluationAccount,
-    Member,
     MixtureRow,
     SourceAccount,
     StageAccount,

@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipeline.build.duplicate_samples import Cluster, Member
 from data_pipeline.documents_folder import MANIFEST_VERSION, DropCount, Manifest
 from data_pipeline.report import formatting
 from data_pipeline.report import page as report_page
 from data_pipeline.report.account import (
     BuildAccount,
-    Cluster,
     DropExample,
-    Member,
     SourceAccount,
     StageAccount,
     source_account,
