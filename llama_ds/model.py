@@ -6,9 +6,9 @@ What differs from the class in transformers:
 - every initial weight depends on the seed and its own name only (`initial_weight`);
 - documents packed into one row never see each other when `position_ids` restart at 0 and no
   `attention_mask` is given, also where a cache is asked for; training makes no cache;
-- training runs on the fused layer of `block.py`, wherever nothing needs the layer's modules;
-- given `ParallelGroups`, a rank has its part of the weights (`tensor_parallel.py`) and of the
-  sequence (`sequence_parallel.py`); without, this is one whole model.
+- training runs on the fused layer of `layer/fused.py`, wherever nothing needs its modules;
+- given `ParallelGroups`, a rank has its part of the weights (`parallel/tensor.py`) and of the
+  sequence (`parallel/sequence.py`); without, this is one whole model.
 
 Shapes in names: B rows, S sequence, D hidden, V vocabulary.
 """

@@ -6,7 +6,7 @@ FOLDER holds `raw/<source>/` with real files, and `tokenizer/` with a tokenizer.
 is built by itself, in one process; its tasks' CPU time is divided by the bytes of its files as they
 are (compressed or not), and of its texts. Built at least twice, the shortest time counts: samples
 are small, and a first run also pays for what it imports. `--rehearse` builds once. Last comes the
-table for `data_pipeline/costs.py`.
+table for `data_pipeline/build/costs.py`.
 """
 
 from __future__ import annotations

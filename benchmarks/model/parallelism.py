@@ -346,7 +346,7 @@ def report(size: Size, results: Results, stem: Path, code: str) -> list[str]:
         f"processes, gloo, {hardware(CPU)}. {versions('torch', 'transformers')}, commit {code}. "
         "Command: `python -m benchmarks.model.parallelism`.",
         f"Per layer: bytes of one rank for a row of {size.tokens:,} tokens, counted, and by the "
-        "formulas of `llama_ds/memory.py` and `llama_ds/traffic.py`. `sp` is Ulysses. Collectives "
+        "formulas of `planning/memory.py` and `planning/traffic.py`. `sp` is Ulysses. Collectives "
         "are charged with the least that any algorithm sends; the JSON has them one by one.",
         *layer_tables(results.layers),
         "## Longest row",

@@ -44,7 +44,7 @@ def _is_group(argument: Any) -> bool:
 
 
 def sent_bytes(run: Callable[[], Any]) -> tuple[Counter[str], Any]:
-    """(bytes by collective, the result) of `run`, charged as `llama_ds/traffic.py` says."""
+    """(bytes by collective, the result) of `run`, charged as `planning/traffic.py` says."""
     with _Counting() as counting:
         result = run()
     return +counting.sent, result

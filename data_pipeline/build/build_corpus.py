@@ -2,8 +2,8 @@
 
 1. The input files of a source are cut into groups, in the order of their names. Each group becomes
    one part (`parts.py`), and every finished part outlives a kill.
-2. The documents of all parts of all sources are compared by the corpus's rules (`compare.py`).
-3. What stays is published, a documents folder (`documents.py`) for each source.
+2. The documents of all parts of all sources are compared by the corpus's rules (`run_rules.py`).
+3. What stays is published, a documents folder (`documents_folder.py`) for each source.
 
 How files are grouped depends on the files alone, so the result is the same, byte for byte, for any
 engine and any number of workers, and after any number of interruptions.

@@ -90,7 +90,7 @@ START_SECONDS = 1.5
 WORKER_BYTES = 300 << 20
 """Of a worker that reads (`reader_memory_cpu_202611.md`: 213 to 289 MiB) or tokenizes."""
 BYTES_PER_DOCUMENT_COMPARED = 300
-"""Memory while equal documents are looked for in one piece (`exact_duplicates.py`)."""
+"""Memory while equal documents are looked for in one piece (`dedup/exact.py`)."""
 TEXT_BYTES_PER_DOCUMENT = 2_000
 """A low figure (C4 has 2,300), so that memory is not predicted too low."""
 TRAINING_BYTES_PER_BYTE = 6

@@ -19,9 +19,9 @@ from data_pipeline.document import Source
 from data_pipeline.files.inputs import InputFile
 
 _PACKAGE = "data_pipeline"
-_STARTING_POINT = f"{_PACKAGE}.parts"
+_STARTING_POINT = f"{_PACKAGE}.build.parts"
 # They decide how and when a result is written, and not what is in it.
-_WITHOUT_EFFECT = frozenset({f"{_PACKAGE}.publish"})
+_WITHOUT_EFFECT = frozenset({f"{_PACKAGE}.files.atomic"})
 
 
 def source_fingerprint(source: Source) -> str:
@@ -129,7 +129,8 @@ def _plain_functions(function: Callable[..., Any]) -> Iterator[Callable[..., Any
 def _file_of(module: str) -> Path:
     if module in sys.modules:
         return Path(str(sys.modules[module].__file__))
-    return Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    path = Path(__file__).parents[2].joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 @functools.cache
@@ -141,9 +142,10 @@ def _imports(file: Path) -> tuple[str, ...]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.append(node.module)
-            if node.module in (_PACKAGE, f"{_PACKAGE}.sources"):
-                names += [f"{node.module}.{alias.name}" for alias in node.names]
-    return tuple(n for n in names if n not in (_PACKAGE, f"{_PACKAGE}.sources"))
+            members = [f"{node.module}.{alias.name}" for alias in node.names]
+            if node.module.split(".")[0] == _PACKAGE:
+                names += [name for name in members if _file_of(name).exists()]
+    return tuple(names)
 
 
 @functools.cache

@@ -7,8 +7,9 @@
 
 A group of P paragraphs is compared in 34 P bytes, or in buckets in as little as one likes; at rest
 its hashes take 8 P. `benchmarks/data/paragraphs.py` finds 4,000 paragraphs a megabyte in C4 and
-13,000 in pages of WARC files: 0.14 to 0.44 bytes of memory for each byte of text, so that 16 GiB compare
-39 to 126 GB of text in one piece. CCNet compares 50 of a dump's 1,600 shards with one another, 3 %.
+13,000 in pages of WARC files: 0.14 to 0.44 bytes of memory for each byte of text, so that 16 GiB
+compare 39 to 126 GB of text in one piece. CCNet compares 50 of a dump's 1,600 shards with one
+another, 3 %.
 
 Of equal paragraphs the first in reading order stays: parts in the order given, texts in the order
 read. That is what removing copies means, and costs no text that is nowhere else. CCNet's code also

@@ -1,9 +1,9 @@
 """What runs the stages' tasks: processes of this machine, or a cluster.
 
 A task is a value that can be sent to another process, its function a module-level function. What
-it makes lies in files that are published whole (`publish.py`), so that a task that is run twice, or
-again after its worker was lost, does no harm. What is a task never depends on the number of
-workers: every engine gives the same files, byte for byte.
+it makes lies in files that are published whole (`files/atomic.py`), so that a task that is run
+twice, or again after its worker was lost, does no harm. What is a task never depends on the number
+of workers: every executor gives the same files, byte for byte.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The first half of the fused layer, steps 1 to 6: norm, attention, output projection.
 
-Shapes in names: see `fused_layer.py`.
+Shapes in names: see `layer/fused.py`.
 """
 
 from __future__ import annotations

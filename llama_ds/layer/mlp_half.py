@@ -4,7 +4,7 @@ Every position is independent of the others here, so the sequence may be worked 
 the wide tensors, [B, S, f], exist for one tile at a time. In the forward pass the same loop hides
 what is sent: a tile is gathered and summed while another is multiplied.
 
-Shapes in names: see `fused_layer.py`; in a tile, S and s are lengths of the tile.
+Shapes in names: see `layer/fused.py`; in a tile, S and s are lengths of the tile.
 """
 
 from __future__ import annotations

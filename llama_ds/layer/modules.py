@@ -1,12 +1,12 @@
 """The decoder layer: attention and MLP, each behind a norm, under tensor and sequence parallelism.
 
 It exists twice, with equal results. The modules of this file are the plain layer: autograd finds
-the backward pass, and saves what it likes. `FusedLayer` of `fused_layer.py` is the whole layer as
+the backward pass, and saves what it likes. `FusedLayer` of `layer/fused.py` is the whole layer as
 one function whose backward pass is written by hand and saves what the `SavePolicy` says; training
-runs on it wherever it may stand in for the modules (`fallback.py`).
+runs on it wherever it may stand in for the modules (`layer/eligibility.py`).
 
 Outside the blocks activations are [B, s, D], inside [B, S, heads or features of this rank]; see
-`tensor_parallel.py` and `sequence_parallel.py` for what is sent where. For a single rank both are
+`parallel/tensor.py` and `parallel/sequence.py` for what is sent where. For a single rank both are
 the identity.
 
 Shapes in names: B rows, S sequence, s a rank's part of it outside the blocks, D hidden, H heads,

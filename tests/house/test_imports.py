@@ -11,8 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("llama_ds", "data_pipeline", "recipes")
 
-# A place of a package: a module or a sub-package, from the top floor down. It imports its own floor's
-# neighbours only where a floor is one place, and else what lies below.
+# Modules and sub-packages, from the top floor down: each imports what lies below its own floor.
 FLOORS = {
     "llama_ds": (
         {"train"},
@@ -39,8 +38,8 @@ FLOORS = {
 SHARED = {"data_pipeline.tokens.store", "data_pipeline.files.atomic"}
 DEEPSPEED_USERS = {"llama_ds.engine", "llama_ds.checkpoint", "llama_ds.weights"}
 VAGUE_NAMES = {"utils", "common", "base", "helpers", "misc"}
-MAX_FILE_LINES = 450
-MAX_FUNCTION_LINES = 60
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 80
 
 
 def module_name(path: Path) -> str:
