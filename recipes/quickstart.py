@@ -109,7 +109,7 @@ def build_store(options: Quickstart) -> None:
     from data_pipeline.build.build_corpus import build_corpus
     from data_pipeline.executors.local import Processes
     from data_pipeline.tokens import store_building, tokenizer_training
-    from recipes.corpus import builtin_corpus, folder_corpus
+    from recipes.small_corpora import builtin_corpus, folder_corpus
 
     _title("1/5 documents")
     if options.corpus is None:

@@ -11,7 +11,7 @@ from data_pipeline.build.build_corpus import build_corpus
 from data_pipeline.documents_folder import load_documents
 from data_pipeline.executors.local import Processes
 from data_pipeline.text.licences import is_allowed
-from recipes.corpus import PERMISSIVE, builtin_corpus, folder_corpus
+from recipes.small_corpora import PERMISSIVE, builtin_corpus, folder_corpus
 
 
 def test_builtin_corpus(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from recipes.engines import EngineOptions
+from data_pipeline.commands.executor_options import EngineOptions
 from recipes.llama1_corpus import CrawlModels, Deduplication
 
 

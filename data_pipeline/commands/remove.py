@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_pipeline.build.removal_requests import RemovalRequests
+from data_pipeline.commands.executor_options import EngineOptions
 from data_pipeline.removal.dataset import REQUESTS, remove
-from recipes.engines import EngineOptions
 
 
 @dataclass(frozen=True)

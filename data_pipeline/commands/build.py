@@ -11,6 +11,9 @@ from pathlib import Path
 from data_pipeline.build import costs
 from data_pipeline.build.build_corpus import build_corpus
 from data_pipeline.build.removal_requests import RemovalRequests
+from data_pipeline.commands.build_account import account_of
+from data_pipeline.commands.decontaminate import decontaminated
+from data_pipeline.commands.options import BuildDataset
 from data_pipeline.documents_folder import Manifest
 from data_pipeline.executors.timed import TimedEngine
 from data_pipeline.files.atomic import write_atomic
@@ -26,12 +29,9 @@ from data_pipeline.tokens.store import StoreManifest
 from data_pipeline.tokens.store_building import build_store
 from data_pipeline.tokens.tokenizer_folder import export_tokenizer
 from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_tokenizer
-from recipes.corpus import Corpus
-from recipes.dataset_account import account_of
-from recipes.dataset_options import BuildDataset
-from recipes.decontamination import decontaminated
 from recipes.llama import LLAMA1_SHARES
 from recipes.llama1_corpus import llama1_corpus
+from recipes.small_corpora import Corpus
 
 
 def build(options: BuildDataset) -> int:
