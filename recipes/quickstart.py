@@ -118,7 +118,7 @@ def build_store(options: Quickstart) -> None:
         corpus = folder_corpus(options.corpus, text_field=options.text_field)
     folder = options.out / "documents"
     manifests = build_corpus(
-        corpus.sources, folder, rules=corpus.rules, engine=Processes(options.jobs)
+        corpus.sources, folder, rules=corpus.rules, executor=Processes(options.jobs)
     )
     for name, manifest in manifests.items():
         dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items())
@@ -141,7 +141,7 @@ def build_store(options: Quickstart) -> None:
         documents,
         tokenizer,
         holdout_share=options.holdout,
-        engine=Processes(options.jobs),
+        executor=Processes(options.jobs),
     )
 
 

@@ -60,7 +60,7 @@ def test_samples_books_as_a_corpus(tmp_path: Path) -> None:
     if samples is None:
         pytest.skip("LLAMA_DS_SAMPLES is not set: no sample books")
     corpus = folder_corpus(Path(samples, "raw", "books"))
-    manifest = build_corpus(corpus.sources, tmp_path, engine=Processes(2))["folder"]
+    manifest = build_corpus(corpus.sources, tmp_path, executor=Processes(2))["folder"]
     # 47 books, cut into pieces of 256 KiB; nothing in them is damaged.
     assert manifest.num_kept > 100
     assert set(manifest.dropped) <= {"duplicate"}

@@ -131,11 +131,11 @@ def test_a_build_from_a_url(
     monkeypatch.setattr(parts, "_PART_INPUT_BYTES", 1)
     read = partial(read_and_count, scratch=str(scratch)) if jobs == 1 else read_text
     source = Source("text", folder.inputs, read, paragraph_group_bytes=1 << 20)
-    engine = Processes(jobs)
+    executor = Processes(jobs)
     tables, folders = [], []
     for name, root in (("local", local), ("remote", RemoteFolder(URL))):
         out = tmp_path / name
-        manifest = build_corpus([(source, root)], out, engine=engine)["text"]
+        manifest = build_corpus([(source, root)], out, executor=executor)["text"]
         tables.append([pq.read_table(out / "text" / file.path) for file in manifest.files])
         tables[-1].append(pq.read_table(out / "text" / "inputs.parquet"))
         folders.append(out)
@@ -147,11 +147,11 @@ def test_a_build_from_a_url(
 
     before = made()
     source = replace(source, paragraph_group_bytes=None)
-    build_corpus([(source, RemoteFolder(URL))], folders[1], engine=engine)
+    build_corpus([(source, RemoteFolder(URL))], folders[1], executor=executor)
     plain = made()
     assert not before.keys() & plain.keys()
     bucket.pipe_file(f"{URL}/a.txt", b"FIRST\n")  # of the same size
-    build_corpus([(source, RemoteFolder(URL))], folders[1], engine=engine)
+    build_corpus([(source, RemoteFolder(URL))], folders[1], executor=executor)
     after = made()
     assert len(plain.items() - after.items()) == 1, "only the changed file's part is made again"
     assert (

@@ -64,8 +64,8 @@ def build(out: Path, raw: Path, requests: RemovalRequests = NO_REQUESTS) -> None
     sources = [(source, raw / source.name) for source in (TEXT, OTHER)]
     build_corpus(sources, out / "documents", requests=requests)
     folders = {name: out / "documents" / name for name in TEXTS}
-    engine = Processes(1)
-    build_store(out / "store", folders, raw / "tokenizer", holdout_share=0.2, engine=engine)
+    executor = Processes(1)
+    build_store(out / "store", folders, raw / "tokenizer", holdout_share=0.2, executor=executor)
 
 
 @pytest.fixture(scope="module", autouse=True)
