@@ -25,7 +25,6 @@ from data_pipeline.comparison import Comparison, Removals, Rule, removals
 from data_pipeline.document import SCHEMA, Document, Source, content_id
 from data_pipeline.documents import load_documents, read_manifest
 from data_pipeline.fingerprint import describe
-from data_pipeline.old_results import OldResults, num_bytes
 from data_pipeline.pipeline import DISTINCT_TEXTS, BuildError, build_corpus, build_documents
 from data_pipeline.sources import folder
 from data_pipeline.workers import Processes, _set_up_worker
@@ -393,38 +392,6 @@ def test_only_what_a_change_affects_is_made_again(
     assert len(before) == 8
     assert len(set(after) - set(before)) == 1
     assert after | before == after
-
-
-def test_old_results_stay_until_they_are_forgotten(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parts, "_PART_INPUT_BYTES", 1)
-    out, found = tmp_path / "out", list[OldResults]()
-    build_documents(TEXT, raw, out, found_old=found.append)
-    assert found == [OldResults()]
-    before = {path: path.stat().st_ino for path in tmp_path.glob(".parts/out/*/*")}
-    rules = set(tmp_path.glob(".rules/out/*-*"))
-    # Of a build that was killed as it compared paragraphs; and of one that was writing.
-    (tmp_path / ".parts/out/marked/other/hashes/00000").mkdir(parents=True)
-    unfinished = next(iter(before)).with_name(".name.tmp-machine-1")
-    unfinished.mkdir()
-    changed = replace(TEXT, edits=(upper,))
-    build_documents(changed, raw, out, found_old=found.append)
-    assert not unfinished.exists()
-    assert set(found[1].parts) == {*before, tmp_path / ".parts/out/marked/other"}
-    assert set(found[1].rules) == rules
-    sizes = [path.stat().st_size for folder in before for path in folder.iterdir()]
-    assert num_bytes(found[1].parts) == sum(sizes)
-    # What is gone back to is found again.
-    build_documents(TEXT, raw, out)
-    assert {path: path.stat().st_ino for path in before} == before
-    build_documents(changed, raw, out, found_old=OldResults.forget)
-    left = set(tmp_path.glob(".parts/out/*/*"))
-    assert len(left) == 8
-    assert not left & set(before)
-    assert len(set(tmp_path.glob(".rules/out/*-*"))) == 1
-    build_documents(changed, raw, out, found_old=found.append)
-    assert found[-1] == OldResults()
 
 
 def one_letter(text: str) -> str:

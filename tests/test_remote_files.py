@@ -18,6 +18,7 @@ from data_pipeline.document import Document, Rejected, Source
 from data_pipeline.documents import read_manifest
 from data_pipeline.inputs import InputFile, Inputs, local_copy, walk
 from data_pipeline.inspection import RawDocuments
+from data_pipeline.old_results import OldResults
 from data_pipeline.pipeline import build_corpus
 from data_pipeline.remote_files import RemoteFolder, Root, root_of
 from data_pipeline.sources import folder, github
@@ -147,11 +148,12 @@ def test_a_build_from_a_url(
 
     before = made()
     source = replace(source, paragraph_group_bytes=None)
-    build_corpus([(source, RemoteFolder(URL))], folders[1], engine=engine)
+    again = partial(build_corpus, engine=engine, found_old=OldResults.forget)
+    again([(source, RemoteFolder(URL))], folders[1])
     plain = made()
     assert not before.keys() & plain.keys()
     bucket.pipe_file(f"{URL}/a.txt", b"FIRST\n")  # of the same size
-    build_corpus([(source, RemoteFolder(URL))], folders[1], engine=engine)
+    again([(source, RemoteFolder(URL))], folders[1])
     after = made()
     assert len(plain.items() - after.items()) == 1, "only the changed file's part is made again"
     assert (
