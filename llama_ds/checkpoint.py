@@ -38,7 +38,7 @@ import xxhash
 
 from llama_ds import config as recipe_config
 from llama_ds.config import Recipe
-from llama_ds.tensor_parallel import Sharding
+from llama_ds.parallel.tensor import Sharding
 
 CHECKPOINT_VERSION = 1
 STATE = "state"

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from data_pipeline.shards import TokenStore
+from data_pipeline.tokens.store import TokenStore
 from llama_ds import checkpoint
 from llama_ds.batch import BatchPlan, batch_plan, data_parallel_size
 from llama_ds.config import Recipe
@@ -34,8 +34,8 @@ from llama_ds.data import IGNORED, Batch, HeldOutData, TrainingData, check_vocab
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
 from llama_ds.engine import TORCH_DTYPE, build_engine, build_model, init_distributed
 from llama_ds.metrics import MetricsLog, Throughput, peak_memory_bytes, peak_tflops
-from llama_ds.parallel import ParallelGroups
-from llama_ds.sequence_parallel import SequenceParallel
+from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.parallel.sequence import SequenceParallel
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from llama_ds.collectives import gathered
-from llama_ds.parallel import ParallelGroups
-from llama_ds.tensor_parallel import TensorParallel
+from llama_ds.parallel.collectives import gathered
+from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.parallel.tensor import TensorParallel
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -16,9 +16,9 @@ from typing import Protocol
 
 import tyro
 
-from data_pipeline.engine import WorkerLost
-from data_pipeline.pipeline import BuildError
-from data_pipeline.remote_files import root_of
+from data_pipeline.build.build_corpus import BuildError
+from data_pipeline.executors.executor import WorkerLost
+from data_pipeline.files.remote import root_of
 from recipes.compare_tokenizers import CompareTokenizers
 from recipes.crawl_models import TrainPerplexity, TrainReferences
 from recipes.dataset_options import BuildDataset

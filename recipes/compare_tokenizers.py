@@ -7,8 +7,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.tokenizer_comparison import compare_tokenizers, table
-from data_pipeline.tokenizer_folder import export_tokenizer
+from data_pipeline.tokens.tokenizer_comparison import compare_tokenizers, table
+from data_pipeline.tokens.tokenizer_folder import export_tokenizer
 
 
 @dataclass(frozen=True)

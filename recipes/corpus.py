@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from data_pipeline import code_files, filters
-from data_pipeline.comparison import Rule
+from data_pipeline.build.build_corpus import DISTINCT_TEXTS
+from data_pipeline.dedup.rule import Rule
 from data_pipeline.document import Edit, Source
-from data_pipeline.pipeline import DISTINCT_TEXTS
-from data_pipeline.remote_files import Root
+from data_pipeline.files.remote import Root
+from data_pipeline.filters import heuristics as filters
 from data_pipeline.sources import folder, github
 
 PERMISSIVE = frozenset(
@@ -71,21 +71,23 @@ def builtin_corpus(*, max_bytes: int = 24_000_000) -> Corpus:
     and of its installed packages, each up to half of `max_bytes`.
     """
     tree = partial(
-        github.inputs,
-        suffixes=frozenset({".py"}) | code_files.DOCUMENT_SUFFIXES,
+        github.checkout_inputs,
+        suffixes=frozenset({".py"}) | github.DOCUMENT_SUFFIXES,
         # Larger files are tables, mostly. GitHub's code search leaves out files above this.
         max_file_bytes=384 * 1024,
-        skip_folders=code_files.NOT_OWN_FOLDERS | code_files.TEST_FOLDERS,
+        skip_folders=github.NOT_OWN_FOLDERS | github.TEST_FOLDERS,
         licences=PERMISSIVE,
         max_total_bytes=max_bytes // 2,
     )
     library = Source(
         name="python_library",
         inputs=partial(tree, title=f"Python {platform.python_version()}", licence="PSF-2.0"),
-        read=github.read,
+        read=github.read_checkout,
         filters=CODE_FILTERS,
     )
-    packages = Source(name="python_packages", inputs=tree, read=github.read, filters=CODE_FILTERS)
+    packages = Source(
+        name="python_packages", inputs=tree, read=github.read_checkout, filters=CODE_FILTERS
+    )
     return Corpus(
         name="builtin",
         sources=(

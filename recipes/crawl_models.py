@@ -18,11 +18,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from data_pipeline.document import Document, items_of
-from data_pipeline.documents import read_manifest
-from data_pipeline.perplexity_training import NGramConfig, train_ngram
-from data_pipeline.reference_classifier import ClassifierConfig, train_reference_classifier
-from data_pipeline.reference_urls import collect_reference_urls
-from data_pipeline.remote_files import Root, root_of
+from data_pipeline.documents_folder import read_manifest
+from data_pipeline.files.remote import Root, root_of
+from data_pipeline.filters.perplexity_training import NGramConfig, train_ngram
+from data_pipeline.filters.reference_classifier import ClassifierConfig, train_reference_classifier
+from data_pipeline.filters.reference_urls import collect_reference_urls
 from recipes.llama1_corpus import wikipedia_source
 
 

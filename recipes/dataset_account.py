@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from data_pipeline.account import (
+from data_pipeline.build.build_corpus import CLUSTERS, RULES
+from data_pipeline.build.costs import Deviation, StageCost
+from data_pipeline.build.duplicate_samples import load_clusters
+from data_pipeline.build.removal_requests import REQUESTED
+from data_pipeline.documents_folder import Manifest
+from data_pipeline.filters.decontamination import IndexAccount
+from data_pipeline.report.account import (
     BuildAccount,
     CostRow,
     DropExample,
@@ -19,13 +25,7 @@ from data_pipeline.account import (
     TokenizerAccount,
     source_account,
 )
-from data_pipeline.costs import Deviation, StageCost
-from data_pipeline.decontamination import IndexAccount
-from data_pipeline.documents import Manifest
-from data_pipeline.duplicate_clusters import load_clusters
-from data_pipeline.pipeline import CLUSTERS, RULES
-from data_pipeline.removal_requests import REQUESTED
-from data_pipeline.shards import Split, SplitManifest, StoreManifest
+from data_pipeline.tokens.store import Split, SplitManifest, StoreManifest
 from recipes.corpus import Corpus
 from recipes.dataset_options import BuildDataset
 from recipes.llama import LLAMA1_EPOCHS, LLAMA1_SHARES, LLAMA1_TOKENS

@@ -8,24 +8,26 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from data_pipeline import costs, report, report_page
-from data_pipeline.dataset_card import write_card
-from data_pipeline.decontamination import IndexAccount
-from data_pipeline.documents import Manifest
-from data_pipeline.hub import push_to_hub
-from data_pipeline.old_results import OldResults, num_bytes
-from data_pipeline.pipeline import PARTS, RULES, build_corpus
-from data_pipeline.publish import write_atomic
-from data_pipeline.publish_copy import publish_copy
-from data_pipeline.remote_files import root_of
-from data_pipeline.removal import REQUESTS
-from data_pipeline.removal_requests import RemovalRequests
-from data_pipeline.report_words import size
-from data_pipeline.shards import StoreManifest
-from data_pipeline.store_building import build_store
-from data_pipeline.timed_engine import TimedEngine
-from data_pipeline.tokenizer_folder import export_tokenizer
-from data_pipeline.tokenizer_training import TokenizerConfig, train_tokenizer
+from data_pipeline.build import costs
+from data_pipeline.build.build_corpus import PARTS, RULES, build_corpus
+from data_pipeline.build.old_results import OldResults, num_bytes
+from data_pipeline.build.removal_requests import RemovalRequests
+from data_pipeline.documents_folder import Manifest
+from data_pipeline.executors.timed import TimedEngine
+from data_pipeline.files.atomic import write_atomic
+from data_pipeline.files.remote import root_of
+from data_pipeline.filters.decontamination import IndexAccount
+from data_pipeline.release.dataset_card import write_card
+from data_pipeline.release.hub import push_to_hub
+from data_pipeline.release.upload import publish_copy
+from data_pipeline.removal.dataset import REQUESTS
+from data_pipeline.report import page as report_page
+from data_pipeline.report import table as report
+from data_pipeline.report.formatting import size
+from data_pipeline.tokens.store import StoreManifest
+from data_pipeline.tokens.store_building import build_store
+from data_pipeline.tokens.tokenizer_folder import export_tokenizer
+from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_tokenizer
 from recipes.corpus import Corpus
 from recipes.dataset_account import account_of
 from recipes.dataset_options import BuildDataset

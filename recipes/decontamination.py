@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from data_pipeline.decontamination import (
+from data_pipeline.files.model_file import model_file
+from data_pipeline.filters.decontamination import (
     IndexAccount,
     build_index,
     drop_contaminated,
     flag_contaminated,
 )
-from data_pipeline.model_file import model_file
 from recipes.corpus import Corpus
 
 Action = Literal["drop", "flag"]

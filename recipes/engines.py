@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from data_pipeline.engine import Engine
-from data_pipeline.workers import Processes
+from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.local import Processes
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
@@ -43,7 +43,7 @@ class EngineOptions:
         # that is there already takes it from the process that asks it for tasks.
         os.environ.setdefault("RAY_task_oom_retries", "4")
         # Ray's import takes a second, which no other build should pay for.
-        from data_pipeline.ray_engine import ray_cluster
+        from data_pipeline.executors.ray import ray_cluster
 
         with ray_cluster(self.ray_address, jobs=self.jobs, shared=out) as cluster:
             yield cluster

@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_pipeline.provenance import document_at
-from data_pipeline.shards import Split, TokenStore
+from data_pipeline.tokens.provenance import document_at
+from data_pipeline.tokens.store import Split, TokenStore
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from data_pipeline.document import Document, Rejected, Source
-from data_pipeline.inspection import RawDocuments, difference, drops, kept, steps
-from data_pipeline.remote_files import Root
+from data_pipeline.files.remote import Root
+from data_pipeline.report.inspection import RawDocuments, difference, drops, kept, steps
 from recipes.corpus import Corpus
 
 SHOWN_LINES = 40

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-from data_pipeline.mixture_plan import (
+from data_pipeline.tokens.mixture_plan import (
     MixturePlan,
     as_json,
     as_text,
@@ -23,7 +23,7 @@ from data_pipeline.mixture_plan import (
     parse_count,
     plan_mixture,
 )
-from data_pipeline.shards import TokenStore
+from data_pipeline.tokens.store import TokenStore
 from recipes.launch import bad_input, errors_in_one_line
 from recipes.llama import LLAMA1_EPOCHS, LLAMA1_SHARES, LLAMA1_TOKENS
 

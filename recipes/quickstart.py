@@ -106,10 +106,10 @@ def build_builtin_store(store: Path) -> None:
 def build_store(options: Quickstart) -> None:
     """Text -> documents -> tokenizer -> token store."""
     # Imported here, so that a wrong option is reported before anything heavy is loaded.
-    from data_pipeline import store_building, tokenizer_training
-    from data_pipeline.old_results import OldResults
-    from data_pipeline.pipeline import build_corpus
-    from data_pipeline.workers import Processes
+    from data_pipeline.build.build_corpus import build_corpus
+    from data_pipeline.build.old_results import OldResults
+    from data_pipeline.executors.local import Processes
+    from data_pipeline.tokens import store_building, tokenizer_training
     from recipes.corpus import builtin_corpus, folder_corpus
 
     _title("1/5 documents")

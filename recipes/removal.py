@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_pipeline.removal import REQUESTS, remove
-from data_pipeline.removal_requests import RemovalRequests
+from data_pipeline.build.removal_requests import RemovalRequests
+from data_pipeline.removal.dataset import REQUESTS, remove
 from recipes.engines import EngineOptions
 
 

@@ -1,0 +1,183 @@
+"""Removal of documents from a documents folder that is finished.
+
+A new folder takes the old one's place: files that nobody asked to change under a second name, of
+the others the rows that stay. Finished files are never written into, as parts have them too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_pipeline.build.fingerprint import files_fingerprint
+from data_pipeline.build.publish_documents import ledger_name
+from data_pipeline.build.removal_requests import REQUESTED, RemovalRequests
+from data_pipeline.documents_folder import (
+    DROPPED_SCHEMA,
+    DropCount,
+    Manifest,
+    ShardFile,
+    checksum,
+    read_manifest,
+)
+from data_pipeline.executors.executor import Engine
+from data_pipeline.files.atomic import atomic_directory, link_or_copy
+from data_pipeline.filters.decontamination import sets_hit
+from data_pipeline.removal.matching_rows import split_rows
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Files of one part, its ledger, and the folder that they are written to anew."""
+
+    ledger: Path
+    documents: tuple[Path, ...]
+    to: Path
+    requests: RemovalRequests
+
+
+@dataclass
+class _Gone:
+    """What a part has lost; or, added up, several."""
+
+    files: dict[str, ShardFile | None] = field(default_factory=dict)
+    """Old name -> the file as it is now; None where no document of it stays."""
+    num_documents: int = 0
+    num_text_bytes: int = 0
+    lengths: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
+    licences: Counter[str] = field(default_factory=Counter)
+    contaminated: Counter[str] = field(default_factory=Counter)
+    """All as in `Manifest`."""
+
+    def add_rows(self, rows: pa.Table) -> None:
+        sizes = pc.binary_length(rows.column("text")).to_pylist()
+        self.num_documents += len(sizes)
+        self.num_text_bytes += sum(sizes)
+        self.lengths.update(str(size.bit_length()) for size in sizes)
+        for name, counter in (("language", self.languages), ("licence", self.licences)):
+            counter.update(value or "" for value in rows.column(name).to_pylist())
+        for flag in rows.column("contamination").drop_null().to_pylist():
+            self.contaminated.update(sets_hit(flag))
+
+    def add(self, other: _Gone) -> None:
+        self.files |= other.files
+        for name, value in vars(other).items():
+            if name != "files":
+                setattr(self, name, getattr(self, name) + value)
+
+
+def remove_documents(
+    folder: Path, requests: RemovalRequests, concerned: Collection[str], *, engine: Engine
+) -> Manifest:
+    """Publish the documents folder without the requested ones, which are in the files `concerned`.
+
+    The manifest's fingerprint becomes that of no build, so that the next one publishes anew.
+    """
+    manifest = read_manifest(folder)
+    with atomic_directory(folder) as new:
+        parts = list(_parts(folder, new, requests, concerned))
+        anew = {path.name for part in parts for path in (part.ledger, *part.documents)}
+        for path in sorted(folder.iterdir()):
+            # A folder is what `load_documents` mapped; it is made again when it is asked for.
+            if path.is_file() and path.name not in anew | {"manifest.json"}:
+                link_or_copy(path, new / path.name)
+        gone = _Gone()
+        sizes = [sum(path.stat().st_size for path in part.documents) for part in parts]
+        for part in engine.map(_rewrite, parts, sizes, label=f"remove from {folder.name}"):
+            gone.add(part)
+        changed = _without(manifest, gone, requests)
+        (new / "manifest.json").write_bytes(changed.to_json())
+    return changed
+
+
+def _parts(
+    folder: Path, to: Path, requests: RemovalRequests, concerned: Collection[str]
+) -> Iterator[_Part]:
+    for index, names in groupby(sorted(concerned), key=lambda name: int(name.split("-")[1])):
+        paths = tuple(folder / name for name in names)
+        yield _Part(folder / ledger_name(index), paths, to, requests)
+
+
+def _rewrite(part: _Part) -> _Gone:
+    """Write the part's documents that stay, and its ledger with those that go."""
+    result = _Gone()
+    with pq.ParquetWriter(part.to / part.ledger.name, DROPPED_SCHEMA, compression="zstd") as ledger:
+        with pq.ParquetFile(part.ledger) as earlier:
+            for batch in earlier.iter_batches(use_threads=False):
+                ledger.write_batch(batch)
+        for path in part.documents:
+            target = part.to / path.name
+            writer: pq.ParquetWriter | None = None
+            for stay, go, _ in split_rows(path, part.requests):
+                if go.num_rows:
+                    result.add_rows(go)
+                    ledger.write_table(_ledger_rows(go))
+                if stay.num_rows:
+                    if writer is None:
+                        writer = pq.ParquetWriter(target, stay.schema, compression="zstd")
+                    writer.write_table(stay)
+            result.files[path.name] = None
+            if writer is not None:
+                writer.close()
+                num_rows = pq.read_metadata(target).num_rows
+                size = target.stat().st_size
+                result.files[path.name] = ShardFile(path.name, num_rows, size, checksum(target))
+    return result
+
+
+def _ledger_rows(gone: pa.Table) -> pa.Table:
+    columns = {name: gone.column(name) for name in ("id", "source_file", "offset")}
+    columns["num_bytes"] = pc.binary_length(gone.column("text")).cast(pa.int64())
+    columns["reason"] = pa.array([REQUESTED] * gone.num_rows)
+    columns["stage"] = pa.array(["compare"] * gone.num_rows)
+    nothing = pa.nulls(gone.num_rows)
+    return pa.table(
+        [columns.get(field.name, nothing).cast(field.type) for field in DROPPED_SCHEMA],
+        schema=DROPPED_SCHEMA,
+    )
+
+
+def _without(manifest: Manifest, gone: _Gone, requests: RemovalRequests) -> Manifest:
+    unchanged = {file.path: file for file in manifest.files}
+    files = [(unchanged | gone.files)[file.path] for file in manifest.files]
+    kept = tuple(file for file in files if file is not None)
+    assert sum(file.rows for file in kept) == manifest.num_kept - gone.num_documents, (
+        f"{manifest.source}: {manifest.num_kept} documents less {gone.num_documents} are not those "
+        "that were written"
+    )
+    return replace(
+        manifest,
+        fingerprint=files_fingerprint((), [manifest.fingerprint, *requests.lines()]),
+        num_kept=manifest.num_kept - gone.num_documents,
+        num_text_bytes=manifest.num_text_bytes - gone.num_text_bytes,
+        drops=_with_requested(manifest.drops, gone),
+        lengths=_less(manifest.lengths, gone.lengths),
+        languages=_less(manifest.languages, gone.languages),
+        licences=_less(manifest.licences, gone.licences),
+        contaminated=_less(manifest.contaminated, gone.contaminated),
+        files=kept,
+    )
+
+
+def _with_requested(drops: Sequence[DropCount], gone: _Gone) -> tuple[DropCount, ...]:
+    counts = {(drop.stage, drop.reason): drop for drop in drops}
+    before = counts.get(("compare", REQUESTED), DropCount("compare", REQUESTED, 0, 0))
+    counts["compare", REQUESTED] = replace(
+        before,
+        documents=before.documents + gone.num_documents,
+        text_bytes=before.text_bytes + gone.num_text_bytes,
+    )
+    return tuple(drop for _, drop in sorted(counts.items()))
+
+
+def _less(counts: Mapping[str, int], gone: Mapping[str, int]) -> dict[str, int]:
+    left = {name: count - gone.get(name, 0) for name, count in counts.items()}
+    return {name: count for name, count in left.items() if count}
