@@ -1,9 +1,9 @@
-"""The top-level definitions of one module, each as text: its syntax tree without docstrings,
-comments and positions, and the names of other definitions that it uses.
+"""The top-level definitions of one module, each as text.
 
-How a name was imported is not part of the text: where a definition uses a name from outside, the
-text has a mark, and `Definition.references` says what is meant. So a module can be moved, and what
-it imports be moved or imported under another name, and the texts stay as they are.
+A text is the syntax tree without docstrings, comments and positions. How a name was imported is not
+part of it: where a definition uses a name from outside, the text has a mark, and
+`Definition.references` says what is meant. So a module can be moved, and what it imports be moved or
+imported under another name, and the texts stay as they are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The definitions that functions are made of: their own, those whose names these use, and so on.
+"""The definitions that functions are made of: their own, those that these use, and so on.
 
 Where a name cannot be followed to one definition (a module that is passed around, a star import, a
 name that a module makes as it runs), all of the module counts. Of a module of which anything
