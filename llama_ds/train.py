@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from data_pipeline.tokens.store import TokenStore
+from data_pipeline.tokens.store import TokenizerKind, TokenStore
 from llama_ds import checkpoint
 from llama_ds.batch import BatchPlan, batch_plan, data_parallel_size
 from llama_ds.config import Recipe
@@ -255,7 +255,8 @@ def build_job(
         kv_replicas=max(1, parallel.tp // recipe.model.num_key_value_heads),
     )
     store = TokenStore.open(recipe.data.store)
-    check_vocab(store, recipe.model.vocab_size, _tokenizer_sha256(recipe.train.init_from))
+    sha256 = _tokenizer_sha256(recipe.train.init_from, store.manifest.tokenizer_kind)
+    check_vocab(store, recipe.model.vocab_size, sha256)
     length = recipe.train.sequence_length
     data = TrainingData(store, recipe.data, length, recipe.train.seed)
     ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
@@ -292,11 +293,13 @@ def build_job(
     return job, step
 
 
-def _tokenizer_sha256(model_dir: Path | None) -> str | None:
-    """Checksum of the SentencePiece model in a Hugging Face folder, where it holds one."""
-    if model_dir is None or not (model_dir / "tokenizer.model").is_file():
+def _tokenizer_sha256(model_dir: Path | None, kind: TokenizerKind) -> str | None:
+    """Checksum of the file in a Hugging Face folder by which tokenizers of `kind` are told apart;
+    None where it holds no such file."""
+    name = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.json"}[kind]
+    if model_dir is None or not (model_dir / name).is_file():
         return None
-    return hashlib.sha256((model_dir / "tokenizer.model").read_bytes()).hexdigest()
+    return hashlib.sha256((model_dir / name).read_bytes()).hexdigest()
 
 
 def run_identity(recipe: Recipe, store: TokenStore) -> dict[str, Any]:

@@ -32,6 +32,9 @@ import xxhash
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
+TokenizerKind = Literal["sentencepiece", "huggingface"]
+"""By which file of its folder a tokenizer gives ids: tokenizer.model, or tokenizer.json alone."""
+
 FORMAT_VERSION = 2
 _CURE = "copy it again from where it was made, or build the store again"
 
@@ -102,7 +105,7 @@ class SplitManifest:
 class StoreManifest:
     version: int
     tokenizer_sha256: str
-    """Of tokenizer.model."""
+    """Of tokenizer.model, or of tokenizer.json where `tokenizer_kind` is huggingface."""
     vocab_size: int
     bos_token_id: int
     eos_token_id: int
@@ -113,6 +116,7 @@ class StoreManifest:
     fingerprint: str
     """Of everything that the store was made from; equal fingerprints mean equal stores."""
     sources: Mapping[str, Mapping[Split, SplitManifest]]
+    tokenizer_kind: TokenizerKind = "sentencepiece"
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from data_pipeline.documents_folder import read_manifest
-from data_pipeline.tokens.encoder import Encoder
+from data_pipeline.tokens.tokenizer_folder import NOT_NEEDED, load_encoder
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Fit:
     num_tokens: int
     """BOS and EOS left out."""
     num_byte_tokens: int
-    """Tokens for single bytes of characters without a piece; line breaks do not count."""
+    """Tokens for single bytes of characters without a piece; line breaks do not count. Unknown
+    tokens, of a tokenizer without such."""
 
     @property
     def bytes_per_token(self) -> float:
@@ -41,7 +42,7 @@ def compare_tokenizers(
 
     Documents are taken from all over a source, until they have `bytes_per_source` bytes.
     """
-    encoders = {name: Encoder(folder) for name, folder in tokenizers.items()}
+    encoders = {name: load_encoder(folder, NOT_NEEDED) for name, folder in tokenizers.items()}
     fits = []
     for source, folder in documents.items():
         texts = list(_sample(folder, bytes_per_source))
