@@ -146,6 +146,10 @@ class Source:
     same_url: Callable[[str], str] | None = None
     """Documents for whose addresses this is equal are the same page, where the corpus has a rule
     about that; None where addresses say nothing about it."""
+    origin: str = ""
+    """Where the raw files come from, in words ..."""
+    terms: str = ""
+    """... and on which terms. Neither decides about a document."""
 
 
 def items_of(source: Source, file: InputFile) -> Iterator[Document | Rejected]:

@@ -14,7 +14,7 @@ import pydantic
 from data_pipeline.build.duplicate_samples import Cluster
 from data_pipeline.documents_folder import Manifest
 
-ACCOUNT_VERSION = 1
+ACCOUNT_VERSION = 2
 READ, CLEAN = "read", "clean"
 """The stages before the rules of comparison: everything that the reader found; what is left of it
 after the reader's own objections, the edits and the filters."""
@@ -142,8 +142,9 @@ class MixtureRow:
     tokens: int
     share: float
     """Of the run's tokens that come from this source, between 0 and 1."""
-    paper_share: float | None = None
-    paper_epochs: float | None = None
+    stated_share: float | None = None
+    """As the corpus has them, for all its sources and its whole token budget."""
+    stated_epochs: float | None = None
 
 
 @dataclass(frozen=True)
