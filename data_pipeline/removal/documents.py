@@ -27,7 +27,7 @@ from data_pipeline.documents_folder import (
     checksum,
     read_manifest,
 )
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 from data_pipeline.files.atomic import atomic_directory, link_or_copy
 from data_pipeline.filters.decontamination import sets_hit
 from data_pipeline.removal.matching_rows import split_rows
@@ -75,7 +75,7 @@ class _Gone:
 
 
 def remove_documents(
-    folder: Path, requests: RemovalRequests, concerned: Collection[str], *, engine: Engine
+    folder: Path, requests: RemovalRequests, concerned: Collection[str], *, executor: Executor
 ) -> Manifest:
     """Publish the documents folder without the requested ones, which are in the files `concerned`.
 
@@ -91,7 +91,7 @@ def remove_documents(
                 link_or_copy(path, new / path.name)
         gone = _Gone()
         sizes = [sum(path.stat().st_size for path in part.documents) for part in parts]
-        for part in engine.map(_rewrite, parts, sizes, label=f"remove from {folder.name}"):
+        for part in executor.map(_rewrite, parts, sizes, label=f"remove from {folder.name}"):
             gone.add(part)
         changed = _without(manifest, gone, requests)
         (new / "manifest.json").write_bytes(changed.to_json())
