@@ -24,8 +24,9 @@ from data_pipeline.build.run_rules import CorpusDocuments
 from data_pipeline.dedup.keys import Keys, hexadecimal
 from data_pipeline.dedup.rule import REMOVAL_DTYPE, Removals
 from data_pipeline.document import SCHEMA, Stage
-from data_pipeline.documents_folder import DROPPED_SCHEMA, ShardFile, checksum
+from data_pipeline.documents_folder import DROPPED_SCHEMA, ShardFile
 from data_pipeline.files.atomic import link_or_copy
+from data_pipeline.files.checksum import file_checksum
 from data_pipeline.filters.decontamination import sets_hit
 
 
@@ -89,7 +90,7 @@ class Published:
 
     def add_file(self, path: Path, keys: Keys) -> None:
         """A finished file, and the keys of its documents."""
-        self.files.append(ShardFile(path.name, len(keys), path.stat().st_size, checksum(path)))
+        self.files.append(ShardFile(path.name, len(keys), path.stat().st_size, file_checksum(path)))
         self.num_text_bytes += int(keys["num_bytes"].sum())
         bits, counts = np.unique(np.frexp(keys["num_bytes"])[1], return_counts=True)
         self.lengths.update(dict(zip(bits.tolist(), counts.tolist(), strict=True)))

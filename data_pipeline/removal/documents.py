@@ -24,11 +24,11 @@ from data_pipeline.documents_folder import (
     DropCount,
     Manifest,
     ShardFile,
-    checksum,
     read_manifest,
 )
 from data_pipeline.executors.executor import Engine
 from data_pipeline.files.atomic import atomic_directory, link_or_copy
+from data_pipeline.files.checksum import file_checksum
 from data_pipeline.filters.decontamination import sets_hit
 from data_pipeline.removal.matching_rows import split_rows
 
@@ -129,7 +129,9 @@ def _rewrite(part: _Part) -> _Gone:
                 writer.close()
                 num_rows = pq.read_metadata(target).num_rows
                 size = target.stat().st_size
-                result.files[path.name] = ShardFile(path.name, num_rows, size, checksum(target))
+                result.files[path.name] = ShardFile(
+                    path.name, num_rows, size, file_checksum(target)
+                )
     return result
 
 
