@@ -49,6 +49,12 @@ def mask_folder(group: Path, index: int) -> Path:
     return group / "group-00000" / f"mask-{index:05}"
 
 
+def marks_of(part: Part) -> Path | None:
+    """The folder of what is known of the part's group; of no use once the group's parts are made.
+    None where paragraphs are not compared."""
+    return None if part.mask is None else part.mask.parent.parent
+
+
 def groups_to_mark(parts: Sequence[Part]) -> Iterator[list[Part]]:
     """Parts that are compared together, of which one is missing and not all are marked."""
     for mask, members in itertools.groupby(parts, key=lambda part: part.mask and part.mask.parent):

@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from data_pipeline.dedup.candidate_pairs import pairs_in_groups
+from data_pipeline.dedup.buckets import pairs_in_groups
 from data_pipeline.dedup.rule import Comparison, DocumentFile, Removals, removals
 from data_pipeline.text.word_ngrams import Hashes, distinct, ngram_hashes, word_hashes
 

@@ -1,4 +1,5 @@
-"""Entries (key of 64 bits, member of 32 bits) in files sorted by key, and the members of one key.
+"""Entries (key of 64 bits, member of 32 bits) in files sorted by key, the members of one key, and
+pairs of members that share one.
 
 A key has all of its 64 bits: with 2**35 entries (21 bands of 1.6 thousand million documents) some
 32 pairs of different buckets have the same key by chance.
@@ -6,7 +7,7 @@ A key has all of its 64 bits: with 2**35 entries (21 bands of 1.6 thousand milli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -97,3 +98,23 @@ def _runs(folder: Path) -> list[tuple[Hashes, Members]]:
         )
         for path in sorted(folder.glob("keys-*.npy"))
     ]
+
+
+def pairs_in_groups(
+    values: Hashes, member_bits: int, max_first: int
+) -> Iterator[tuple[Hashes, Hashes]]:
+    """(lower, higher) members of pairs in each group of sorted values whose high bits are equal.
+
+    The low `member_bits` of a value are its member. Each member is paired with the `max_first`
+    lowest of its group that are below it.
+    """
+    if not len(values):
+        return
+    bits = np.uint64(member_bits)
+    groups, members = values >> bits, values & ((np.uint64(1) << bits) - np.uint64(1))
+    is_first = np.diff(groups, prepend=~groups[:1]) != 0
+    first = np.maximum.accumulate(np.where(is_first, np.arange(len(values)), 0))
+    place = np.arange(len(values)) - first
+    for distance in range(min(int(place.max()), max_first)):
+        later = np.flatnonzero(place > distance)
+        yield members[first[later] + distance], members[later]

@@ -36,9 +36,9 @@ from data_pipeline.dedup.buckets import (
     MEMBER_BITS,
     RunWriter,
     num_entries,
+    pairs_in_groups,
     shared_keys,
 )
-from data_pipeline.dedup.candidate_pairs import pairs_in_groups
 from data_pipeline.dedup.minhash import (
     Bands,
     band_keys,
