@@ -379,7 +379,6 @@ def _examples(parts: Sequence[Part], requests: RemovalRequests) -> pa.Table:
 
 
 def _summary(target: _Target, total: Published, inputs: pa.Table, fingerprint: str) -> Manifest:
-    num_kept = sum(file.rows for file in total.files)
     code = code_behind(functions_of(target.source))
     return Manifest(
         version=MANIFEST_VERSION,
@@ -392,25 +391,19 @@ def _summary(target: _Target, total: Published, inputs: pa.Table, fingerprint: s
         },
         num_input_files=len(target.found.files),
         num_input_bytes=sum(file.size for file in target.found.files),
-        num_read=num_kept + total.drops.total(),
+        num_read=total.counts.num_documents + total.drops.total(),
         num_read_bytes=pc.sum(inputs.column("num_text_bytes")).as_py(),
         num_paragraphs_removed=pc.sum(inputs.column("num_paragraphs_removed")).as_py(),
         num_paragraph_characters_removed=pc.sum(
             inputs.column("num_paragraph_characters_removed")
         ).as_py(),
-        num_kept=num_kept,
         drops=tuple(
             DropCount(stage, reason, count, total.drop_bytes[stage, reason])
             for (stage, reason), count in sorted(total.drops.items())
         ),
-        contaminated=dict(sorted(total.contaminated.items())),
         ignored=dict(sorted(Counter(item.reason for item in target.found.ignored).items())),
-        num_text_bytes=total.num_text_bytes,
-        lengths={str(bits): count for bits, count in sorted(total.lengths.items())},
-        languages=dict(sorted(total.languages.items())),
-        licences=dict(sorted(total.licences.items())),
-        licence_bytes=dict(sorted(total.licence_bytes.items())),
         files=tuple(total.files),
+        **total.counts.manifest_fields(),
     )
 
 
