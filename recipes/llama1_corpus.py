@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from data_pipeline.build.build_corpus import DISTINCT_TEXTS
-from data_pipeline.dedup.books import books_that_overlap
+from data_pipeline.dedup.books import book_overlap
 from data_pipeline.dedup.exact import same_url
 from data_pipeline.dedup.near import near_duplicates
 from data_pipeline.dedup.rule import Rule
@@ -114,7 +114,7 @@ def llama1_corpus(raw: Root, models: CrawlModels, deduplication: Deduplication =
             # "Removing books with more than 90 % content overlap" (paper).
             Rule(
                 "book_overlap",
-                partial(books_that_overlap, min_overlap=0.9),
+                partial(book_overlap, min_overlap=0.9),
                 sources=frozenset({"books"}),
             ),
             *deduplication.rules(),
