@@ -74,6 +74,9 @@ class BuildDataset:
     documents_only: bool = False
     """End with the clean documents: no tokenizer, no store."""
     engine: EngineOptions = field(default_factory=EngineOptions)
+    forget_old_parts: bool = False
+    """Remove finished groups of input files, and what rules found, that this build does not use:
+    they were made by other code, from other files or with other thresholds."""
     push_to_hub: str | None = None
     """Push the documents with their card to this repository of the Hugging Face hub, USER/NAME."""
     publish: str | None = None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from data_pipeline.build import costs
-from data_pipeline.build.build_corpus import build_corpus
+from data_pipeline.build.build_corpus import PARTS, RULES, build_corpus
+from data_pipeline.build.old_results import OldResults, num_bytes
 from data_pipeline.build.removal_requests import RemovalRequests
 from data_pipeline.documents_folder import Manifest
 from data_pipeline.executors.timed import TimedEngine
@@ -22,6 +23,7 @@ from data_pipeline.release.upload import publish_copy
 from data_pipeline.removal.dataset import REQUESTS
 from data_pipeline.report import page as report_page
 from data_pipeline.report import table as report
+from data_pipeline.report.formatting import size
 from data_pipeline.tokens.store import StoreManifest
 from data_pipeline.tokens.store_building import build_store
 from data_pipeline.tokens.tokenizer_folder import export_tokenizer
@@ -43,6 +45,7 @@ def build(options: BuildDataset) -> int:
     print("predicted for a build from nothing:")
     print(costs.as_text(predicted, jobs=options.engine.jobs), flush=True)
     store: StoreManifest | None = None
+    old: list[OldResults] = []
     with options.engine.started(options.out) as plain_engine:
         engine = TimedEngine(plain_engine)
         manifests = build_corpus(
@@ -54,6 +57,7 @@ def build(options: BuildDataset) -> int:
             engine=engine,
             memory_budget=int(options.memory_gib * (1 << 30)) // options.engine.jobs,
             may_be_empty=True,
+            found_old=OldResults.forget if options.forget_old_parts else old.append,
         )
         print(report.table(manifests, corpus.left_out, evaluations))
         empty = [name for name, manifest in manifests.items() if manifest.num_kept == 0]
@@ -86,9 +90,22 @@ def build(options: BuildDataset) -> int:
             options.out / "documents", options.push_to_hub, private=not options.public
         )
         print(f"pushed:    {address}")
+    for line in _old_results(options, old):
+        print(line)
     if empty:
         print(f"no document was kept of: {', '.join(empty)} (reasons above)", file=sys.stderr)
     return 1 if empty else 0
+
+
+def _old_results(options: BuildDataset, found: Sequence[OldResults]) -> Iterator[str]:
+    for old in found:
+        for what, folders, place in (("part", old.parts, PARTS), ("rule result", old.rules, RULES)):
+            if folders:
+                yield (
+                    f"{len(folders):,} old {what}{'s' * (len(folders) > 1)}, "
+                    f"{size(num_bytes(folders))}, in {options.out}/documents/{place}; "
+                    "--forget-old-parts removes them"
+                )
 
 
 # -- the corpus -----------------------------------------------------------------------------------

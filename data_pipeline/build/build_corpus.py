@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import shutil
 import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,12 +26,13 @@ import pyarrow.parquet as pq
 
 from data_pipeline.build.duplicate_samples import sample_clusters, save_clusters
 from data_pipeline.build.fingerprint import (
+    code_behind,
     files_fingerprint,
     functions_of,
-    modules_behind,
     package_versions,
     source_fingerprint,
 )
+from data_pipeline.build.old_results import OldResults, tidied
 from data_pipeline.build.parts import Part, build_part, groups
 from data_pipeline.build.publish_documents import (
     PartRemovals,
@@ -52,7 +52,6 @@ from data_pipeline.build.repeated_paragraphs import (
 from data_pipeline.build.run_rules import (
     CorpusDocuments,
     RuleFolder,
-    forget_other_rules,
     rule_folders,
     run_rules,
 )
@@ -83,6 +82,7 @@ REPEATED_PARAGRAPHS = "repeated_paragraphs"
 it is the one rule for which this is so."""
 CLUSTERS = "clusters.json"
 """In the folder of the rules' results: some of what they found (`duplicate_clusters`)."""
+PARTS = ".parts"
 RULES = ".rules"
 NO_REQUESTS = RemovalRequests()
 MEMORY_BUDGET = 4 << 30
@@ -113,6 +113,7 @@ def build_corpus(
     engine: Engine = ONE_PROCESS,
     memory_budget: int = MEMORY_BUDGET,
     may_be_empty: bool = False,
+    found_old: Callable[[OldResults], None] = OldResults.keep,
 ) -> dict[str, Manifest]:
     """Read everything under each (source, root) and publish the folders `out/<source name>`.
 
@@ -120,9 +121,10 @@ def build_corpus(
     their results are found again), and nothing is removed by them. Documents that `requests` name
     go in any case. A finished folder that was made from the same files by the same code, thresholds
     and rules is left as it is, and so is each part of an unfinished or outdated one (they lie in
-    `out/.parts`). `memory_budget` in bytes is for comparing documents. ValueError if a source has
-    nothing to read or, without `may_be_empty`, nothing of it is kept; BuildError if a function of a
-    source failed.
+    `out/.parts`). In the end `found_old` is called with the results that another build made and
+    this one did not use. `memory_budget` in bytes is for comparing documents. ValueError if a
+    source has nothing to read or, without `may_be_empty`, nothing of it is kept; BuildError if a
+    function of a source failed.
     """
     names = [source.name for source, _ in sources]
     if len(set(names)) < len(names):
@@ -131,7 +133,7 @@ def build_corpus(
         sources = [(replace(s, paragraph_group_bytes=None), root) for s, root in sources]
     targets = [_target(source, root, out / source.name) for source, root in sources]
     choice = _Choice(rules, undone, requests, memory_budget, may_be_empty)
-    return _build(targets, out / RULES, choice, engine)
+    return _build(targets, out / RULES, choice, engine, found_old)
 
 
 def build_documents(
@@ -141,11 +143,13 @@ def build_documents(
     *,
     rules: Sequence[Rule] = DISTINCT_TEXTS,
     engine: Engine = ONE_PROCESS,
+    found_old: Callable[[OldResults], None] = OldResults.keep,
 ) -> Manifest:
     """As `build_corpus`, of one source, whose documents are published as the folder `out`."""
     choice = _Choice(rules, (), NO_REQUESTS, MEMORY_BUDGET, may_be_empty=False)
     targets = [_target(source, root, out)]
-    return _build(targets, out.parent / RULES / out.name, choice, engine)[source.name]
+    rules_folder = out.parent / RULES / out.name
+    return _build(targets, rules_folder, choice, engine, found_old)[source.name]
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,11 @@ class _Choice:
 
 
 def _build(
-    targets: Sequence[_Target], rules_folder: Path, choice: _Choice, engine: Engine
+    targets: Sequence[_Target],
+    rules_folder: Path,
+    choice: _Choice,
+    engine: Engine,
+    found_old: Callable[[OldResults], None],
 ) -> dict[str, Manifest]:
     _check_undone(choice.undone, choice.rules)
     steps = rule_folders(choice.rules, [target.parts for target in targets], rules_folder)
@@ -185,9 +193,7 @@ def _build(
         rules_folder.mkdir(parents=True, exist_ok=True)
         clusters = sample_clusters(found, kept_ids, documents, choice.requests)
         save_clusters(rules_folder / CLUSTERS, clusters)
-    for target in targets:
-        _forget_other_parts(target.parts)
-    forget_other_rules(steps, rules_folder)
+    found_old(tidied([target.parts for target in targets], steps, rules_folder))
     return {target.source.name: finished[target.source.name] for target in targets}
 
 
@@ -212,7 +218,7 @@ def _target(source: Source, root: Root, out: Path) -> _Target:
     if not found.files:
         counts = format_counts(Counter(item.reason for item in found.ignored))
         raise ValueError(f"{root} has nothing that source '{source.name}' reads: {counts} ignored")
-    return _Target(source, found, out, _parts(source, found, out.parent / ".parts" / out.name))
+    return _Target(source, found, out, _parts(source, found, out.parent / PARTS / out.name))
 
 
 def _fingerprints(
@@ -315,19 +321,6 @@ def _try(function: Callable[[Part], None], part: Part) -> _Failure | None:
     return None
 
 
-def _forget_other_parts(parts: Sequence[Part]) -> None:
-    """Remove parts made from other files or thresholds, and what killed processes left."""
-    names = {part.folder.name for part in parts}
-    root = parts[0].folder.parent.parent
-    shutil.rmtree(root / "marked", ignore_errors=True)
-    for half in root.iterdir():
-        for folder in half.iterdir():
-            if folder.name not in names:
-                shutil.rmtree(folder)
-        if not any(half.iterdir()):
-            half.rmdir()
-
-
 # -- documents ------------------------------------------------------------------------------------
 
 
@@ -384,7 +377,7 @@ def _examples(parts: Sequence[Part], requests: RemovalRequests) -> pa.Table:
 
 def _summary(target: _Target, total: Published, inputs: pa.Table, fingerprint: str) -> Manifest:
     num_kept = sum(file.rows for file in total.files)
-    modules = modules_behind(functions_of(target.source)).values()
+    code = code_behind(functions_of(target.source))
     return Manifest(
         version=MANIFEST_VERSION,
         source=target.source.name,
@@ -392,7 +385,7 @@ def _summary(target: _Target, total: Published, inputs: pa.Table, fingerprint: s
         versions={
             "llama-ds": importlib.metadata.version("llama-ds"),
             "python": platform.python_version(),
-            **dict(sorted(package_versions(modules).items())),
+            **dict(sorted(package_versions(code).items())),
         },
         num_input_files=len(target.found.files),
         num_input_bytes=sum(file.size for file in target.found.files),

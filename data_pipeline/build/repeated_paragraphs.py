@@ -50,6 +50,12 @@ def mask_folder(group: Path, index: int) -> Path:
     return group / "group-00000" / f"mask-{index:05}"
 
 
+def marks_of(part: Part) -> Path | None:
+    """The folder of what is known of the part's group; of no use once the group's parts are made.
+    None where paragraphs are not compared."""
+    return None if part.mask is None else part.mask.parent.parent
+
+
 def groups_to_mark(parts: Sequence[Part]) -> Iterator[list[Part]]:
     """Groups of parts that still need keep masks: a part is missing and not all masks are
     written."""

@@ -98,7 +98,7 @@ def rule_folders(
     result = []
     for rule in rules:
         about = f"{rule.name} {sorted(rule.sources or ())} {rule.within_source}"
-        digest.update(f"{about} {code_fingerprint([], [rule.find])}".encode())
+        digest.update(f"{about} {code_fingerprint([], [rule.find, run_rules])}".encode())
         result.append(RuleFolder(rule, folder / f"{rule.name}-{digest.hexdigest()}"))
     return result
 
@@ -170,11 +170,3 @@ def _renumbered(
         file = np.searchsorted(own, removals[field], "right") - 1
         result[field] += corpus[file] - own[file]
     return result
-
-
-def forget_other_rules(rules: Sequence[RuleFolder], folder: Path) -> None:
-    """Remove the results of rules that this corpus has no more, and what killed processes left."""
-    names = {step.folder.name for step in rules}
-    for other in folder.iterdir() if folder.exists() else ():
-        if other.is_dir() and other.name not in names:
-            shutil.rmtree(other)

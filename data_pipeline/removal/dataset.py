@@ -5,9 +5,9 @@ Only the files that hold a requested document are written anew; each folder is r
 written down before anything else: an interrupted removal is finished by the next one, and every
 later build leaves these documents out.
 
-The raw files, and in `documents/.parts` what was read from them, keep them: documents are numbered
-there, and raw files belong to whoever got them. Report and card stay as they were until the next
-build.
+The raw files, and in `documents/.parts` what this build and earlier ones read from them, keep them:
+documents are numbered there, and raw files belong to whoever got them. Report and card stay as they
+were until the next build.
 """
 
 from __future__ import annotations

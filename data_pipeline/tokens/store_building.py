@@ -358,6 +358,12 @@ def write_dataset_files(folder: Path, names: Sequence[str]) -> None:
 
 
 def _forget_other_shards(shards: Mapping[str, Sequence[_Shard]], folder: Path) -> None:
+    """Remove the shards that this store does not use.
+
+    Old parts stay, and these do not: shards are named after what is in the documents, so that
+    changed code that makes the same documents leaves them as they are; and an old one would still
+    hold what was removed from the documents on request.
+    """
     names = {shard.folder.name for found in shards.values() for shard in found}
     for other in folder.iterdir() if folder.exists() else ():
         if other.name not in names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import re
 import subprocess
 from pathlib import Path
 
@@ -159,6 +160,24 @@ def test_rules_beyond_the_paper_and_undone(
     )
     with pytest.raises(ValueError, match="nonsense is none of this corpus's rules"):
         build_documents(raw, out, "--undo", "nonsense")
+
+
+def test_old_parts_are_named_until_they_are_forgotten(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert build_documents(raw, out) == 0
+    assert "old part" not in capsys.readouterr().out
+    (page, *_) = out.glob("documents/.parts/common_crawl/*/*")
+    assert build_documents(raw, out, "--models.no-identify-language") == 0
+    shown = capsys.readouterr().out
+    assert re.search(rf"\n1 old part, [\d.]+ kB, in {out}/documents/.parts; --forget-old", shown)
+    assert re.search(r"\n2 old rule results, [\d.]+ k?B, in .*/.rules; --forget-old-parts r", shown)
+    assert page.exists()
+    assert build_documents(raw, out, "--models.no-identify-language", "--forget-old-parts") == 0
+    assert "old part" not in capsys.readouterr().out
+    assert not page.exists()
+    assert len(list(out.glob("documents/.rules/*-*"))) == 2
 
 
 def test_every_engine_makes_the_same_store(raw: Path, tmp_path: Path) -> None:

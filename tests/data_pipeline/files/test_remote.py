@@ -15,6 +15,7 @@ import pytest
 
 from data_pipeline.build import parts
 from data_pipeline.build.build_corpus import build_corpus
+from data_pipeline.build.old_results import OldResults
 from data_pipeline.document import Document, Rejected, Source
 from data_pipeline.documents_folder import read_manifest
 from data_pipeline.executors.local import Processes
@@ -150,11 +151,12 @@ def test_a_build_from_a_url(
 
     before = made()
     source = replace(source, paragraph_group_bytes=None)
-    build_corpus([(source, RemoteFolder(URL))], folders[1], engine=engine)
+    again = partial(build_corpus, engine=engine, found_old=OldResults.forget)
+    again([(source, RemoteFolder(URL))], folders[1])
     plain = made()
     assert not before.keys() & plain.keys()
     bucket.pipe_file(f"{URL}/a.txt", b"FIRST\n")  # of the same size
-    build_corpus([(source, RemoteFolder(URL))], folders[1], engine=engine)
+    again([(source, RemoteFolder(URL))], folders[1])
     after = made()
     assert len(plain.items() - after.items()) == 1, "only the changed file's part is made again"
     assert (
