@@ -1,4 +1,5 @@
-"""The table that a build prints: per source, what was read, kept and dropped, and why."""
+"""The summary table that a build prints: per source, documents read, kept, and dropped by
+reason."""
 
 from __future__ import annotations
 
