@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data_pipeline.build.build_corpus import DISTINCT_TEXTS
 from data_pipeline.corpus import Corpus
-from data_pipeline.dedup.books import books_that_overlap
+from data_pipeline.dedup.books import book_overlap
 from data_pipeline.dedup.rule import Rule
 from data_pipeline.document import Edit, Filter, Source
 from data_pipeline.files.remote import Root
@@ -21,9 +21,9 @@ from data_pipeline.filters import c4 as c4_rules
 from data_pipeline.filters import heuristics as filters
 from data_pipeline.filters import language as language_id
 from data_pipeline.filters import perplexity, reference_classifier
-from data_pipeline.filters.reference_urls import page_address
+from data_pipeline.filters.reference_urls import url_key
 from data_pipeline.sources import arxiv, books, c4, common_crawl, github, stack_exchange, wikipedia
-from data_pipeline.text.decoding import without_line_end_space
+from data_pipeline.text.decoding import strip_trailing_whitespace
 from recipes.llama import LLAMA1_EPOCHS, LLAMA1_SHARES, LLAMA1_TOKENS
 
 
@@ -72,7 +72,7 @@ def llama1_corpus(raw: Root, models: CrawlModels = NO_MODELS) -> Corpus:
             # "Removing books with more than 90 % content overlap" (paper).
             Rule(
                 "book_overlap",
-                partial(books_that_overlap, min_overlap=0.9),
+                partial(book_overlap, min_overlap=0.9),
                 sources=frozenset({"books"}),
             ),
         ),
@@ -261,7 +261,7 @@ def github_source() -> Source:
             partial(filters.few_alphanumerics, min_share=0.25),
         ),
         # "Deduplicated at the file level, with exact matches" (paper). The header is off by then.
-        same_text=without_line_end_space,
+        same_text=strip_trailing_whitespace,
         origin="BigQuery's public data set of GitHub, and checkouts",
         terms="each repository's licence",
     )
@@ -320,7 +320,7 @@ def common_crawl_source(
         inputs=common_crawl.inputs,
         read=partial(common_crawl.read, max_block_bytes=MAX_CRAWL_BLOCK_BYTES),
         paragraph_group_bytes=PARAGRAPH_GROUP_BYTES,
-        same_url=page_address,
+        same_url=url_key,
         edits=tuple(edit for step in steps for edit in step.edits),
         filters=tuple(chosen for step in steps for chosen in step.filters),
         origin="commoncrawl.org",
@@ -387,7 +387,7 @@ def c4_source(*, language: str = "en") -> Source:
         name="c4",
         inputs=partial(c4.inputs, language=language),
         read=partial(c4.read, language=language),
-        same_url=page_address,
+        same_url=url_key,
         filters=(
             c4_rules.no_end_mark,
             # C4 keeps lines of 5 words and pages of 3 sentences.

@@ -64,8 +64,8 @@ from data_pipeline.documents_folder import (
     MANIFEST_VERSION,
     DropCount,
     Manifest,
-    described,
     finished_manifest,
+    format_counts,
 )
 from data_pipeline.executors.executor import Executor
 from data_pipeline.executors.local import Processes
@@ -216,7 +216,7 @@ def _target(source: Source, root: Root, out: Path) -> _Target:
         )
     found = source.inputs(root)
     if not found.files:
-        counts = described(Counter(item.reason for item in found.ignored))
+        counts = format_counts(Counter(item.reason for item in found.ignored))
         raise ValueError(f"{root} has nothing that source '{source.name}' reads: {counts} ignored")
     return _Target(source, found, out, _parts(source, found, out.parent / PARTS / out.name))
 
@@ -379,7 +379,6 @@ def _examples(parts: Sequence[Part], requests: RemovalRequests) -> pa.Table:
 
 
 def _summary(target: _Target, total: Published, inputs: pa.Table, fingerprint: str) -> Manifest:
-    num_kept = sum(file.rows for file in total.files)
     code = code_behind(functions_of(target.source))
     return Manifest(
         version=MANIFEST_VERSION,
@@ -392,25 +391,19 @@ def _summary(target: _Target, total: Published, inputs: pa.Table, fingerprint: s
         },
         num_input_files=len(target.found.files),
         num_input_bytes=sum(file.size for file in target.found.files),
-        num_read=num_kept + total.drops.total(),
+        num_read=total.counts.num_documents + total.drops.total(),
         num_read_bytes=pc.sum(inputs.column("num_text_bytes")).as_py(),
         num_paragraphs_removed=pc.sum(inputs.column("num_paragraphs_removed")).as_py(),
         num_paragraph_characters_removed=pc.sum(
             inputs.column("num_paragraph_characters_removed")
         ).as_py(),
-        num_kept=num_kept,
         drops=tuple(
             DropCount(stage, reason, count, total.drop_bytes[stage, reason])
             for (stage, reason), count in sorted(total.drops.items())
         ),
-        contaminated=dict(sorted(total.contaminated.items())),
         ignored=dict(sorted(Counter(item.reason for item in target.found.ignored).items())),
-        num_text_bytes=total.num_text_bytes,
-        lengths={str(bits): count for bits, count in sorted(total.lengths.items())},
-        languages=dict(sorted(total.languages.items())),
-        licences=dict(sorted(total.licences.items())),
-        licence_bytes=dict(sorted(total.licence_bytes.items())),
         files=tuple(total.files),
+        **total.counts.manifest_fields(),
     )
 
 
@@ -420,6 +413,6 @@ def _why_nothing(target: _Target, total: Published) -> str:
     first = next(rows, None)
     counts = Counter({reason: n for (_, reason), n in total.drops.items()})
     if first is None:
-        return described(counts)
+        return format_counts(counts)
     detail = f"{first['source_file']}: {first['detail'] or first['reason']}"
-    return f"{described(counts)} (first: {detail})"
+    return f"{format_counts(counts)} (first: {detail})"

@@ -2,8 +2,8 @@
 
 A text is the syntax tree without docstrings, comments and positions. How a name was imported is not
 part of it: where a definition uses a name from outside, the text has a mark, and
-`Definition.references` says what is meant. So a module can be moved, and what it imports be moved or
-imported under another name, and the texts stay as they are.
+`Definition.references` says what is meant. So a module can be moved, and what it imports be moved
+or imported under another name, and the texts stay as they are.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from data_pipeline.build.removal_requests import RemovalRequests
 from data_pipeline.documents_folder import read_manifest
 from data_pipeline.executors.executor import Executor
 from data_pipeline.executors.local import Processes
-from data_pipeline.files.atomic import clean_up_after_killed_writers
+from data_pipeline.files.atomic import clean_up_replaced_directories
 from data_pipeline.removal.documents import remove_documents
 from data_pipeline.removal.matching_rows import Found, Search, look_for
 from data_pipeline.removal.store import StoreFile, remove_from_store, store_files
@@ -84,7 +84,9 @@ def remove(
     """
     everything = RemovalRequests.load(out / REQUESTS) | requests
     if not dry_run:
-        _mend(out)
+        # A killed removal or build was perhaps just replacing one of these.
+        clean_up_replaced_directories(out / "documents")
+        clean_up_replaced_directories(out)
     folders = _documents_folders(out)
     store = TokenStore.open(out / "store") if (out / "store").is_dir() else None
     if not folders and store is None:
@@ -100,13 +102,6 @@ def remove(
             concerned = {name: file for name, (file, _) in places.store.items()}
             remove_from_store(store, everything, concerned, executor=executor)
     return _account(places, requests)
-
-
-def _mend(out: Path) -> None:
-    """Finish or undo what a killed removal or build was replacing."""
-    for folder in (out / "documents", out):
-        for old in folder.glob(".*.old"):
-            clean_up_after_killed_writers(old.with_name(old.name[1 : -len(".old")]))
 
 
 def _documents_folders(out: Path) -> list[Path]:
