@@ -296,6 +296,42 @@ def targets(
     return [(what, target, value, "yes" if good else "no") for what, target, value, good in rows]
 
 
+def report_parts(
+    about: str,
+    speeds: list[Speed],
+    ratios: list[float],
+    counting: list[float],
+    memory: list[Memory],
+) -> list[str]:
+    """The paragraphs and tables of the result file."""
+    from benchmarks.measuring import results as report
+
+    peers = [name for name in CONTENDERS if name != OURS]
+    header = (
+        *("texts", "MB", "documents", "bytes per token"),
+        *(f"{name} MB/s" for name in CONTENDERS),
+        f"{OURS} again MB/s",
+        *(f"x {name}" for name in peers),
+    )
+    differing = [
+        f"{name}: {sum(result.different_documents[name] for result in speeds):,}" for name in peers
+    ]
+    return [
+        "# Tokenization",
+        about,
+        report.table(header, [speed_row(result) for result in speeds]),
+        f"Documents with other ids than SentencePiece's: {'; '.join(differing)}.",
+        report.table(("", "target", "measured", "reached"), targets(speeds, ratios, memory)),
+        f"A loop that only counts is {statistics.median(counting):.2f} times as fast in two "
+        "processes as in one: what the machine had to give while this ran.",
+        "Largest resident set of a process, with the text itself and some 150 MiB of libraries.",
+        report.table(
+            ("what", "MB", "MiB"),
+            [(m.what, f"{m.megabytes:g}", f"{m.peak_bytes / (1 << 20):,.0f}") for m in memory],
+        ),
+    ]
+
+
 def main() -> None:
     import torch
 
@@ -332,32 +368,12 @@ def main() -> None:
         everything = list(itertools.chain.from_iterable(texts.values()))
         ratios, counting = two_processes(everything, tokenizer, rounds, steps)
         memory = measure_memory(tokenizer, sizes)
-    peers = [name for name in CONTENDERS if name != OURS]
-    header = (
-        *("texts", "MB", "documents", "bytes per token"),
-        *(f"{name} MB/s" for name in CONTENDERS),
-        f"{OURS} again MB/s",
-        *(f"x {name}" for name in peers),
-    )
-    differing = [
-        f"{name}: {sum(result.different_documents[name] for result in speeds):,}" for name in peers
-    ]
-    parts = [
-        "# Tokenization",
+    about = (
         f"Commit {commit}, {report.hardware(torch.device('cpu'))}, one core. "
         f"{report.versions('sentencepiece', 'tokenizers', 'pyarrow', 'numpy')}. {model}. "
-        f"Command: `{report.command()}`.",
-        report.table(header, [speed_row(result) for result in speeds]),
-        f"Documents with other ids than SentencePiece's: {'; '.join(differing)}.",
-        report.table(("", "target", "measured", "reached"), targets(speeds, ratios, memory)),
-        f"A loop that only counts is {statistics.median(counting):.2f} times as fast in two "
-        "processes as in one: what the machine had to give while this ran.",
-        "Largest resident set of a process, with the text itself and some 150 MiB of libraries.",
-        report.table(
-            ("what", "MB", "MiB"),
-            [(m.what, f"{m.megabytes:g}", f"{m.peak_bytes / (1 << 20):,.0f}") for m in memory],
-        ),
-    ]
+        f"Command: `{report.command()}`."
+    )
+    parts = report_parts(about, speeds, ratios, counting, memory)
     raw = {
         "commit": commit,
         "speed": list(map(asdict, speeds)),

@@ -1,46 +1,65 @@
-"""What a result was made from, as one short string: inputs, thresholds and code."""
+"""What a result was made from, as one short string: inputs, thresholds and code.
+
+Of the code counts what can change a result: the definitions that its functions reach
+(`reachable_code`), and neither comments and docstrings nor where the modules lie.
+"""
 
 from __future__ import annotations
 
-import ast
 import functools
 import importlib.metadata
 import inspect
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from data_pipeline.build.module_definitions import Reference
+from data_pipeline.build.parts import build_part
+from data_pipeline.build.reachable_code import ReachableCode, reachable_code
+from data_pipeline.build.repeated_paragraphs import mark_repeated, write_hashes
 from data_pipeline.document import Source
 from data_pipeline.files.inputs import InputFile
 
-_PACKAGE = "data_pipeline"
-_STARTING_POINT = f"{_PACKAGE}.build.parts"
-# They decide how and when a result is written, and not what is in it.
-_WITHOUT_EFFECT = frozenset({f"{_PACKAGE}.files.atomic"})
+_PACKAGE = __name__.partition(".")[0]
+
+WITHOUT_EFFECT = frozenset(
+    {
+        # Where and when tasks run, with progress bars; the same bytes for any of them.
+        f"{_PACKAGE}.executors",
+        # What a build will take.
+        f"{_PACKAGE}.build.costs",
+        # How a file gets here; which files there are, and of what version, counts by itself.
+        f"{_PACKAGE}.files.remote",
+        # How a result is put in its place, whatever it is.
+        f"{_PACKAGE}.files.atomic",
+    }
+)
+"""Modules, or packages with all in them, that cannot change what is in a result."""
 
 
 def source_fingerprint(source: Source) -> str:
-    """`code_fingerprint` of the functions that make documents of a file."""
+    """`code_fingerprint` of what makes the parts of a source."""
     return code_fingerprint([source.name], functions_of(source))
 
 
 def code_fingerprint(extra: Sequence[str], functions: Sequence[Callable[..., Any]]) -> str:
-    """xxh3 of 128 bits over functions with their thresholds, every module of this package that
-    they import, directly or not, and the versions of the other packages that those import.
+    """xxh3 of 128 bits over functions with their thresholds, the definitions that they reach, and
+    the versions of the other packages that those use.
     """
+    code = code_behind(functions)
+    versions = sorted(package_versions(code).items())
     digest = xxhash.xxh3_128()
-    for line in [*extra, unicodedata.unidata_version, *map(describe, functions)]:
+    for line in (
+        *(*extra, unicodedata.unidata_version, *map(describe, functions)),
+        *code.lines,
+        *(f"{name} {version}" for name, version in versions),
+    ):
         digest.update(line.encode("utf-8") + b"\0")
-    modules = modules_behind(functions)
-    for name in sorted(modules):
-        digest.update(name.encode() + b"\0" + modules[name].read_bytes())
-    for name, version in sorted(package_versions(modules.values()).items()):
-        digest.update(f"{name} {version}\0".encode())
     return digest.hexdigest()
 
 
@@ -59,32 +78,35 @@ def files_fingerprint(files: Iterable[InputFile], extra: Sequence[str]) -> str:
 
 
 def functions_of(source: Source) -> list[Callable[..., Any]]:
+    """The source's functions, and those that make its parts with them."""
     functions: list[Callable[..., Any]] = [source.inputs, source.read, source.same_text]
     functions += [*source.edits, *source.filters]
     if source.same_url is not None:
         functions.append(source.same_url)
+    functions.append(build_part)
+    if source.paragraph_group_bytes is not None:
+        functions += [write_hashes, mark_repeated]
     return functions
 
 
-def modules_behind(functions: Iterable[Callable[..., Any]]) -> dict[str, Path]:
-    """Name and file of the functions' modules, and of all that they import from this package."""
-    names = [_STARTING_POINT]
-    for function in functions:
-        names += [plain.__module__ for plain in _plain_functions(function)]
-    found: dict[str, Path] = {}
-    while names:
-        name = names.pop()
-        if name not in found and name not in _WITHOUT_EFFECT:
-            found[name] = _file_of(name)
-            names += [n for n in _imports(found[name]) if n.split(".")[0] == _PACKAGE]
-    return found
+def code_behind(functions: Iterable[Callable[..., Any]]) -> ReachableCode:
+    """What the functions reach, and the classes of the values that are bound to them: definitions
+    of this package, and of the packages that the functions are from."""
+    found = [value for function in functions for value in _functions_and_classes(function)]
+    tops = {_PACKAGE, *(_top(value) for value in found if inspect.isfunction(value))}
+    starts = [
+        Reference(value.__module__, tuple(value.__qualname__.split(".")))
+        for value in found
+        if _top(value) in tops
+    ]
+    places = {top: _place(top) for top in tops}
+    return reachable_code(starts, places, without_effect=WITHOUT_EFFECT)
 
 
-def package_versions(files: Iterable[Path]) -> dict[str, str]:
-    """Versions of the installed packages that the modules in `files` import."""
-    imported = {name.split(".")[0] for file in files for name in _imports(file)}
+def package_versions(code: ReachableCode) -> dict[str, str]:
+    """Versions of the installed packages that the code uses."""
     packages = _packages()
-    names = {package for name in imported for package in packages.get(name, ())}
+    names = {package for name in code.packages for package in packages.get(name, ())}
     return {name: importlib.metadata.version(name) for name in names if name != "llama-ds"}
 
 
@@ -103,7 +125,7 @@ def describe(function: Callable[..., Any]) -> str:
         raise ValueError(
             f"{function} in a Source must be a module-level function or a partial of one"
         )
-    return f"{function.__module__}.{function.__qualname__}({', '.join(bound)})"
+    return f"{function.__qualname__}({', '.join(bound)})"
 
 
 def _describe_value(value: object) -> str:
@@ -116,36 +138,37 @@ def _describe_value(value: object) -> str:
     return repr(sorted(value)) if isinstance(value, frozenset) else repr(value)
 
 
-def _plain_functions(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    if not isinstance(function, partial):
-        yield function
+def _functions_and_classes(value: object) -> Iterator[Callable[..., Any]]:
+    """The function, or the class of the value, and those of what is bound to it or in it."""
+    if isinstance(value, partial):
+        inner: Iterable[object] = (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, Mapping):
+        inner = value.values()
+    elif isinstance(value, tuple | list):
+        inner = value
+    else:
+        yield value if inspect.isfunction(value) else type(value)
         return
-    yield from _plain_functions(function.func)
-    for value in (*function.args, *function.keywords.values()):
-        if callable(value):
-            yield from _plain_functions(value)
+    for one in inner:
+        yield from _functions_and_classes(one)
 
 
-def _file_of(module: str) -> Path:
-    if module in sys.modules:
-        return Path(str(sys.modules[module].__file__))
-    path = Path(__file__).parents[2].joinpath(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+def _top(function: Callable[..., Any]) -> str:
+    """The package, or the module outside of packages, that a function or class is from."""
+    return function.__module__.partition(".")[0]
 
 
-@functools.cache
-def _imports(file: Path) -> tuple[str, ...]:
-    """Names of the modules that a module imports, also inside its functions."""
-    names: list[str] = []
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.append(node.module)
-            members = [f"{node.module}.{alias.name}" for alias in node.names]
-            if node.module.split(".")[0] == _PACKAGE:
-                names += [name for name in members if _file_of(name).exists()]
-    return tuple(names)
+def _place(top: str) -> Path:
+    """The file of a module outside of packages, the folder of a package. ValueError for neither."""
+    module = sys.modules.get(top)
+    for folder in getattr(module, "__path__", ()):
+        return Path(folder)
+    if (file := getattr(module, "__file__", None)) is None:
+        raise ValueError(
+            f"functions of a Source cannot be defined in {top}, which is not read from a file: a "
+            "change of them could not be noticed; put them into a module"
+        )
+    return Path(file)
 
 
 @functools.cache

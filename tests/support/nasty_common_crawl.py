@@ -96,6 +96,11 @@ def damaged_files() -> Iterator[tuple[str, bytes, str]]:
         begin + pack(record(b"x", extra="X: " + "y" * 99_999)) + rest,
         ("0 1 damaged 2 3 4"),
     )
+    yield from _damaged_plain_files(pages)
+
+
+def _damaged_plain_files(pages: list[bytes]) -> Iterator[tuple[str, bytes, str]]:
+    """Records that are no gzip members of their own, and files that hold no record."""
     yield "one_member.warc.gz", gzip.compress(b"".join(pages)), "0 1 2 3 4"
     yield "one_member_cut.warc.gz", gzip.compress(b"".join(pages), 0)[:-60], "0 1 2 3 damaged"
     yield "plain.warc", b"".join(pages), "0 1 2 3 4"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import re
 import subprocess
 from pathlib import Path
 
@@ -161,10 +162,28 @@ def test_rules_beyond_the_paper_and_undone(
         build_documents(raw, out, "--undo", "nonsense")
 
 
-def test_every_engine_makes_the_same_store(raw: Path, tmp_path: Path) -> None:
+def test_old_parts_are_named_until_they_are_forgotten(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert build_documents(raw, out) == 0
+    assert "old part" not in capsys.readouterr().out
+    (page, *_) = out.glob("documents/.parts/common_crawl/*/*")
+    assert build_documents(raw, out, "--models.no-identify-language") == 0
+    shown = capsys.readouterr().out
+    assert re.search(rf"\n1 old part, [\d.]+ kB, in {out}/documents/.parts; --forget-old", shown)
+    assert re.search(r"\n2 old rule results, [\d.]+ k?B, in .*/.rules; --forget-old-parts r", shown)
+    assert page.exists()
+    assert build_documents(raw, out, "--models.no-identify-language", "--forget-old-parts") == 0
+    assert "old part" not in capsys.readouterr().out
+    assert not page.exists()
+    assert len(list(out.glob("documents/.rules/*-*"))) == 2
+
+
+def test_every_executor_makes_the_same_store(raw: Path, tmp_path: Path) -> None:
     options = ("--tokenizer.vocab-size", "300", "--deduplication.near-duplicates", "0.8")
-    for out, engine in (("local", "local"), ("ray", "ray")):
-        assert build(raw, tmp_path / out, *options, "--engine", engine, "--jobs", "2") == 0
+    for out, executor in (("local", "local"), ("ray", "ray")):
+        assert build(raw, tmp_path / out, *options, "--executor", executor, "--jobs", "2") == 0
     files = [
         {
             path.relative_to(tmp_path / out).as_posix(): path.read_bytes()
@@ -176,7 +195,7 @@ def test_every_engine_makes_the_same_store(raw: Path, tmp_path: Path) -> None:
     ]
     assert files[0] == files[1]
     assert len(files[0]) > 25
-    with pytest.raises(ValueError, match="--ray-address needs --engine ray"):
+    with pytest.raises(ValueError, match="--ray-address needs --executor ray"):
         build(raw, tmp_path / "local", "--ray-address", "auto")
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.dedup.candidate_pairs import pairs_in_groups
+from data_pipeline.dedup.buckets import pairs_in_groups
 from data_pipeline.dedup.minhash import band_keys, choose_bands, jaccard, shingles, signatures
 from data_pipeline.text import word_ngrams
 from data_pipeline.text.word_ngrams import ngram_hashes, word_hashes, word_hashes_of_texts

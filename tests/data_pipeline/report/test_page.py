@@ -24,7 +24,8 @@ from data_pipeline.report.account import (
 )
 from data_pipeline.report.flow import flows
 from tests.support.browser import Browser, missing_browser
-from tests.support.sample_account import HOSTILE, RULES, sample_account
+from tests.support.sample_account import RULES, sample_account
+from tests.support.sample_clusters import HOSTILE
 
 PHONE, SCREEN = (390, 844), (1200, 900)
 WIDTH_OF_CONTENT = "return document.documentElement.scrollWidth"
