@@ -11,6 +11,7 @@ import deepspeed
 import deepspeed.ops
 import deepspeed.utils
 import torch
+from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import LlamaConfig
 from transformers.initialization import no_init_weights
@@ -179,6 +180,18 @@ def build_engine(
     if recipe.zero.stage == 0 and recipe.train.dtype == "bf16":
         _undo_step_at_start(engine)
     return engine
+
+
+def release_engine(engine: Any) -> None:
+    """Let go of what DeepSpeed keeps of an engine that is done with, its model at ZeRO-3 included.
+
+    It waits for the device. The last process group of activation checkpointing stays until the
+    next `configure`.
+    """
+    engine.destroy()
+    # DeepSpeed 0.19 leaves each model that it has put hooks on at the bottom of this stack.
+    if engine.module in FWD_MODULE_STACK:
+        FWD_MODULE_STACK.remove(engine.module)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ number, so it does not depend on how the batch is split over ranks and micro-bat
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import json
 import math
@@ -32,10 +33,9 @@ from llama_ds.batch import BatchPlan, batch_plan
 from llama_ds.config import Recipe
 from llama_ds.data import IGNORED, Batch, HeldOutData, TrainingData, check_vocab, prefetch
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
-from llama_ds.engine import TORCH_DTYPE, build_engine, build_model, init_distributed
+from llama_ds.engine import TORCH_DTYPE, build_engine, build_model, init_distributed, release_engine
 from llama_ds.metrics import MetricsLog, Throughput, peak_memory_bytes, peak_tflops
 from llama_ds.parallel.groups import ParallelGroups
-from llama_ds.parallel.layout import layout_of
 from llama_ds.parallel.sequence import SequenceParallel
 
 
@@ -71,15 +71,33 @@ def train(
     """Run `recipe` from its newest checkpoint (or the start) to its end; every rank calls this.
 
     `deepspeed_overrides` are merged over the generated DeepSpeed configuration. ValueError for a
-    recipe that does not fit the store, the world size or the checkpoint it would resume from.
+    recipe that does not fit the store, the world size or the checkpoint it would resume from. The
+    default process group stays, for a next call; what else was built is released, also on errors.
     """
-    job, first_step = build_job(recipe, local_rank, deepspeed_overrides or {})
+    device = init_distributed(local_rank)
+    try:
+        with build_groups(recipe) as groups:
+            return _train(recipe, groups, device, deepspeed_overrides or {})
+    finally:
+        # DeepSpeed's engine refers to itself, and through it live the threads of closed groups.
+        gc.collect()
+
+
+def _train(
+    recipe: Recipe,
+    groups: ParallelGroups,
+    device: torch.device,
+    deepspeed_overrides: dict[str, Any],
+) -> TrainResult:
+    job, first_step = build_job(recipe, groups, device, deepspeed_overrides)
     try:
         with StopSignal(job.device) as stop:
             step = run_steps(job, first_step, stop)
     finally:
         if job.log is not None:
             job.log.close()
+    # Not after an error: it waits for the device, which may wait for a rank that has failed.
+    release_engine(job.engine)
     return TrainResult(first_step, step, job.plan.num_steps, stop.number)
 
 
@@ -243,19 +261,24 @@ def _norm_of_unpartitioned_gradients(engine: Any, groups: ParallelGroups) -> flo
 # -- building -------------------------------------------------------------------------------------
 
 
-def build_job(
-    recipe: Recipe, local_rank: int, deepspeed_overrides: dict[str, Any]
-) -> tuple[Job, int]:
-    """What the loop needs, and the step to resume from."""
-    device = init_distributed(local_rank)
+def build_groups(recipe: Recipe) -> ParallelGroups:
+    """The process groups of the recipe's layout; the caller closes them."""
     parallel = recipe.parallel
-    layout = layout_of(dist.get_world_size(), tp_size=parallel.tp, sp_size=parallel.sp)
-    plan = batch_plan(recipe, layout.dp_size)
-    groups = ParallelGroups.build(
+    return ParallelGroups.build(
         tp_size=parallel.tp,
         sp_size=parallel.sp,
         kv_replicas=max(1, parallel.tp // recipe.model.num_key_value_heads),
     )
+
+
+def build_job(
+    recipe: Recipe,
+    groups: ParallelGroups,
+    device: torch.device,
+    deepspeed_overrides: dict[str, Any],
+) -> tuple[Job, int]:
+    """Everything the loop needs, and the step it resumes after."""
+    plan = batch_plan(recipe, groups.layout.dp_size)
     store = TokenStore.open(recipe.data.store)
     sha256 = _tokenizer_sha256(recipe.train.init_from, store.manifest.tokenizer_kind)
     check_vocab(store, recipe.model.vocab_size, sha256)

@@ -14,7 +14,7 @@ never summed. So `get_sequence_parallel_*`, `get_sequence_data_parallel_*` and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch.distributed as dist
 
@@ -23,20 +23,21 @@ from llama_ds.parallel.layout import Layout, Ranks, layout_of
 
 @dataclass(frozen=True)
 class ParallelGroups:
-    """This rank's process groups and its rank in each; built once and passed on."""
+    """This rank's process groups and its rank in each; built once and passed on.
+
+    Whoever builds them closes them, best by `with`: a group holds threads and connections (gloo),
+    or device memory (NCCL), until it is closed and nothing built on it, such as a model, is left.
+    After that, groups can be built anew.
+    """
 
     layout: Layout
     dp_rank: int
     sp_rank: int
     tp_rank: int
-    dp_group: dist.ProcessGroup
-    sp_group: dist.ProcessGroup
-    tp_group: dist.ProcessGroup
-    replica_group: dist.ProcessGroup
     kv_replicas: int
     """Adjacent tp ranks that hold replicas of the same key and value heads."""
-    kv_group: dist.ProcessGroup | None
-    """Those ranks; None where key and value heads are not replicated."""
+    _open: dict[str, dist.ProcessGroup] = field(repr=False)
+    """By name (dp, sp, tp, replica and, where heads are replicated, kv); empty once closed."""
 
     @classmethod
     def build(cls, *, tp_size: int = 1, sp_size: int = 1, kv_replicas: int = 1) -> ParallelGroups:
@@ -52,20 +53,70 @@ class ParallelGroups:
             )
         layout = layout_of(dist.get_world_size(), tp_size=tp_size, sp_size=sp_size)
         dp_rank, sp_rank, tp_rank = layout.coordinates(dist.get_rank())
-        dp_group = _own_group(layout.dp_groups())
-        return cls(
-            layout=layout,
-            dp_rank=dp_rank,
-            sp_rank=sp_rank,
-            tp_rank=tp_rank,
-            dp_group=dp_group,
-            sp_group=_own_group(layout.sp_groups()),
-            tp_group=_own_group(layout.tp_groups()),
-            # The same ranks need no second group: each costs a communicator and its buffers.
-            replica_group=dp_group if sp_size == 1 else _own_group(layout.replica_groups()),
-            kv_replicas=kv_replicas,
-            kv_group=None if kv_replicas == 1 else _own_group(layout.kv_groups(kv_replicas)),
-        )
+        groups = {
+            "dp": _own_group(layout.dp_groups()),
+            "sp": _own_group(layout.sp_groups()),
+            "tp": _own_group(layout.tp_groups()),
+        }
+        # The same ranks need no second group: each costs a communicator with its own buffers.
+        groups["replica"] = groups["dp"] if sp_size == 1 else _own_group(layout.replica_groups())
+        if kv_replicas > 1:
+            groups["kv"] = _own_group(layout.kv_groups(kv_replicas))
+        return cls(layout, dp_rank, sp_rank, tp_rank, kv_replicas, groups)
+
+    def close(self) -> None:
+        """Release the groups once their collectives are done; every rank calls it, in any number.
+
+        A group that is asked for afterwards is an error.
+        """
+        for group in dict.fromkeys(self._open.values()):
+            # The world's end, which a caller may have come to first, is also that of its groups.
+            if dist.is_initialized():
+                dist.destroy_process_group(group)
+        self._open.clear()
+
+    def abort(self) -> None:
+        """Release the groups of a rank that failed, without waiting for collectives.
+
+        The other ranks may never join those, and where they wait for this one, gloo tells them.
+        """
+        for group in self._open.values():
+            group.abort()
+        self.close()
+
+    def __enter__(self) -> ParallelGroups:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _group(self, name: str) -> dist.ProcessGroup:
+        assert self._open, f"the {name} group was asked for after ParallelGroups.close()"
+        return self._open[name]
+
+    @property
+    def dp_group(self) -> dist.ProcessGroup:
+        return self._group("dp")
+
+    @property
+    def sp_group(self) -> dist.ProcessGroup:
+        return self._group("sp")
+
+    @property
+    def tp_group(self) -> dist.ProcessGroup:
+        return self._group("tp")
+
+    @property
+    def replica_group(self) -> dist.ProcessGroup:
+        return self._group("replica")
+
+    @property
+    def kv_group(self) -> dist.ProcessGroup | None:
+        """The tp ranks that hold the same key and value heads; None where each has its own."""
+        return None if self.kv_replicas == 1 else self._group("kv")
 
     @property
     def dp_size(self) -> int:
