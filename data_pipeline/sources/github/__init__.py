@@ -1,4 +1,4 @@
-"""GitHub reader: source code from BigQuery exports and from checkouts. From outside only this face is
+"""GitHub reader: source code from BigQuery exports and checkouts. From outside only this face is
 imported, by recipes."""
 
 from data_pipeline.sources.github.bigquery import inputs, read
