@@ -68,7 +68,7 @@ def read(
     """Stream the documents of a file of rows (offset: line from 1, or Parquet row from 0), or a
     source file as one document.
 
-    Licence of a row: its field; where that is empty, as recognised in the licence files at the top
+    Licence of a row: its field; where that is empty, as recognized in the licence files at the top
     level of the same repository, if their rows are in the same file.
     """
     if not _is_rows_kind(file):

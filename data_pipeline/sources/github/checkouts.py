@@ -97,7 +97,7 @@ def read(file: InputFile) -> Iterator[Document | Rejected]:
 
 
 def _folder_licences(tree: Inputs) -> dict[PurePosixPath, str | None]:
-    """Licence per folder that has a licence file (None if it is not recognised); several files are
+    """Licence per folder that has a licence file (None if it is not recognized); several files are
     combined.
     """
     texts: dict[PurePosixPath, str] = defaultdict(str)
@@ -112,7 +112,7 @@ def _folder_licences(tree: Inputs) -> dict[PurePosixPath, str | None]:
 def _nearest_licence(
     source_file: str, folder_licences: dict[PurePosixPath, str | None]
 ) -> str | None:
-    """Of the nearest folder with a licence file, even if that licence is not recognised."""
+    """Of the nearest folder with a licence file, even if that licence is not recognized."""
     folders = PurePosixPath(source_file).parents
     return next((folder_licences[f] for f in folders if f in folder_licences), None)
 
