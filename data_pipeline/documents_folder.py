@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import xxhash
 from datasets import Dataset
 
 from data_pipeline.document import Stage
@@ -175,15 +174,6 @@ def load_documents(folder: Path) -> Dataset:
     manifest = read_manifest(folder)
     paths = [str(folder / file.path) for file in manifest.files]
     return Dataset.from_parquet(paths, cache_dir=str(folder / "cache"))
-
-
-def checksum(path: Path) -> str:
-    """xxh3 of 64 bits over a file, as 16 hexadecimal digits."""
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def format_counts(counts: Mapping[str, int]) -> str:

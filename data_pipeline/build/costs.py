@@ -222,7 +222,7 @@ class Deviation:
 def compare(predicted: Sequence[StageCost], measured: Mapping[str, float]) -> list[Deviation]:
     """Prediction error per stage, all sources together, and last the total of those that have both.
 
-    `measured`: core-seconds per stage (`TimedEngine.core_seconds` by label, `stage_of` each).
+    `measured`: core-seconds per stage (`TimedExecutor.core_seconds` by label, `stage_of` each).
     """
     stages = list(dict.fromkeys([*(cost.stage for cost in predicted), *measured]))
     result = []

@@ -27,8 +27,9 @@ import pyarrow.parquet as pq
 from data_pipeline.dedup.keys import KEYS_DTYPE, key_of
 from data_pipeline.dedup.paragraphs import ParagraphKeeper
 from data_pipeline.document import SCHEMA, Document, Rejected, Source, content_id
-from data_pipeline.documents_folder import DROPPED_SCHEMA, EXAMPLES_SCHEMA, INPUTS_SCHEMA, checksum
+from data_pipeline.documents_folder import DROPPED_SCHEMA, EXAMPLES_SCHEMA, INPUTS_SCHEMA
 from data_pipeline.files.atomic import atomic_directory
+from data_pipeline.files.checksum import file_checksum
 from data_pipeline.files.inputs import InputFile, local_copy
 from data_pipeline.sampling import SmallestHashes
 
@@ -133,7 +134,7 @@ def build_part(part: Part) -> None:
                         {
                             "source_file": file.source_file,
                             "bytes": file.size,
-                            "xxh3_64": checksum(file.path),
+                            "xxh3_64": file_checksum(file.path),
                             "num_read": num_read,
                             "num_dropped": num_dropped,
                             "num_text_bytes": num_text_bytes,

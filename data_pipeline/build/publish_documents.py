@@ -18,15 +18,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_pipeline.build.document_counts import COUNTED_COLUMNS, DocumentCounts
 from data_pipeline.build.parts import Part, keys_beside
 from data_pipeline.build.removal_requests import REQUESTED, RemovalRequests
 from data_pipeline.build.run_rules import CorpusDocuments
 from data_pipeline.dedup.keys import Keys, hexadecimal
 from data_pipeline.dedup.rule import REMOVAL_DTYPE, Removals
 from data_pipeline.document import SCHEMA, Stage
-from data_pipeline.documents_folder import DROPPED_SCHEMA, ShardFile, checksum
+from data_pipeline.documents_folder import DROPPED_SCHEMA, ShardFile
 from data_pipeline.files.atomic import link_or_copy
-from data_pipeline.filters.decontamination import sets_hit
+from data_pipeline.files.checksum import file_checksum
 
 
 @dataclass(frozen=True)
@@ -62,19 +63,12 @@ class Published:
     """What became of a part; or, added up, of several."""
 
     files: list[ShardFile] = field(default_factory=list)
-    num_text_bytes: int = 0
+    counts: DocumentCounts = field(default_factory=DocumentCounts)
+    """Of the documents that stay; contaminated ones also of those that were dropped for it."""
     drops: Counter[tuple[Stage, str]] = field(default_factory=Counter)
     """Documents by (stage, reason) ..."""
     drop_bytes: Counter[tuple[Stage, str]] = field(default_factory=Counter)
     """... and the UTF-8 bytes of their texts."""
-    contaminated: Counter[str] = field(default_factory=Counter)
-    """Documents by evaluation set."""
-    lengths: Counter[int] = field(default_factory=Counter)
-    """Documents by the number of bits of their length in UTF-8 bytes."""
-    languages: Counter[str] = field(default_factory=Counter)
-    licences: Counter[str] = field(default_factory=Counter)
-    licence_bytes: Counter[str] = field(default_factory=Counter)
-    """UTF-8 bytes of these documents."""
 
     def add_drops(self, rows: pa.Table) -> None:
         stages, reasons = rows.column("stage").to_pylist(), rows.column("reason").to_pylist()
@@ -84,24 +78,13 @@ class Published:
             self.drops[key] += 1
             self.drop_bytes[key] += size or 0
         is_hit = pc.equal(rows.column("reason"), "contaminated")
-        for hit in rows.column("detail").filter(is_hit).to_pylist():
-            self.contaminated.update(sets_hit(hit))
+        self.counts.add_contaminated(rows.column("detail").filter(is_hit).to_pylist())
 
     def add_file(self, path: Path, keys: Keys) -> None:
         """A finished file, and the keys of its documents."""
-        self.files.append(ShardFile(path.name, len(keys), path.stat().st_size, checksum(path)))
-        self.num_text_bytes += int(keys["num_bytes"].sum())
-        bits, counts = np.unique(np.frexp(keys["num_bytes"])[1], return_counts=True)
-        self.lengths.update(dict(zip(bits.tolist(), counts.tolist(), strict=True)))
-        columns = pq.read_table(path, columns=["language", "licence", "contamination"])
-        for name, counter in (("language", self.languages), ("licence", self.licences)):
-            for value in pc.value_counts(columns.column(name)).to_pylist():
-                counter[value["values"] or ""] += value["counts"]
-        sizes = columns.select(["licence"]).append_column("size", pa.array(keys["num_bytes"]))
-        for row in sizes.group_by("licence").aggregate([("size", "sum")]).to_pylist():
-            self.licence_bytes[row["licence"] or ""] += row["size_sum"]
-        for flag in columns.column("contamination").drop_null().to_pylist():
-            self.contaminated.update(sets_hit(flag))
+        self.files.append(ShardFile(path.name, len(keys), path.stat().st_size, file_checksum(path)))
+        columns = pq.read_table(path, columns=list(COUNTED_COLUMNS))
+        self.counts.add_documents(columns, keys["num_bytes"])
 
     def add(self, other: Published) -> None:
         for name, value in vars(other).items():

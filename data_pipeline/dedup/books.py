@@ -98,7 +98,7 @@ def book_overlap(comparison: Comparison, *, min_overlap: float) -> Removals:
     size = sum(file.path.stat().st_size for file in comparison.files)
     find = partial(find_overlapping_books, min_overlap=min_overlap)
     # One task: every book may overlap with every other.
-    return comparison.engine.map(find, [comparison.files], [size], label="book_overlap")[0]
+    return comparison.executor.map(find, [comparison.files], [size], label="book_overlap")[0]
 
 
 def find_overlapping_books(

@@ -230,11 +230,12 @@ class _RangeTask:
 def _candidates(tasks: Sequence[_ChunkTask], work: _Work, comparison: Comparison) -> list[Path]:
     """Files of sorted (later rank, earlier rank) pairs, 2 x `bits` bits each. A pair may be in
     several files."""
-    comparison.engine.map(_write_band_keys, tasks, [task.num_bytes for task in tasks], label="sign")
+    sizes = [task.num_bytes for task in tasks]
+    comparison.executor.map(_write_band_keys, tasks, sizes, label="sign")
     folders = tuple(work.of_chunk("keys", task.chunk) for task in tasks)
     ranges = work.ranges(num_entries(folders) * BYTES_PER_ENTRY, 64)
     pair = [_RangeTask(work, index, *ends, folders) for index, ends in enumerate(ranges)]
-    comparison.engine.map(_write_candidates, pair, [1] * len(pair), label="pair")
+    comparison.executor.map(_write_candidates, pair, [1] * len(pair), label="pair")
     found = (work.folder / f"pairs-{task.index:06}" for task in pair)
     return [path for folder in found for path in sorted(folder.glob("*.npy"))]
 
@@ -307,7 +308,7 @@ def _write_all_sets(
         by_rank[(values >> np.uint64(work.bits)).astype(np.int64)] = True
         by_rank[(values & work.low).astype(np.int64)] = True
     np.save(work.folder / "wanted.npy", by_rank[np.load(work.ranks)])
-    comparison.engine.map(_write_sets, tasks, [t.num_bytes for t in tasks], label="shingle")
+    comparison.executor.map(_write_sets, tasks, [t.num_bytes for t in tasks], label="shingle")
     _write_index(tasks, work)
 
 
@@ -384,7 +385,7 @@ def _verified(
         for index, ends in enumerate(_split_range(2 * work.bits, count))
     ]
     tasks = [_Verify(part, min_similarity) for part in ranges]
-    comparison.engine.map(_verify, tasks, [1] * count, label="verify")
+    comparison.executor.map(_verify, tasks, [1] * count, label="verify")
     return [work.folder / f"similar-{index:06}" for index in range(count)]
 
 

@@ -43,7 +43,7 @@ from data_pipeline.dedup.paragraph_hashes import (
     paragraphs_of,
 )
 from data_pipeline.document import Document, Rejected
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 from data_pipeline.files.atomic import atomic_directory
 
 Mask = npt.NDArray[np.bool_]
@@ -116,7 +116,7 @@ def keep_masks(
     groups: Sequence[Sequence[Path]],
     out: Path,
     *,
-    engine: Engine,
+    executor: Executor,
     memory_budget: int,
     keep: Keep = "first",
 ) -> list[list[Path]]:
@@ -138,10 +138,10 @@ def keep_masks(
     ]
     buckets = [_Bucket(group, i) for group in planned for i in range(group.num_buckets)]
     sizes = [sum(b.group.lengths) * 8 // b.group.num_buckets for b in buckets]
-    engine.map(_find_repeated, buckets, sizes, label="compare paragraphs")
+    executor.map(_find_repeated, buckets, sizes, label="compare paragraphs")
     members = [member for group in planned for member in group.members]
     sizes = [member.length * 8 for member in members]
-    engine.map(_write_mask, members, sizes, label="mark paragraphs")
+    executor.map(_write_mask, members, sizes, label="mark paragraphs")
     for group in planned:
         for folder in group.buckets:
             shutil.rmtree(folder)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.lib.recfunctions import repack_fields
 
 from data_pipeline.dedup.keys import PREFERENCE_FIELDS, Keys, preference_order
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 
 REMOVAL_DTYPE = np.dtype([("removed", "<i8"), ("kept", "<i8"), ("similarity", "<f4")])
 """A removed document, the duplicate that is kept, and their similarity, from 0 to 1 (the measure
@@ -54,7 +54,7 @@ class Comparison:
     """Input of a rule: the documents, and the executor, memory and disk space it may use."""
 
     files: Sequence[DocumentFile]
-    engine: Engine
+    executor: Executor
     memory_budget: int
     """Bytes of memory that each task of the rule may use, where it can choose."""
     work_folder: Path

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import xxhash
-
-_CHUNK_BYTES = 8 << 20
+from data_pipeline.files.checksum import file_checksum
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,4 @@ def model_file(
             f"{path} {found}; it should be {what}. Published: {published}. To make one: "
             f"{made_by}. To do without: {left_out_by}"
         )
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return ModelFile(path.resolve(), path.name, digest.hexdigest())
+    return ModelFile(path.resolve(), path.name, file_checksum(path))

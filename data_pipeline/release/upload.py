@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_pipeline.documents_folder import checksum, read_manifest
+from data_pipeline.documents_folder import read_manifest
 from data_pipeline.executors.local import progress_bar
+from data_pipeline.files.checksum import file_checksum
 from data_pipeline.files.remote import RemoteFile, RemoteFolder, listing, open_url
 from data_pipeline.tokens.store import TokenStore
 
@@ -111,7 +112,7 @@ def _files(folder: Path) -> dict[str, CopiedFile]:
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
             place = path.relative_to(folder).as_posix()
             if path.is_file() and not _is_intermediate(place):
-                digest = known.get(place) or checksum(path)
+                digest = known.get(place) or file_checksum(path)
                 found[place] = CopiedFile(path.stat().st_size, digest)
     return found
 

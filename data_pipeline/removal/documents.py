@@ -6,8 +6,7 @@ the others the rows that stay. Finished files are never written into, as parts h
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_pipeline.build.document_counts import DocumentCounts
 from data_pipeline.build.fingerprint import files_fingerprint
 from data_pipeline.build.publish_documents import ledger_name
 from data_pipeline.build.removal_requests import REQUESTED, RemovalRequests
@@ -24,12 +24,11 @@ from data_pipeline.documents_folder import (
     DropCount,
     Manifest,
     ShardFile,
-    checksum,
     read_manifest,
 )
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 from data_pipeline.files.atomic import atomic_directory, link_or_copy
-from data_pipeline.filters.decontamination import sets_hit
+from data_pipeline.files.checksum import file_checksum
 from data_pipeline.removal.matching_rows import split_rows
 
 
@@ -44,38 +43,20 @@ class _Part:
 
 
 @dataclass
-class _Gone:
-    """What a part has lost; or, added up, several."""
+class _Removed:
+    """What of a part is removed; or, added up, of several."""
 
+    counts: DocumentCounts = field(default_factory=DocumentCounts)
     files: dict[str, ShardFile | None] = field(default_factory=dict)
     """Old name -> the file as it is now; None where no document of it stays."""
-    num_documents: int = 0
-    num_text_bytes: int = 0
-    lengths: Counter[str] = field(default_factory=Counter)
-    languages: Counter[str] = field(default_factory=Counter)
-    licences: Counter[str] = field(default_factory=Counter)
-    contaminated: Counter[str] = field(default_factory=Counter)
-    """All as in `Manifest`."""
 
-    def add_rows(self, rows: pa.Table) -> None:
-        sizes = pc.binary_length(rows.column("text")).to_pylist()
-        self.num_documents += len(sizes)
-        self.num_text_bytes += sum(sizes)
-        self.lengths.update(str(size.bit_length()) for size in sizes)
-        for name, counter in (("language", self.languages), ("licence", self.licences)):
-            counter.update(value or "" for value in rows.column(name).to_pylist())
-        for flag in rows.column("contamination").drop_null().to_pylist():
-            self.contaminated.update(sets_hit(flag))
-
-    def add(self, other: _Gone) -> None:
+    def add(self, other: _Removed) -> None:
+        self.counts += other.counts
         self.files |= other.files
-        for name, value in vars(other).items():
-            if name != "files":
-                setattr(self, name, getattr(self, name) + value)
 
 
 def remove_documents(
-    folder: Path, requests: RemovalRequests, concerned: Collection[str], *, engine: Engine
+    folder: Path, requests: RemovalRequests, concerned: Collection[str], *, executor: Executor
 ) -> Manifest:
     """Publish the documents folder without the requested ones, which are in the files `concerned`.
 
@@ -89,11 +70,11 @@ def remove_documents(
             # A folder is what `load_documents` mapped; it is made again when it is asked for.
             if path.is_file() and path.name not in anew | {"manifest.json"}:
                 link_or_copy(path, new / path.name)
-        gone = _Gone()
+        removed = _Removed()
         sizes = [sum(path.stat().st_size for path in part.documents) for part in parts]
-        for part in engine.map(_rewrite, parts, sizes, label=f"remove from {folder.name}"):
-            gone.add(part)
-        changed = _without(manifest, gone, requests)
+        for part in executor.map(_rewrite, parts, sizes, label=f"remove from {folder.name}"):
+            removed.add(part)
+        changed = _without(manifest, removed, requests)
         (new / "manifest.json").write_bytes(changed.to_json())
     return changed
 
@@ -106,9 +87,9 @@ def _parts(
         yield _Part(folder / ledger_name(index), paths, to, requests)
 
 
-def _rewrite(part: _Part) -> _Gone:
+def _rewrite(part: _Part) -> _Removed:
     """Write the part's documents that stay, and its ledger with those that go."""
-    result = _Gone()
+    result = _Removed()
     with pq.ParquetWriter(part.to / part.ledger.name, DROPPED_SCHEMA, compression="zstd") as ledger:
         with pq.ParquetFile(part.ledger) as earlier:
             for batch in earlier.iter_batches(use_threads=False):
@@ -118,7 +99,8 @@ def _rewrite(part: _Part) -> _Gone:
             writer: pq.ParquetWriter | None = None
             for stay, go, _ in split_rows(path, part.requests):
                 if go.num_rows:
-                    result.add_rows(go)
+                    sizes = pc.binary_length(go.column("text")).to_numpy()
+                    result.counts.add_documents(go, sizes)
                     ledger.write_table(_ledger_rows(go))
                 if stay.num_rows:
                     if writer is None:
@@ -129,7 +111,9 @@ def _rewrite(part: _Part) -> _Gone:
                 writer.close()
                 num_rows = pq.read_metadata(target).num_rows
                 size = target.stat().st_size
-                result.files[path.name] = ShardFile(path.name, num_rows, size, checksum(target))
+                result.files[path.name] = ShardFile(
+                    path.name, num_rows, size, file_checksum(target)
+                )
     return result
 
 
@@ -145,39 +129,30 @@ def _ledger_rows(gone: pa.Table) -> pa.Table:
     )
 
 
-def _without(manifest: Manifest, gone: _Gone, requests: RemovalRequests) -> Manifest:
+def _without(manifest: Manifest, removed: _Removed, requests: RemovalRequests) -> Manifest:
     unchanged = {file.path: file for file in manifest.files}
-    files = [(unchanged | gone.files)[file.path] for file in manifest.files]
+    files = [(unchanged | removed.files)[file.path] for file in manifest.files]
     kept = tuple(file for file in files if file is not None)
-    assert sum(file.rows for file in kept) == manifest.num_kept - gone.num_documents, (
-        f"{manifest.source}: {manifest.num_kept} documents less {gone.num_documents} are not those "
-        "that were written"
+    stays = DocumentCounts.of(manifest) - removed.counts
+    assert sum(file.rows for file in kept) == stays.num_documents, (
+        f"{manifest.source}: {manifest.num_kept} documents less {removed.counts.num_documents} are "
+        "not those that were written"
     )
     return replace(
         manifest,
         fingerprint=files_fingerprint((), [manifest.fingerprint, *requests.lines()]),
-        num_kept=manifest.num_kept - gone.num_documents,
-        num_text_bytes=manifest.num_text_bytes - gone.num_text_bytes,
-        drops=_with_requested(manifest.drops, gone),
-        lengths=_less(manifest.lengths, gone.lengths),
-        languages=_less(manifest.languages, gone.languages),
-        licences=_less(manifest.licences, gone.licences),
-        contaminated=_less(manifest.contaminated, gone.contaminated),
+        drops=_with_requested(manifest.drops, removed.counts),
         files=kept,
+        **stays.manifest_fields(),
     )
 
 
-def _with_requested(drops: Sequence[DropCount], gone: _Gone) -> tuple[DropCount, ...]:
+def _with_requested(drops: Sequence[DropCount], removed: DocumentCounts) -> tuple[DropCount, ...]:
     counts = {(drop.stage, drop.reason): drop for drop in drops}
     before = counts.get(("compare", REQUESTED), DropCount("compare", REQUESTED, 0, 0))
     counts["compare", REQUESTED] = replace(
         before,
-        documents=before.documents + gone.num_documents,
-        text_bytes=before.text_bytes + gone.num_text_bytes,
+        documents=before.documents + removed.num_documents,
+        text_bytes=before.text_bytes + removed.num_text_bytes,
     )
     return tuple(drop for _, drop in sorted(counts.items()))
-
-
-def _less(counts: Mapping[str, int], gone: Mapping[str, int]) -> dict[str, int]:
-    left = {name: count - gone.get(name, 0) for name, count in counts.items()}
-    return {name: count for name, count in left.items() if count}

@@ -27,7 +27,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import xxhash
+
+from data_pipeline.files.checksum import file_checksum
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -141,21 +142,15 @@ def describe_file(store: Path, path: Path) -> ShardFile:
         rows=sum(len(chunk.starts) for chunk in chunks),
         num_tokens=sum(len(chunk.tokens) for chunk in chunks),
         bytes=path.stat().st_size,
-        xxh3_64=_checksum(path),
+        xxh3_64=file_checksum(path),
     )
 
 
 def describe_provenance(store: Path, path: Path) -> ProvenanceFile:
     """The manifest's entry for the Parquet file `path`, which lies under `store`."""
-    return ProvenanceFile(path.relative_to(store).as_posix(), path.stat().st_size, _checksum(path))
-
-
-def _checksum(path: Path) -> str:
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while block := file.read(1 << 24):
-            digest.update(block)
-    return digest.hexdigest()
+    return ProvenanceFile(
+        path.relative_to(store).as_posix(), path.stat().st_size, file_checksum(path)
+    )
 
 
 class _Chunk(NamedTuple):
@@ -328,7 +323,7 @@ class TokenStore:
     def verify(self) -> None:
         """Read every file; ValueError for the first one whose checksum is not the manifest's."""
         for file in self._files():
-            found = _checksum(self.path / file.path)
+            found = file_checksum(self.path / file.path)
             if found != file.xxh3_64:
                 raise ValueError(
                     f"damaged shard: {self.path / file.path} has checksum {found}, the manifest "

@@ -34,8 +34,13 @@ FLOORS = {
         {"text", "files", "executors", "sampling"},
     ),
 }
-# What llama_ds takes from data_pipeline: the token store's format, and one way to publish files.
-SHARED = {"data_pipeline.tokens.store", "data_pipeline.files.atomic"}
+# What llama_ds takes from data_pipeline: the token store's format, and one way to publish files and
+# to tell their contents.
+SHARED = {
+    "data_pipeline.tokens.store",
+    "data_pipeline.files.atomic",
+    "data_pipeline.files.checksum",
+}
 DEEPSPEED_USERS = {"llama_ds.engine", "llama_ds.checkpoint", "llama_ds.weights"}
 VAGUE_NAMES = {"utils", "common", "base", "helpers", "misc"}
 MAX_FILE_LINES = 500

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.document import SCHEMA, content_id
-from data_pipeline.documents_folder import MANIFEST_VERSION, Manifest, ShardFile, checksum
+from data_pipeline.documents_folder import MANIFEST_VERSION, Manifest, ShardFile
+from data_pipeline.files.checksum import file_checksum
 
 
 def write_documents(folder: Path, rows: Sequence[Mapping[str, Any]], num_files: int = 1) -> Path:
@@ -25,7 +26,7 @@ def write_documents(folder: Path, rows: Sequence[Mapping[str, Any]], num_files: 
         path = folder / f"documents-{index:05}-000.parquet"
         part = full[index * len(full) // num_files : (index + 1) * len(full) // num_files]
         pq.write_table(pa.Table.from_pylist(part, SCHEMA), path, row_group_size=50)
-        files.append(ShardFile(path.name, len(part), path.stat().st_size, checksum(path)))
+        files.append(ShardFile(path.name, len(part), path.stat().st_size, file_checksum(path)))
     size = sum(len(row["text"].encode()) for row in full)
     manifest = Manifest(
         version=MANIFEST_VERSION,
