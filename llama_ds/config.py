@@ -22,6 +22,7 @@ from llama_ds.save_policy import PRESETS, Choice, SavePolicy, SavePolicyName
 
 Dtype = Literal["bf16", "fp32"]
 OverlapChoice = Literal["auto", "on", "off"]
+StoreVerificationMode = Literal["full", "sample", "off"]
 ElementwiseName = Literal["auto", "eager", "compile", "liger"]
 AttentionName = Literal["auto", "math", "cpu", "flash", "cudnn", "xformers", "flash_attn"]
 
@@ -259,8 +260,19 @@ class DataConfig:
     """Every block of this many rows holds exactly the shares, rounded to whole rows."""
     document_masking: bool = False
     """Keep attention, and the predicted next token, inside one document."""
+    verify: StoreVerificationMode = "full"
+    """Whether the store's files have the checksums of its manifest. sample: files of up to 1 GiB
+    per machine before the first step, which takes seconds on a local disk. full: all others, too,
+    in a thread with the lowest priority while the run goes on, 200 MiB/s per machine at most (2.8
+    TB on one machine: 4 hours); machines that see one copy of the store share its files. Where a
+    file differs, the run ends with an error at the next logged step or before the next checkpoint.
+    off: sizes only."""
 
     def __post_init__(self) -> None:
+        require(
+            self.verify in ("full", "sample", "off"),
+            f"data.verify ({self.verify}) must be one of full, sample, off",
+        )
         require(self.block_rows > 0, f"data.block_rows ({self.block_rows}) must be positive")
         require(
             not (self.shares and self.epochs),

@@ -37,6 +37,7 @@ from llama_ds.engine import TORCH_DTYPE, build_engine, build_model, init_distrib
 from llama_ds.metrics import MetricsLog, Throughput, peak_memory_bytes, peak_tflops
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.sequence import SequenceParallel
+from llama_ds.store_verification import StoreVerification
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Job:
     held_out: HeldOutData
     identity: dict[str, Any]
     throughput: Throughput
+    verification: StoreVerification
     log: MetricsLog | None
 
 
@@ -75,7 +77,7 @@ def train(
     """
     job, first_step = build_job(recipe, local_rank, deepspeed_overrides or {})
     try:
-        with StopSignal(job.device) as stop:
+        with StopSignal(job.device) as stop, job.verification:
             step = run_steps(job, first_step, stop)
     finally:
         if job.log is not None:
@@ -100,14 +102,20 @@ def run_steps(job: Job, step: int, stop: StopSignal) -> int:
             if step % train.log_every_steps == 0 or step == last_step:
                 job.log.log("train", step, _record(job, result, step, time.perf_counter() - start))
         at_end = step == last_step or stop.number is not None
+        saves = at_end or step % job.recipe.checkpoint.every_steps == 0
+        if saves or step % train.log_every_steps == 0:
+            job.verification.agree()
         if step % train.eval_every_steps == 0 or step == last_step:
             evaluate_and_log(job, step)
-        if at_end or step % job.recipe.checkpoint.every_steps == 0:
+        if saves:
             path = checkpoint.save(
                 job.engine, job.recipe.run_dir, step, job.identity, job.recipe.checkpoint.keep_last
             )
             if job.log is not None:
                 job.log.say(f"step {step:>6}  checkpoint {path}")
+    if job.log is not None and job.verification.num_files:
+        checked, files = job.verification.num_checked, job.verification.num_files
+        job.log.say(f"token store: {checked} of {files} files checked")
     return step
 
 
@@ -257,6 +265,9 @@ def build_job(
     )
     store = TokenStore.open(recipe.data.store)
     check_vocab(store, recipe.model.vocab_size, _tokenizer_sha256(recipe.train.init_from))
+    verification = StoreVerification(
+        store, recipe.data.verify, reads=local_rank == 0, device=device
+    )
     length = recipe.train.sequence_length
     data = TrainingData(store, recipe.data, length, recipe.train.seed)
     ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
@@ -288,6 +299,7 @@ def build_job(
         ),
         identity=identity,
         throughput=Throughput(recipe, dist.get_world_size(), peak),
+        verification=verification,
         log=log,
     )
     return job, step

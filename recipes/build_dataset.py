@@ -17,6 +17,7 @@ from typing import Protocol
 import tyro
 
 from data_pipeline.build.build_corpus import BuildError
+from data_pipeline.commands.verify_store import VerifyStore
 from data_pipeline.executors.executor import WorkerLost
 from data_pipeline.files.remote import root_of
 from recipes.compare_tokenizers import CompareTokenizers
@@ -45,6 +46,7 @@ JOBS: dict[str, type[Job]] = {
     "compare-tokenizers": CompareTokenizers,
     "find-document": FindDocument,
     "remove": RemoveDocuments,
+    "verify": VerifyStore,
 }
 
 

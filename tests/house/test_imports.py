@@ -16,7 +16,7 @@ FLOORS = {
     "llama_ds": (
         {"train"},
         {"engine", "checkpoint", "auto_classes"},
-        {"model", "data", "metrics"},
+        {"model", "data", "metrics", "store_verification"},
         {"loss", "planning"},
         {"layer", "deepspeed_config", "weights"},
         {"parallel"},
