@@ -25,7 +25,7 @@ from data_pipeline.filters import perplexity, reference_classifier
 from data_pipeline.filters.reference_urls import page_address
 from data_pipeline.sources import arxiv, books, c4, common_crawl, github, stack_exchange, wikipedia
 from data_pipeline.text.decoding import without_line_end_space
-from recipes.corpus import Corpus
+from recipes.small_corpora import Corpus
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def build_store(options: Quickstart) -> None:
     from data_pipeline.build.old_results import OldResults
     from data_pipeline.executors.local import Processes
     from data_pipeline.tokens import store_building, tokenizer_training
-    from recipes.corpus import builtin_corpus, folder_corpus
+    from recipes.small_corpora import builtin_corpus, folder_corpus
 
     _title("1/5 documents")
     if options.corpus is None:
@@ -122,7 +122,7 @@ def build_store(options: Quickstart) -> None:
         corpus.sources,
         folder,
         rules=corpus.rules,
-        engine=Processes(options.jobs),
+        executor=Processes(options.jobs),
         # Small, and soon made again.
         found_old=OldResults.forget,
     )
@@ -147,7 +147,7 @@ def build_store(options: Quickstart) -> None:
         documents,
         tokenizer,
         holdout_share=options.holdout,
-        engine=Processes(options.jobs),
+        executor=Processes(options.jobs),
     )
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from benchmarks.data.watched_engine import WatchedEngine, count_up, start_worker
 from benchmarks.measuring.peak_memory import peak_bytes
 from data_pipeline.build.build_corpus import build_corpus
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 from data_pipeline.executors.local import Processes
 from data_pipeline.executors.ray import ray_cluster
 from recipes.llama1_corpus import c4_source
@@ -94,7 +94,7 @@ def _rows(drawn: random.Random, sentences: Sequence[str], num_bytes: int) -> Ite
 
 
 @contextmanager
-def started(name: str, shared: Path) -> Iterator[Engine]:
+def started(name: str, shared: Path) -> Iterator[Executor]:
     """The engine, with its workers running where they outlive a task."""
     if name in ENGINES[:2]:
         yield Processes(1 + ENGINES.index(name))
@@ -113,7 +113,7 @@ def build(name: str, raw: Path) -> tuple[float, int, int]:
             watched = WatchedEngine(engine)
             start = time.perf_counter()
             (manifest,) = build_corpus(
-                [(c4_source(), raw)], out, engine=watched, memory_budget=_MEMORY_BUDGET
+                [(c4_source(), raw)], out, executor=watched, memory_budget=_MEMORY_BUDGET
             ).values()
             seconds = time.perf_counter() - start
     return seconds, manifest.num_kept, watched.peak_bytes
@@ -141,7 +141,7 @@ def speeds(
     return builds, counting
 
 
-def counting_seconds(engine: Engine, steps: int) -> float:
+def counting_seconds(engine: Executor, steps: int) -> float:
     start = time.perf_counter()
     engine.map(count_up, [steps] * 4, [1] * 4, label="count")
     return time.perf_counter() - start

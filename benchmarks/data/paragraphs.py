@@ -70,7 +70,7 @@ def ours(texts: Sequence[str]) -> list[str]:
         part, out = Path(folder, "part"), Path(folder, "out")
         part.mkdir()
         write_paragraph_hashes(texts, part)
-        ((mask,),) = keep_masks([[part]], out, engine=Processes(1), memory_budget=1 << 34)
+        ((mask,),) = keep_masks([[part]], out, executor=Processes(1), memory_budget=1 << 34)
         keeper = ParagraphKeeper(mask)
         return [keeper.remaining(text).text for text in texts]
 
@@ -189,7 +189,7 @@ def hash_made(megabytes: float) -> None:
 def compare_random(folder: Path, memory_budget: int) -> None:
     groups = [sorted(folder.glob("part-*"))]
     with tempfile.TemporaryDirectory() as out:
-        keep_masks(groups, Path(out), engine=Processes(1), memory_budget=memory_budget)
+        keep_masks(groups, Path(out), executor=Processes(1), memory_budget=memory_budget)
 
 
 def write_random_hashes(folder: Path, count: int, num_parts: int) -> None:

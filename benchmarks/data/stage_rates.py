@@ -30,7 +30,7 @@ from data_pipeline.build.build_corpus import build_corpus
 from data_pipeline.build.costs import kind_of
 from data_pipeline.document import Document, Source
 from data_pipeline.executors.local import Processes
-from data_pipeline.executors.timed import TimedEngine
+from data_pipeline.executors.timed import TimedExecutor
 from data_pipeline.files.inputs import InputFile, Inputs
 from data_pipeline.files.remote import Root
 from data_pipeline.tokens.encoder import Encoder
@@ -113,10 +113,10 @@ def _these(root: Root, *, files: tuple[InputFile, ...]) -> Inputs:
 
 def _build(source: Source, root: Root, out: Path) -> dict[str, float]:
     """CPU seconds per stage."""
-    engine = TimedEngine(Processes(1))
+    engine = TimedExecutor(Processes(1))
     start = time.process_time()
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars
-        build_corpus([(source, root)], out, engine=engine, may_be_empty=True)
+        build_corpus([(source, root)], out, executor=engine, may_be_empty=True)
     whole = time.process_time() - start
     read, publish = (engine.core_seconds[f"{stage} {source.name}"] for stage in ("read", "publish"))
     return {"read": read, "compare": whole - read - publish, "publish": publish}

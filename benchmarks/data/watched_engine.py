@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from data_pipeline.document import Source
-from data_pipeline.executors.executor import Engine, Result, Task
+from data_pipeline.executors.executor import Executor, Result, Task
 
 
 def start_worker(make_source: Callable[[], Source]) -> None:
@@ -30,7 +30,7 @@ def count_up(steps: int) -> int:
 class WatchedEngine:
     """Runs tasks with `engine`; what they compute is the same. Linux only."""
 
-    engine: Engine
+    engine: Executor
     peak_bytes: int = 0
     """The largest resident set of a process after any of its tasks."""
 

@@ -6,7 +6,7 @@
 3. What stays is published, a documents folder (`documents_folder.py`) for each source.
 
 How files are grouped depends on the files alone, so the result is the same, byte for byte, for any
-engine and any number of workers, and after any number of interruptions.
+executor and any number of workers, and after any number of interruptions.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ from data_pipeline.documents_folder import (
     described,
     finished_manifest,
 )
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 from data_pipeline.executors.local import Processes
 from data_pipeline.files.atomic import atomic_directory
 from data_pipeline.files.inputs import Inputs
@@ -110,7 +110,7 @@ def build_corpus(
     rules: Sequence[Rule] = DISTINCT_TEXTS,
     undone: Collection[str] = (),
     requests: RemovalRequests = NO_REQUESTS,
-    engine: Engine = ONE_PROCESS,
+    executor: Executor = ONE_PROCESS,
     memory_budget: int = MEMORY_BUDGET,
     may_be_empty: bool = False,
     found_old: Callable[[OldResults], None] = OldResults.keep,
@@ -133,7 +133,7 @@ def build_corpus(
         sources = [(replace(s, paragraph_group_bytes=None), root) for s, root in sources]
     targets = [_target(source, root, out / source.name) for source, root in sources]
     choice = _Choice(rules, undone, requests, memory_budget, may_be_empty)
-    return _build(targets, out / RULES, choice, engine, found_old)
+    return _build(targets, out / RULES, choice, executor, found_old)
 
 
 def build_documents(
@@ -142,14 +142,14 @@ def build_documents(
     out: Path,
     *,
     rules: Sequence[Rule] = DISTINCT_TEXTS,
-    engine: Engine = ONE_PROCESS,
+    executor: Executor = ONE_PROCESS,
     found_old: Callable[[OldResults], None] = OldResults.keep,
 ) -> Manifest:
     """As `build_corpus`, of one source, whose documents are published as the folder `out`."""
     choice = _Choice(rules, (), NO_REQUESTS, MEMORY_BUDGET, may_be_empty=False)
     targets = [_target(source, root, out)]
     rules_folder = out.parent / RULES / out.name
-    return _build(targets, rules_folder, choice, engine, found_old)[source.name]
+    return _build(targets, rules_folder, choice, executor, found_old)[source.name]
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _build(
     targets: Sequence[_Target],
     rules_folder: Path,
     choice: _Choice,
-    engine: Engine,
+    executor: Executor,
     found_old: Callable[[OldResults], None],
 ) -> dict[str, Manifest]:
     _check_undone(choice.undone, choice.rules)
@@ -181,15 +181,15 @@ def _build(
     }
     if len(finished) < len(targets):
         for target in targets:
-            _build_parts(target.parts, engine, choice.memory_budget)
+            _build_parts(target.parts, executor, choice.memory_budget)
         documents = CorpusDocuments([target.parts for target in targets])
-        found = _found(steps, choice, documents, engine)
+        found = _found(steps, choice, documents, executor)
         kept_ids = {rule: documents.ids(removals["kept"]) for rule, removals in found.items()}
         for target in targets:
             if target.source.name not in finished:
                 gone = [removals_of_part(p, documents, found, kept_ids) for p in target.parts]
                 fingerprint = fingerprints[target.source.name]
-                finished[target.source.name] = _publish(target, gone, fingerprint, choice, engine)
+                finished[target.source.name] = _publish(target, gone, fingerprint, choice, executor)
         rules_folder.mkdir(parents=True, exist_ok=True)
         clusters = sample_clusters(found, kept_ids, documents, choice.requests)
         save_clusters(rules_folder / CLUSTERS, clusters)
@@ -250,10 +250,10 @@ def _finished(
 
 
 def _found(
-    steps: Sequence[RuleFolder], choice: _Choice, documents: CorpusDocuments, engine: Engine
+    steps: Sequence[RuleFolder], choice: _Choice, documents: CorpusDocuments, executor: Executor
 ) -> dict[str, Removals]:
     """What the rules that are not undone remove."""
-    results = run_rules(steps, documents, engine=engine, memory_budget=choice.memory_budget)
+    results = run_rules(steps, documents, executor=executor, memory_budget=choice.memory_budget)
     pairs = zip(steps, results, strict=True)
     return {step.rule.name: found for step, found in pairs if step.rule.name not in choice.undone}
 
@@ -283,23 +283,26 @@ class _Failure:
     trace: str
 
 
-def _build_parts(parts: Sequence[Part], engine: Engine, memory_budget: int) -> None:
+def _build_parts(parts: Sequence[Part], executor: Executor, memory_budget: int) -> None:
     missing = [part for part in parts if not part.is_whole()]
     if not missing:
         return
     for group in groups_to_mark(parts):
         hash_paragraphs = partial(_try, write_hashes)
-        _map_parts(hash_paragraphs, group, "hash paragraphs of", engine)
-        mark_repeated(group, engine, memory_budget)
-    _map_parts(partial(_try, build_part), missing, "read", engine)
+        _map_parts(hash_paragraphs, group, "hash paragraphs of", executor)
+        mark_repeated(group, executor, memory_budget)
+    _map_parts(partial(_try, build_part), missing, "read", executor)
 
 
 def _map_parts(
-    function: Callable[[Part], _Failure | None], parts: Sequence[Part], verb: str, engine: Engine
+    function: Callable[[Part], _Failure | None],
+    parts: Sequence[Part],
+    verb: str,
+    executor: Executor,
 ) -> None:
     name = parts[0].source.name
     sizes = [part.num_bytes for part in parts]
-    results = engine.map(function, parts, sizes, label=f"{verb} {name}")
+    results = executor.map(function, parts, sizes, label=f"{verb} {name}")
     failures = [result for result in results if result is not None]
     if failures:
         first = failures[0]
@@ -329,7 +332,7 @@ def _publish(
     removals: Sequence[PartRemovals],
     fingerprint: str,
     choice: _Choice,
-    engine: Engine,
+    executor: Executor,
 ) -> Manifest:
     """Publish the documents folder."""
     total = Published()
@@ -340,7 +343,7 @@ def _publish(
         ]
         sizes = [part.num_bytes for part in target.parts]
         label = f"publish {target.source.name}"
-        for published in engine.map(publish_part, tasks, sizes, label=label):
+        for published in executor.map(publish_part, tasks, sizes, label=label):
             total.add(published)
         inputs = pa.concat_tables([pq.read_table(part.inputs) for part in target.parts])
         manifest = _summary(target, total, inputs, fingerprint)

@@ -219,7 +219,7 @@ class Deviation:
 def compare(predicted: Sequence[StageCost], measured: Mapping[str, float]) -> list[Deviation]:
     """How far off each stage was, sources together, and last of all those that have both numbers.
 
-    `measured`: core-seconds per stage (`TimedEngine.core_seconds` by label, `stage_of` each).
+    `measured`: core-seconds per stage (`TimedExecutor.core_seconds` by label, `stage_of` each).
     """
     stages = list(dict.fromkeys([*(cost.stage for cost in predicted), *measured]))
     result = []

@@ -19,7 +19,7 @@ from data_pipeline.build.parts import Part
 from data_pipeline.dedup.paragraph_hashes import write_paragraph_hashes
 from data_pipeline.dedup.paragraphs import keep_masks
 from data_pipeline.document import Document, items_of
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 from data_pipeline.files.atomic import atomic_directory
 from data_pipeline.files.inputs import InputFile
 
@@ -77,11 +77,11 @@ def write_hashes(part: Part) -> None:
         )
 
 
-def mark_repeated(group: Sequence[Part], engine: Engine, memory_budget: int) -> None:
+def mark_repeated(group: Sequence[Part], executor: Executor, memory_budget: int) -> None:
     """Compare the parts' hashes, and write for each which of its paragraphs stay."""
     folders = [_hashes(part) for part in group]
     out = folders[0].parent.parent
-    keep_masks([folders], out, engine=engine, memory_budget=memory_budget)
+    keep_masks([folders], out, executor=executor, memory_budget=memory_budget)
     shutil.rmtree(out / "hashes")
 
 

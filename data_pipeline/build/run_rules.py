@@ -20,7 +20,7 @@ import xxhash
 from data_pipeline.build.fingerprint import code_fingerprint
 from data_pipeline.build.parts import Part, keys_beside
 from data_pipeline.dedup.rule import REMOVAL_DTYPE, Comparison, DocumentFile, Removals, Rule
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 from data_pipeline.files.atomic import atomic_directory
 
 
@@ -107,7 +107,7 @@ def run_rules(
     rules: Sequence[RuleFolder],
     documents: CorpusDocuments,
     *,
-    engine: Engine,
+    executor: Executor,
     memory_budget: int,
 ) -> list[Removals]:
     """What each rule removes; found before, or found now and kept."""
@@ -115,7 +115,7 @@ def run_rules(
     results = []
     for step in rules:
         if not step.folder.exists():
-            _run(step, documents, keep, engine, memory_budget)
+            _run(step, documents, keep, executor, memory_budget)
         found: Removals = np.load(step.removals)
         assert keep[found["removed"]].all(), f"{step.rule.name} removes what is removed already"
         keep[found["removed"]] = False
@@ -127,7 +127,7 @@ def _run(
     step: RuleFolder,
     documents: CorpusDocuments,
     keep: npt.NDArray[np.bool_],
-    engine: Engine,
+    executor: Executor,
     memory_budget: int,
 ) -> None:
     """Run a rule on the sources that it is for, together or one after another."""
@@ -151,7 +151,7 @@ def _run(
             ]
             work = folder / "work"
             work.mkdir()
-            comparison = Comparison(files, engine, memory_budget, work)
+            comparison = Comparison(files, executor, memory_budget, work)
             removals = step.rule.find(comparison)
             firsts = np.array([documents.bounds[i] for i in members])
             found.append(_renumbered(removals, np.array(comparison.bounds()[:-1]), firsts))

@@ -99,7 +99,7 @@ def books_that_overlap(comparison: Comparison, *, min_overlap: float) -> Removal
     size = sum(file.path.stat().st_size for file in comparison.files)
     find = partial(overlapping_books, min_overlap=min_overlap)
     # One task: every book may overlap with every other.
-    return comparison.engine.map(find, [comparison.files], [size], label="book_overlap")[0]
+    return comparison.executor.map(find, [comparison.files], [size], label="book_overlap")[0]
 
 
 def overlapping_books(

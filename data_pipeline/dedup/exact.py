@@ -40,16 +40,16 @@ def _same(comparison: Comparison, field: str) -> Removals:
     num_buckets = math.ceil(bounds[-1] * _BYTES_PER_DOCUMENT / comparison.memory_budget)
     if num_buckets <= 1:
         whole = _Scatter(0, tuple(files), 0, comparison.work_folder, field=field)
-        return comparison.engine.map(_compare, [whole], [bounds[-1]], label=f"same {field}")[0]
+        return comparison.executor.map(_compare, [whole], [bounds[-1]], label=f"same {field}")[0]
     num_buckets = min(num_buckets, _MAX_BUCKETS)
     folder = comparison.work_folder
     scatter = [
         replace(task, num_buckets=num_buckets, field=field) for task in _scatter_tasks(comparison)
     ]
     sizes = [sum(file.num_rows for file in task.files) for task in scatter]
-    comparison.engine.map(_scatter, scatter, sizes, label=f"sort by {field}")
+    comparison.executor.map(_scatter, scatter, sizes, label=f"sort by {field}")
     gather = [_Gather(folder, bucket, len(scatter), field) for bucket in range(num_buckets)]
-    found = comparison.engine.map(_gather, gather, [1] * num_buckets, label=f"same {field}")
+    found = comparison.executor.map(_gather, gather, [1] * num_buckets, label=f"same {field}")
     return np.sort(np.concatenate(found), order="removed")
 
 

@@ -1,6 +1,6 @@
 """Rule: of documents that share most of their word n-grams, one stays.
 
-The work goes through files, by tasks that any engine may run:
+The work goes through files, by tasks that any executor may run:
 
 1. Every chunk of files is signed (`minhash.py`): band keys with the document's rank, sorted.
 2. Every range of band keys gives pairs of ranks that agree in a band: candidates.
@@ -11,7 +11,7 @@ The work goes through files, by tasks that any engine may run:
 
 So every removed document is similar to one that stays: similarity is not passed on along a chain,
 and no clusters are formed. The result depends on the documents and their preference alone, not on
-the memory budget, the engine or how the files are cut.
+the memory budget, the executor or how the files are cut.
 
 A task stays within the memory budget; what it holds more than once is counted. Besides come one
 batch of texts, and in the process that hands out the tasks 100 bytes per document while the order
@@ -230,11 +230,11 @@ class _OfRange:
 def _candidates(tasks: Sequence[_OfChunk], work: _Work, comparison: Comparison) -> list[Path]:
     """Files of sorted (later rank, earlier rank) pairs, 2 x `bits` bits each. A pair may be in
     several files."""
-    comparison.engine.map(_sign, tasks, [task.num_bytes for task in tasks], label="sign")
+    comparison.executor.map(_sign, tasks, [task.num_bytes for task in tasks], label="sign")
     folders = tuple(work.of_chunk("keys", task.chunk) for task in tasks)
     ranges = work.ranges(num_entries(folders) * BYTES_PER_ENTRY, 64)
     pair = [_OfRange(work, index, *ends, folders) for index, ends in enumerate(ranges)]
-    comparison.engine.map(_pair, pair, [1] * len(pair), label="pair")
+    comparison.executor.map(_pair, pair, [1] * len(pair), label="pair")
     found = (work.folder / f"pairs-{task.index:06}" for task in pair)
     return [path for folder in found for path in sorted(folder.glob("*.npy"))]
 
@@ -306,7 +306,7 @@ def _sets(
         by_rank[(values >> np.uint64(work.bits)).astype(np.int64)] = True
         by_rank[(values & work.low).astype(np.int64)] = True
     np.save(work.folder / "wanted.npy", by_rank[np.load(work.ranks)])
-    comparison.engine.map(_write_sets, tasks, [t.num_bytes for t in tasks], label="shingle")
+    comparison.executor.map(_write_sets, tasks, [t.num_bytes for t in tasks], label="shingle")
     _write_index(tasks, work)
 
 
@@ -383,7 +383,7 @@ def _verified(
         for index, ends in enumerate(_cut(2 * work.bits, count))
     ]
     tasks = [_Verify(part, min_similarity) for part in ranges]
-    comparison.engine.map(_verify, tasks, [1] * count, label="verify")
+    comparison.executor.map(_verify, tasks, [1] * count, label="verify")
     return [work.folder / f"similar-{index:06}" for index in range(count)]
 
 

@@ -44,7 +44,7 @@ from data_pipeline.dedup.paragraph_hashes import (
     paragraphs_of,
 )
 from data_pipeline.document import Document, Rejected
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 from data_pipeline.files.atomic import atomic_directory
 
 Mask = npt.NDArray[np.bool_]
@@ -117,7 +117,7 @@ def keep_masks(
     groups: Sequence[Sequence[Path]],
     out: Path,
     *,
-    engine: Engine,
+    executor: Executor,
     memory_budget: int,
     keep: Keep = "first",
 ) -> list[list[Path]]:
@@ -128,8 +128,8 @@ def keep_masks(
     costs some 5 ns for each paragraph and bucket, comparing 100, so that up to tens of buckets this
     is cheaper than to write the hashes once more, sorted by bucket. Only the copies of one very
     frequent paragraph, which fall into one bucket, can make it larger.
-    The masks depend neither on the budget nor on the engine. When they are there, the folders with
-    hashes are not needed any more.
+    The masks depend neither on the budget nor on the executor. When they are there, the folders
+    with hashes are not needed any more.
     """
     if memory_budget < 1:
         raise ValueError(f"memory_budget ({memory_budget}) must be at least 1 byte")
@@ -139,10 +139,10 @@ def keep_masks(
     ]
     buckets = [_Bucket(group, i) for group in planned for i in range(group.num_buckets)]
     sizes = [sum(b.group.lengths) * 8 // b.group.num_buckets for b in buckets]
-    engine.map(_find_repeated, buckets, sizes, label="compare paragraphs")
+    executor.map(_find_repeated, buckets, sizes, label="compare paragraphs")
     members = [member for group in planned for member in group.members]
     sizes = [member.length * 8 for member in members]
-    engine.map(_write_mask, members, sizes, label="mark paragraphs")
+    executor.map(_write_mask, members, sizes, label="mark paragraphs")
     for group in planned:
         for folder in group.buckets:
             shutil.rmtree(folder)

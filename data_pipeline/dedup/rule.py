@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.lib.recfunctions import repack_fields
 
 from data_pipeline.dedup.keys import PREFERENCE_FIELDS, Keys, preferred_first
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 
 REMOVAL_DTYPE = np.dtype([("removed", "<i8"), ("kept", "<i8"), ("similarity", "<f4")])
 """A document that goes, the one that stays for it, and how similar they are, from 0 to 1 (of what,
@@ -53,7 +53,7 @@ class Comparison:
     """What a rule works on, and with what."""
 
     files: Sequence[DocumentFile]
-    engine: Engine
+    executor: Executor
     memory_budget: int
     """Bytes that each task of the rule may use, where it has a choice."""
     work_folder: Path

@@ -19,7 +19,7 @@ class WorkerLost(RuntimeError):
     """A worker ended before its task did. What other tasks finished is kept."""
 
 
-class Engine(Protocol):
+class Executor(Protocol):
     """Runs a function over tasks."""
 
     def map(

@@ -1,4 +1,4 @@
-"""The engine of one machine: tasks in several processes, with a progress bar."""
+"""The executor of one machine: tasks in several processes, with a progress bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine of a cluster: tasks as Ray Core tasks.
+"""The executor of a cluster: tasks as Ray Core tasks.
 
 Workers exchange files, not data: the build's folders must lie on a file system that all machines
 share, under the same paths, and the same version of the package must be installed on each of them.

@@ -1,4 +1,4 @@
-"""An engine that runs tasks with another one, and keeps the time that they took."""
+"""An executor that runs tasks with another one, and keeps the time that they took."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from data_pipeline.executors.executor import Engine, Result, Task
+from data_pipeline.executors.executor import Executor, Result, Task
 
 
 @dataclass
-class TimedEngine:
-    """Runs tasks with `engine`; what they compute is the same."""
+class TimedExecutor:
+    """Runs tasks with `executor`; what they compute is the same."""
 
-    engine: Engine
+    executor: Executor
     core_seconds: dict[str, float] = field(default_factory=dict)
     """CPU time of all tasks, per label. A task counts its own process's, threads included."""
     wall_seconds: dict[str, float] = field(default_factory=dict)
@@ -32,9 +32,9 @@ class TimedEngine:
         *,
         label: str,
     ) -> list[Result]:
-        """As the engine's own."""
+        """As the executor's own."""
         start = time.perf_counter()
-        timed = self.engine.map(partial(_timed, function), tasks, sizes, label=label)
+        timed = self.executor.map(partial(_timed, function), tasks, sizes, label=label)
         self._add(self.wall_seconds, label, time.perf_counter() - start)
         self._add(self.core_seconds, label, sum(seconds for _, seconds, _ in timed))
         self._seconds_here += sum(seconds for _, seconds, pid in timed if pid == os.getpid())

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from data_pipeline.build.removal_requests import RemovalRequests
 from data_pipeline.documents_folder import read_manifest
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 from data_pipeline.executors.local import Processes
 from data_pipeline.files.atomic import clean_up_replaced_directories
 from data_pipeline.removal.documents import remove_documents
@@ -74,7 +74,7 @@ def remove(
     out: Path,
     requests: RemovalRequests,
     *,
-    engine: Engine = _ONE_PROCESS,
+    executor: Executor = _ONE_PROCESS,
     dry_run: bool = False,
 ) -> RemovalAccount:
     """Remove what is requested, now or in `out/removal_requests.json`, from the dataset `out`.
@@ -91,16 +91,16 @@ def remove(
     store = TokenStore.open(out / "store") if (out / "store").is_dir() else None
     if not folders and store is None:
         raise ValueError(f"{out} holds no dataset: neither documents nor a token store")
-    places = _look(folders, store, everything, engine)
+    places = _look(folders, store, everything, executor)
     if store is not None:
         _check_something_stays(store, places)
     if not dry_run:
         everything.save(out / REQUESTS)
         for folder, files in places.documents.items():
-            remove_documents(folder, everything, files, engine=engine)
+            remove_documents(folder, everything, files, executor=executor)
         if store is not None and places.store:
             concerned = {name: file for name, (file, _) in places.store.items()}
-            remove_from_store(store, everything, concerned, engine=engine)
+            remove_from_store(store, everything, concerned, executor=executor)
     return _account(places, requests)
 
 
@@ -113,7 +113,7 @@ def _look(
     folders: Sequence[Path],
     store: TokenStore | None,
     requests: RemovalRequests,
-    engine: Engine,
+    executor: Executor,
 ) -> _Places:
     documents = [(folder, file) for folder in folders for file in read_manifest(folder).files]
     tokens = [] if store is None else store_files(store)
@@ -122,7 +122,7 @@ def _look(
         paths += [store.path / file.provenance.path for file in tokens]
     sizes = [file.bytes for _, file in documents] + [file.provenance.bytes for file in tokens]
     searches = [Search(path, requests) for path in paths]
-    found = engine.map(look_for, searches, sizes, label="look for requested documents")
+    found = executor.map(look_for, searches, sizes, label="look for requested documents")
     places = _Places({}, {})
     for (folder, file), one in zip(documents, found, strict=False):
         if one.rows:

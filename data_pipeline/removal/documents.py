@@ -26,7 +26,7 @@ from data_pipeline.documents_folder import (
     ShardFile,
     read_manifest,
 )
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 from data_pipeline.files.atomic import atomic_directory, link_or_copy
 from data_pipeline.files.checksum import file_checksum
 from data_pipeline.removal.matching_rows import split_rows
@@ -56,7 +56,7 @@ class _Removed:
 
 
 def remove_documents(
-    folder: Path, requests: RemovalRequests, concerned: Collection[str], *, engine: Engine
+    folder: Path, requests: RemovalRequests, concerned: Collection[str], *, executor: Executor
 ) -> Manifest:
     """Publish the documents folder without the requested ones, which are in the files `concerned`.
 
@@ -72,7 +72,7 @@ def remove_documents(
                 link_or_copy(path, new / path.name)
         removed = _Removed()
         sizes = [sum(path.stat().st_size for path in part.documents) for part in parts]
-        for part in engine.map(_rewrite, parts, sizes, label=f"remove from {folder.name}"):
+        for part in executor.map(_rewrite, parts, sizes, label=f"remove from {folder.name}"):
             removed.add(part)
         changed = _without(manifest, removed, requests)
         (new / "manifest.json").write_bytes(changed.to_json())

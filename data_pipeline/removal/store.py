@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from data_pipeline.build.fingerprint import files_fingerprint
 from data_pipeline.build.removal_requests import RemovalRequests
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 from data_pipeline.files.atomic import atomic_directory, link_or_copy
 from data_pipeline.files.checksum import file_checksum
 from data_pipeline.removal.matching_rows import split_rows
@@ -85,7 +85,7 @@ def remove_from_store(
     requests: RemovalRequests,
     concerned: Mapping[str, StoreFile],
     *,
-    engine: Engine,
+    executor: Executor,
 ) -> StoreManifest:
     """Publish the store without the requested documents; `concerned`: Arrow file -> what has any.
 
@@ -102,7 +102,7 @@ def remove_from_store(
         _link_others(store.path, new, without=anew)
         tasks = [_Task(file, store.path, new, requests) for file in concerned.values()]
         sizes = [file.tokens.bytes for file in concerned.values()]
-        results = engine.map(_rewrite, tasks, sizes, label="remove from the store")
+        results = executor.map(_rewrite, tasks, sizes, label="remove from the store")
         rewritten = dict(zip(concerned, results, strict=True))
         sources = {
             source: {

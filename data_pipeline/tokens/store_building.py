@@ -25,7 +25,7 @@ import xxhash
 from datasets import Features, List, Value
 
 from data_pipeline.documents_folder import read_manifest
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 from data_pipeline.files.atomic import atomic_directory, check_replaceable, link_or_copy
 from data_pipeline.tokens.encoder import Encoder, load_processor, token_dtype
 from data_pipeline.tokens.provenance import COLUMNS
@@ -84,7 +84,7 @@ def build_store(
     tokenizer_dir: Path,
     *,
     holdout_share: float,
-    engine: Engine,
+    executor: Executor,
 ) -> StoreManifest:
     """Tokenise each source's documents folder into the token store `out`.
 
@@ -99,7 +99,7 @@ def build_store(
     counts = {source: _count(folder) for source, folder in documents.items()}
     _check_counts(counts, holdout_share)
     shards_folder = out.parent / ".shards" / out.name
-    holdouts = _holdouts(documents, holdout_share, engine)
+    holdouts = _holdouts(documents, holdout_share, executor)
     shards = {
         source: _shards(source, folder, shards_folder, tokenizer_dir, sha256, holdouts[source])
         for source, folder in documents.items()
@@ -110,7 +110,7 @@ def build_store(
         return current
     everything = [shard for found in shards.values() for shard in found]
     missing = [shard for shard in everything if not (shard.folder / "counts.json").exists()]
-    engine.map(_write_shard, missing, [shard.num_bytes for shard in missing], label="tokenise")
+    executor.map(_write_shard, missing, [shard.num_bytes for shard in missing], label="tokenise")
     with atomic_directory(out) as store:
         shutil.copytree(tokenizer_dir, store / "tokenizer")
         manifest = StoreManifest(
@@ -199,7 +199,9 @@ def _shards(
     return shards
 
 
-def _holdouts(documents: Mapping[str, Path], share: float, engine: Engine) -> dict[str, Holdout]:
+def _holdouts(
+    documents: Mapping[str, Path], share: float, executor: Executor
+) -> dict[str, Holdout]:
     """For each source the rule that leaves documents on both sides, if there are two."""
     plain = Holdout(share)
     if share == 0:
@@ -210,7 +212,7 @@ def _holdouts(documents: Mapping[str, Path], share: float, engine: Engine) -> di
         for file in read_manifest(folder).files
     ]
     tasks = [(path, plain) for _, path in paths]
-    found = engine.map(_survey, tasks, [p.stat().st_size for _, p in paths], label="read ids")
+    found = executor.map(_survey, tasks, [p.stat().st_size for _, p in paths], label="read ids")
     by_source: dict[str, list[_Survey]] = {source: [] for source in documents}
     for (source, _), survey in zip(paths, found, strict=True):
         by_source[source].append(survey)

@@ -22,7 +22,7 @@ from datasets.utils import tqdm
 from sentencepiece import sentencepiece_model_pb2
 
 from data_pipeline.documents_folder import Manifest, read_manifest
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 from data_pipeline.executors.local import Processes
 from data_pipeline.files.atomic import atomic_directory, check_replaceable
 from data_pipeline.sampling import keyed_hash
@@ -73,12 +73,12 @@ def train_tokenizer(
     config: TokenizerConfig,
     *,
     shares: Mapping[str, float] | None = None,
-    engine: Engine = ONE_PROCESS,
+    executor: Executor = ONE_PROCESS,
 ) -> None:
     """Train on documents folders, by source, and write the tokenizer folder `out`.
 
     A sample has the sources' texts in proportion to `shares` (of a source with less text, all of
-    it), or by default to their sizes; counts are those of all text. `engine` counts. Equal text,
+    it), or by default to their sizes; counts are those of all text. `executor` counts. Equal text,
     shares and config give equal bytes. A folder that was made
     from the same is kept. ValueError where the text is empty or does not support
     `config.vocab_size`.
@@ -93,7 +93,7 @@ def train_tokenizer(
     if _is_tokenizer_current(out, fingerprint):
         return
     if config.method == "word_counts":
-        model = _train_on_counts(documents, out, config, engine)
+        model = _train_on_counts(documents, out, config, executor)
         sample_bytes = {name: manifest.num_text_bytes for name, manifest in manifests.items()}
     else:
         sample = _Sample(documents, rates, config)
@@ -190,12 +190,12 @@ def lines_for_training(text: str) -> Iterator[str]:
 
 
 def _train_on_counts(
-    documents: Mapping[str, Path], out: Path, config: TokenizerConfig, engine: Engine
+    documents: Mapping[str, Path], out: Path, config: TokenizerConfig, executor: Executor
 ) -> bytes:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".words-", dir=out.parent) as work:
         words = count_words(
-            documents, lines_for_training, Path(work), max_words=config.max_words, engine=engine
+            documents, lines_for_training, Path(work), max_words=config.max_words, executor=executor
         )
         # A tab parts the word from its count, so another character stands in for those in words.
         rows = (f"{w.replace(_TAB, _STAND_IN)}\t{n}" for w, n in words if w and _STAND_IN not in w)

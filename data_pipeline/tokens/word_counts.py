@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from data_pipeline.documents_folder import read_manifest
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 from data_pipeline.files.atomic import atomic_directory
 
 _WORD = re.compile(" +[^ ]*")
@@ -41,7 +41,7 @@ def count_words(
     work: Path,
     *,
     max_words: int,
-    engine: Engine,
+    executor: Executor,
 ) -> Iterator[tuple[str, int]]:
     """Words with their counts, of all documents folders; without the blank in front that each has.
 
@@ -54,9 +54,9 @@ def count_words(
     num_buckets = math.ceil(num_bytes / _BYTES_PER_BUCKET) or 1
     count = [_Count(path, i, lines_of, num_buckets, work) for i, path in enumerate(files)]
     sizes = [path.stat().st_size for path in files]
-    engine.map(_count_file, count, sizes, label="count words")
+    executor.map(_count_file, count, sizes, label="count words")
     add = [_Add(bucket, len(files), work) for bucket in range(num_buckets)]
-    rare = sum(engine.map(_add_up, add, [1] * num_buckets, label="add words"), Counter[int]())
+    rare = sum(executor.map(_add_up, add, [1] * num_buckets, label="add words"), Counter[int]())
     min_count = _smallest_kept(rare, max_words)
     for task in add:
         with pq.ParquetFile(task.out / "words.parquet") as parquet:

@@ -11,7 +11,7 @@ from data_pipeline.build.build_corpus import build_corpus
 from data_pipeline.documents_folder import load_documents
 from data_pipeline.executors.local import Processes
 from data_pipeline.text.licences import is_allowed
-from recipes.corpus import PERMISSIVE, builtin_corpus, folder_corpus
+from recipes.small_corpora import PERMISSIVE, builtin_corpus, folder_corpus
 
 
 def test_builtin_corpus(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_samples_books_as_a_corpus(tmp_path: Path) -> None:
     if samples is None:
         pytest.skip("LLAMA_DS_SAMPLES is not set: no sample books")
     corpus = folder_corpus(Path(samples, "raw", "books"))
-    manifest = build_corpus(corpus.sources, tmp_path, engine=Processes(2))["folder"]
+    manifest = build_corpus(corpus.sources, tmp_path, executor=Processes(2))["folder"]
     # 47 books, cut into pieces of 256 KiB; nothing in them is damaged.
     assert manifest.num_kept > 100
     assert set(manifest.dropped) <= {"duplicate"}

@@ -75,7 +75,7 @@ def make_store(folder: Path) -> Path:
         documents_of,
         folder / "tokenizer",
         holdout_share=0.1,
-        engine=Processes(1),
+        executor=Processes(1),
     )
     return folder / "store"
 

@@ -127,7 +127,7 @@ def test_same_bytes_for_any_number_of_processes(tmp_path: Path) -> None:
     root = many_files(tmp_path / "raw")
     results = []
     for jobs in (1, 2, 3):
-        manifest = build_documents(TEXT, root, tmp_path / f"out{jobs}", engine=Processes(jobs))
+        manifest = build_documents(TEXT, root, tmp_path / f"out{jobs}", executor=Processes(jobs))
         assert len(manifest.files) > 2
         assert manifest.dropped["duplicate"] > 0
         results.append(checksums(tmp_path / f"out{jobs}"))
@@ -155,7 +155,7 @@ def test_finished_folder_is_reused(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = build_documents(TEXT, raw, out)
     time_of = (out / "manifest.json").stat().st_mtime_ns
-    assert build_documents(TEXT, raw, out, engine=Processes(2)) == first
+    assert build_documents(TEXT, raw, out, executor=Processes(2)) == first
     assert (out / "manifest.json").stat().st_mtime_ns == time_of
 
 
@@ -258,7 +258,7 @@ def test_nothing_to_read_is_one_clear_line(
 
 def test_refused_arguments(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"jobs \(0\)"):
-        build_documents(TEXT, raw, tmp_path / "out", engine=Processes(0))
+        build_documents(TEXT, raw, tmp_path / "out", executor=Processes(0))
     with pytest.raises(ValueError, match="lies inside the corpus"):
         build_documents(TEXT, raw, raw / "out")
     for function in (lambda text: text, str.strip):
@@ -271,7 +271,7 @@ def test_full_disk_leaves_nothing(tmp_path: Path, jobs: int) -> None:
     root = many_files(tmp_path / "raw")
     with pytest.raises(OSError, match="No space left") as caught:
         build_documents(
-            replace(TEXT, edits=(disk_full,)), root, tmp_path / "out", engine=Processes(jobs)
+            replace(TEXT, edits=(disk_full,)), root, tmp_path / "out", executor=Processes(jobs)
         )
     assert caught.value.errno == errno.ENOSPC
     assert not (tmp_path / "out").exists()
@@ -298,7 +298,7 @@ from data_pipeline.sources import folder
 from data_pipeline.executors.local import Processes
 read = partial(folder.read, text_field="text", max_document_bytes=1000)
 source = Source("text", folder.inputs, read)
-build_documents(source, Path(sys.argv[1]), Path(sys.argv[2]), engine=Processes(2))
+build_documents(source, Path(sys.argv[1]), Path(sys.argv[2]), executor=Processes(2))
 """
 # No guard against running as an imported module: the processes must not import the script again.
 
@@ -325,14 +325,14 @@ def build_to_be_killed(root: Path, out: Path, jobs: int) -> None:
     # By default tqdm's lock is shared by forked processes: whoever is killed while holding it would
     # stop this process, too.
     tqdm.set_lock(threading.RLock())
-    build_documents(TEXT, root, out, engine=Processes(jobs))
+    build_documents(TEXT, root, out, executor=Processes(jobs))
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_build_killed_ten_times_ends_with_the_same_bytes(tmp_path: Path, jobs: int) -> None:
     root = many_files(tmp_path / "raw", num_bytes=24 << 20)
     start = time.monotonic()
-    build_documents(TEXT, root, tmp_path / "whole", engine=Processes(jobs))
+    build_documents(TEXT, root, tmp_path / "whole", executor=Processes(jobs))
     seconds = time.monotonic() - start
     out = tmp_path / "out"
     moments = random.Random(jobs)
@@ -346,7 +346,7 @@ def test_a_build_killed_ten_times_ends_with_the_same_bytes(tmp_path: Path, jobs:
         build.kill()
         build.join(10)
     assert num_killed > 0
-    build_documents(TEXT, root, out, engine=Processes(jobs))
+    build_documents(TEXT, root, out, executor=Processes(jobs))
     assert checksums(out) == checksums(tmp_path / "whole")
     assert not [p for p in tmp_path.rglob(".*") if ".tmp-" in p.name or p.name.endswith(".old")]
 

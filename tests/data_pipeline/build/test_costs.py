@@ -28,7 +28,7 @@ from data_pipeline.build.costs import (
 )
 from data_pipeline.document import Source
 from data_pipeline.executors.local import Processes
-from data_pipeline.executors.timed import TimedEngine
+from data_pipeline.executors.timed import TimedExecutor
 from data_pipeline.sources import folder
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -185,7 +185,7 @@ def test_how_far_off() -> None:
 
 
 def test_a_build_s_own_times(tmp_path: Path) -> None:
-    """A timed engine changes nothing, and its labels are stages that are predicted."""
+    """A timed executor changes nothing, and its labels are stages that are predicted."""
     raw = tmp_path / "raw"
     raw.mkdir()
     for name in ("a", "b"):
@@ -193,13 +193,13 @@ def test_a_build_s_own_times(tmp_path: Path) -> None:
     read = partial(folder.read, text_field="text", max_document_bytes=1 << 20)
     source = Source(name="notes", inputs=folder.inputs, read=read)
     plain = build_corpus([(source, raw)], tmp_path / "plain")
-    engine = TimedEngine(Processes(2))
-    assert build_corpus([(source, raw)], tmp_path / "timed", engine=engine) == plain
-    assert set(engine.core_seconds) == set(engine.wall_seconds)
-    assert all(seconds > 0 for seconds in engine.core_seconds.values())
+    executor = TimedExecutor(Processes(2))
+    assert build_corpus([(source, raw)], tmp_path / "timed", executor=executor) == plain
+    assert set(executor.core_seconds) == set(executor.wall_seconds)
+    assert all(seconds > 0 for seconds in executor.core_seconds.values())
     size = sum(path.stat().st_size for path in raw.iterdir())
     predicted = predict({"notes": size}, jobs=2, memory_budget=GB)
-    stages = {stage_of(label) for label in engine.core_seconds}
+    stages = {stage_of(label) for label in executor.core_seconds}
     assert {"read", "publish"} <= stages <= {cost.stage for cost in predicted}
 
 
@@ -213,13 +213,13 @@ def spin(seconds: float) -> float:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_phase_is_what_is_computed_beside_the_tasks(jobs: int) -> None:
-    engine = TimedEngine(Processes(jobs))
-    with engine.phase("all the rest"):
-        assert engine.map(spin, [0.2, 0.2], [1, 1], label="tasks") == [0.2, 0.2]
+    executor = TimedExecutor(Processes(jobs))
+    with executor.phase("all the rest"):
+        assert executor.map(spin, [0.2, 0.2], [1, 1], label="tasks") == [0.2, 0.2]
         spin(0.1)
-    assert engine.core_seconds["tasks"] >= 0.4
+    assert executor.core_seconds["tasks"] >= 0.4
     # Starting processes is computed here too, the tasks in no case.
-    assert 0.1 <= engine.core_seconds["all the rest"] < 0.4
+    assert 0.1 <= executor.core_seconds["all the rest"] < 0.4
 
 
 def test_the_benchmark_of_rates(tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def test_results_are_the_same_for_any_number_of_processes(
         Rule("same_length", partial(count_words, calls=str(tmp_path / "calls"))),
     )
     for jobs in (1, 2):
-        build_corpus(corpus, tmp_path / f"out{jobs}", rules=rules, engine=Processes(jobs))
+        build_corpus(corpus, tmp_path / f"out{jobs}", rules=rules, executor=Processes(jobs))
     files = [
         {p.relative_to(out): p.read_bytes() for p in sorted(out.glob("*/*")) if p.is_file()}
         for out in (tmp_path / "out1", tmp_path / "out2")
@@ -309,7 +309,7 @@ def test_repeated_paragraphs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def built(max_bytes: int | None, jobs: int = 1, **options: Any) -> list[str]:
         source = replace(TEXT, paragraph_group_bytes=max_bytes)
         sources = [(source, tmp_path / "a")]
-        build_corpus(sources, tmp_path / "out", engine=Processes(jobs), **options)
+        build_corpus(sources, tmp_path / "out", executor=Processes(jobs), **options)
         assert not (tmp_path / "out" / ".parts" / "text" / "marked").exists()
         return texts(tmp_path / "out", "text")
 

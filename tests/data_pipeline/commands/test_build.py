@@ -180,10 +180,10 @@ def test_old_parts_are_named_until_they_are_forgotten(
     assert len(list(out.glob("documents/.rules/*-*"))) == 2
 
 
-def test_every_engine_makes_the_same_store(raw: Path, tmp_path: Path) -> None:
+def test_every_executor_makes_the_same_store(raw: Path, tmp_path: Path) -> None:
     options = ("--tokenizer.vocab-size", "300", "--deduplication.near-duplicates", "0.8")
-    for out, engine in (("local", "local"), ("ray", "ray")):
-        assert build(raw, tmp_path / out, *options, "--engine", engine, "--jobs", "2") == 0
+    for out, executor in (("local", "local"), ("ray", "ray")):
+        assert build(raw, tmp_path / out, *options, "--executor", executor, "--jobs", "2") == 0
     files = [
         {
             path.relative_to(tmp_path / out).as_posix(): path.read_bytes()
@@ -195,7 +195,7 @@ def test_every_engine_makes_the_same_store(raw: Path, tmp_path: Path) -> None:
     ]
     assert files[0] == files[1]
     assert len(files[0]) > 25
-    with pytest.raises(ValueError, match="--ray-address needs --engine ray"):
+    with pytest.raises(ValueError, match="--ray-address needs --executor ray"):
         build(raw, tmp_path / "local", "--ray-address", "auto")
 
 

@@ -21,7 +21,7 @@ from data_pipeline.dedup.keys import KEYS_DTYPE, key_of
 from data_pipeline.dedup.near import near_duplicates
 from data_pipeline.dedup.rule import Comparison, DocumentFile
 from data_pipeline.document import Document, Source
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 from data_pipeline.executors.local import Processes
 from data_pipeline.sources.folder import inputs
 
@@ -61,10 +61,10 @@ def found_in(
     *,
     ngram_words: int = 5,
     memory_budget: int = 1 << 30,
-    engine: Engine = ONE_PROCESS,
+    executor: Executor = ONE_PROCESS,
 ) -> list[Found]:
     with tempfile.TemporaryDirectory() as work:
-        comparison = Comparison(files, engine, memory_budget, Path(work))
+        comparison = Comparison(files, executor, memory_budget, Path(work))
         result = near_duplicates(comparison, min_similarity=min_similarity, ngram_words=ngram_words)
     return [Found(*removal) for removal in result.tolist()]
 
@@ -227,7 +227,7 @@ def test_rows_that_are_not_compared(tmp_path: Path) -> None:
     assert [(r.removed, r.kept) for r in found] == [(4, 1), (5, 2)]
 
 
-def test_files_budget_and_engine_make_no_difference(
+def test_files_budget_and_executor_make_no_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # With the small budget keys come in several runs, and are compared in several ranges.
@@ -243,7 +243,7 @@ def test_files_budget_and_engine_make_no_difference(
     assert 5_000 < len(whole) <= 10_000
     assert_right(whole[::50], texts, 0.7)
     monkeypatch.setattr(stages, "_CHUNK_BYTES", (1, 1))
-    small = found_in(files["many"], 0.7, memory_budget=SMALL_BUDGET, engine=Processes(2))
+    small = found_in(files["many"], 0.7, memory_budget=SMALL_BUDGET, executor=Processes(2))
     assert small == whole
 
 

@@ -32,7 +32,7 @@ ONE = Processes(1)
 
 
 class Backwards:
-    """An engine that runs every task twice, the last first."""
+    """An executor that runs every task twice, the last first."""
 
     def map(self, function: Any, tasks: Sequence[Any], sizes: Sequence[int], *, label: str) -> Any:
         assert len(sizes) == len(tasks)
@@ -54,7 +54,7 @@ def removed(
     parts: Sequence[Sequence[str]],
     folder: Path,
     *,
-    engine: Any = ONE,
+    executor: Any = ONE,
     memory_budget: int = LARGE,
     keep: Keep = "first",
 ) -> list[list[str]]:
@@ -62,7 +62,7 @@ def removed(
     (masks,) = keep_masks(
         [hashed(parts, folder / "hashes")],
         folder / "masks",
-        engine=engine,
+        executor=executor,
         memory_budget=memory_budget,
         keep=keep,
     )
@@ -145,26 +145,26 @@ def boilerplate_corpus() -> tuple[list[list[str]], list[list[str]]]:
 
 
 @pytest.mark.parametrize(
-    ("engine", "memory_budget"),
+    ("executor", "memory_budget"),
     [(ONE, LARGE), (ONE, 2_000), (Processes(2), 9_000), (Backwards(), 9_000)],
 )
 def test_planted_copies_go_and_nothing_else(
-    tmp_path: Path, engine: Any, memory_budget: int
+    tmp_path: Path, executor: Any, memory_budget: int
 ) -> None:
     parts, stays = boilerplate_corpus()
-    assert removed(parts, tmp_path, engine=engine, memory_budget=memory_budget) == stays
+    assert removed(parts, tmp_path, executor=executor, memory_budget=memory_budget) == stays
     num_lines = sum(text.count("\n") + 1 for texts in stays for text in texts)
     assert num_lines == 5 * 40 * 2 + 8  # of each notice the first
 
 
-def test_masks_are_the_same_bytes_for_every_budget_and_engine(tmp_path: Path) -> None:
+def test_masks_are_the_same_bytes_for_every_budget_and_executor(tmp_path: Path) -> None:
     folders = hashed(boilerplate_corpus()[0], tmp_path / "hashes")
     groups = [folders[:2], folders[2:]]
     written = []
     ways: list[tuple[Any, int]] = [(ONE, LARGE), (Processes(2), 4_000), (Backwards(), 1_500)]
-    for number, (engine, budget) in enumerate(ways):
+    for number, (executor, budget) in enumerate(ways):
         out = tmp_path / str(number)
-        keep_masks(groups, out, engine=engine, memory_budget=budget)
+        keep_masks(groups, out, executor=executor, memory_budget=budget)
         files = sorted(path for path in out.rglob("*") if path.is_file())
         written.append({str(path.relative_to(out)): path.read_bytes() for path in files})
     assert written[0] == written[1] == written[2]
@@ -175,7 +175,7 @@ def test_masks_are_the_same_bytes_for_every_budget_and_engine(tmp_path: Path) ->
 def test_groups_do_not_see_one_another(tmp_path: Path) -> None:
     folders = hashed([["a"], ["a"], ["a\nb"]], tmp_path / "hashes")
     groups = [folders[:2], folders[2:], []]
-    masks = keep_masks(groups, tmp_path / "masks", engine=ONE, memory_budget=LARGE)
+    masks = keep_masks(groups, tmp_path / "masks", executor=ONE, memory_budget=LARGE)
     first, second = ([ParagraphKeeper(mask) for mask in group] for group in masks[:2])
     assert [keeper.remaining("a").text for keeper in first] == ["a", ""]
     assert [keeper.remaining("a\nb").text for keeper in second] == ["a\nb"]
@@ -193,7 +193,7 @@ def test_long_parts_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.Monke
 
 def keeper_of(texts: Sequence[str], folder: Path) -> ParagraphKeeper:
     folders = hashed([texts], folder / "hashes")
-    ((mask,),) = keep_masks([folders], folder / "masks", engine=ONE, memory_budget=LARGE)
+    ((mask,),) = keep_masks([folders], folder / "masks", executor=ONE, memory_budget=LARGE)
     return ParagraphKeeper(mask)
 
 
@@ -250,7 +250,7 @@ def test_comparing_takes_the_memory_that_is_planned(
     np.save(tmp_path / "counts.npy", np.ones(count, np.uint32))
     assert num_paragraphs(tmp_path) == count
     tracemalloc.start()
-    keep_masks([[tmp_path]], tmp_path / "out", engine=ONE, memory_budget=LARGE, keep=keep)
+    keep_masks([[tmp_path]], tmp_path / "out", executor=ONE, memory_budget=LARGE, keep=keep)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # Half a megabyte for everything that does not grow with the number of paragraphs.
@@ -259,4 +259,4 @@ def test_comparing_takes_the_memory_that_is_planned(
 
 def test_budget_must_be_positive(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"memory_budget \(0\) must be at least 1 byte"):
-        keep_masks([], tmp_path, engine=ONE, memory_budget=0)
+        keep_masks([], tmp_path, executor=ONE, memory_budget=0)

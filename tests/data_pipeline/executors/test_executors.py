@@ -1,4 +1,4 @@
-"""Engines: results, errors, lost workers, full disks. Ray against processes of this machine."""
+"""Executors: results, errors, lost workers, full disks. Ray against processes of this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from data_pipeline.build.build_corpus import DISTINCT_TEXTS, build_corpus
 from data_pipeline.dedup.near import near_duplicates
 from data_pipeline.dedup.rule import Rule
 from data_pipeline.document import Document, Source
-from data_pipeline.executors.executor import Engine, WorkerLost
+from data_pipeline.executors.executor import Executor, WorkerLost
 from data_pipeline.executors.local import Processes
 from data_pipeline.executors.ray import RayTasks, _check_machines, _compare, ray_cluster
 from data_pipeline.sources import folder
@@ -41,7 +41,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayTasks]:
 
 
 @pytest.fixture(params=["processes", "ray"])
-def engine(request: pytest.FixtureRequest) -> Engine:
+def executor(request: pytest.FixtureRequest) -> Executor:
     return Processes(2) if request.param == "processes" else request.getfixturevalue("cluster")
 
 
@@ -50,9 +50,9 @@ def squared(number: int) -> int:
     return number * number
 
 
-def test_results_come_in_the_order_of_the_tasks(engine: Engine) -> None:
-    assert engine.map(squared, range(20), [1] * 20, label="square") == [n * n for n in range(20)]
-    assert engine.map(squared, [], [], label="nothing") == []
+def test_results_come_in_the_order_of_the_tasks(executor: Executor) -> None:
+    assert executor.map(squared, range(20), [1] * 20, label="square") == [n * n for n in range(20)]
+    assert executor.map(squared, [], [], label="nothing") == []
 
 
 def failing(number: int) -> int:
@@ -65,14 +65,14 @@ def failing(number: int) -> int:
 
 @pytest.mark.parametrize(("numbers", "kind"), [((0, 3), OSError), ((1, 4), ValueError)])
 def test_the_error_of_a_task_is_raised_as_it_is(
-    engine: Engine, numbers: tuple[int, ...], kind: type[Exception]
+    executor: Executor, numbers: tuple[int, ...], kind: type[Exception]
 ) -> None:
     with pytest.raises(kind) as caught:
-        engine.map(failing, numbers, [1] * len(numbers), label="fail")
+        executor.map(failing, numbers, [1] * len(numbers), label="fail")
     assert type(caught.value) is kind
     if isinstance(caught.value, OSError):
         assert caught.value.errno == errno.ENOSPC
-    assert engine.map(failing, [1, 2], [1, 1], label="go on") == [1, 2]
+    assert executor.map(failing, [1, 2], [1, 1], label="go on") == [1, 2]
 
 
 class Drawn(Sequence[Path]):
@@ -170,8 +170,8 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return raw_files(tmp_path / "raw")
 
 
-def built(raw: Path, out: Path, engine: Engine, source: Source = TEXT) -> dict[str, bytes]:
-    (manifest,) = build_corpus([(source, raw)], out, rules=RULES, engine=engine).values()
+def built(raw: Path, out: Path, executor: Executor, source: Source = TEXT) -> dict[str, bytes]:
+    (manifest,) = build_corpus([(source, raw)], out, rules=RULES, executor=executor).values()
     assert {"duplicate", "near_duplicate"} <= set(manifest.dropped)
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
@@ -180,9 +180,9 @@ def built(raw: Path, out: Path, engine: Engine, source: Source = TEXT) -> dict[s
     }
 
 
-def test_every_engine_gives_the_same_bytes(raw: Path, tmp_path: Path, cluster: RayTasks) -> None:
-    engines: tuple[Engine, ...] = (Processes(1), Processes(2), cluster)
-    results = [built(raw, tmp_path / f"out{n}", engine) for n, engine in enumerate(engines)]
+def test_every_executor_gives_the_same_bytes(raw: Path, tmp_path: Path, cluster: RayTasks) -> None:
+    executors: tuple[Executor, ...] = (Processes(1), Processes(2), cluster)
+    results = [built(raw, tmp_path / f"out{n}", executor) for n, executor in enumerate(executors)]
     assert results[0] == results[1] == results[2]
 
 
@@ -194,16 +194,16 @@ def killed_once(document: Document, *, marker: str) -> Document:
     return document
 
 
-def test_a_lost_worker(raw: Path, tmp_path: Path, engine: Engine) -> None:
+def test_a_lost_worker(raw: Path, tmp_path: Path, executor: Executor) -> None:
     """Ray goes on by itself; processes end with a word on what to do, and the next run goes on."""
     edit = partial(killed_once, marker=str(tmp_path / "killed"))
     source = replace(TEXT, edits=(edit,))
     out = tmp_path / "out"
-    if isinstance(engine, Processes):
+    if isinstance(executor, Processes):
         with pytest.raises(WorkerLost, match=r"killed while it worked on 'read text'.* again"):
-            built(raw, out, engine, source)
+            built(raw, out, executor, source)
         assert not (out / "text").exists()
-    result = built(raw, out, engine, source)
+    result = built(raw, out, executor, source)
     assert (tmp_path / "killed").exists()
     assert not list(out.rglob("*.tmp-*"))
     assert result == built(raw, tmp_path / "whole", Processes(1), source)
@@ -226,13 +226,13 @@ def disk_full_until(document: Document, *, marker: str) -> Document:
 
 
 def test_a_full_disk_ends_a_build_that_continues_when_there_is_room(
-    raw: Path, tmp_path: Path, engine: Engine
+    raw: Path, tmp_path: Path, executor: Executor
 ) -> None:
     room = tmp_path / "room"
     source = replace(TEXT, edits=(partial(disk_full_until, marker=str(room)),))
     with pytest.raises(OSError, match="No space left"):
-        built(raw, tmp_path / "out", engine, source)
+        built(raw, tmp_path / "out", executor, source)
     room.touch()
-    result = built(raw, tmp_path / "out", engine, source)
+    result = built(raw, tmp_path / "out", executor, source)
     assert not list((tmp_path / "out").rglob("*.tmp-*"))
     assert result == built(raw, tmp_path / "whole", Processes(1), source)

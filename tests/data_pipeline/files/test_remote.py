@@ -132,11 +132,11 @@ def test_a_build_from_a_url(
     monkeypatch.setattr(parts, "_PART_INPUT_BYTES", 1)
     read = partial(read_and_count, scratch=str(scratch)) if jobs == 1 else read_text
     source = Source("text", folder.inputs, read, paragraph_group_bytes=1 << 20)
-    engine = Processes(jobs)
+    executor = Processes(jobs)
     tables, folders = [], []
     for name, root in (("local", local), ("remote", RemoteFolder(URL))):
         out = tmp_path / name
-        manifest = build_corpus([(source, root)], out, engine=engine)["text"]
+        manifest = build_corpus([(source, root)], out, executor=executor)["text"]
         tables.append([pq.read_table(out / "text" / file.path) for file in manifest.files])
         tables[-1].append(pq.read_table(out / "text" / "inputs.parquet"))
         folders.append(out)
@@ -148,7 +148,7 @@ def test_a_build_from_a_url(
 
     before = made()
     source = replace(source, paragraph_group_bytes=None)
-    again = partial(build_corpus, engine=engine, found_old=OldResults.forget)
+    again = partial(build_corpus, executor=executor, found_old=OldResults.forget)
     again([(source, RemoteFolder(URL))], folders[1])
     plain = made()
     assert not before.keys() & plain.keys()

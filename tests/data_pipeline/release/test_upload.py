@@ -47,7 +47,7 @@ def build(out: Path, tokenizer: Path, sources: dict[str, list[str]]) -> None:
         name: write_documents(out / "documents" / name, text_rows(texts), num_files=2)
         for name, texts in sources.items()
     }
-    build_store(out / "store", folders, tokenizer, holdout_share=0.2, engine=Processes(1))
+    build_store(out / "store", folders, tokenizer, holdout_share=0.2, executor=Processes(1))
 
 
 @pytest.fixture

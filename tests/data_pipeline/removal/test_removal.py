@@ -23,6 +23,7 @@ from datasets import load_from_disk
 from data_pipeline.build import parts
 from data_pipeline.build.build_corpus import NO_REQUESTS, build_corpus
 from data_pipeline.build.removal_requests import RemovalRequests
+from data_pipeline.commands.remove import RemoveDocuments
 from data_pipeline.document import Source, content_id
 from data_pipeline.documents_folder import load_documents, read_manifest
 from data_pipeline.executors.local import Processes
@@ -34,7 +35,6 @@ from data_pipeline.tokens.provenance import document_at
 from data_pipeline.tokens.store import SPLITS, TokenStore
 from data_pipeline.tokens.store_building import build_store
 from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_tokenizer
-from recipes.removal import RemoveDocuments
 from tests.support.tokenizer_texts import corpus, prose
 
 TEXT = Source(
@@ -64,8 +64,8 @@ def build(out: Path, raw: Path, requests: RemovalRequests = NO_REQUESTS) -> None
     sources = [(source, raw / source.name) for source in (TEXT, OTHER)]
     build_corpus(sources, out / "documents", requests=requests)
     folders = {name: out / "documents" / name for name in TEXTS}
-    engine = Processes(1)
-    build_store(out / "store", folders, raw / "tokenizer", holdout_share=0.2, engine=engine)
+    executor = Processes(1)
+    build_store(out / "store", folders, raw / "tokenizer", holdout_share=0.2, executor=executor)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from data_pipeline.commands.plan_mixture import PlanMixture, paper_tokens
 from data_pipeline.tokens.mixture_plan import (
     MixturePlan,
     as_json,
@@ -25,7 +26,6 @@ from data_pipeline.tokens.store import FORMAT_VERSION, SplitManifest, StoreManif
 from llama_ds.data import Mixture
 from recipes.launch import parse
 from recipes.llama import LLAMA1_EPOCHS, LLAMA1_SHARES, llama_7b
-from recipes.mixture import PlanMixture, paper_tokens
 
 AVAILABLE = {"a": 600, "b": 300, "c": 100}
 
@@ -174,7 +174,7 @@ def test_a_store_s_sizes(tmp_path: Path) -> None:
 
 def test_the_command_prints_a_plan_or_one_line_of_error() -> None:
     def run(*options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "recipes.mixture", *options]
+        command = [sys.executable, "-m", "data_pipeline.commands.plan_mixture", *options]
         root = Path(__file__).resolve().parents[3]
         return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 

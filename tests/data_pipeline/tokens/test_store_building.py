@@ -41,7 +41,7 @@ def test_a_folder_with_something_else_is_not_replaced(tmp_path: Path, trained: P
     (tmp_path / "diary.txt").write_text("keep me")
     documents = write_documents(tmp_path / "documents" / "a", text_rows(prose()))
     with pytest.raises(ValueError, match="is not a token store; name another place"):
-        build_store(tmp_path, {"a": documents}, trained, holdout_share=0.1, engine=ONE)
+        build_store(tmp_path, {"a": documents}, trained, holdout_share=0.1, executor=ONE)
     assert (tmp_path / "diary.txt").read_text() == "keep me"
 
 
@@ -70,7 +70,7 @@ def test_encoding_leaves_nothing_behind_and_heeds_the_tokenizer(
     tokens = []
     for vocab_size in (300, 400):
         train_tokenizer(documents, folder, TokenizerConfig(vocab_size=vocab_size))
-        build_store(out, {"a": written}, folder, holdout_share=0.1, engine=ONE)
+        build_store(out, {"a": written}, folder, holdout_share=0.1, executor=ONE)
         store = TokenStore.open(out)
         store.verify()
         assert store.manifest.vocab_size == vocab_size
@@ -93,7 +93,7 @@ def test_store_holds_every_document_once(
         name: write_documents(tmp_path / name, text_rows(part), num_files)
         for name, part in sources.items()
     }
-    build_store(out, folders, trained, holdout_share=0.2, engine=Processes(2))
+    build_store(out, folders, trained, holdout_share=0.2, executor=Processes(2))
     store = TokenStore.open(out)
     tokenizer: Any = AutoTokenizer.from_pretrained(store.tokenizer_dir)
     for source, expected in sources.items():
@@ -136,7 +136,7 @@ def test_any_number_of_processes_gives_the_same_bytes(
     documents = write_documents(tmp_path / "a", text_rows(prose()), num_files=4)
     for jobs in (1, 3):
         out = tmp_path / str(jobs) / "store"
-        build_store(out, {"a": documents}, trained, holdout_share=0.2, engine=Processes(jobs))
+        build_store(out, {"a": documents}, trained, holdout_share=0.2, executor=Processes(jobs))
     assert files_of(tmp_path / "1" / "store") == files_of(tmp_path / "3" / "store")
 
 
@@ -153,7 +153,7 @@ def test_every_token_has_a_provenance(trained: Path, tmp_path: Path) -> None:
     ]
     by_id = {content_id(str(row["text"])): row for row in rows}
     documents = write_documents(tmp_path / "a", rows, num_files=3)
-    build_store(tmp_path / "s", {"a": documents}, trained, holdout_share=0.2, engine=ONE)
+    build_store(tmp_path / "s", {"a": documents}, trained, holdout_share=0.2, executor=ONE)
     store = TokenStore.open(tmp_path / "s")
     tokenizer: Any = AutoTokenizer.from_pretrained(store.tokenizer_dir)
     for split in SPLITS:
@@ -179,7 +179,7 @@ def test_a_finished_store_is_kept_and_a_changed_one_is_not(
 
     def build(*texts: str) -> None:
         documents = write_documents(tmp_path / "a", text_rows(texts), num_files=2)
-        build_store(out, {"a": documents}, trained, holdout_share=0.2, engine=ONE)
+        build_store(out, {"a": documents}, trained, holdout_share=0.2, executor=ONE)
 
     build(*texts)
     first = out.stat().st_ino
@@ -219,7 +219,7 @@ def test_held_out_documents(
 ) -> None:
     out = tmp_path / "store"
     documents = write_documents(tmp_path / "a", rows(*ids), num_files=2)
-    build_store(out, {"a": documents}, trained, holdout_share=share, engine=ONE)
+    build_store(out, {"a": documents}, trained, holdout_share=share, executor=ONE)
     folder = out / "a" / "validation"
     found = load_from_disk(folder)["id"][:] if validation else []
     assert sorted(int(name, 16) for name in found) == sorted(validation)
@@ -250,14 +250,14 @@ def test_documents_that_make_no_store(
         for index, (name, part) in enumerate(documents.items())
     }
     with pytest.raises(ValueError, match=message):
-        build_store(tmp_path / "s", folders, trained, holdout_share=share, engine=ONE)
+        build_store(tmp_path / "s", folders, trained, holdout_share=share, executor=ONE)
     assert not (tmp_path / "s").exists()
 
 
 def test_a_source_without_documents_is_recorded_as_empty(trained: Path, tmp_path: Path) -> None:
     documents = {"a": rows(LOW, HIGH), "none": rows(), "one": rows(LOW)}
     folders = {name: write_documents(tmp_path / name, part) for name, part in documents.items()}
-    build_store(tmp_path / "s", folders, trained, holdout_share=0.1, engine=ONE)
+    build_store(tmp_path / "s", folders, trained, holdout_share=0.1, executor=ONE)
     store = TokenStore.open(tmp_path / "s")
     assert store.stream("none", "train").num_documents == 0
     assert store.stream("one", "train").num_documents == 1  # a lone document trains
@@ -273,7 +273,7 @@ def test_main_script_may_have_any_name(trained: Path, tmp_path: Path) -> None:
         "from data_pipeline.executors.local import Processes\n"
         "store_building._SHARD_BYTES = 1\n"
         "store_building.build_store(Path(sys.argv[1]), {'a': Path(sys.argv[2])},\n"
-        "    Path(sys.argv[3]), holdout_share=0.1, engine=Processes(2))\n"
+        "    Path(sys.argv[3]), holdout_share=0.1, executor=Processes(2))\n"
     )
     texts = [{"id": f"{i << 24:032x}", "text": "a b"} for i in range(200)]
     documents = write_documents(tmp_path / "a", texts, num_files=2)

@@ -139,7 +139,7 @@ def test_counts_of_words_train_as_all_text_does(
     monkeypatch.setattr(word_counts, "_MAX_HELD", 30)
     monkeypatch.setattr(word_counts, "_BYTES_PER_BUCKET", 10_000)
     counting = dataclasses.replace(config, method="word_counts")
-    train_tokenizer(corpus(texts, files), tmp_path / "counts", counting, engine=Processes(2))
+    train_tokenizer(corpus(texts, files), tmp_path / "counts", counting, executor=Processes(2))
     models = [load_processor(tmp_path / name) for name in ("text", "counts")]
     pieces = [[(m.id_to_piece(i), m.get_score(i)) for i in range(450)] for m in models]
     assert pieces[0] == pieces[1]
@@ -156,7 +156,7 @@ def test_the_rarest_words_go(tmp_path: Path) -> None:
     ):
         work = tmp_path / str(wanted)
         found = count_words(
-            documents, lines_for_training, work, max_words=wanted, engine=Processes(1)
+            documents, lines_for_training, work, max_words=wanted, executor=Processes(1)
         )
         assert dict(found) == expected
 

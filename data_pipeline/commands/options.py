@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from recipes.engines import EngineOptions
+from data_pipeline.commands.executor_options import ExecutorOptions
 from recipes.llama1_corpus import CrawlModels, Deduplication
 
 
@@ -73,7 +73,7 @@ class BuildDataset:
     """Share of each source's documents that is kept out of training, chosen by document hash."""
     documents_only: bool = False
     """End with the clean documents: no tokenizer, no store."""
-    engine: EngineOptions = field(default_factory=EngineOptions)
+    executor: ExecutorOptions = field(default_factory=ExecutorOptions)
     forget_old_parts: bool = False
     """Remove finished groups of input files, and what rules found, that this build does not use:
     they were made by other code, from other files or with other thresholds."""

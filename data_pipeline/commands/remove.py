@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_pipeline.build.removal_requests import RemovalRequests
+from data_pipeline.commands.executor_options import ExecutorOptions
 from data_pipeline.removal.dataset import REQUESTS, remove
-from recipes.engines import EngineOptions
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class RemoveDocuments:
     """JSON file with any of the lists ids, urls, licences: these too."""
     dry_run: bool = False
     """Only say what would go."""
-    engine: EngineOptions = field(default_factory=EngineOptions)
+    executor: ExecutorOptions = field(default_factory=ExecutorOptions)
 
     def run(self) -> str:
         """Remove; what went, and what to do next. ValueError where nothing is requested."""
@@ -41,8 +41,8 @@ class RemoveDocuments:
             requests |= RemovalRequests.load(self.requests)
         if not requests and not (self.out / REQUESTS).exists():
             raise ValueError("nothing is requested: give --ids, --urls, --licences or --requests")
-        with self.engine.started(self.out) as engine:
-            account = remove(self.out, requests, engine=engine, dry_run=self.dry_run)
+        with self.executor.started(self.out) as executor:
+            account = remove(self.out, requests, executor=executor, dry_run=self.dry_run)
         if self.dry_run:
             return f"{account}\nnothing was changed (--dry-run)".lstrip()
         return (

@@ -1,8 +1,8 @@
 """What a mixture means for a token budget, before anything is trained.
 
-python -m recipes.mixture                                # the paper's data, 1.4 T tokens
-python -m recipes.mixture --store OUT/store --tokens 20B # a built store, by the paper's shares
-python -m recipes.mixture --epochs books 2 wikipedia 3 --without c4
+python -m data_pipeline.commands.plan_mixture                                # the paper's data, 1.4 T tokens
+python -m data_pipeline.commands.plan_mixture --store OUT/store --tokens 20B # a built store, by the paper's shares
+python -m data_pipeline.commands.plan_mixture --epochs books 2 wikipedia 3 --without c4
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def paper_tokens() -> dict[str, int]:
 def main() -> None:
     try:
         with errors_in_one_line():
-            plan = tyro.cli(PlanMixture, prog="python -m recipes.mixture")
+            plan = tyro.cli(PlanMixture, prog="python -m data_pipeline.commands.plan_mixture")
         print(plan.run())
     except (ValueError, OSError) as error:
         sys.exit(bad_input(error))

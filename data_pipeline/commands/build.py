@@ -12,8 +12,11 @@ from data_pipeline.build import costs
 from data_pipeline.build.build_corpus import PARTS, RULES, build_corpus
 from data_pipeline.build.old_results import OldResults, num_bytes
 from data_pipeline.build.removal_requests import RemovalRequests
+from data_pipeline.commands.build_account import account_of
+from data_pipeline.commands.decontaminate import decontaminated
+from data_pipeline.commands.options import BuildDataset
 from data_pipeline.documents_folder import Manifest
-from data_pipeline.executors.timed import TimedEngine
+from data_pipeline.executors.timed import TimedExecutor
 from data_pipeline.files.atomic import write_atomic
 from data_pipeline.files.remote import root_of
 from data_pipeline.filters.decontamination import IndexAccount
@@ -28,12 +31,9 @@ from data_pipeline.tokens.store import StoreManifest
 from data_pipeline.tokens.store_building import build_store
 from data_pipeline.tokens.tokenizer_folder import export_tokenizer
 from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_tokenizer
-from recipes.corpus import Corpus
-from recipes.dataset_account import account_of
-from recipes.dataset_options import BuildDataset
-from recipes.decontamination import decontaminated
 from recipes.llama import LLAMA1_SHARES
 from recipes.llama1_corpus import llama1_corpus
+from recipes.small_corpora import Corpus
 
 
 def build(options: BuildDataset) -> int:
@@ -43,19 +43,19 @@ def build(options: BuildDataset) -> int:
         print(f"left out: {step}", file=sys.stderr)
     predicted = _predicted(options, corpus)
     print("predicted for a build from nothing:")
-    print(costs.as_text(predicted, jobs=options.engine.jobs), flush=True)
+    print(costs.as_text(predicted, jobs=options.executor.jobs), flush=True)
     store: StoreManifest | None = None
     old: list[OldResults] = []
-    with options.engine.started(options.out) as plain_engine:
-        engine = TimedEngine(plain_engine)
+    with options.executor.started(options.out) as plain_executor:
+        executor = TimedExecutor(plain_executor)
         manifests = build_corpus(
             corpus.sources,
             options.out / "documents",
             rules=corpus.rules,
             undone=options.undo,
             requests=RemovalRequests.load(options.out / REQUESTS),
-            engine=engine,
-            memory_budget=int(options.memory_gib * (1 << 30)) // options.engine.jobs,
+            executor=executor,
+            memory_budget=int(options.memory_gib * (1 << 30)) // options.executor.jobs,
             may_be_empty=True,
             found_old=OldResults.forget if options.forget_old_parts else old.append,
         )
@@ -63,16 +63,16 @@ def build(options: BuildDataset) -> int:
         empty = [name for name, manifest in manifests.items() if manifest.num_kept == 0]
         if not options.documents_only:
             kept = {name: m for name, m in manifests.items() if m.num_kept > 0}
-            tokenizer = _tokenizer(options, kept, engine)
+            tokenizer = _tokenizer(options, kept, executor)
             store = build_store(
                 options.out / "store",
                 {name: options.out / "documents" / name for name in kept},
                 tokenizer,
                 holdout_share=options.holdout,
-                engine=engine,
+                executor=executor,
             )
     measured: dict[str, float] = {}
-    for label, seconds in engine.core_seconds.items():
+    for label, seconds in executor.core_seconds.items():
         stage = costs.stage_of(label)
         measured[stage] = measured.get(stage, 0.0) + seconds
     deviations = costs.compare(predicted, measured)
@@ -165,7 +165,7 @@ def _predicted(options: BuildDataset, corpus: Corpus) -> list[costs.StageCost]:
     trains = options.tokenizer.path is None and not options.documents_only
     predicted = costs.predict(
         sizes,
-        jobs=options.engine.jobs,
+        jobs=options.executor.jobs,
         memory_budget=int(options.memory_gib * (1 << 30)),
         extra={stage: kinds for stage, kinds in extra.items() if stage in stages and kinds},
         tokenizer_sample_bytes=options.tokenizer.sample_bytes if trains else 0,
@@ -179,7 +179,7 @@ def _predicted(options: BuildDataset, corpus: Corpus) -> list[costs.StageCost]:
 
 
 def _tokenizer(
-    options: BuildDataset, manifests: Mapping[str, Manifest], engine: TimedEngine
+    options: BuildDataset, manifests: Mapping[str, Manifest], executor: TimedExecutor
 ) -> Path:
     """The folder of the tokenizer that was named, or of one that is trained on the documents."""
     chosen, out = options.tokenizer, options.out / "tokenizer"
@@ -196,8 +196,8 @@ def _tokenizer(
         seed=chosen.seed,
     )
     documents = {name: options.out / "documents" / name for name in manifests}
-    with engine.phase(costs.TRAIN_TOKENIZER):
-        train_tokenizer(documents, out, config, shares=_shares(manifests), engine=engine)
+    with executor.phase(costs.TRAIN_TOKENIZER):
+        train_tokenizer(documents, out, config, shares=_shares(manifests), executor=executor)
     return out
 
 

@@ -13,6 +13,7 @@ from data_pipeline.build.build_corpus import CLUSTERS, RULES
 from data_pipeline.build.costs import Deviation, StageCost
 from data_pipeline.build.duplicate_samples import load_clusters
 from data_pipeline.build.removal_requests import REQUESTED
+from data_pipeline.commands.options import BuildDataset
 from data_pipeline.documents_folder import Manifest
 from data_pipeline.filters.decontamination import IndexAccount
 from data_pipeline.report.account import (
@@ -26,9 +27,8 @@ from data_pipeline.report.account import (
     source_account,
 )
 from data_pipeline.tokens.store import Split, SplitManifest, StoreManifest
-from recipes.corpus import Corpus
-from recipes.dataset_options import BuildDataset
 from recipes.llama import LLAMA1_EPOCHS, LLAMA1_SHARES, LLAMA1_TOKENS
+from recipes.small_corpora import Corpus
 
 ORIGINS = {
     "wikipedia": ("dumps.wikimedia.org", "CC BY-SA 4.0 and GFDL"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from data_pipeline.document import Document, Rejected, Source
 from data_pipeline.files.remote import Root
 from data_pipeline.report.inspection import RawDocuments, difference, drops, kept, steps
-from recipes.corpus import Corpus
+from recipes.small_corpora import Corpus
 
 SHOWN_LINES = 40
 

@@ -11,31 +11,31 @@ from typing import Annotated, Literal
 
 import tyro
 
-from data_pipeline.executors.executor import Engine
+from data_pipeline.executors.executor import Executor
 from data_pipeline.executors.local import Processes
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
-class EngineOptions:
+class ExecutorOptions:
     """Processes of this machine, or a Ray cluster."""
 
-    engine: Literal["local", "ray"] = "local"
+    executor: Literal["local", "ray"] = "local"
     """Ray survives the loss of workers and machines; results are the same, byte for byte."""
     jobs: Annotated[
         int, tyro.conf.arg(help="Processes, or workers of a Ray cluster started here.")
     ] = os.cpu_count() or 1
     ray_address: str | None = None
-    """With --engine ray, a cluster that runs already, such as auto or ray://host:10001 (needs
+    """With --executor ray, a cluster that runs already, such as auto or ray://host:10001 (needs
     ray[client]); by default one is started on this machine."""
 
     @contextmanager
-    def started(self, out: Path) -> Iterator[Engine]:
-        """The engine, for as long as the block lasts. `out`: the folder that its workers share."""
-        if self.ray_address is not None and self.engine != "ray":
-            raise ValueError("--ray-address needs --engine ray")
+    def started(self, out: Path) -> Iterator[Executor]:
+        """The executor, as long as the block lasts. `out`: the folder that its workers share."""
+        if self.ray_address is not None and self.executor != "ray":
+            raise ValueError("--ray-address needs --executor ray")
         processes = Processes(self.jobs)
-        if self.engine == "local":
+        if self.executor == "local":
             yield processes
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

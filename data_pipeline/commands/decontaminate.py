@@ -13,7 +13,7 @@ from data_pipeline.filters.decontamination import (
     drop_contaminated,
     flag_contaminated,
 )
-from recipes.corpus import Corpus
+from recipes.small_corpora import Corpus
 
 Action = Literal["drop", "flag"]
 
