@@ -78,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
         options = tyro.cli(BuildDataset, args=arguments, prog="build_dataset.sh")
     if options.inspect is None:
         return build(options)
-    corpus = llama1_corpus(root_of(options.raw), options.models)
+    corpus = llama1_corpus(root_of(options.raw), options.models, c4_files=options.c4)
     show(
         corpus,
         options.out,

@@ -43,6 +43,27 @@ class CrawlModels:
 
 
 @dataclass(frozen=True)
+class C4Files:
+    """What the folder c4/ holds: by default C4 as published."""
+
+    from_crawl: bool = False
+    """CommonCrawl's text (WET files), to which C4's rules are applied."""
+    bad_words: Path | None = None
+    """With --c4.from-crawl: pages with a word of this list, one a line, go; by default no word is
+    looked for."""
+
+    def __post_init__(self) -> None:
+        if self.bad_words is not None and not self.from_crawl:
+            raise ValueError(
+                f"--c4.bad-words ({self.bad_words}) is a rule for pages of the crawl, and C4 as "
+                "published has been through it; give --c4.from-crawl, or leave it out"
+            )
+
+
+C4_AS_PUBLISHED = C4Files()
+
+
+@dataclass(frozen=True)
 class Deduplication:
     """What goes besides equal texts, overlapping books and repeated paragraphs. The paper has no
     more than these."""
@@ -72,7 +93,12 @@ class Deduplication:
 PAPER = Deduplication()
 
 
-def llama1_corpus(raw: Root, models: CrawlModels, deduplication: Deduplication = PAPER) -> Corpus:
+def llama1_corpus(
+    raw: Root,
+    models: CrawlModels,
+    deduplication: Deduplication = PAPER,
+    c4_files: C4Files = C4_AS_PUBLISHED,
+) -> Corpus:
     """The sources under `raw`, the cleanest first: of equal texts the first stays.
 
     The paper says nothing of decontamination, and none is done here; `recipes/decontamination.py`
@@ -91,6 +117,8 @@ def llama1_corpus(raw: Root, models: CrawlModels, deduplication: Deduplication =
         )
     if not models.identify_language:
         left_out.append("common_crawl: language identification (--models.no-identify-language)")
+    if c4_files.from_crawl and c4_files.bad_words is None:
+        left_out.append("c4: pages with bad words (no list; --c4.bad-words names one)")
     crawl = common_crawl_source(
         identify_language=models.identify_language,
         language_model=models.language,
@@ -103,7 +131,9 @@ def llama1_corpus(raw: Root, models: CrawlModels, deduplication: Deduplication =
         arxiv_source(),
         stack_exchange_source(),
         github_source(),
-        c4_source(),
+        c4_from_crawl_source(language_model=models.language, bad_words=c4_files.bad_words)
+        if c4_files.from_crawl
+        else c4_source(),
         crawl,
     )
     return Corpus(

@@ -129,7 +129,7 @@ def _corpus(options: BuildDataset) -> tuple[Corpus, IndexAccount | None]:
 
 def _chosen(options: BuildDataset) -> Corpus:
     """ValueError where a source that is asked for has no raw files."""
-    corpus = llama1_corpus(root_of(options.raw), options.models, options.deduplication)
+    corpus = llama1_corpus(root_of(options.raw), options.models, options.deduplication, options.c4)
     names = [source.name for source, _ in corpus.sources]
     for name in options.sources:
         if name not in names:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from data_pipeline.commands.executor_options import ExecutorOptions
-from recipes.llama1_corpus import CrawlModels, Deduplication
+from recipes.llama1_corpus import C4Files, CrawlModels, Deduplication
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class BuildDataset:
     """Build the token store of a corpus from the raw files of the public sources.
 
     Other jobs, each with its own --help: plan, train-perplexity, train-references,
-    compare-tokenizers, find-document, remove.
+    compare-tokenizers, find-document, remove, verify.
     """
 
     raw: str
@@ -63,6 +63,7 @@ class BuildDataset:
     sources: tuple[str, ...] = ()
     """Build these only; by default all of the corpus."""
     models: CrawlModels = field(default_factory=CrawlModels)
+    c4: C4Files = field(default_factory=C4Files)
     deduplication: Deduplication = field(default_factory=Deduplication)
     undo: tuple[str, ...] = ()
     """Rules that are to remove nothing (duplicate, book_overlap, near_duplicate, same_url,
