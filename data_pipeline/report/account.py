@@ -127,9 +127,6 @@ class TokenizerAccount:
     """In words: which texts, how many bytes."""
     bytes_per_token: dict[str, float]
     """Per source, of this tokenizer."""
-    reference_name: str | None = None
-    """A published tokenizer that the same texts were given to."""
-    reference_bytes_per_token: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
