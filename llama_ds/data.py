@@ -53,7 +53,8 @@ class Batch:
 def check_vocab(store: TokenStore, vocab_size: int, tokenizer_sha256: str | None = None) -> None:
     """ValueError unless a model of `vocab_size` can train on `store`.
 
-    With `tokenizer_sha256` (of tokenizer.model), also unless that tokenizer made the store.
+    With `tokenizer_sha256` (of tokenizer.model, or of tokenizer.json where the store has no other),
+    also unless that tokenizer made the store.
     """
     manifest = store.manifest
     if manifest.vocab_size > vocab_size:

@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 
 from data_pipeline.files.atomic import atomic_directory, write_atomic
-from data_pipeline.tokens.store import TokenStore
+from data_pipeline.tokens.store import TOKENIZER_FILES, TokenizerKind, TokenStore
 from llama_ds import checkpoint
 from llama_ds.batch import BatchPlan, batch_plan, data_parallel_size
 from llama_ds.config import Recipe
@@ -264,7 +264,8 @@ def build_job(
         kv_replicas=max(1, parallel.tp // recipe.model.num_key_value_heads),
     )
     store = TokenStore.open(recipe.data.store)
-    check_vocab(store, recipe.model.vocab_size, _tokenizer_sha256(recipe.train.init_from))
+    sha256 = _tokenizer_sha256(recipe.train.init_from, store.manifest.tokenizer_kind)
+    check_vocab(store, recipe.model.vocab_size, sha256)
     verification = StoreVerification(
         store, recipe.data.verify, reads=local_rank == 0, device=device
     )
@@ -305,11 +306,13 @@ def build_job(
     return job, step
 
 
-def _tokenizer_sha256(model_dir: Path | None) -> str | None:
-    """Checksum of the SentencePiece model in a Hugging Face folder, where it holds one."""
-    if model_dir is None or not (model_dir / "tokenizer.model").is_file():
+def _tokenizer_sha256(model_dir: Path | None, kind: TokenizerKind) -> str | None:
+    """Checksum of the file in a Hugging Face folder by which tokenizers of `kind` are told apart;
+    None where it holds no such file."""
+    name = TOKENIZER_FILES[kind]
+    if model_dir is None or not (model_dir / name).is_file():
         return None
-    return hashlib.sha256((model_dir / "tokenizer.model").read_bytes()).hexdigest()
+    return hashlib.sha256((model_dir / name).read_bytes()).hexdigest()
 
 
 def run_identity(recipe: Recipe, store: TokenStore) -> dict[str, Any]:

@@ -7,26 +7,25 @@ is imported, so that a wrong one is reported at once, in one line, with exit cod
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
-import errno
-import io
 import logging
 import os
 import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, get_args
 
 import tyro
 
+from data_pipeline.commands.one_line_errors import errors_in_one_line
 from llama_ds.batch import batch_plan, data_parallel_size
 from llama_ds.config import Recipe
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides, read_overrides
+from recipes.command_line import bad_input
 from recipes.llama import Cluster
 
 RecipeFunction = Callable[[Cluster], Recipe]
@@ -150,25 +149,6 @@ def parse(recipe_function: RecipeFunction, arguments: list[str]) -> Launch:
     return launch
 
 
-@contextlib.contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """tyro draws a box around an error and ends the process; ValueError with its words instead."""
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            yield
-    except SystemExit as exit_request:
-        if not exit_request.code:  # --help
-            raise
-        message: list[str] = []
-        for line in box.getvalue().splitlines()[1:]:
-            words = line.strip("│╭╰╮╯ ")
-            if words.startswith("──") or not words:
-                break
-            message.append(words)
-        raise ValueError(" ".join(message)) from None
-
-
 def _unknown_option(option: str, default: Launch) -> str:
     known = [f"--{name}" for name in _option_names(default)]
     near = difflib.get_close_matches(option.split("=")[0].replace("_", "-"), known, n=1, cutoff=0.5)
@@ -218,16 +198,3 @@ def _stand_alone_defaults() -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-
-
-def bad_input(error: Exception) -> int:
-    """Say in one line what was wrong with the input; the exit code for it."""
-    if os.environ.get("RANK", "0") == "0":
-        hint = ""
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            hint = "; nothing half-written is left: free space and run the same command again"
-        print(f"error: {error}{hint}", file=sys.stderr, flush=True)
-    else:
-        # The launcher ends every rank when one fails: leave rank 0 the time to say why.
-        time.sleep(5)
-    return 2

@@ -35,6 +35,14 @@ from data_pipeline.files.checksum import file_checksum
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
+TokenizerKind = Literal["sentencepiece", "huggingface"]
+TOKENIZER_FILES: dict[TokenizerKind, str] = {
+    "sentencepiece": "tokenizer.model",
+    "huggingface": "tokenizer.json",
+}
+"""The file by which tokenizers of a kind are told apart."""
+"""By which file of its folder a tokenizer gives ids: tokenizer.model, or tokenizer.json alone."""
+
 FORMAT_VERSION = 2
 _CURE = "copy it again from where it was made, or build the store again"
 
@@ -105,7 +113,7 @@ class SplitManifest:
 class StoreManifest:
     version: int
     tokenizer_sha256: str
-    """Of tokenizer.model."""
+    """Of tokenizer.model, or of tokenizer.json where `tokenizer_kind` is huggingface."""
     vocab_size: int
     bos_token_id: int
     eos_token_id: int
@@ -116,6 +124,7 @@ class StoreManifest:
     fingerprint: str
     """Of everything that the store was made from; equal fingerprints mean equal stores."""
     sources: Mapping[str, Mapping[Split, SplitManifest]]
+    tokenizer_kind: TokenizerKind = "sentencepiece"
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)
@@ -360,8 +369,8 @@ class TokenStore:
         )
 
     def damage_of_tokenizer(self) -> str:
-        """What is wrong with the store's tokenizer.model; empty where nothing is."""
-        path = self.tokenizer_dir / "tokenizer.model"
+        """What is wrong with the store's tokenizer; empty where nothing is."""
+        path = self.tokenizer_dir / TOKENIZER_FILES[self.manifest.tokenizer_kind]
         try:
             found = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:

@@ -208,7 +208,7 @@ def test_the_quickstart_goes_from_text_to_a_stock_model_and_reuses_its_stages(
     ("arguments", "message"),
     [
         (["--corpus", "/no/such/folder"], "corpus path /no/such/folder does not exist"),
-        (["--corpus", "{empty}"], "has nothing that source 'folder' reads"),
+        (["--corpus", "{empty}"], "has nothing that source 'text' reads"),
         (["--corpus", "{text}", "--tokenizer.vocab-size", "9000"], r"\(9000\) is larger than the"),
         (["--corpus", "{text}", "--train.max-step", "3"], "did you mean --train.max-steps"),
         (["--corpus", "{text}", "--train.sequence-length", "512"], r"\(512\) must not exceed"),

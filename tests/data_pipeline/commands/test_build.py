@@ -234,7 +234,10 @@ def test_a_model_trains_on_the_store_by_the_papers_shares(raw: Path, tmp_path: P
     ("arguments", "message"),
     [
         (["--sources", "wiki"], "--sources: wiki is none of wikipedia, books, arxiv"),
-        ([], "has no folder books, arxiv, stack_exchange, github, c4; put the files there"),
+        (
+            [],
+            "--raw: there is no .*/raw/books, .*/raw/arxiv, .*/raw/c4; put the files there, or",
+        ),
         (["--inspect", "nothing"], "--inspect: nothing is none of wikipedia"),
         (["--models.reference", "gone.bin"], "gone.bin.*train-references.*--models.reference out"),
         (["--models.language", "gone.bin"], "gone.bin.*fasttext.cc.*no-identify-language"),
