@@ -23,6 +23,7 @@ from llama_ds.parallel_config import ActivationCheckpointingConfig, ParallelConf
 from llama_ds.save_policy import Choice, SavePolicy, SavePolicyName
 
 Dtype = Literal["bf16", "fp32"]
+StoreVerificationMode = Literal["full", "sample", "off"]
 ElementwiseName = Literal["auto", "eager", "compile", "liger"]
 AttentionName = Literal["auto", "math", "cpu", "flash", "cudnn", "xformers", "flash_attn"]
 
@@ -167,8 +168,19 @@ class DataConfig:
     """Every block of this many sequences has exactly the shares, rounded to whole sequences."""
     document_masking: bool = False
     """Mask attention and labels across the documents packed into one sequence."""
+    verify: StoreVerificationMode = "full"
+    """Whether the store's files have the checksums of its manifest. sample: files of up to 1 GiB
+    per machine before the first step, which takes seconds on a local disk. full: all others, too,
+    in a thread with the lowest priority while the run goes on, 200 MiB/s per machine at most (2.8
+    TB on one machine: 4 hours); machines that see one copy of the store share its files. Where a
+    file differs, the run ends with an error at the next logged step or before the next checkpoint.
+    off: sizes only."""
 
     def __post_init__(self) -> None:
+        require(
+            self.verify in ("full", "sample", "off"),
+            f"data.verify ({self.verify}) must be one of full, sample, off",
+        )
         require(self.block_rows > 0, f"data.block_rows ({self.block_rows}) must be positive")
         require(
             not (self.shares and self.epochs),

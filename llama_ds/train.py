@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 
 from data_pipeline.files.atomic import atomic_directory, write_atomic
-from data_pipeline.tokens.store import TokenizerKind, TokenStore
+from data_pipeline.tokens.store import TOKENIZER_FILES, TokenizerKind, TokenStore
 from llama_ds import checkpoint
 from llama_ds.batch import BatchPlan, batch_plan
 from llama_ds.config import Recipe
@@ -37,6 +37,7 @@ from llama_ds.engine import TORCH_DTYPE, build_engine, build_model, init_distrib
 from llama_ds.metrics import MetricsLog, Throughput, peak_memory_bytes, peak_tflops
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.sequence import SequenceParallel
+from llama_ds.store_verification import StoreVerification
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Job:
     held_out: HeldOutData
     identity: dict[str, Any]
     throughput: Throughput
+    verification: StoreVerification
     log: MetricsLog | None
 
 
@@ -77,7 +79,7 @@ def train(
     device = init_distributed(local_rank)
     try:
         with build_groups(recipe) as groups:
-            return _train(recipe, groups, device, deepspeed_overrides or {})
+            return _train(recipe, groups, device, local_rank, deepspeed_overrides or {})
     finally:
         # DeepSpeed's engine refers to itself, and through it live the threads of closed groups.
         gc.collect()
@@ -87,11 +89,12 @@ def _train(
     recipe: Recipe,
     groups: ParallelGroups,
     device: torch.device,
+    local_rank: int,
     deepspeed_overrides: dict[str, Any],
 ) -> TrainResult:
-    job, first_step = build_job(recipe, groups, device, deepspeed_overrides)
+    job, first_step = build_job(recipe, groups, device, local_rank, deepspeed_overrides)
     try:
-        with StopSignal(job.device) as stop:
+        with StopSignal(job.device) as stop, job.verification:
             step = run_steps(job, first_step, stop)
     finally:
         if job.log is not None:
@@ -118,14 +121,20 @@ def run_steps(job: Job, step: int, stop: StopSignal) -> int:
             if step % train.log_every_steps == 0 or step == last_step:
                 job.log.log("train", step, _record(job, result, step, time.perf_counter() - start))
         at_end = step == last_step or stop.number is not None
+        saves = at_end or step % job.recipe.checkpoint.every_steps == 0
+        if saves or step % train.log_every_steps == 0:
+            job.verification.agree()
         if step % train.eval_every_steps == 0 or step == last_step:
             evaluate_and_log(job, step)
-        if at_end or step % job.recipe.checkpoint.every_steps == 0:
+        if saves:
             path = checkpoint.save(
                 job.engine, job.recipe.run_dir, step, job.identity, job.recipe.checkpoint.keep_last
             )
             if job.log is not None:
                 job.log.say(f"step {step:>6}  checkpoint {path}")
+    if job.log is not None and job.verification.num_files:
+        checked, files = job.verification.num_checked, job.verification.num_files
+        job.log.say(f"token store: {checked} of {files} files checked")
     return step
 
 
@@ -275,6 +284,7 @@ def build_job(
     recipe: Recipe,
     groups: ParallelGroups,
     device: torch.device,
+    local_rank: int,
     deepspeed_overrides: dict[str, Any],
 ) -> tuple[Job, int]:
     """Everything the loop needs, and the step it resumes after."""
@@ -282,6 +292,9 @@ def build_job(
     store = TokenStore.open(recipe.data.store)
     sha256 = _tokenizer_sha256(recipe.train.init_from, store.manifest.tokenizer_kind)
     check_vocab(store, recipe.model.vocab_size, sha256)
+    verification = StoreVerification(
+        store, recipe.data.verify, reads=local_rank == 0, device=device
+    )
     length = recipe.train.sequence_length
     data = TrainingData(store, recipe.data, length, recipe.train.seed)
     ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
@@ -313,6 +326,7 @@ def build_job(
         ),
         identity=identity,
         throughput=Throughput(recipe, dist.get_world_size(), peak),
+        verification=verification,
         log=log,
     )
     return job, step
@@ -321,7 +335,7 @@ def build_job(
 def _tokenizer_sha256(model_dir: Path | None, kind: TokenizerKind) -> str | None:
     """Checksum of the file in a Hugging Face folder by which tokenizers of `kind` are told apart;
     None where it holds no such file."""
-    name = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.json"}[kind]
+    name = TOKENIZER_FILES[kind]
     if model_dir is None or not (model_dir / name).is_file():
         return None
     return hashlib.sha256((model_dir / name).read_bytes()).hexdigest()

@@ -18,7 +18,7 @@ from recipes.launch import parse
 from recipes.llama import llama_tiny
 from tests.support.tiny_run import WORDS, make_store, run_training
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "pretrain_tiny.sh"
 QUICKSTART = ROOT / "recipes" / "quickstart.sh"
 
