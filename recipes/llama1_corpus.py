@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from data_pipeline.build.build_corpus import DISTINCT_TEXTS
-from data_pipeline.dedup.books import books_that_overlap
+from data_pipeline.dedup.books import book_overlap
 from data_pipeline.dedup.exact import same_url
 from data_pipeline.dedup.near import near_duplicates
 from data_pipeline.dedup.rule import Rule
@@ -22,9 +22,9 @@ from data_pipeline.filters import c4 as c4_rules
 from data_pipeline.filters import heuristics as filters
 from data_pipeline.filters import language as language_id
 from data_pipeline.filters import perplexity, reference_classifier
-from data_pipeline.filters.reference_urls import page_address
+from data_pipeline.filters.reference_urls import url_key
 from data_pipeline.sources import arxiv, books, c4, common_crawl, github, stack_exchange, wikipedia
-from data_pipeline.text.decoding import without_line_end_space
+from data_pipeline.text.decoding import strip_trailing_whitespace
 from recipes.small_corpora import Corpus
 
 
@@ -114,7 +114,7 @@ def llama1_corpus(raw: Root, models: CrawlModels, deduplication: Deduplication =
             # "Removing books with more than 90 % content overlap" (paper).
             Rule(
                 "book_overlap",
-                partial(books_that_overlap, min_overlap=0.9),
+                partial(book_overlap, min_overlap=0.9),
                 sources=frozenset({"books"}),
             ),
             *deduplication.rules(),
@@ -278,7 +278,7 @@ def github_source() -> Source:
             partial(filters.few_alphanumerics, min_share=0.25),
         ),
         # "Deduplicated at the file level, with exact matches" (paper). The header is off by then.
-        same_text=without_line_end_space,
+        same_text=strip_trailing_whitespace,
     )
 
 
@@ -362,7 +362,7 @@ def common_crawl_source(
         inputs=common_crawl.inputs,
         read=partial(common_crawl.read, max_block_bytes=MAX_CRAWL_BLOCK_BYTES),
         paragraph_group_bytes=PARAGRAPH_GROUP_BYTES,
-        same_url=page_address,
+        same_url=url_key,
         edits=tuple(edits),
         filters=tuple(chosen),
     )
@@ -376,7 +376,7 @@ def c4_source(*, language: str = "en") -> Source:
         name="c4",
         inputs=partial(c4.inputs, language=language),
         read=partial(c4.read, language=language),
-        same_url=page_address,
+        same_url=url_key,
         filters=(
             c4_rules.no_end_mark,
             # C4 keeps lines of 5 words and pages of 3 sentences.

@@ -26,7 +26,7 @@ from datasketch import MinHash
 from gutenberg_cleaner import simple_cleaner
 
 from benchmarks.measuring.turns import Work, compare
-from data_pipeline.dedup.books import overlapping_books
+from data_pipeline.dedup.books import find_overlapping_books
 from data_pipeline.dedup.rule import DocumentFile, Removals
 from data_pipeline.document import Document
 from data_pipeline.sources.books import gutenberg
@@ -68,7 +68,7 @@ def overlaps(texts: dict[str, str], folder: Path) -> Removals:
     path = folder / "books.parquet"
     table = pa.table({"id": list(texts), "text": list(texts.values())})
     pq.write_table(table, path, row_group_size=8)
-    return overlapping_books([DocumentFile.whole(path)], min_overlap=0.9)
+    return find_overlapping_books([DocumentFile.whole(path)], min_overlap=0.9)
 
 
 def overlaps_of(gib: float) -> None:
@@ -87,7 +87,9 @@ def overlaps_of(gib: float) -> None:
                 out.write_table(pa.table({"id": ids, "text": texts}))
                 size += sum(map(len, texts))
         start = time.process_time()
-        found = overlapping_books([DocumentFile.whole(path)], min_overlap=0.9, max_samples=1 << 22)
+        found = find_overlapping_books(
+            [DocumentFile.whole(path)], min_overlap=0.9, max_samples=1 << 22
+        )
         seconds = time.process_time() - start
         print(f"{size / (1 << 30):.2f} GiB: {len(found)} removed, {size / 1e6 / seconds:.1f} MB/s")
 

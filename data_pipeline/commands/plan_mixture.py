@@ -1,8 +1,8 @@
 """What a mixture means for a token budget, before anything is trained.
 
-python -m data_pipeline.commands.plan_mixture                                # the paper's data, 1.4 T tokens
-python -m data_pipeline.commands.plan_mixture --store OUT/store --tokens 20B # a built store, by the paper's shares
-python -m data_pipeline.commands.plan_mixture --epochs books 2 wikipedia 3 --without c4
+build_dataset.sh plan                                  # the paper's data, 1.4 T tokens
+build_dataset.sh plan --store OUT/store --tokens 20B   # a built store, by the paper's shares
+build_dataset.sh plan --epochs books 2 wikipedia 3 --without c4
 """
 
 from __future__ import annotations

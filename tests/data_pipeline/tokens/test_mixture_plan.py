@@ -78,9 +78,9 @@ def test_dropping_one_makes_the_others_shares_grow() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shares": {"x": 1.0}}, "shares: source x is not there; the sources are a, b, c"),
+        ({"shares": {"x": 1.0}}, "shares: unknown source x; the sources are a, b, c"),
         ({"epochs": {"a": 0.0}}, r"epochs: a \(0.0\) must be positive"),
-        ({"shares": {"a": 1.0}, "epochs": {"a": 1.0}}, "shares and epochs both say"),
+        ({"shares": {"a": 1.0}, "epochs": {"a": 1.0}}, "shares and epochs both set"),
         ({"without": {"x", "y"}}, r"without \(x, y\): the sources are a, b, c"),
         ({"shares": {"a": 1.0}, "without": {"a"}}, r"without \(a\): no source is left"),
         ({"num_tokens": None}, "tokens: give the run's number of tokens, or epochs"),
