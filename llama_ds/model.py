@@ -19,7 +19,7 @@ Shapes in names: B sequences of the micro-batch, S sequence length, D hidden, V 
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -239,6 +239,27 @@ class LlamaModel(LlamaPreTrainedModel):
         return None if x_Bs is None else self.sp.whole(x_Bs)
 
 
+class _Targets(NamedTuple):
+    """What the loss is computed from, beside the hidden states."""
+
+    labels: Tensor | None
+    shift_labels: Tensor | None
+    """Pre-shifted, and in place of `labels`."""
+    num_items: Tensor | float | None
+    """Divisor of the summed token losses; None: their number."""
+
+    @property
+    def are_given(self) -> bool:
+        return self.labels is not None or self.shift_labels is not None
+
+    def shifted(self) -> Tensor:
+        """The label of each position is the token that follows it."""
+        if self.shift_labels is not None:
+            return self.shift_labels
+        assert self.labels is not None, "neither labels nor shift_labels are given"
+        return nn.functional.pad(self.labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
+
+
 class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
     """The language model; reads and writes the checkpoints of transformers' class of this name."""
 
@@ -346,22 +367,10 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         """
         # `shift_labels` is no parameter, because Trainer requires every parameter with "label" in
         # its name, and would compute no evaluation loss.
-        shift_labels = kwargs.pop("shift_labels", None)
-        num_items = kwargs.pop("num_items_in_batch", None)
-        skip_logits = kwargs.pop("skip_logits", None)
-        has_labels = labels is not None or shift_labels is not None
-        if skip_logits and not has_labels:
-            raise ValueError(
-                "skip_logits=True needs labels or shift_labels: there is no other output"
-            )
-        if self.sp.size > 1 and (labels is not None or num_items is None) and has_labels:
-            raise ValueError(
-                f"with sequence parallelism (sp {self.sp.size}), pass pre-shifted shift_labels in "
-                "place of labels, and the global num_items_in_batch"
-            )
-        if skip_logits is None:
-            wants_all_logits = isinstance(logits_to_keep, int) and logits_to_keep == 0
-            skip_logits = self.training and has_labels and wants_all_logits
+        targets = _Targets(
+            labels, kwargs.pop("shift_labels", None), kwargs.pop("num_items_in_batch", None)
+        )
+        skip_logits = self._skips_logits(targets, kwargs.pop("skip_logits", None), logits_to_keep)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -375,18 +384,18 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         hidden_states = outputs.last_hidden_state
         loss = logits = None
         if skip_logits and self._head_computes_loss():
-            if labels is not None and shift_labels is None:
-                shift_labels = nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
-            loss = self.lm_head(hidden_states, shift_labels, num_items, self.loss_chunk_tokens)
+            loss = self.lm_head(
+                hidden_states, targets.shifted(), targets.num_items, self.loss_chunk_tokens
+            )
         else:
             logits = self.lm_head(kept_positions(hidden_states, logits_to_keep))
-            if has_labels:
+            if targets.are_given:
                 loss = self.loss_function(
                     logits=logits,
-                    labels=labels,
+                    labels=targets.labels,
                     vocab_size=self.config.vocab_size,
-                    num_items_in_batch=num_items,
-                    shift_labels=shift_labels,
+                    num_items_in_batch=targets.num_items,
+                    shift_labels=targets.shift_labels,
                     **kwargs,
                 )
         return CausalLMOutputWithPast(
@@ -396,6 +405,25 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _skips_logits(
+        self, targets: _Targets, requested: bool | None, logits_to_keep: int | Tensor
+    ) -> bool:
+        """Whether only the loss is computed; ValueError where `targets` do not allow it."""
+        if requested and not targets.are_given:
+            raise ValueError(
+                "skip_logits=True needs labels or shift_labels: there is no other output"
+            )
+        is_pre_shifted = targets.labels is None and targets.num_items is not None
+        if self.sp.size > 1 and targets.are_given and not is_pre_shifted:
+            raise ValueError(
+                f"with sequence parallelism (sp {self.sp.size}), pass pre-shifted shift_labels in "
+                "place of labels, and the global num_items_in_batch"
+            )
+        if requested is not None:
+            return requested
+        wants_all_logits = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        return self.training and targets.are_given and wants_all_logits
 
     def _head_computes_loss(self) -> bool:
         """False where the head or the loss was replaced, or transformers has sharded the head.

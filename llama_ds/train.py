@@ -74,14 +74,14 @@ def train(
 
     `deepspeed_overrides` are merged over the generated DeepSpeed configuration. ValueError for a
     recipe that does not fit the store, the world size or the checkpoint it would resume from. The
-    default process group stays, for a next call; what else was built is released, also on errors.
+    default process group stays for further calls; everything else is released, also on errors.
     """
     device = init_distributed(local_rank)
     try:
         with build_groups(recipe) as groups:
             return _train(recipe, groups, device, local_rank, deepspeed_overrides or {})
     finally:
-        # DeepSpeed's engine refers to itself, and through it live the threads of closed groups.
+        # DeepSpeed's engine is a reference cycle, which keeps the threads of closed groups alive.
         gc.collect()
 
 
@@ -99,7 +99,7 @@ def _train(
     finally:
         if job.log is not None:
             job.log.close()
-    # Not after an error: it waits for the device, which may wait for a rank that has failed.
+    # Not after an error: it synchronizes with a device that may wait for a failed rank.
     release_engine(job.engine)
     return TrainResult(first_step, step, job.plan.num_steps, stop.number)
 
@@ -287,7 +287,7 @@ def build_job(
     local_rank: int,
     deepspeed_overrides: dict[str, Any],
 ) -> tuple[Job, int]:
-    """Everything the loop needs, and the step it resumes after."""
+    """What the loop needs, and the step to resume from."""
     plan = batch_plan(recipe, groups.layout.dp_size)
     store = TokenStore.open(recipe.data.store)
     sha256 = _tokenizer_sha256(recipe.train.init_from, store.manifest.tokenizer_kind)
@@ -333,8 +333,8 @@ def build_job(
 
 
 def _tokenizer_sha256(model_dir: Path | None, kind: TokenizerKind) -> str | None:
-    """Checksum of the file in a Hugging Face folder by which tokenizers of `kind` are told apart;
-    None where it holds no such file."""
+    """Checksum of the file in a Hugging Face folder that identifies a tokenizer of `kind`; None
+    where it has no such file."""
     name = TOKENIZER_FILES[kind]
     if model_dir is None or not (model_dir / name).is_file():
         return None

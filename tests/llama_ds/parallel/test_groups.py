@@ -178,9 +178,7 @@ def test_ranks_that_hold_the_same_heads_are_adjacent(
         kv_group = ParallelGroups.build(tp_size=4, kv_replicas=replicas).kv_group
         assert kv_group is not None
         assert dist.get_process_group_ranks(kv_group) == members
-        with pytest.raises(
-            ValueError, match=r"tp_size \(4\) must be .* of kv_replicas \(3\)"
-        ):
+        with pytest.raises(ValueError, match=r"tp_size \(4\) must be .* of kv_replicas \(3\)"):
             ParallelGroups.build(tp_size=4, kv_replicas=3)
     finally:
         dist.destroy_process_group()
