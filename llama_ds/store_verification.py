@@ -41,12 +41,12 @@ class StoreVerification:
         store: TokenStore,
         mode: StoreVerificationMode,
         *,
-        reads: bool,
+        machine: str,
         device: torch.device,
         bytes_per_second: float = BYTES_PER_SECOND,
     ) -> None:
-        """`reads`: whether this rank is the one of its machine that reads. `device`: where tensors
-        are that the ranks exchange."""
+        """`machine`: a name that the ranks of one machine have in common; one of them reads.
+        `device`: where tensors are that the ranks exchange."""
         self._store = store
         self._mode = mode
         self._device = device
@@ -57,12 +57,12 @@ class StoreVerification:
         self._result: Future[str] | None = None
         self._rest: Sequence[ShardFile] = ()
         if mode != "off":
-            files = _own_files(store, reads)
+            files = _own_files(store, machine)
             self.num_files = int(self._sums([len(files)])[0])
             sample = _beginning(files, SAMPLE_BYTES)
             self._rest = files[len(sample) :]
-            damage = self._first_damage(sample) if reads else ""
-            self._raise_together((store.damage_of_tokenizer() if reads else "") or damage)
+            damage = self._first_damage(sample)
+            self._raise_together((store.damage_of_tokenizer() if files else "") or damage)
             self.agree()
 
     def agree(self) -> None:
@@ -132,17 +132,18 @@ class _StoppedError(Exception):
     """The run has ended while a file was read."""
 
 
-def _own_files(store: TokenStore, reads: bool) -> list[ShardFile]:
+def _own_files(store: TokenStore, machine: str) -> list[ShardFile]:
     """This rank's share of the store's files with tokens, in an order that looks like chance and is
     always the same."""
     # Machines that see one copy of the store see one inode of one age; of copies they differ.
     info = (store.path / "manifest.json").stat()
-    seen = (info.st_ino, info.st_ctime_ns) if reads else None
-    copies: list[tuple[int, int] | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(copies, seen)
-    if seen is None:
+    copy = (info.st_ino, info.st_ctime_ns)
+    seen = [(machine, copy)] * dist.get_world_size()
+    dist.all_gather_object(seen, (machine, copy))
+    readers = [rank for rank, what in enumerate(seen) if seen.index(what) == rank]
+    sharing = [rank for rank in readers if seen[rank][1] == copy]
+    if dist.get_rank() not in sharing:
         return []
-    sharing = [rank for rank, copy in enumerate(copies) if copy == seen]
     key = store.manifest.fingerprint
     files = sorted(store.shards, key=lambda f: hashlib.blake2b(f"{key} {f.path}".encode()).digest())
     return files[sharing.index(dist.get_rank()) :: len(sharing)]

@@ -17,11 +17,12 @@ FLOORS = {
         {"train"},
         {"engine", "checkpoint", "auto_classes"},
         {"model", "data", "metrics", "store_verification"},
-        {"loss", "planning"},
+        {"loss", "planning", "pretrained_model"},
         {"layer", "deepspeed_config", "weights"},
         {"parallel"},
         {"batch"},
         {"config"},
+        {"parallel_config"},
         {"model_config", "save_policy"},
     ),
     "data_pipeline": (
