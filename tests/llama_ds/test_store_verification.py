@@ -6,7 +6,6 @@ import gc
 import json
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,12 +157,10 @@ def test_an_intact_store_gives_the_same_losses(gloo: Gloo, store: Path, tmp_path
 
 
 def test_a_run_does_not_wait_for_the_rest(gloo: Gloo, store: Path, tmp_path: Path) -> None:
-    """At a rate at which reading would take days the run ends when it ends, without a thread."""
+    """At a rate at which reading would take days, that it ends at all says that it did not wait."""
     recipe = tiny_recipe(store, tmp_path / "run")
-    start = time.monotonic()
     for error, threads, files in gloo(2, train_and_look, recipe, 1, 0.1):
         assert (error, threads, files) == ("", [], [])
-    assert time.monotonic() - start < 60
 
 
 def shares(store: Path, other: Path) -> tuple[list[str], int]:
