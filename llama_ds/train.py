@@ -80,7 +80,7 @@ def train(
     device = init_distributed(local_rank)
     try:
         with build_groups(recipe) as groups:
-            return _train(recipe, groups, device, deepspeed_overrides or {})
+            return _train(recipe, groups, device, local_rank, deepspeed_overrides or {})
     finally:
         # DeepSpeed's engine refers to itself, and through it live the threads of closed groups.
         gc.collect()
@@ -90,9 +90,10 @@ def _train(
     recipe: Recipe,
     groups: ParallelGroups,
     device: torch.device,
+    local_rank: int,
     deepspeed_overrides: dict[str, Any],
 ) -> TrainResult:
-    job, first_step = build_job(recipe, groups, device, deepspeed_overrides)
+    job, first_step = build_job(recipe, groups, device, local_rank, deepspeed_overrides)
     try:
         with StopSignal(job.device) as stop, job.verification:
             step = run_steps(job, first_step, stop)
@@ -284,6 +285,7 @@ def build_job(
     recipe: Recipe,
     groups: ParallelGroups,
     device: torch.device,
+    local_rank: int,
     deepspeed_overrides: dict[str, Any],
 ) -> tuple[Job, int]:
     """Everything the loop needs, and the step it resumes after."""

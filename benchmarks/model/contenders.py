@@ -1,4 +1,4 @@
-"""Who is compared: stock transformers in its usual forms, and this project's model.
+"""Contenders: stock transformers in its usual configurations, and this project's model.
 
 All of them are Hugging Face causal language models of one configuration with the same weights, so
 that their losses are equal up to rounding.
@@ -42,7 +42,7 @@ class Contender:
     missing: str = ""
     """Why it cannot run here; empty where it can."""
     surroundings: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
-    """What its steps run inside of."""
+    """Context manager for its steps."""
 
 
 def contenders(*, with_gpu_packages: bool, with_compiled: bool = False) -> dict[str, Contender]:
@@ -88,7 +88,7 @@ def _ours(options: LayerOptions) -> Callable[[LlamaConfig, torch.device], Any]:
 
 
 def _built(model_class: Any, config: LlamaConfig, device: torch.device) -> Any:
-    """Drawn on the device: a large model's weights would take minutes on the host."""
+    """Initialized on the device: a large model's weights would take minutes on the host."""
     dtype: Any = config.dtype
     with no_init_weights(), local_torch_dtype(dtype), device:
         model = model_class(config)
@@ -127,8 +127,8 @@ def _liger() -> Contender:
 
 @contextlib.contextmanager
 def _replaced(module: Any, names: dict[str, Any]) -> Iterator[None]:
-    """Liger replaces names of transformers' module, which every stock model looks up as it runs;
-    here that holds for its own steps only."""
+    """Liger replaces names of transformers' module, which every stock model looks up at run time;
+    here they are replaced during its own steps only."""
     before = {name: vars(module)[name] for name in names}
     vars(module).update(names)
     try:

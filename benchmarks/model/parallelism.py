@@ -1,14 +1,14 @@
-"""What parallel ranks keep and send, counted beside the formulas, and how long a row may be.
+"""Activation memory and communication volume per rank against the formulas; longest sequence.
 
     python -m benchmarks.model.parallelism [--out benchmarks/results] [--rehearse]
 
-Four processes on one CPU, which talk by gloo, take every layout in turn; where a layout needs
-fewer, the others are further replicas. Three questions:
+Four processes on one CPU with gloo run every layout in turn; where a layout needs fewer, the others
+are data-parallel replicas. Three measurements:
 
-- which bytes one layer more leaves for the backward pass, by autograd's own account;
-- which bytes one layer more sends, forward and backward, counted at PyTorch's collectives;
-- the longest row that can be trained on while activations stay within a budget: the most that
-  forward and backward pass of a whole model hold at once, beside weights and their gradients.
+- bytes that one more layer saves for backward, as counted by autograd's saved-tensor hooks;
+- bytes that one more layer sends, forward and backward, counted at PyTorch's collectives;
+- the longest sequence that can be trained within a budget for activations: the peak of forward and
+  backward pass of a whole model, without weights and their gradients.
 
 `--rehearse` runs everything in a small size.
 """
@@ -69,21 +69,21 @@ POLICIES: list[SavePolicyName] = ["keep_all", "linear_outputs"]
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured."""
+    """Sizes of the measurement."""
 
     model: ModelConfig
-    """Of the longest row; kept and sent bytes are those of its second layer."""
+    """For the longest sequence; saved and sent bytes are those of its second layer."""
     tokens: int
-    """Of the row of kept and sent bytes."""
+    """Sequence length for saved and sent bytes."""
     budget_bytes: int
-    """For activations, in the search of the longest row."""
+    """Activation memory, in the search of the longest sequence."""
     step_tokens: int
-    """Rows are multiples of this, which is the precision of the longest."""
+    """Sequence lengths are multiples of this, the resolution of the longest."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to save memory on long rows."""
+    """A way to save memory on long sequences."""
 
     name: str
     policy: SavePolicyName
@@ -92,7 +92,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class LayerResult:
-    """Bytes of one rank for one layer and `tokens` in whole rows."""
+    """Bytes of one rank for one layer and `tokens` in whole sequences."""
 
     layout: str
     policy: str
@@ -111,7 +111,7 @@ class LengthResult:
     variant: str
     longest: int
     peak_bytes: int
-    """At that length; the largest of all ranks."""
+    """At that length; the maximum over ranks."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def layer_result(
 
 
 def _stack_bytes(causal_lm: Any, size: Size) -> tuple[int, Counter[str], Counter[str]]:
-    """(kept, sent forward, sent backward) of the layers."""
+    """(saved, sent forward, sent backward) of the layers."""
     stack, sp = causal_lm.model, causal_lm.sp
     inputs = torch.ones(1, size.tokens // sp.size, size.model.hidden_size, dtype=DTYPE)
     inputs.requires_grad_()
@@ -226,7 +226,7 @@ def length_result(size: Size, groups: ParallelGroups, variant: Variant) -> Lengt
         dist.all_reduce(own, op=dist.ReduceOp.MAX)
         return int(own)
 
-    peak(size.step_tokens)  # libraries allocate once and for all
+    peak(size.step_tokens)  # warm-up: one-time allocations of libraries
     longest, its_peak = longest_within(size.budget_bytes, peak, size.step_tokens)
     return LengthResult(sp, variant.name, longest, its_peak)
 
@@ -234,8 +234,8 @@ def length_result(size: Size, groups: ParallelGroups, variant: Variant) -> Lengt
 def longest_within(budget: int, peak: Callable[[int], int], step: int) -> tuple[int, int]:
     """(the longest multiple of `step` whose peak is within `budget`, its peak).
 
-    By doubling and halving, each length measured once: threads of gloo hold tensors for a moment
-    longer or shorter, so that a peak is not the same twice.
+    By doubling and bisection, each length measured once: gloo's threads hold tensors for varying
+    times, so that peaks vary between runs.
     """
     fits, its_peak, too_long = 0, 0, 1
     while (found := peak(too_long * step)) <= budget:
@@ -251,7 +251,7 @@ def longest_within(budget: int, peak: Callable[[int], int], step: int) -> tuple[
 
 
 def measure(size: Size) -> Results:
-    """One process of the four takes part in everything; all have the same results."""
+    """Run by each of the four processes; all return the same results."""
     sizes = dict.fromkeys((layout.tp, layout.sp) for layout in LAYOUTS)
     groups = {(tp, sp): ParallelGroups.build(tp_size=tp, sp_size=sp) for tp, sp in sizes}
     return Results(
@@ -269,7 +269,7 @@ def measure(size: Size) -> Results:
 
 
 def work(rank: int, folder: Path, size: Size) -> None:
-    """One process; the first writes the results into `folder`."""
+    """One process; rank 0 writes the results into `folder`."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD_SIZE
@@ -284,7 +284,8 @@ def work(rank: int, folder: Path, size: Size) -> None:
 
 
 def layer_tables(results: list[LayerResult]) -> list[str]:
-    """Markdown paragraphs: for every policy what a rank keeps and sends, beside the formulas."""
+    """Markdown paragraphs: per save policy the bytes a rank saves and sends, beside the
+    formulas."""
     header = ["", "kept", "formula", "of one rank"]
     header += ["sent forward", "formula", "sent backward", "formula"]
     paragraphs = []
@@ -325,7 +326,7 @@ def length_table(results: list[LengthResult]) -> str:
 
 
 def plot(results: list[LengthResult], path: Path) -> None:
-    """Longest row against sp."""
+    """Longest sequence against sp."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
