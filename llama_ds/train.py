@@ -16,6 +16,7 @@ import json
 import math
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def train(
     device = init_distributed(local_rank)
     try:
         with build_groups(recipe) as groups:
-            return _train(recipe, groups, device, local_rank, deepspeed_overrides or {})
+            return _train(recipe, groups, device, deepspeed_overrides or {})
     finally:
         # DeepSpeed's engine is a reference cycle, which keeps the threads of closed groups alive.
         gc.collect()
@@ -89,10 +90,9 @@ def _train(
     recipe: Recipe,
     groups: ParallelGroups,
     device: torch.device,
-    local_rank: int,
     deepspeed_overrides: dict[str, Any],
 ) -> TrainResult:
-    job, first_step = build_job(recipe, groups, device, local_rank, deepspeed_overrides)
+    job, first_step = build_job(recipe, groups, device, deepspeed_overrides)
     try:
         with StopSignal(job.device) as stop, job.verification:
             step = run_steps(job, first_step, stop)
@@ -284,7 +284,6 @@ def build_job(
     recipe: Recipe,
     groups: ParallelGroups,
     device: torch.device,
-    local_rank: int,
     deepspeed_overrides: dict[str, Any],
 ) -> tuple[Job, int]:
     """What the loop needs, and the step to resume from."""
@@ -293,7 +292,7 @@ def build_job(
     sha256 = _tokenizer_sha256(recipe.train.init_from, store.manifest.tokenizer_kind)
     check_vocab(store, recipe.model.vocab_size, sha256)
     verification = StoreVerification(
-        store, recipe.data.verify, reads=local_rank == 0, device=device
+        store, recipe.data.verify, machine=socket.gethostname(), device=device
     )
     length = recipe.train.sequence_length
     data = TrainingData(store, recipe.data, length, recipe.train.seed)

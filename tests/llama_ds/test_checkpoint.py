@@ -86,7 +86,7 @@ def save(run_dir: Path, step: int, killed: tuple[int, int] | None = None) -> lis
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(240)
     (run_dir.parent / f"meeting-{run_dir.name}-{step}").unlink(missing_ok=True)
     return [process.exitcode for process in processes]
 
@@ -150,7 +150,7 @@ def test_a_rank_without_room_leaves_nothing_and_the_older_checkpoint(tmp_path: P
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(240)
     assert [process.exitcode for process in processes] == [0, 0]
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["step_00000004"]
     assert_whole(checkpoint.newest(run_dir))
