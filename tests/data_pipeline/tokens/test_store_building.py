@@ -269,7 +269,7 @@ def test_main_script_may_have_any_name(trained: Path, tmp_path: Path) -> None:
     script.write_text(
         "import sys\n"
         "from pathlib import Path\n"
-        "from data_pipeline import store_building\n"
+        "from data_pipeline.tokens import store_building\n"
         "from data_pipeline.executors.local import Processes\n"
         "store_building._SHARD_BYTES = 1\n"
         "store_building.build_store(Path(sys.argv[1]), {'a': Path(sys.argv[2])},\n"
