@@ -9,8 +9,8 @@ from typing import Literal
 import pyarrow as pa
 import xxhash
 
-from data_pipeline.inputs import InputFile, Inputs, local_copy
-from data_pipeline.remote_files import Root
+from data_pipeline.files.inputs import InputFile, Inputs, local_copy
+from data_pipeline.files.remote import Root
 
 SCHEMA = pa.schema(
     [

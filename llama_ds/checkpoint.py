@@ -34,16 +34,27 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import xxhash
+from safetensors import SafetensorError
 
+from data_pipeline.files.atomic import (
+    atomic_directory,
+    begin_directory,
+    check_absent,
+    clean_up_replaced_directories,
+    finish_file,
+    publish_directory,
+    remove_unfinished_directories,
+    unfinished_directory,
+    write_atomic,
+)
+from data_pipeline.files.checksum import file_checksum
 from llama_ds import config as recipe_config
 from llama_ds.config import Recipe
-from llama_ds.tensor_parallel import Sharding
+from llama_ds.parallel.tensor import Sharding
 
 CHECKPOINT_VERSION = 1
 STATE = "state"
 MANIFEST = "manifest.json"
-PARTIAL_PREFIX = ".partial_"
 
 
 def save(engine: Any, run_dir: Path, step: int, identity: dict[str, Any], keep_last: int) -> Path:
@@ -54,17 +65,18 @@ def save(engine: Any, run_dir: Path, step: int, identity: dict[str, Any], keep_l
     """
     root = run_dir / "checkpoints"
     final = root / f"step_{step:08d}"
-    partial = root / f"{PARTIAL_PREFIX}{final.name}"
+    unfinished = unfinished_directory(final)
     require_room(engine, run_dir)
     if dist.get_rank() == 0:
         _remove_leftovers(root)
-        partial.mkdir()
+        begin_directory(final)
     dist.barrier()
-    with _disk_full_is_an_os_error(partial):
-        engine.save_checkpoint(str(partial), tag=STATE, save_latest=False)
-        torch.save(_random_state(), partial / _random_state_name())
-    dist.barrier()
-    files = _flush_and_checksum(partial)
+    with _nothing_left_on_failure(unfinished):
+        with _disk_full_is_an_os_error(root):
+            engine.save_checkpoint(str(unfinished), tag=STATE, save_latest=False)
+            torch.save(_random_state(), unfinished / _random_state_name())
+        dist.barrier()
+        files = _flush_and_checksum(unfinished)
     if dist.get_rank() == 0:
         manifest = {
             "version": CHECKPOINT_VERSION,
@@ -73,7 +85,9 @@ def save(engine: Any, run_dir: Path, step: int, identity: dict[str, Any], keep_l
             "identity": identity,
             "files": files,
         }
-        _publish(partial, final, manifest)
+        with _nothing_left_on_failure(unfinished):
+            write_atomic(unfinished / MANIFEST, json.dumps(manifest, indent=1).encode("utf-8"))
+            publish_directory(unfinished, final)
         _remove_old(root, keep_last)
     dist.barrier()
     return final
@@ -93,6 +107,9 @@ def resume(engine: Any, run_dir: Path, identity: dict[str, Any]) -> int:
     the checkpoint belongs to another run than `identity` describes.
     """
     root = run_dir / "checkpoints"
+    if dist.get_rank() == 0:
+        _remove_leftovers(root)
+    dist.barrier()
     for path in _candidates(root):
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         damage = _agreed_damage(path, manifest)
@@ -164,7 +181,7 @@ def _agreed_damage(path: Path, manifest: dict[str, Any]) -> str:
     damage = _wrong_sizes(path, manifest)
     if not damage:
         for name in sorted(manifest["files"])[dist.get_rank() :: dist.get_world_size()]:
-            if _checksum(path / name) != manifest["files"][name]["xxh3_64"]:
+            if file_checksum(path / name) != manifest["files"][name]["xxh3_64"]:
                 damage = f"{name}: the checksum differs"
                 break
     reports: list[str] = [""] * dist.get_world_size()
@@ -175,66 +192,46 @@ def _agreed_damage(path: Path, manifest: dict[str, Any]) -> str:
 # -- publication ----------------------------------------------------------------------------------
 
 
-def _flush_and_checksum(partial: Path) -> dict[str, Any]:
-    """Sync every file and return size and checksum by name; the ranks share the work."""
-    names = sorted(str(p.relative_to(partial)) for p in partial.rglob("*") if p.is_file())
+def _flush_and_checksum(folder: Path) -> dict[str, Any]:
+    """Finish every file and return size and checksum by name; the ranks share the work."""
+    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     mine = {}
     for name in names[dist.get_rank() :: dist.get_world_size()]:
-        _sync(partial / name)
+        finish_file(folder / name, folder)
         mine[name] = {
-            "bytes": (partial / name).stat().st_size,
-            "xxh3_64": _checksum(partial / name),
+            "bytes": (folder / name).stat().st_size,
+            "xxh3_64": file_checksum(folder / name),
         }
     shares: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(shares, mine)
     return {name: entry for share in shares for name, entry in sorted(share.items())}
 
 
-def _publish(partial: Path, final: Path, manifest: dict[str, Any]) -> None:
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _sync(partial / MANIFEST)
-    for folder in (partial / STATE, partial):
-        _sync(folder)
-    if final.exists():  # left by a run whose later checkpoints were damaged
-        _remove(final)
-    partial.rename(final)
-    _sync(final.parent)
-
-
 def _remove_old(root: Path, keep_last: int) -> None:
     if keep_last:
         for path in _candidates(root)[keep_last:]:
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    """Without its manifest a folder is no checkpoint, so a removal cut short does no harm."""
-    (path / MANIFEST).unlink()
-    shutil.rmtree(path)
+            # Without its manifest a folder is no checkpoint, so a removal cut short does no harm.
+            (path / MANIFEST).unlink()
+            shutil.rmtree(path)
 
 
 def _remove_leftovers(root: Path) -> None:
-    for path in root.glob(f"{PARTIAL_PREFIX}*"):
-        shutil.rmtree(path)
+    """What a job left that was killed while it saved, or removed an old checkpoint."""
+    remove_unfinished_directories(root)
+    clean_up_replaced_directories(root)
     for path in root.glob("step_*"):
         if not (path / MANIFEST).exists():
             shutil.rmtree(path)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+@contextlib.contextmanager
+def _nothing_left_on_failure(unfinished: Path) -> Iterator[None]:
+    """Whichever rank fails removes the whole folder: the job ends, and its disk may be full."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _checksum(path: Path) -> str:
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+        yield
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
 
 # -- disk space -----------------------------------------------------------------------------------
@@ -262,10 +259,11 @@ def _require_free_space(root: Path, needed: int) -> None:
 
 @contextlib.contextmanager
 def _disk_full_is_an_os_error(path: Path) -> Iterator[None]:
-    """torch.save reports a full disk as a RuntimeError about its zip writer."""
+    """torch.save reports a full disk as a RuntimeError about its zip writer, safetensors as an
+    error of its own."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         if shutil.disk_usage(path).free < 1 << 24:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
@@ -319,8 +317,7 @@ def export(run_dir: Path, out_dir: Path, step: int | None = None, dtype: str | N
 
     from llama_ds.model import LlamaForCausalLM, hf_config
 
-    if out_dir.exists():
-        raise ValueError(f"{out_dir} exists already; name a new folder, or remove it")
+    check_absent(out_dir)
     checkpoint = newest(run_dir, step)
     recipe = recipe_config.from_dict(
         json.loads((run_dir / "recipe.json").read_text(encoding="utf-8"))
@@ -339,17 +336,12 @@ def export(run_dir: Path, out_dir: Path, step: int | None = None, dtype: str | N
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     model.load_state_dict(weights, assign=True)
-    partial = out_dir.parent / f"{PARTIAL_PREFIX}{out_dir.name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    with _disk_full_is_an_os_error(out_dir.parent):
-        model.save_pretrained(partial)
-    for file in sorted((run_dir / "tokenizer").iterdir()):
-        if file.name != "manifest.json":
-            shutil.copy2(file, partial / file.name)
-    for file in partial.iterdir():
-        _sync(file)
-    partial.rename(out_dir)
-    _sync(out_dir.parent)
+    with atomic_directory(out_dir, replace=False) as folder:
+        with _disk_full_is_an_os_error(folder):
+            model.save_pretrained(folder)
+        for file in sorted((run_dir / "tokenizer").iterdir()):
+            if file.name != "manifest.json":
+                shutil.copyfile(file, folder / file.name)
     return checkpoint
 
 

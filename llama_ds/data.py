@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from data_pipeline.shards import TokenStore, TokenStream
+from data_pipeline.tokens.store import TokenStore, TokenStream
 from llama_ds.batch import BatchPlan
 from llama_ds.config import DataConfig
 

@@ -17,13 +17,13 @@ from transformers.initialization import no_init_weights
 from transformers.integrations.deepspeed import prevent_arange_dtype_change
 from transformers.modeling_utils import local_torch_dtype
 
-from data_pipeline.shards import TokenStore
+from data_pipeline.tokens.store import TokenStore
 from llama_ds import weights
-from llama_ds.block import LlamaDecoderLayer
 from llama_ds.config import OptimizerConfig, Recipe
+from llama_ds.layer.modules import LlamaDecoderLayer
+from llama_ds.layer.recomputation import Recomputation
 from llama_ds.model import LlamaForCausalLM, hf_config
-from llama_ds.parallel import ParallelGroups
-from llama_ds.recomputation import Recomputation
+from llama_ds.parallel.groups import ParallelGroups
 
 TORCH_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -173,7 +173,7 @@ def _undo_step_at_start(engine: Any) -> None:
 
     Its gradients are zero, but it decays the fp32 weights once and counts as Adam's first step, so
     that the bias correction of every later step would be that of the next one. The other stages
-    do not do this (`tests/test_train.py` compares all of them with plain PyTorch).
+    do not do this (`tests/llama_ds/test_train.py` compares all of them with plain PyTorch).
     """
     wrapper = engine.optimizer
     wrapper.optimizer.state.clear()

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from llama_ds.collectives import gathered
-from llama_ds.functional import accumulation_dtype
-from llama_ds.tensor_parallel import (
+from llama_ds.layer.functional import accumulation_dtype
+from llama_ds.parallel.collectives import gathered
+from llama_ds.parallel.tensor import (
     SINGLE_RANK,
     ColumnParallelLinear,
     TensorParallel,

@@ -8,6 +8,7 @@ causal model needs.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from data_pipeline.files.atomic import write_atomic
 from llama_ds.config import MetricsConfig, Recipe
 
 # Dense bf16 TFLOP/s without sparsity, from NVIDIA's data sheets; first match in the name wins.
@@ -211,9 +213,7 @@ def _keep_records_up_to(path: Path, step: int) -> None:
         if not line.endswith("\n") or json.loads(line)["step"] > step:
             break
         kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    write_atomic(path, "".join(kept).encode("utf-8"))
 
 
 def plot_losses(run_dir: Path) -> Path:
@@ -235,5 +235,7 @@ def plot_losses(run_dir: Path) -> Path:
     axes.grid(alpha=0.3)
     axes.legend()
     path = run_dir / "loss.png"
-    figure.savefig(path, dpi=150)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    write_atomic(path, image.getvalue())
     return path

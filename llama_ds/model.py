@@ -6,9 +6,9 @@ What differs from the class in transformers:
 - every initial weight depends on the seed and its own name only (`initial_weight`);
 - documents packed into one row never see each other when `position_ids` restart at 0 and no
   `attention_mask` is given, also where a cache is asked for; training makes no cache;
-- training runs on the fused layer of `block.py`, wherever nothing needs the layer's modules;
-- given `ParallelGroups`, a rank has its part of the weights (`tensor_parallel.py`) and of the
-  sequence (`sequence_parallel.py`); without, this is one whole model.
+- training runs on the fused layer of `layer/fused.py`, wherever nothing needs its modules;
+- given `ParallelGroups`, a rank has its part of the weights (`parallel/tensor.py`) and of the
+  sequence (`parallel/sequence.py`); without, this is one whole model.
 
 Shapes in names: B rows, S sequence, D hidden, V vocabulary.
 """
@@ -35,22 +35,23 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from llama_ds import elementwise, weights
-from llama_ds.attention import choose
-from llama_ds.attention_kernels import Documents
-from llama_ds.block import LlamaAttention, LlamaDecoderLayer, LlamaRMSNorm
+from llama_ds import weights
 from llama_ds.config import AttentionName, ElementwiseName
-from llama_ds.fallback import against_fusing
-from llama_ds.functional import initial_weight, kept_positions
-from llama_ds.layer_tensors import FusedOptions
+from llama_ds.layer import elementwise
+from llama_ds.layer.attention import choose
+from llama_ds.layer.attention_kernels import Documents
+from llama_ds.layer.eligibility import against_fusing
+from llama_ds.layer.functional import initial_weight, kept_positions
+from llama_ds.layer.modules import LlamaAttention, LlamaDecoderLayer, LlamaRMSNorm
+from llama_ds.layer.offload import Offload
+from llama_ds.layer.recomputation import Recomputation, run_layers
+from llama_ds.layer.tensors import FusedOptions
 from llama_ds.loss import IGNORE_INDEX, LlamaHead
 from llama_ds.model_config import ModelConfig
-from llama_ds.offload import Offload
-from llama_ds.parallel import ParallelGroups
-from llama_ds.recomputation import Recomputation, run_layers
+from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.parallel.sequence import SequenceParallel
+from llama_ds.parallel.tensor import TensorParallel, VocabParallelEmbedding
 from llama_ds.save_policy import PRESETS, SavePolicy
-from llama_ds.sequence_parallel import SequenceParallel
-from llama_ds.tensor_parallel import TensorParallel, VocabParallelEmbedding
 
 logger = logging.getLogger(__name__)
 

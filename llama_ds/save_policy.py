@@ -24,7 +24,7 @@ _INPUTS = ("attn_in", "mlp_in")
 
 @dataclass(frozen=True)
 class SavePolicy:
-    """A choice for every tensor of the layer, in the order of the forward pass (`block.py`).
+    """A choice for every tensor of the layer, in the order of the forward pass (`layer/fused.py`).
 
     `regather` exists for the two inputs of column-parallel matrices only: this rank's part of the
     sequence, the result of the norm, is kept, and the whole is gathered again. Where nothing is

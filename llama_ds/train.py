@@ -26,7 +26,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from data_pipeline.shards import TokenStore
+from data_pipeline.files.atomic import atomic_directory, write_atomic
+from data_pipeline.tokens.store import TokenStore
 from llama_ds import checkpoint
 from llama_ds.batch import BatchPlan, batch_plan, data_parallel_size
 from llama_ds.config import Recipe
@@ -34,8 +35,8 @@ from llama_ds.data import IGNORED, Batch, HeldOutData, TrainingData, check_vocab
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
 from llama_ds.engine import TORCH_DTYPE, build_engine, build_model, init_distributed
 from llama_ds.metrics import MetricsLog, Throughput, peak_memory_bytes, peak_tflops
-from llama_ds.parallel import ParallelGroups
-from llama_ds.sequence_parallel import SequenceParallel
+from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.parallel.sequence import SequenceParallel
 
 
 @dataclass(frozen=True)
@@ -322,11 +323,10 @@ def run_identity(recipe: Recipe, store: TokenStore) -> dict[str, Any]:
 def open_run(recipe: Recipe, store: TokenStore, ds_config: dict[str, Any], step: int) -> MetricsLog:
     """Make the run folder self-contained: recipe, DeepSpeed configuration, tokenizer, metrics."""
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
-    (recipe.run_dir / "recipe.json").write_text(recipe.to_json() + "\n", encoding="utf-8")
-    (recipe.run_dir / "deepspeed.json").write_text(
-        json.dumps(ds_config, indent=2) + "\n", encoding="utf-8"
-    )
-    shutil.copytree(store.tokenizer_dir, recipe.run_dir / "tokenizer", dirs_exist_ok=True)
+    write_atomic(recipe.run_dir / "recipe.json", f"{recipe.to_json()}\n".encode())
+    write_atomic(recipe.run_dir / "deepspeed.json", f"{json.dumps(ds_config, indent=2)}\n".encode())
+    with atomic_directory(recipe.run_dir / "tokenizer") as folder:
+        shutil.copytree(store.tokenizer_dir, folder, dirs_exist_ok=True)
     return MetricsLog(recipe, step)
 
 

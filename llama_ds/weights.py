@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from llama_ds.collectives import gathered
-from llama_ds.parallel import ParallelGroups
-from llama_ds.tensor_parallel import TensorParallel
+from data_pipeline.files.atomic import (
+    begin_directory,
+    finish_file,
+    publish_directory,
+    unfinished_directory,
+    write_atomic,
+)
+from llama_ds.parallel.collectives import gathered
+from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.parallel.tensor import TensorParallel
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -129,20 +135,19 @@ def _require_same_shape(
 # -- saving ---------------------------------------------------------------------------------------
 
 
-def save(
+def _save(
     model: nn.Module,
     folder: Path,
     tp: TensorParallel,
     groups: ParallelGroups,
-    *,
-    max_shard_size: int = 5 * 10**9,
+    max_shard_size: int,
 ) -> None:
     """Write the weights as stock safetensors in `folder`, which must exist on rank 0.
 
-    Rank 0 holds at most one file of `max_shard_size` (or one parameter) at a time. The files have
-    their final names when all are written.
+    Rank 0 holds at most one file of `max_shard_size` bytes (or one parameter) at a time.
     """
-    writer = _ShardWriter(folder, max_shard_size) if dist.get_rank() == 0 else None
+    sizes = {name: _full_bytes(name, p, tp) for name, p in model.named_parameters()}
+    writer = _ShardWriter(folder, sizes, max_shard_size) if dist.get_rank() == 0 else None
     for name, parameter in model.named_parameters():
         with _whole([parameter], modified=False):
             if groups.replica_rank == 0:
@@ -151,7 +156,12 @@ def save(
                     writer.add(name, full.cpu())
     if writer is not None:
         writer.finish()
-    dist.barrier()
+
+
+def _full_bytes(name: str, local: nn.Parameter, tp: TensorParallel) -> int:
+    """Bytes of the whole parameter."""
+    numel = int(getattr(local, "ds_numel", local.numel()))
+    return numel * local.element_size() * (tp.size // tp.sharding.replicas(name))
 
 
 def _full(name: str, local: Tensor, tp: TensorParallel) -> Tensor:
@@ -163,48 +173,43 @@ def _full(name: str, local: Tensor, tp: TensorParallel) -> Tensor:
 
 
 class _ShardWriter:
-    """Collects tensors into files of limited size."""
+    """Writes tensors into files of limited size, in the order of `sizes` (bytes of each)."""
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, sizes: Mapping[str, int], max_bytes: int) -> None:
         self._folder = folder
-        self._max_bytes = max_bytes
+        self._total_bytes = sum(sizes.values())
+        self._files: list[list[str]] = [[]]
+        filled = 0
+        for name, size in sizes.items():
+            if self._files[-1] and filled + size > max_bytes:
+                self._files.append([])
+                filled = 0
+            self._files[-1].append(name)
+            filled += size
+        self._num_written = 0
         self._tensors: dict[str, Tensor] = {}
-        self._bytes = self._total_bytes = 0
-        self._files: list[list[str]] = []
 
     def add(self, name: str, tensor: Tensor) -> None:
-        if self._tensors and self._bytes + tensor.nbytes > self._max_bytes:
-            self._write()
         self._tensors[name] = tensor.contiguous()
-        self._bytes += tensor.nbytes
-        self._total_bytes += tensor.nbytes
+        if list(self._tensors) == self._files[self._num_written]:
+            path = self._folder / self._name(self._num_written)
+            save_file(self._tensors, path, metadata={"format": "pt"})
+            self._num_written += 1
+            self._tensors = {}
 
     def finish(self) -> None:
-        self._write()
-        count = len(self._files)
-        if count == 1:
-            self._part(0).rename(self._folder / WEIGHTS)
+        assert self._num_written == len(self._files), "not every tensor was added"
+        if len(self._files) == 1:
             return
-        weight_map: dict[str, str] = {}
-        for number, names in enumerate(self._files):
-            file = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
-            self._part(number).rename(self._folder / file)
-            weight_map |= dict.fromkeys(names, file)
+        weight_map = {
+            name: self._name(number) for number, names in enumerate(self._files) for name in names
+        }
         index = {"metadata": {"total_size": self._total_bytes}, "weight_map": weight_map}
-        temporary = self._folder / f".{INDEX}"
-        temporary.write_text(json.dumps(index, indent=1), encoding="utf-8")
-        temporary.rename(self._folder / INDEX)
+        write_atomic(self._folder / INDEX, json.dumps(index, indent=1).encode("utf-8"))
 
-    def _part(self, number: int) -> Path:
-        return self._folder / f".part-{number:05d}.safetensors"
-
-    def _write(self) -> None:
-        path = self._part(len(self._files))
-        save_file(self._tensors, path, metadata={"format": "pt"})
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        self._files.append(list(self._tensors))
-        self._tensors, self._bytes = {}, 0
+    def _name(self, number: int) -> str:
+        count = len(self._files)
+        return WEIGHTS if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
 
 
 def save_pretrained(
@@ -223,15 +228,21 @@ def save_pretrained(
     dist.broadcast_object_list(exists, src=0)
     if exists[0]:
         raise ValueError(f"{folder} exists already; name a new folder, or remove it")
-    partial = folder.parent / f".partial_{folder.name}"
-    if dist.get_rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        model.config.architectures = [type(model).__name__]
-        model.config.save_pretrained(partial)
-        if model.can_generate():
-            model.generation_config.save_pretrained(partial)
-    save(model, partial, tp, groups, max_shard_size=max_shard_size)
-    if dist.get_rank() == 0:
-        partial.rename(folder)
+    unfinished = unfinished_directory(folder)
+    try:
+        if dist.get_rank() == 0:
+            begin_directory(folder)
+            model.config.architectures = [type(model).__name__]
+            model.config.save_pretrained(unfinished)
+            if model.can_generate():
+                model.generation_config.save_pretrained(unfinished)
+        _save(model, unfinished, tp, groups, max_shard_size)
+        if dist.get_rank() == 0:
+            for file in unfinished.iterdir():
+                finish_file(file, unfinished)
+            publish_directory(unfinished, folder)
+    except BaseException:
+        if dist.get_rank() == 0:  # the only one that writes
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     dist.barrier()

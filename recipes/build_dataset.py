@@ -16,19 +16,19 @@ from typing import Protocol
 
 import tyro
 
-from data_pipeline.engine import WorkerLost
-from data_pipeline.pipeline import BuildError
-from data_pipeline.remote_files import root_of
-from recipes.compare_tokenizers import CompareTokenizers
-from recipes.crawl_models import TrainPerplexity, TrainReferences
-from recipes.dataset_options import BuildDataset
-from recipes.dataset_steps import build
-from recipes.find_document import FindDocument
-from recipes.inspect_dataset import show
+from data_pipeline.build.build_corpus import BuildError
+from data_pipeline.commands.build import build
+from data_pipeline.commands.compare_tokenizers import CompareTokenizers
+from data_pipeline.commands.find_document import FindDocument
+from data_pipeline.commands.inspect import show
+from data_pipeline.commands.options import BuildDataset
+from data_pipeline.commands.plan_mixture import PlanMixture
+from data_pipeline.commands.remove import RemoveDocuments
+from data_pipeline.commands.train_crawl_models import TrainPerplexity, TrainReferences
+from data_pipeline.executors.executor import WorkerLost
+from data_pipeline.files.remote import root_of
 from recipes.launch import bad_input, errors_in_one_line
 from recipes.llama1_corpus import llama1_corpus
-from recipes.mixture import PlanMixture
-from recipes.removal import RemoveDocuments
 
 
 class Job(Protocol):

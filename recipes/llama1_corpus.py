@@ -11,34 +11,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from data_pipeline import (
-    c4_rules,
-    code_files,
-    filters,
-    language_id,
-    perplexity,
-    reference_classifier,
-)
-from data_pipeline.book_overlap import books_that_overlap
-from data_pipeline.code_headers import without_notices
-from data_pipeline.comparison import Rule
+from data_pipeline.build.build_corpus import DISTINCT_TEXTS
+from data_pipeline.dedup.books import books_that_overlap
+from data_pipeline.dedup.exact import same_url
+from data_pipeline.dedup.near import near_duplicates
+from data_pipeline.dedup.rule import Rule
 from data_pipeline.document import Edit, Filter, Source
-from data_pipeline.exact_duplicates import same_url
-from data_pipeline.near_duplicates import near_duplicates
-from data_pipeline.pipeline import DISTINCT_TEXTS
-from data_pipeline.reference_urls import page_address
-from data_pipeline.remote_files import Root
-from data_pipeline.sources import (
-    arxiv,
-    books,
-    c4,
-    common_crawl,
-    github_rows,
-    stack_exchange,
-    wikipedia,
-)
-from data_pipeline.text import without_line_end_space
-from recipes.corpus import Corpus
+from data_pipeline.files.remote import Root
+from data_pipeline.filters import c4 as c4_rules
+from data_pipeline.filters import heuristics as filters
+from data_pipeline.filters import language as language_id
+from data_pipeline.filters import perplexity, reference_classifier
+from data_pipeline.filters.reference_urls import page_address
+from data_pipeline.sources import arxiv, books, c4, common_crawl, github, stack_exchange, wikipedia
+from data_pipeline.text.decoding import without_line_end_space
+from recipes.small_corpora import Corpus
 
 
 @dataclass(frozen=True)
@@ -264,18 +251,18 @@ def stack_exchange_source(
 
 def github_source() -> Source:
     """The public GitHub data set of BigQuery, and checkouts (LLaMA, section 2.1)."""
-    kinds = code_files.GITHUB_KINDS
+    kinds = github.GITHUB_KINDS
     return Source(
         name="github",
         inputs=partial(
-            github_rows.inputs,
+            github.inputs,
             kinds=kinds,
             max_file_bytes=1 << 20,  # BigQuery's own bound on contents
-            skip_folders=code_files.NOT_OWN_FOLDERS,
+            skip_folders=github.NOT_OWN_FOLDERS,
         ),
-        read=partial(github_rows.read, kinds=kinds, skip_folders=code_files.NOT_OWN_FOLDERS),
+        read=partial(github.read, kinds=kinds, skip_folders=github.NOT_OWN_FOLDERS),
         # "Boilerplate such as headers" (paper).
-        edits=(without_notices,),
+        edits=(github.without_notices,),
         filters=(
             # "Only projects under the Apache, BSD and MIT licences" (paper).
             partial(

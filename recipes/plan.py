@@ -15,8 +15,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from llama_ds.batch import BatchPlan, batch_plan
 from llama_ds.config import Recipe
-from llama_ds.memory import MemoryEstimate, estimate_memory, host_bytes
-from llama_ds.parallel import Layout, ParallelGroups, layout_of
+from llama_ds.parallel.groups import Layout, ParallelGroups, layout_of
+from llama_ds.planning.memory import MemoryEstimate, estimate_memory, host_bytes
 from recipes.llama import Cluster
 
 GIB = 2**30

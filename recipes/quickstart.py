@@ -106,10 +106,11 @@ def build_builtin_store(store: Path) -> None:
 def build_store(options: Quickstart) -> None:
     """Text -> documents -> tokenizer -> token store."""
     # Imported here, so that a wrong option is reported before anything heavy is loaded.
-    from data_pipeline import store_building, tokenizer_training
-    from data_pipeline.pipeline import build_corpus
-    from data_pipeline.workers import Processes
-    from recipes.corpus import builtin_corpus, folder_corpus
+    from data_pipeline.build.build_corpus import build_corpus
+    from data_pipeline.build.old_results import OldResults
+    from data_pipeline.executors.local import Processes
+    from data_pipeline.tokens import store_building, tokenizer_training
+    from recipes.small_corpora import builtin_corpus, folder_corpus
 
     _title("1/5 documents")
     if options.corpus is None:
@@ -118,7 +119,12 @@ def build_store(options: Quickstart) -> None:
         corpus = folder_corpus(options.corpus, text_field=options.text_field)
     folder = options.out / "documents"
     manifests = build_corpus(
-        corpus.sources, folder, rules=corpus.rules, engine=Processes(options.jobs)
+        corpus.sources,
+        folder,
+        rules=corpus.rules,
+        executor=Processes(options.jobs),
+        # Small, and soon made again.
+        found_old=OldResults.forget,
     )
     for name, manifest in manifests.items():
         dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items())
@@ -141,7 +147,7 @@ def build_store(options: Quickstart) -> None:
         documents,
         tokenizer,
         holdout_share=options.holdout,
-        engine=Processes(options.jobs),
+        executor=Processes(options.jobs),
     )
 
 

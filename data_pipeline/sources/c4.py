@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from data_pipeline.document import Document, Rejected
-from data_pipeline.inputs import InputFile, Inputs, walk
-from data_pipeline.remote_files import Root
-from data_pipeline.rows import is_json, read_documents
+from data_pipeline.files.inputs import InputFile, Inputs, walk
+from data_pipeline.files.remote import Root
+from data_pipeline.sources.rows import is_json, read_documents
 
 # Multilingual C4 has the language in its names: c4-de.tfrecord-..., c4-zh-Latn-validation.tfr...
 _LANGUAGE = re.compile(r"c4-([a-z]{2,3}(?:-[A-Z][a-z]{3})?)(?:-validation)?\.tfrecord-")

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from data_pipeline.document import Document, Rejected
-from data_pipeline.inputs import InputFile, Inputs, walk
-from data_pipeline.remote_files import Root
-from data_pipeline.rows import is_json, is_parquet, read_documents
-from data_pipeline.streams import DAMAGE, chunks, one_line, open_stream, uncompressed_name
-from data_pipeline.text import NotTextError, clean, detect_encoding
+from data_pipeline.files.compressed import DAMAGE, chunks, one_line, open_stream, uncompressed_name
+from data_pipeline.files.inputs import InputFile, Inputs, walk
+from data_pipeline.files.remote import Root
+from data_pipeline.sources.rows import is_json, is_parquet, read_documents
+from data_pipeline.text.decoding import NotTextError, clean, detect_encoding
 
 TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex"})
 

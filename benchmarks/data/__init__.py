@@ -1,0 +1,1 @@
+"""Costs of the dataset job: each source, deduplication, tokenization, executors, memory."""

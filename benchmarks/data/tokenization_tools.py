@@ -1,0 +1,104 @@
+"""What tokenizes, in one form: ours, and what it is compared with."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipeline.tokens.encoder import Encoder, load_processor, token_dtype
+from data_pipeline.tokens.huggingface_tokenizer import to_huggingface
+
+_BATCH = 256
+"""Texts at once, as the token store has them."""
+Ids = npt.NDArray[Any]
+
+
+class Contender(Protocol):
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """BOS, tokens, EOS of each text."""
+        ...
+
+
+class Ours:
+    def __init__(self, tokenizer: Path) -> None:
+        self._encoder = Encoder(tokenizer)
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        encoded = self._encoder.encode(texts)
+        return np.split(encoded.tokens, encoded.offsets[1:-1])
+
+
+class SentencePiece:
+    """Its own batches, in the form that is the fastest to make an array of."""
+
+    def __init__(self, tokenizer: Path) -> None:
+        self._processor = load_processor(tokenizer)
+        self._dtype = token_dtype(self._processor.vocab_size())
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        found = self._processor.encode(
+            list(texts), out_type="numpy", add_bos=True, add_eos=True, num_threads=1
+        )
+        return [ids.astype(self._dtype) for ids in found]
+
+
+class Tokenizers:
+    """Hugging Face's tokenizers, with the same ids."""
+
+    def __init__(self, tokenizer: Path) -> None:
+        processor = load_processor(tokenizer)
+        self._tokenizer = to_huggingface(processor)
+        self._tokenizer.encode_special_tokens = True  # `<s>` in a text is text
+        self._end = [processor.eos_id()]
+        self._dtype = token_dtype(processor.vocab_size())
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        found = self._tokenizer.encode_batch_fast(texts)
+        return [np.array(encoding.ids + self._end, self._dtype) for encoding in found]
+
+
+class WordTable:
+    """Words that a dictionary knows, the others from SentencePiece: exact where no piece crosses
+    from a word to a blank."""
+
+    _WORD = re.compile(" +[^ ]*|[^ ]+")
+
+    def __init__(self, tokenizer: Path) -> None:
+        self._processor = load_processor(tokenizer)
+        self._dtype = token_dtype(self._processor.vocab_size())
+        self._ids: dict[str, list[int]] = {" ": [self._processor.piece_to_id("\u2581")]}
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        bos, eos = self._processor.bos_id(), self._processor.eos_id()
+        result = []
+        for text in texts:
+            ids = [bos]
+            for word in self._WORD.findall(" " + text) if text else ():
+                known = self._ids.get(word)
+                if known is None:
+                    # SentencePiece puts the first blank back.
+                    known = self._ids[word] = self._processor.encode(word[1:], num_threads=1)
+                ids += known
+            ids.append(eos)
+            result.append(np.array(ids, self._dtype))
+        return result
+
+
+OURS = "ours"
+CONTENDERS: dict[str, Callable[[Path], Contender]] = {
+    OURS: Ours,
+    "SentencePiece": SentencePiece,
+    "tokenizers": Tokenizers,
+    "word table": WordTable,
+}
+
+
+def run(contender: Contender, texts: Sequence[str]) -> list[Ids]:
+    batches = (texts[first : first + _BATCH] for first in range(0, len(texts), _BATCH))
+    return list(itertools.chain.from_iterable(map(contender.encode, batches)))

@@ -1,0 +1,1 @@
+"""One large GPU under a budget of time (`benchmarks/gpu.sh`)."""

@@ -1,0 +1,1 @@
+"""Clocks, paired ratios, peak memory, result files: how all benchmarks measure and report."""

@@ -1,0 +1,1 @@
+"""Costs of the model: layer, step, communication, activation memory."""

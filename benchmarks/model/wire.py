@@ -1,0 +1,50 @@
+"""Bytes that this rank sends, counted where every collective of PyTorch passes: its operators."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# Operator of c10d -> (name for people, the argument whose bytes count, its share for r ranks).
+_COUNTED: dict[str, tuple[str, int, Callable[[int], float]]] = {
+    "_allgather_base_": ("all_gather", 0, lambda r: (r - 1) / r),
+    "_reduce_scatter_base_": ("reduce_scatter", 1, lambda r: (r - 1) / r),
+    "allreduce_": ("all_reduce", 0, lambda r: 2 * (r - 1) / r),
+    "alltoall_base_": ("all_to_all", 1, lambda r: (r - 1) / r),
+}
+
+
+class _Counting(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.sent: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func.namespace == "c10d":
+            operator = func._schema.name.removeprefix("c10d::")
+            assert operator in _COUNTED, f"the collective {operator} is not counted: add it here"
+            name, position, share = _COUNTED[operator]
+            tensors = args[position] if isinstance(args[position], list) else [args[position]]
+            group = next(dist.ProcessGroup.unbox(a) for a in args if _is_group(a))
+            size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            self.sent[name] += round(size * share(group.size()))
+        return func(*args, **(kwargs or {}))
+
+
+def _is_group(argument: Any) -> bool:
+    is_object = not isinstance(argument, Tensor | list | int | float | type(None))
+    return is_object and "ProcessGroup" in str(argument._type())
+
+
+def sent_bytes(run: Callable[[], Any]) -> tuple[Counter[str], Any]:
+    """(bytes by collective, the result) of `run`, charged as `planning/traffic.py` says."""
+    with _Counting() as counting:
+        result = run()
+    return +counting.sent, result

@@ -1,0 +1,87 @@
+"""How many documents a documents folder holds, counted in the ways that its manifest tells."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_pipeline.documents_folder import Manifest
+from data_pipeline.filters.decontamination import sets_hit
+
+COUNTED_COLUMNS = ("language", "licence", "contamination")
+"""Of `document.SCHEMA`."""
+
+
+@dataclass
+class DocumentCounts:
+    """Of documents that are kept; or, subtracted from those, of documents that are removed."""
+
+    num_documents: int = 0
+    num_text_bytes: int = 0
+    lengths: Counter[int] = field(default_factory=Counter)
+    """Documents by the number of bits of their length in UTF-8 bytes."""
+    languages: Counter[str] = field(default_factory=Counter)
+    licences: Counter[str] = field(default_factory=Counter)
+    """Documents by language and by licence, "" where it is not known."""
+    licence_bytes: Counter[str] = field(default_factory=Counter)
+    """UTF-8 bytes of these documents."""
+    contaminated: Counter[str] = field(default_factory=Counter)
+    """Documents by evaluation set."""
+
+    @staticmethod
+    def of(manifest: Manifest) -> DocumentCounts:
+        return DocumentCounts(
+            num_documents=manifest.num_kept,
+            num_text_bytes=manifest.num_text_bytes,
+            lengths=Counter({int(bits): count for bits, count in manifest.lengths.items()}),
+            languages=Counter(manifest.languages),
+            licences=Counter(manifest.licences),
+            licence_bytes=Counter(manifest.licence_bytes),
+            contaminated=Counter(manifest.contaminated),
+        )
+
+    def manifest_fields(self) -> dict[str, Any]:
+        """The fields of `Manifest` that these are."""
+        return {
+            "num_kept": self.num_documents,
+            "num_text_bytes": self.num_text_bytes,
+            "lengths": {str(bits): count for bits, count in sorted(self.lengths.items())},
+            "languages": dict(sorted(self.languages.items())),
+            "licences": dict(sorted(self.licences.items())),
+            "licence_bytes": dict(sorted(self.licence_bytes.items())),
+            "contaminated": dict(sorted(self.contaminated.items())),
+        }
+
+    def add_documents(self, documents: pa.Table, num_bytes: npt.NDArray[np.integer[Any]]) -> None:
+        """Documents, with the columns `COUNTED_COLUMNS`, and each one's length in UTF-8 bytes."""
+        self.num_documents += len(num_bytes)
+        self.num_text_bytes += int(num_bytes.sum())
+        bits, counts = np.unique(np.frexp(num_bytes)[1], return_counts=True)
+        self.lengths.update(dict(zip(bits.tolist(), counts.tolist(), strict=True)))
+        for name, counter in (("language", self.languages), ("licence", self.licences)):
+            for value in pc.value_counts(documents.column(name)).to_pylist():
+                counter[value["values"] or ""] += value["counts"]
+        sizes = documents.select(["licence"]).append_column("size", pa.array(num_bytes))
+        for row in sizes.group_by("licence").aggregate([("size", "sum")]).to_pylist():
+            self.licence_bytes[row["licence"] or ""] += row["size_sum"]
+        self.add_contaminated(documents.column("contamination").drop_null().to_pylist())
+
+    def add_contaminated(self, hits: Iterable[str]) -> None:
+        """Documents by what was found in them (`decontamination.described_hits`)."""
+        for hit in hits:
+            self.contaminated.update(sets_hit(hit))
+
+    def __add__(self, other: DocumentCounts) -> DocumentCounts:
+        theirs = vars(other)
+        return DocumentCounts(**{name: own + theirs[name] for name, own in vars(self).items()})
+
+    def __sub__(self, other: DocumentCounts) -> DocumentCounts:
+        theirs = vars(other)
+        return DocumentCounts(**{name: own - theirs[name] for name, own in vars(self).items()})

@@ -1,0 +1,87 @@
+"""Documents that somebody asked to have removed: by id, address or licence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_pipeline.files.atomic import write_atomic
+
+REQUESTED = "requested"
+"""Reason under which these documents are counted."""
+
+
+@dataclass(frozen=True)
+class RemovalRequests:
+    """What is to go. A document goes if any of these names it."""
+
+    ids: frozenset[str] = frozenset()
+    """Content ids."""
+    urls: frozenset[str] = frozenset()
+    licences: frozenset[str] = frozenset()
+    """SPDX expressions, as the documents have them."""
+
+    def __bool__(self) -> bool:
+        return bool(self.ids or self.urls or self.licences)
+
+    @property
+    def columns(self) -> list[str]:
+        """What of a document decides."""
+        return ["id", "url", "licence"]
+
+    def rows(self, table: pa.Table) -> npt.NDArray[np.bool_]:
+        """Which rows of a table with `columns` go."""
+        gone = np.zeros(table.num_rows, np.bool_)
+        for column, values in zip(self.columns, (self.ids, self.urls, self.licences), strict=True):
+            if values:
+                found = pc.is_in(table.column(column), pa.array(sorted(values), pa.string()))
+                gone |= found.to_numpy(zero_copy_only=False)
+        return gone
+
+    def naming(self, table: pa.Table) -> RemovalRequests:
+        """Those that name a row of a table with `columns`."""
+        found = []
+        for column, values in zip(self.columns, (self.ids, self.urls, self.licences), strict=True):
+            found.append(values.intersection(table.column(column).to_pylist() if values else ()))
+        return RemovalRequests(*found)
+
+    def __or__(self, other: RemovalRequests) -> RemovalRequests:
+        return RemovalRequests(
+            self.ids | other.ids, self.urls | other.urls, self.licences | other.licences
+        )
+
+    def __sub__(self, other: RemovalRequests) -> RemovalRequests:
+        return RemovalRequests(
+            self.ids - other.ids, self.urls - other.urls, self.licences - other.licences
+        )
+
+    def lines(self) -> list[str]:
+        """All of it in a fixed order."""
+        return [f"{n} {v}" for n in ("ids", "urls", "licences") for v in sorted(getattr(self, n))]
+
+    def save(self, path: Path) -> None:
+        fields = {name: sorted(getattr(self, name)) for name in ("ids", "urls", "licences")}
+        write_atomic(path, json.dumps(fields, indent=1).encode() + b"\n")
+
+    @staticmethod
+    def load(path: Path) -> RemovalRequests:
+        """What `save` wrote; nothing where there is no such file. ValueError for another file."""
+        if not path.exists():
+            return RemovalRequests()
+        try:
+            fields: dict[str, object] = json.loads(path.read_bytes())
+            return RemovalRequests(**{name: _texts(value) for name, value in fields.items()})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is no list of removal requests: {error}") from error
+
+
+def _texts(values: object) -> frozenset[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{values!r} is no list of strings")
+    return frozenset(values)

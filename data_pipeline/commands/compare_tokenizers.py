@@ -1,0 +1,40 @@
+"""How tokenizers fit a built dataset, one beside the other."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipeline.tokens.tokenizer_comparison import compare_tokenizers, table
+from data_pipeline.tokens.tokenizer_folder import export_tokenizer
+
+
+@dataclass(frozen=True)
+class CompareTokenizers:
+    """Bytes per token and covered text of tokenizers, per source, on the same documents."""
+
+    out: Path
+    """The dataset."""
+    tokenizers: tuple[Path, ...]
+    """Tokenizer folders or SentencePiece models, such as LLaMA's tokenizer.model; OUT/tokenizer is
+    compared with them."""
+    bytes_per_source: int = 10_000_000
+    """Text of each source that they are compared on."""
+
+    def run(self) -> str:
+        """The table. ValueError for what is no tokenizer, or a dataset without one."""
+        report = json.loads((self.out / "report.json").read_bytes())
+        names = [source["name"] for source in report["sources"]]
+        documents = {name: self.out / "documents" / name for name in names}
+        with tempfile.TemporaryDirectory() as temporary:
+            folders = {}
+            for index, path in enumerate((self.out / "tokenizer", *self.tokenizers)):
+                folder = path
+                if path.is_file():
+                    folder = Path(temporary) / str(index)
+                    export_tokenizer(path, folder)
+                folders[str(path)] = folder
+            fits = compare_tokenizers(documents, folders, bytes_per_source=self.bytes_per_source)
+        return table(fits)

@@ -1,0 +1,40 @@
+"""A corpus compared with evaluation sets: documents that have items are dropped, or flagged."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from data_pipeline.files.model_file import model_file
+from data_pipeline.filters.decontamination import (
+    IndexAccount,
+    build_index,
+    drop_contaminated,
+    flag_contaminated,
+)
+from recipes.small_corpora import Corpus
+
+Action = Literal["drop", "flag"]
+
+
+def decontaminated(
+    corpus: Corpus, evaluations: Path, index: Path, *, words: int, passages: bool, action: Action
+) -> tuple[Corpus, IndexAccount]:
+    """The corpus with decontamination as every source's last edit, and what it looks for.
+
+    The n-grams of the sets in `evaluations` are written to the file `index`; its content, not its
+    place, decides what is built again. ValueError if there is nothing to look for.
+    """
+    found, account = build_index(evaluations, words=words, passages=passages)
+    index.parent.mkdir(parents=True, exist_ok=True)
+    found.save(index)
+    file = model_file(
+        index,
+        what="an index of evaluation items",
+        published="nowhere",
+        made_by="build_dataset.sh --decontaminate.sets FOLDER",
+        left_out_by="without --decontaminate.sets nothing is compared",
+    )
+    edit = drop_contaminated if action == "drop" else flag_contaminated
+    return corpus.with_last_edit(partial(edit, index=file)), account

@@ -1,0 +1,49 @@
+"""Where the tasks of a dataset job run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from data_pipeline.executors.executor import Executor
+from data_pipeline.executors.local import Processes
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class ExecutorOptions:
+    """Processes of this machine, or a Ray cluster."""
+
+    executor: Literal["local", "ray"] = "local"
+    """Ray survives the loss of workers and machines; results are the same, byte for byte."""
+    jobs: Annotated[
+        int, tyro.conf.arg(help="Processes, or workers of a Ray cluster started here.")
+    ] = os.cpu_count() or 1
+    ray_address: str | None = None
+    """With --executor ray, a cluster that runs already, such as auto or ray://host:10001 (needs
+    ray[client]); by default one is started on this machine."""
+
+    @contextmanager
+    def started(self, out: Path) -> Iterator[Executor]:
+        """The executor, as long as the block lasts. `out`: the folder that its workers share."""
+        if self.ray_address is not None and self.executor != "ray":
+            raise ValueError("--ray-address needs --executor ray")
+        processes = Processes(self.jobs)
+        if self.executor == "local":
+            yield processes
+            return
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray's default is for ever, also for a task that no machine has the memory for. A cluster
+        # that is there already takes it from the process that asks it for tasks.
+        os.environ.setdefault("RAY_task_oom_retries", "4")
+        # Ray's import takes a second, which no other build should pay for.
+        from data_pipeline.executors.ray import ray_cluster
+
+        with ray_cluster(self.ray_address, jobs=self.jobs, shared=out) as cluster:
+            yield cluster

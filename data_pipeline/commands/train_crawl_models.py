@@ -1,0 +1,110 @@
+"""The jobs that train the models by which CommonCrawl's text is judged.
+
+Both train on a dataset that was built without them, in the order in which CCNet and LLaMA do it:
+
+    build_dataset.sh                     Wikipedia's articles, and crawled pages of any quality
+    build_dataset.sh train-perplexity    how good English goes, from the articles
+    build_dataset.sh train-references    which pages Wikipedia cites, from both
+    build_dataset.sh --models.perplexity ... --models.reference ...     crawled pages, judged
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from data_pipeline.document import Document, items_of
+from data_pipeline.documents_folder import read_manifest
+from data_pipeline.files.remote import Root, root_of
+from data_pipeline.filters.perplexity_training import NGramConfig, train_ngram
+from data_pipeline.filters.reference_classifier import ClassifierConfig, train_reference_classifier
+from data_pipeline.filters.reference_urls import collect_reference_urls
+from recipes.llama1_corpus import wikipedia_source
+
+
+@dataclass(frozen=True)
+class TrainPerplexity:
+    """Train the n-gram model of good English on the Wikipedia articles of a built dataset."""
+
+    out: Path
+    """The dataset: documents/wikipedia, and documents/common_crawl built without such a model."""
+    to: Path | None = None
+    """Folder to write; by default OUT/models/perplexity."""
+    ngram: NGramConfig = field(default_factory=NGramConfig)
+
+    def run(self) -> str:
+        """Train; what to do next."""
+        to = self.to or self.out / "models" / "perplexity"
+        pages = _pages(self.out, judged_by="perplexity")
+        train_ngram(
+            _english(self.out / "documents" / "wikipedia"),
+            (page.text for page in pages if page.language == "en"),
+            to,
+            language="en",
+            config=self.ngram,
+        )
+        return f"wrote {to}; build again with --models.perplexity {to}"
+
+
+@dataclass(frozen=True)
+class TrainReferences:
+    """Train the classifier of pages that Wikipedia cites, on crawled pages of a built dataset."""
+
+    raw: str
+    """Folder, or its URL, with wikipedia/, whose English dumps say which URLs are cited."""
+    out: Path
+    """The dataset: documents/common_crawl, built without such a classifier."""
+    to: Path | None = None
+    """File to write; by default OUT/models/references.bin."""
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+
+    def run(self) -> str:
+        """Train; what it was trained on, and what to do next."""
+        to = self.to or self.out / "models" / "references.bin"
+        pages = _pages(self.out, judged_by="reference_score")
+        references = collect_reference_urls(_english_wikitexts(root_of(self.raw) / "wikipedia"))
+        counts = train_reference_classifier(references, pages, to, config=self.classifier)
+        return (
+            f"wrote {to}, trained on {counts['num_references']:,} cited and "
+            f"{counts['num_random']:,} random of {counts['num_pages']:,} pages "
+            f"({len(references):,} URLs are cited); build again with --models.reference {to}"
+        )
+
+
+def _english(folder: Path) -> Iterator[str]:
+    for document in _documents(folder):
+        if document.language == "en":
+            yield document.text
+
+
+def _english_wikitexts(root: Root) -> Iterator[str]:
+    source = wikipedia_source(languages=frozenset({"en"}))
+    for file in source.inputs(root).files:
+        for item in items_of(source, file):
+            if isinstance(item, Document):
+                yield item.text
+
+
+def _pages(out: Path, *, judged_by: str) -> Iterator[Document]:
+    """Crawled pages; ValueError if they have been chosen by the model that is to be trained."""
+    pages = _documents(out / "documents" / "common_crawl")
+    first = next(pages)  # a documents folder has at least one
+    if getattr(first, judged_by) is not None:
+        raise ValueError(
+            f"{out}/documents/common_crawl was filtered by {judged_by.replace('_', ' ')}; train on "
+            "a build without that model, else the pages that it dropped are never seen"
+        )
+    return itertools.chain([first], pages)
+
+
+def _documents(folder: Path) -> Iterator[Document]:
+    """The documents of a built folder in order; ValueError if it is none."""
+    for file in read_manifest(folder).files:
+        with pq.ParquetFile(folder / file.path) as parquet:
+            for batch in parquet.iter_batches(1_000, use_threads=False):
+                for row in batch.drop_columns(["id", "source"]).to_pylist():
+                    yield Document(**row)

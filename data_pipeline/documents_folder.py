@@ -1,0 +1,182 @@
+"""The format of a documents folder: what a source's raw files have become.
+
+    manifest.json                   counts, versions, and the files with their checksums
+    documents-00000-000.parquet …   columns of `document.SCHEMA`
+    dropped-00000.parquet …         the ledger: what was dropped, and why (`DROPPED_SCHEMA`)
+    examples.parquet                the beginnings of some dropped texts (`EXAMPLES_SCHEMA`)
+    inputs.parquet                  the files that were read (`INPUTS_SCHEMA`)
+    ignored.parquet                 files under the root that were not read, and why
+
+The first number is that of the part, a group of input files; a large part has several files of
+documents.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import Dataset
+
+from data_pipeline.document import Stage
+
+MANIFEST_VERSION = 4
+DROPPED_SCHEMA = pa.schema(
+    [
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("source_file", pa.string(), nullable=False),
+        pa.field("offset", pa.int64()),
+        pa.field("id", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("num_bytes", pa.int64()),
+        pa.field("kept_source", pa.string()),
+        pa.field("kept_id", pa.string()),
+        pa.field("similarity", pa.float32()),
+    ]
+)
+"""The ledger: a line for every document that was dropped. `stage` (`document.Stage`) and `reason`,
+which is the rule's name where documents were compared; then also the document that stayed for it
+and how similar they are. `id` and `num_bytes` are those of the text: as it was read, where it was
+dropped before documents were compared; none where there was no text."""
+EXAMPLES_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.string()) for name in ("stage", "reason", "source_file")),
+        pa.field("offset", pa.int64()),
+        *(pa.field(name, pa.string()) for name in ("id", "detail", "text")),
+    ]
+)
+"""The beginnings of a few dropped texts, as they were read."""
+INPUTS_SCHEMA = pa.schema(
+    [
+        pa.field("source_file", pa.string(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("xxh3_64", pa.string(), nullable=False),
+        pa.field("num_read", pa.int64(), nullable=False),
+        pa.field("num_dropped", pa.int64(), nullable=False),
+        pa.field("num_text_bytes", pa.int64(), nullable=False),
+        pa.field("num_paragraphs_removed", pa.int64(), nullable=False),
+        pa.field("num_paragraph_characters_removed", pa.int64(), nullable=False),
+    ]
+)
+"""Documents (and what was none) per input file, before documents are compared with one another."""
+IGNORED_SCHEMA = pa.schema([("source_file", pa.string()), ("reason", pa.string())])
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    path: str
+    rows: int
+    bytes: int
+    xxh3_64: str
+
+
+@dataclass(frozen=True)
+class DropCount:
+    """How many documents were dropped at a stage for a reason."""
+
+    stage: Stage
+    reason: str
+    documents: int
+    text_bytes: int
+    """UTF-8 bytes of their texts (`DROPPED_SCHEMA` says at which point)."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a documents folder holds. num_read = num_kept + all of `drops`."""
+
+    version: int
+    source: str
+    fingerprint: str
+    versions: dict[str, str]
+    """Of this package, of Python, and of the packages that had a part in the result."""
+    num_input_files: int
+    num_input_bytes: int
+    num_read: int
+    num_kept: int
+    num_read_bytes: int
+    """UTF-8 bytes of the texts as they were read."""
+    num_paragraphs_removed: int
+    """Repeated paragraphs that were taken out of texts that were read ..."""
+    num_paragraph_characters_removed: int
+    """... and the characters in them."""
+    drops: tuple[DropCount, ...]
+    contaminated: dict[str, int]
+    """Documents, dropped or flagged, that have items of an evaluation set; per set."""
+    ignored: dict[str, int]
+    """Files (or whole folders) that were not read, per reason."""
+    num_text_bytes: int
+    """UTF-8 bytes of the kept texts."""
+    lengths: dict[str, int]
+    """Kept documents by the bits of their length in UTF-8 bytes: "10" stands for 512 to 1,023."""
+    languages: dict[str, int]
+    """Kept documents by language, "" where it is not known."""
+    licences: dict[str, int]
+    """Kept documents by licence, "" where it is not known."""
+    licence_bytes: dict[str, int]
+    """UTF-8 bytes of these documents."""
+    files: tuple[ShardFile, ...]
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Documents per drop reason, in the order of the names."""
+        counts: Counter[str] = Counter()
+        for drop in self.drops:
+            counts[drop.reason] += drop.documents
+        return dict(sorted(counts.items()))
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), indent=2).encode()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a documents folder; ValueError if a file is missing or not of its size."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is no documents folder: it has no manifest.json")
+    fields = json.loads(path.read_bytes())
+    if fields.get("version") != MANIFEST_VERSION:
+        raise ValueError(
+            f"{path} has version {fields.get('version')}, and this program reads version "
+            f"{MANIFEST_VERSION}; delete {folder} to have it built again"
+        )
+    files = tuple(ShardFile(**file) for file in fields.pop("files"))
+    drops = tuple(DropCount(**drop) for drop in fields.pop("drops"))
+    for file in files:
+        shard = folder / file.path
+        size = shard.stat().st_size if shard.is_file() else None
+        if size != file.bytes:
+            found = "is missing" if size is None else f"is truncated to {size} bytes"
+            raise ValueError(
+                f"{shard} {found} and should have {file.bytes} bytes; "
+                f"delete {folder} to have it built again"
+            )
+    return Manifest(**fields, drops=drops, files=files)
+
+
+def finished_manifest(folder: Path) -> Manifest | None:
+    """As `read_manifest`; None where there is nothing, or nothing whole."""
+    try:
+        return read_manifest(folder)
+    except (ValueError, TypeError, KeyError):  # not there, damaged, or of another version
+        return None
+
+
+def load_documents(folder: Path) -> Dataset:
+    """The documents of a finished folder, memory-mapped, in order.
+
+    The mapped copy lies in the folder itself (`cache/`) and goes with it.
+    """
+    manifest = read_manifest(folder)
+    paths = [str(folder / file.path) for file in manifest.files]
+    return Dataset.from_parquet(paths, cache_dir=str(folder / "cache"))
+
+
+def described(counts: Mapping[str, int]) -> str:
+    """Counts per reason in words."""
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "0"

@@ -1,0 +1,91 @@
+"""The executor of one machine: tasks in several processes, with a progress bar."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import NoReturn
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from data_pipeline.executors.executor import Result, Task, WorkerLost
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Up to `jobs` processes of this machine; with one, everything runs in this process."""
+
+    jobs: int
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise ValueError(f"jobs ({self.jobs}) must be at least 1")
+
+    def map(
+        self,
+        function: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        sizes: Sequence[int],
+        *,
+        label: str,
+    ) -> list[Result]:
+        """`function` of every task, in the order of the tasks.
+
+        The first error ends everything and is raised here; WorkerLost for a killed process.
+        Processes are forked where the system can: a fresh interpreter would have to import the main
+        program again, which may be a shell script or standard input.
+        """
+        if self.jobs == 1 or len(tasks) <= 1:
+            with progress_bar(sizes, label) as bar:
+                pairs = zip(tasks, sizes, strict=True)
+                return [_advance(bar, size, function(task)) for task, size in pairs]
+        method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+        context = multiprocessing.get_context(method)
+        with ProcessPoolExecutor(
+            min(self.jobs, len(tasks)), context, _set_up_worker, (os.getpid(),)
+        ) as executor:
+            futures = [executor.submit(function, task) for task in tasks]
+            size_of = dict(zip(futures, sizes, strict=True))
+            try:
+                with progress_bar(sizes, label) as bar:
+                    for future in as_completed(futures):
+                        _advance(bar, size_of[future], future.result())
+            except BrokenProcessPool as error:
+                raise WorkerLost(
+                    f"a process was killed while it worked on '{label}', perhaps for want of "
+                    "memory; run the same command again to continue, with fewer --jobs if so"
+                ) from error
+            except BaseException:
+                executor.shutdown(wait=False, cancel_futures=True)
+                raise
+            return [future.result() for future in futures]
+
+
+def _set_up_worker(parent: int) -> None:
+    pa.set_cpu_count(1)  # the processes are the parallelism
+    if sys.platform == "linux":
+        # A killed parent would leave its workers waiting for ever, its standard error held open.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was killed before the line above
+            os._exit(1)
+
+
+def progress_bar(sizes: Sequence[int], label: str) -> tqdm[NoReturn]:
+    """Of as many bytes as `sizes` are together."""
+    bar: tqdm[NoReturn] = tqdm(total=sum(sizes), desc=label, unit="B", unit_scale=True)
+    return bar
+
+
+def _advance(bar: tqdm[NoReturn], size: int, result: Result) -> Result:
+    bar.update(size)
+    return result

@@ -1,0 +1,172 @@
+"""Finding a source's input files: every file is either read, or ignored for a reason."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from data_pipeline.files.remote import RemoteFolder, Root, download, listing
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file to read, and what is known about it before it is opened."""
+
+    path: Path
+    """Where it lies; of a file behind a URL only its name and folders mean something, until
+    `local_copy` has brought it here."""
+    source_file: str
+    """Path relative to the root, with slashes, valid Unicode whatever the file is called."""
+    size: int
+    mtime_ns: int
+    """0 for a file behind a URL."""
+    title: str | None = None
+    licence: str | None = None
+    url: str | None = None
+    """Where it is copied from; None for a file of this machine."""
+    version: str | None = None
+    """Of a file behind a URL: what its store says of its contents or last change."""
+
+
+@contextmanager
+def local_copy(file: InputFile) -> Iterator[InputFile]:
+    """The file, readable at its `path`; what came from a URL goes when the block ends.
+
+    The copy lies in a folder of `tempfile.gettempdir()` and has the file's own name and folders.
+    OSError where it cannot be copied.
+    """
+    if file.url is None:
+        yield file
+        return
+    with tempfile.TemporaryDirectory(prefix="llama-ds-") as folder:
+        path = Path(folder, *PurePosixPath(file.source_file).parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download(file.url, path, file.size)
+        yield replace(file, path=path)
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A file, or a folder with all that is in it, that is not read."""
+
+    source_file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All there is under a root. `files` are in the order of `source_file`."""
+
+    files: tuple[InputFile, ...]
+    ignored: tuple[Ignored, ...]
+
+    def without(self, why_ignored: Callable[[InputFile], str | None]) -> Inputs:
+        """Move the files for which `why_ignored` gives a reason to `ignored`."""
+        reasons = [why_ignored(file) for file in self.files]
+        pairs = list(zip(self.files, reasons, strict=True))
+        kept = tuple(file for file, reason in pairs if reason is None)
+        ignored = tuple(Ignored(f.source_file, reason) for f, reason in pairs if reason is not None)
+        return Inputs(kept, self.ignored + ignored)
+
+
+def walk(
+    root: Root, *, follow_symlinks: bool, skip_folder: Callable[[str], bool] = lambda name: False
+) -> Inputs:
+    """All regular files under `root` (or `root` itself, if it is a file).
+
+    Hidden names (a leading dot) and folders whose name `skip_folder` accepts are ignored. A folder
+    that symbolic links make reachable twice is entered once, so that loops end. ValueError if
+    `root` does not exist.
+    """
+    if isinstance(root, RemoteFolder):
+        return _walk_remote(root, skip_folder)
+    if not root.exists():
+        raise ValueError(f"corpus path {root} does not exist")
+    if root.is_file():
+        info = root.stat()
+        return Inputs((InputFile(root, _printable(root.name), info.st_size, info.st_mtime_ns),), ())
+    if not root.is_dir():
+        raise ValueError(f"corpus path {root} is neither a file nor a folder")
+    items = list(_walk_folder(root, "", follow_symlinks, skip_folder, set()))
+    files = sorted((i for i in items if isinstance(i, InputFile)), key=lambda i: i.source_file)
+    return Inputs(tuple(files), tuple(i for i in items if isinstance(i, Ignored)))
+
+
+def _walk_remote(root: RemoteFolder, skip_folder: Callable[[str], bool]) -> Inputs:
+    found = listing(root)
+    if not found:
+        raise ValueError(f"corpus path {root} does not exist, or has no files")
+    files: list[InputFile] = []
+    ignored: dict[str, Ignored] = {}
+    for file in found:
+        if (reason := _why_ignored(file.name, skip_folder)) is not None:
+            ignored.setdefault(reason.source_file, reason)
+        else:
+            path = Path(file.name)
+            files.append(
+                InputFile(path, file.name, file.size, 0, url=file.url, version=file.version)
+            )
+    return Inputs(tuple(files), tuple(ignored.values()))
+
+
+def _why_ignored(name: str, skip_folder: Callable[[str], bool]) -> Ignored | None:
+    """The file, or the folder of it, that `walk` ignores."""
+    parts = name.split("/")
+    for depth, part in enumerate(parts, start=1):
+        if part.startswith("."):
+            return Ignored("/".join(parts[:depth]), "hidden")
+        if depth < len(parts) and skip_folder(part):
+            return Ignored("/".join(parts[:depth]), "skipped_folder")
+    return None
+
+
+def _walk_folder(
+    folder: Path,
+    prefix: str,
+    follow_symlinks: bool,
+    skip_folder: Callable[[str], bool],
+    visited: set[tuple[int, int]],
+) -> Iterator[InputFile | Ignored]:
+    """Everything in `folder`; `prefix` is its place under the root, with a slash at the end."""
+    try:
+        identity = folder.stat()
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError:
+        yield Ignored(_printable(prefix), "unreadable")
+        return
+    if (identity.st_dev, identity.st_ino) in visited:
+        yield Ignored(_printable(prefix), "visited_folder")
+        return
+    visited.add((identity.st_dev, identity.st_ino))
+    for entry in entries:
+        place = prefix + entry.name
+        try:
+            info = entry.stat(follow_symlinks=follow_symlinks)
+        except OSError:  # a link to nowhere or to itself, or a file that has just gone
+            yield Ignored(_printable(place), "unreadable")
+            continue
+        if entry.name.startswith("."):
+            yield Ignored(_printable(place), "hidden")
+        elif stat.S_ISDIR(info.st_mode):
+            if skip_folder(entry.name):
+                yield Ignored(_printable(place), "skipped_folder")
+            else:
+                yield from _walk_folder(
+                    Path(entry.path), f"{place}/", follow_symlinks, skip_folder, visited
+                )
+        elif stat.S_ISREG(info.st_mode):
+            yield InputFile(Path(entry.path), _printable(place), info.st_size, info.st_mtime_ns)
+        else:
+            reason = "symlink" if stat.S_ISLNK(info.st_mode) else "not_a_file"
+            yield Ignored(_printable(place), reason)
+
+
+def _printable(name: str) -> str:
+    """File names are bytes; those that are not UTF-8 keep their odd bytes as \\xNN."""
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")

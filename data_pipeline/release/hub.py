@@ -1,0 +1,70 @@
+"""Pushes built documents to the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Protocol
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import LocalTokenNotFoundError
+
+from data_pipeline.release.dataset_card import CARD
+
+PUBLISHED = (CARD, "*manifest.json", "*documents-*.parquet", "*dropped-*.parquet")
+"""What goes to the hub. Texts that were dropped do not (examples.parquet, the report): a licence or
+a request may be why."""
+PRIVATE = (".*", "*/.*", "cache/*", "*/cache/*")
+"""Parts, caches, and what killed processes left."""
+
+
+class Hub(Protocol):
+    """What is used of `huggingface_hub.HfApi`."""
+
+    def whoami(self) -> object: ...
+    def create_repo(
+        self, repo_id: str, *, repo_type: str, private: bool, exist_ok: bool
+    ) -> object: ...
+    def upload_folder(
+        self,
+        *,
+        repo_id: str,
+        folder_path: Path,
+        repo_type: str,
+        commit_message: str,
+        allow_patterns: list[str],
+        ignore_patterns: list[str],
+        delete_patterns: list[str],
+    ) -> object: ...
+
+
+def push_to_hub(folder: Path, repo_id: str, *, private: bool = True, hub: Hub | None = None) -> str:
+    """Push a folder with a dataset card to the repository USER/NAME; its address.
+
+    The repository is made where there is none, for its owner's eyes only unless `private` is
+    False. A push that was interrupted continues. Files of an earlier push that are no longer there
+    are deleted, so that what was removed here is removed there. Who pushes is who has logged in
+    with `hf auth login`. ValueError where nobody has, or the folder has no card.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise ValueError(f"the repository '{repo_id}' must have the form USER/NAME")
+    if not (folder / CARD).is_file():
+        raise ValueError(f"{folder} has no dataset card ({CARD}); finish the build first")
+    hub = HfApi() if hub is None else hub
+    try:
+        hub.whoami()
+    except LocalTokenNotFoundError as error:
+        raise ValueError(
+            f"nobody is logged in to push to {repo_id}; run `hf auth login` first"
+        ) from error
+    hub.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    hub.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        repo_type="dataset",
+        commit_message="Documents and their card",
+        allow_patterns=list(PUBLISHED),
+        ignore_patterns=list(PRIVATE),
+        delete_patterns=["*documents-*.parquet", "*dropped-*.parquet", "*manifest.json"],
+    )
+    return f"https://huggingface.co/datasets/{repo_id}"

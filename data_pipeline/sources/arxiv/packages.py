@@ -1,0 +1,343 @@
+"""arXiv: the archive's source packages, one paper each, alone or in its bulk files.
+
+A package is a gzip file of one TeX file or of a tar archive, a tar archive, or a PDF file; its
+bytes say which, not its name. A bulk file (`arXiv_src_*.tar`) is a tar archive of packages
+(`YYMM/<id>.gz`, `YYMM/<id>.pdf`). The offset of a document is the byte in the bulk file at which
+its member begins; None for a package of its own. A paper's text is its main file with all that it
+includes; its identity and month come from the file's name.
+
+The archive keeps each paper's licence in its metadata and not in the source: licence is None.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from data_pipeline.document import Document, Rejected
+from data_pipeline.files.compressed import DAMAGE, one_line
+from data_pipeline.files.inputs import InputFile, Inputs, walk
+from data_pipeline.files.remote import Root
+from data_pipeline.sources.arxiv import sections as latex
+from data_pipeline.sources.arxiv.expansion_input import MacroExplosionError
+from data_pipeline.sources.arxiv.macros import expand_macros
+from data_pipeline.sources.arxiv.project import (
+    TEX_SUFFIXES,
+    ProjectTooLargeError,
+    decode_project,
+    is_withdrawn,
+    main_file,
+    merged,
+)
+from data_pipeline.sources.arxiv.tar_stream import Member, MemberKind, Readable, is_tar, members
+from data_pipeline.sources.arxiv.title import title_of
+from data_pipeline.text.decoding import NotTextError, clean
+
+_SUFFIXES = (".gz", ".tar", ".tgz", ".pdf")
+_NEW_ID = re.compile(r"(\d{2})(0[1-9]|1[0-2])\.\d{4,5}(?:v\d+)?")
+_OLD_ID = re.compile(
+    r"([a-z]+(?:-[a-z]+)?)(?:\.[A-Z]{2})?[/_]?((\d{2})(0[1-9]|1[0-2])\d{3}(?:v\d+)?)"
+)
+_FIRST_YEAR = 91
+"""The archive began in 1991: a smaller two-digit year is one of this century."""
+
+_TEX_SUFFIXES = TEX_SUFFIXES | {".sty", ".cls"}
+_NOT_TEXT = frozenset(
+    {
+        *(".pdf", ".ps", ".eps", ".epsf", ".epsi", ".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif"),
+        *(".tiff", ".svg", ".gz", ".zip", ".bz2", ".xz", ".tar", ".z", ".mp4", ".avi", ".mov"),
+        *(".ttf", ".otf", ".pfb", ".tfm", ".dvi", ".xls", ".xlsx", ".doc", ".docx", ".ppt", ".npy"),
+        *(
+            ".bib",
+            ".bst",
+            ".bbl",
+            ".aux",
+            ".log",
+            ".out",
+            ".fits",
+            ".h5",
+            ".ipynb",
+            ".csv",
+            ".json5",
+        ),
+    }
+)
+"""Endings of files in a package that hold none of the paper's text: not read."""
+
+_UUENCODED = re.compile(rb"[^\\]*?^begin [0-7]{3} \S+\s*\n[ -`]{61}\s*$", re.MULTILINE)
+"""An archive as it was mailed in the 1990s, behind a script or words at most. Figures that were
+mailed behind a paper's TeX stand after its end, where they go with the rest."""
+_HEAD_BYTES = 1_024
+_MAX_WITHDRAWN_BYTES = 4_000
+_WITHDRAWN = re.compile(
+    rb"(?:paper|article|manuscript|submission|preprint|work|version)s?\s[^.]{0,60}\bwithdrawn\b",
+    re.IGNORECASE,
+)
+
+
+class _UnusableError(Exception):
+    """A package that gives no paper; `reason` is the drop reason."""
+
+    def __init__(self, reason: str, detail: str | None = None) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class PaperId:
+    """A paper's name in the archive."""
+
+    name: str
+    """`2310.03240v1` or `hep-th/9901001`."""
+    month: str
+    """Of its submission, `2023-10`."""
+
+    @property
+    def url(self) -> str:
+        return f"https://arxiv.org/abs/{self.name}"
+
+
+def paper_id(file_name: str) -> PaperId | None:
+    """The id that a package is named by, in the style of before or after April 2007."""
+    stem = _stem(file_name)
+    if match := _NEW_ID.fullmatch(stem):
+        return PaperId(stem, _month(match[1], match[2]))
+    if match := _OLD_ID.fullmatch(stem):
+        return PaperId(f"{match[1]}/{match[2]}", _month(match[3], match[4]))
+    return None
+
+
+def inputs(root: Root) -> Inputs:
+    """The packages and bulk files under `root`: files that end as such, or are named by an id."""
+
+    def why_ignored(file: InputFile) -> str | None:
+        name = file.source_file.rpartition("/")[2]
+        known = name.lower().endswith(_SUFFIXES) or paper_id(name) is not None
+        return None if known else "unknown_kind"
+
+    return walk(root, follow_symlinks=True).without(why_ignored)
+
+
+def read(
+    file: InputFile, *, max_package_bytes: int, max_text_bytes: int
+) -> Iterator[Document | Rejected]:
+    """The paper of a package, or the papers of a bulk file, each with its LaTeX as one text.
+
+    A package may unpack to `max_package_bytes`, of which figures are skipped over and the rest, up
+    to `max_text_bytes`, is held in memory.
+    """
+    limits = (max_package_bytes, max_text_bytes)
+    offset: int | None = None
+    try:
+        with file.path.open("rb") as raw:
+            head, stream = _peek(raw)
+            if not _is_bulk(file, head):
+                yield _paper(file, file.source_file, None, stream, limits)
+                return
+            for member, data in members(stream):
+                offset = member.offset
+                if member.kind is MemberKind.FILE:
+                    yield _paper(file, member.name, offset, data, limits)
+                elif member.kind is MemberKind.OTHER:
+                    detail = f"{member.name} is a link or a device"
+                    yield Rejected("not_a_file", file.source_file, offset, detail)
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        yield Rejected("unreadable", file.source_file, detail=one_line(error))
+    except DAMAGE as error:
+        yield Rejected("damaged", file.source_file, offset, one_line(error))
+
+
+def without_comments(document: Document) -> Document:
+    """Edit: no comments."""
+    return document.with_text(latex.without_comments(document.text))
+
+
+def with_macros_expanded(document: Document, *, max_growth: int) -> Document | Rejected:
+    """Edit: the authors' definitions gone, their macros expanded in line."""
+    try:
+        return document.with_text(expand_macros(document.text, max_growth=max_growth))
+    except MacroExplosionError as error:
+        return document.rejected("macro_explosion", str(error))
+
+
+def with_title(document: Document) -> Document:
+    """Edit: the title, where the paper gives one. The text stays."""
+    return replace(document, title=title_of(document.text) or document.title)
+
+
+def without_front_matter_and_bibliography(
+    document: Document, *, max_front_share: float
+) -> Document | Rejected:
+    """Edit: the paper from its first section on, without its bibliography."""
+    text = latex.without_front_matter_and_bibliography(
+        document.text, max_front_share=max_front_share
+    )
+    return document.with_text(text) if text.strip() else document.rejected("no_body")
+
+
+def with_tidy_lines(document: Document) -> Document:
+    """Edit: no blanks at line ends, no more than one empty line in a row."""
+    return document.with_text(latex.with_tidy_lines(document.text))
+
+
+def _stem(file_name: str) -> str:
+    """The last part of a path without the ending of its kind. An id has a dot of its own."""
+    name = posixpath.basename(file_name)
+    while name.lower().endswith(_SUFFIXES):
+        name = name.rpartition(".")[0]
+    return name
+
+
+def _month(year: str, month: str) -> str:
+    century = 19 if int(year) >= _FIRST_YEAR else 20
+    return f"{century}{year}-{month}"
+
+
+class _Rewound(io.RawIOBase):
+    """A stream whose head has been read already. OSError beyond `limit` bytes in all."""
+
+    def __init__(self, head: bytes, rest: Readable, limit: int | None = None) -> None:
+        self._head = head
+        self._rest = rest
+        self._left = limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        size = len(buffer)
+        data, self._head = self._head[:size], self._head[size:]
+        data = data or self._rest.read(size)
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                raise _UnusableError("too_large", "unpacks to more than the limit")
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _peek(stream: Readable, limit: int | None = None) -> tuple[bytes, io.BufferedReader]:
+    """The first bytes of a stream, and the whole of it."""
+    head = b""
+    while len(head) < _HEAD_BYTES and (data := stream.read(_HEAD_BYTES - len(head))):
+        head += data
+    return head, io.BufferedReader(_Rewound(head, stream, limit), 1 << 16)
+
+
+def _is_bulk(file: InputFile, head: bytes) -> bool:
+    """A tar archive that is named as the archive names its bulk files, or begins with a package."""
+    if not is_tar(head):
+        return False
+    if "arxiv_src" in file.source_file.rpartition("/")[2].lower():
+        return True
+    try:
+        with file.path.open("rb") as stream:
+            files = (m.name for m, _ in members(stream) if m.kind is MemberKind.FILE)
+            first = next(files, "")
+    except DAMAGE:
+        return False
+    return first.lower().endswith((".gz", ".pdf")) and paper_id(first) is not None
+
+
+def _paper(
+    file: InputFile, name: str, offset: int | None, stream: Readable, limits: tuple[int, int]
+) -> Document | Rejected:
+    """The paper of one package."""
+    max_package_bytes, max_text_bytes = limits
+    try:
+        files = _package_files(stream, max_package_bytes, max_text_bytes)
+        text = _project_text(files, max_text_bytes)
+    except _UnusableError as error:
+        reason, detail = error.reason, error.detail
+    except NotTextError as error:
+        reason, detail = error.reason, str(error)
+    except ProjectTooLargeError as error:
+        reason, detail = "too_large", str(error)
+    except DAMAGE as error:
+        reason, detail = "damaged", one_line(error)
+    else:
+        paper = paper_id(name)
+        document = Document(clean(text), file.source_file, offset)
+        return replace(document, url=paper.url, timestamp=paper.month) if paper else document
+    where = None if offset is None else f"{name}: {detail or reason}"
+    return Rejected(reason, file.source_file, offset, where or detail)
+
+
+def _project_text(files: dict[str, bytes], max_text_bytes: int) -> str:
+    texts = decode_project(files)
+    if is_withdrawn(texts):
+        raise _UnusableError("withdrawn", "marked %auto-ignore")
+    if sum(map(len, files.values())) < _MAX_WITHDRAWN_BYTES:
+        for data in files.values():
+            if match := _WITHDRAWN.search(data):
+                said = " ".join(match.group().decode("ascii", "replace").split())
+                raise _UnusableError("withdrawn", f"says: {said}")
+    main = main_file(texts, max_characters=max_text_bytes)
+    if main is None:
+        raise _UnusableError("no_tex", f"no TeX file among {len(files)} files")
+    return merged(texts, main, max_characters=max_text_bytes)
+
+
+def _package_files(
+    stream: Readable, max_package_bytes: int, max_text_bytes: int
+) -> dict[str, bytes]:
+    """The files of a package that may hold text, by their paths in it."""
+    head, data = _peek(stream, max_package_bytes)
+    depth = 0
+    while head.startswith(b"\x1f\x8b"):
+        if depth == 2:
+            raise _UnusableError("not_tex", "gzip in gzip in gzip")
+        depth += 1
+        head, data = _peek(gzip.GzipFile(fileobj=data), max_package_bytes)
+    if not head:
+        raise _UnusableError("empty")
+    if is_tar(head):
+        return _archive_files(data, max_text_bytes)
+    for magic, reason in ((b"%PDF", "pdf_only"), (b"%!", "postscript_only")):
+        if head.lstrip().startswith(magic):
+            raise _UnusableError(reason)
+    if head.lstrip().startswith(b"<"):
+        raise _UnusableError("not_tex", "HTML or XML")
+    text = data.read(max_text_bytes + 1)
+    if len(text) > max_text_bytes:
+        raise _UnusableError("too_large", f"has more than {max_text_bytes} bytes of text")
+    if _UUENCODED.match(text, 0, 1 << 16):
+        raise _UnusableError("not_tex", "uuencoded")
+    if not text.strip(b" \t\r\n\0"):
+        raise _UnusableError("empty")
+    return {"main.tex": text}
+
+
+def _archive_files(stream: io.BufferedReader, max_text_bytes: int) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    # Tables of data may use up their own part only, so that the paper itself always has room.
+    left = {True: max_text_bytes, False: max_text_bytes // 4}
+    num_pdf = num_files = 0
+    for member, data in members(stream):
+        num_files += member.kind is MemberKind.FILE
+        num_pdf += member.name.lower().endswith(".pdf")
+        path = _inner_path(member)
+        if path is None:
+            continue
+        is_tex = posixpath.splitext(path)[1].lower() in _TEX_SUFFIXES
+        if member.size <= left[is_tex]:
+            files[path] = io.BufferedReader(data).read()
+            left[is_tex] -= member.size
+    if not files:
+        reason = "pdf_only" if num_pdf else "no_tex" if num_files else "empty"
+        raise _UnusableError(reason, f"{num_files} files, no text among them")
+    return files
+
+
+def _inner_path(member: Member) -> str | None:
+    """Where a member lies in its package; None if it is no text or lies outside."""
+    path = posixpath.normpath(member.name)
+    suffix = posixpath.splitext(path)[1].lower()
+    outside = path.startswith(("/", "../")) or path in (".", "..")
+    readable = member.kind is MemberKind.FILE and suffix not in _NOT_TEXT
+    return path if readable and not outside else None

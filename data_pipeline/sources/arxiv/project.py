@@ -1,0 +1,285 @@
+"""The files of a LaTeX paper as one text: main file found, included files in their places.
+
+A project is a mapping from path, relative to the package, to content. Nothing outside it is ever
+looked at.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from data_pipeline.sources.arxiv.tex_tokens import VERBATIM_ENVIRONMENTS, tokens_outside_verbatim
+from data_pipeline.text.decoding import NotTextError, decode
+
+TEX_SUFFIXES = frozenset({".tex", ".ltx", ".latex"})
+_NEVER_MAIN = frozenset({".sty", ".cls", ".bbl", ".bst", ".bib", ".clo", ".def", ".cfg"})
+_NEVER_INCLUDED = frozenset({".bbl", ".pgf", ".tikz", ".pstex_t", ".pdf_t", ".eps_tex", ".pdf_tex"})
+"""The bibliography, and drawings written by programs: coordinates, not text."""
+
+_MAX_DEPTH = 20
+_MAX_CANDIDATES = 20
+_COST_OF_INCLUDING = 4_000
+"""In characters: empty files may include one another millions of times."""
+_MAX_INTERNAL_SHARE = 0.25
+
+_TOKEN = re.compile(
+    r"%[^\n]*|\\(?:"
+    r"begin[ \t]*\{(?P<verbatim>(?:" + "|".join((*VERBATIM_ENVIRONMENTS, "comment")) + r")\*?)\}"
+    r"|(?:input|include|subfile|subfileinclude|InputIfFileExists)(?![A-Za-z@])\s*"
+    r"(?:\{(?P<braced>[^{}%\n]{1,300})\}|(?P<bare>[^\s{}\\%]{1,300})[ \t]?)"
+    r"|(?:import|subimport|includefrom|inputfrom|subincludefrom|subinputfrom)\*?[ \t]*"
+    r"\{(?P<folder>[^{}%\n]{0,300})\}[ \t]*\{(?P<imported>[^{}%\n]{1,300})\}"
+    r"|(?:usepackage|RequirePackage|documentclass|LoadClass|(?P<old>documentstyle))\s*"
+    r"(?:\[(?P<options>[^\[\]]{0,2000})\])?\s*\{(?P<styles>[^{}]{1,1000})\}"
+    r"|(?P<stop>endinput)(?![A-Za-z@])"
+    r"|[\s\S])"
+)
+_CLASS = re.compile(r"^[^%\n]*\\document(?:class|style)(?![A-Za-z])", re.MULTILINE)
+_BEGIN = re.compile(r"^[^%\n]*\\begin\s*\{document\}", re.MULTILINE)
+_INNER = re.compile(r"\\begin\s*\{document\}(.*?)(?:\\end\s*\{document\}|\Z)", re.DOTALL)
+_TEX = re.compile(
+    r"\\(?:documentclass|documentstyle|begin\s*\{|input\b|magnification\b|def\\|bye\b)"
+)
+_AUTO_IGNORE = re.compile(r"\s*%\s*auto-ignore")
+_README = re.compile(r"^[ \t]*(\S+)[ \t]+(toplevelfile|ignore)\b", re.MULTILINE)
+_README_JSON = re.compile(
+    r"[\"']?filename[\"']?\s*:\s*[\"']?([^\"'\s,}]+)[\"']?[\s,]*-?\s*"
+    r"[\"']?usage[\"']?\s*:\s*[\"']?(\w+)|"
+    r"[\"']?usage[\"']?\s*:\s*[\"']?(\w+)[\"']?[\s,]*-?\s*"
+    r"[\"']?filename[\"']?\s*:\s*[\"']?([^\"'\s,}]+)"
+)
+_DEFINITION = re.compile(
+    r"\\(?:(?:new|renew|provide)command\*?|DeclareRobustCommand\*?|[egx]?def|let)\s*\{?\s*\\"
+)
+_DECLARED_ENCODING = re.compile(
+    rb"^[^%\n]*\\(?:usepackage\s*\[([\w\s,-]{1,40})\]\s*\{inputenc\}|inputencoding\s*\{(\w{1,20})\})",
+    re.MULTILINE,
+)
+_ENCODINGS = {
+    # inputenc's option -> Python's name; where Windows has a superset, that one.
+    **{"latin1": "cp1252", "ansinew": "cp1252", "cp1252": "cp1252", "latin9": "iso8859-15"},
+    **{"latin2": "iso8859-2", "latin3": "iso8859-3", "latin4": "iso8859-4", "latin5": "cp1254"},
+    **{"latin10": "iso8859-16", "cp1250": "cp1250", "cp1251": "cp1251", "cp1257": "cp1257"},
+    **{"cp437": "cp437", "cp850": "cp850", "cp852": "cp852", "cp855": "cp855", "cp866": "cp866"},
+    **{"koi8-r": "koi8-r", "koi8-u": "koi8-u", "applemac": "mac-roman", "macce": "mac-latin2"},
+    **{"utf8": "utf-8", "utf8x": "utf-8"},
+}
+
+
+class ProjectTooLargeError(ValueError):
+    """The files include one another until the text exceeds its limit."""
+
+
+def decode_file(data: bytes, declared: str | None = None) -> str:
+    r"""A file's text; NotTextError if it is none.
+
+    UTF-8 if all of it is valid, else the encoding that `\usepackage[…]{inputenc}` names here or
+    (`declared`) in the paper's main file, else UTF-8 with single bytes replaced if most non-ASCII
+    characters are valid, else as `text.decode`. So one bad byte costs one character.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        own = declared_encoding(data) or declared
+    if b"\0" in data or data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return decode(data)
+    if own is not None:
+        return data.decode(own, "replace")
+    lenient = data.decode("utf-8", "replace")
+    num_bad = lenient.count("\ufffd")
+    if sum(character > "\x7f" for character in lenient) > 2 * num_bad:
+        return lenient
+    return decode(data)
+
+
+def declared_encoding(data: bytes) -> str | None:
+    """Python's name of the encoding that a file declares, None if it declares none we know."""
+    match = _DECLARED_ENCODING.search(data, 0, 100_000)
+    if match is None:
+        return None
+    names = (match[1] or match[2]).decode("ascii").split(",")
+    return _ENCODINGS.get(names[-1].strip())
+
+
+def decode_project(files: Mapping[str, bytes]) -> dict[str, str]:
+    """The files that are text. NotTextError if there are files and none is text."""
+    declared = next(filter(None, map(declared_encoding, files.values())), None)
+    texts: dict[str, str] = {}
+    failure: NotTextError | None = None
+    for name, data in files.items():
+        try:
+            texts[name] = decode_file(data, declared).replace("\r\n", "\n").replace("\r", "\n")
+        except NotTextError as error:
+            failure = error if failure is None or _suffix(name) in TEX_SUFFIXES else failure
+    if failure is not None and not any(_can_be_main(*item) for item in texts.items()):
+        raise failure
+    return texts
+
+
+def is_withdrawn(texts: Mapping[str, str]) -> bool:
+    """Whether every TeX file is marked `%auto-ignore`, as the archive marks what is no paper."""
+    marks = [_AUTO_IGNORE.match(t) is not None for n, t in texts.items() if _can_be_main(n, t)]
+    return bool(marks) and all(marks)
+
+
+def main_file(texts: Mapping[str, str], *, max_characters: int) -> str | None:
+    r"""The file that the paper is made from, None if no file is TeX.
+
+    The first that the archive's 00README names as top level; else, among the files that no other
+    includes, those with \documentclass and \begin{document}; else those with one of them; else
+    (plain TeX) any. Of several, the one whose text with its included files is the longest, and
+    the first by name among equals.
+    """
+    top, ignored = _readme(texts)
+    for name in top:
+        if name in texts:
+            return name
+    found = [
+        name
+        for name, text in texts.items()
+        if name not in ignored and _can_be_main(name, text) and not _AUTO_IGNORE.match(text)
+    ]
+    included = {n for name in found for n in _included(texts, name) if n != name}
+    free = [name for name in found if name not in included] or found
+    whole = [n for n in free if _CLASS.search(texts[n]) and _BEGIN.search(texts[n])]
+    partly = [n for n in free if _CLASS.search(texts[n]) or _BEGIN.search(texts[n])]
+    candidates = sorted(whole or partly or free, key=lambda name: (-len(texts[name]), name))
+    if len(candidates) < 2:
+        return candidates[0] if candidates else None
+    lengths = {
+        name: len(merged(texts, name, max_characters=max_characters))
+        for name in candidates[:_MAX_CANDIDATES]
+    }
+    return min(lengths, key=lambda name: (-lengths[name], name))
+
+
+def merged(texts: Mapping[str, str], main: str, *, max_characters: int) -> str:
+    r"""The text of `main` with those of the files it includes in their places, all the way down.
+
+    \input, \include, \subfile and \import are followed inside the project, with or without the
+    ending .tex; of a file that is a document of its own, what its `document` environment holds.
+    The authors' own style files stand after the commands that load them (those in which more than
+    half of the definitions use internals, marked by an @, are publishers'). A command whose file is
+    not there, or would include itself, stays.
+
+    ProjectTooLargeError beyond `max_characters`.
+    """
+    return _Merger(texts, posixpath.dirname(main), max_characters).text_of(main)
+
+
+def is_authors_own(style: str) -> bool:
+    """Whether a style file defines words of a paper, rather than a layout."""
+    starts = [match.end() for match in _DEFINITION.finditer(style)]
+    ends = [*starts[1:], len(style)]
+    internal = sum("@" in style[a : min(b, a + 300)] for a, b in zip(starts, ends, strict=False))
+    return internal <= _MAX_INTERNAL_SHARE * len(starts)
+
+
+@dataclass
+class _Merger:
+    texts: Mapping[str, str]
+    home: str
+    """Folder of the main file, where TeX runs."""
+    max_characters: int
+    num_characters: int = 0
+    open_files: list[str] = field(default_factory=list)
+
+    def text_of(self, name: str) -> str:
+        text = self.texts[name]
+        if self.open_files and _CLASS.search(text) and (inner := _INNER.search(text)):
+            text = inner[1]
+        self.num_characters += len(text) + _COST_OF_INCLUDING
+        if self.num_characters > self.max_characters:
+            raise ProjectTooLargeError(
+                f"with its included files it has more than {self.max_characters} characters"
+            )
+        self.open_files.append(name)
+        pieces: list[str] = []
+        start = 0
+        for match in tokens_outside_verbatim(_TOKEN, text):
+            if match.lastgroup in (None, "verbatim"):
+                continue
+            if match["stop"]:
+                text = text[: match.start()]
+                break
+            for file, keeps_command in self.loaded(match):
+                pieces.append(text[start : match.end() if keeps_command else match.start()])
+                if keeps_command:
+                    pieces.append("\n")
+                pieces.append(self.text_of(file).rstrip())
+                start = match.end()
+                if text[start : start + 1] != "\n":
+                    pieces.append("\n")
+        pieces.append(text[start:])
+        self.open_files.pop()
+        return "".join(pieces)
+
+    def loaded(self, match: re.Match[str]) -> Iterator[tuple[str, bool]]:
+        """The files to put in at a command, each with whether the command itself stays."""
+        if len(self.open_files) > _MAX_DEPTH:
+            return
+        if match["styles"]:
+            names = match["styles"].split(",")
+            names += (match["options"] or "").split(",") if match["old"] else []
+            for name in names:
+                style = self.find(name.strip(), (".sty", ".cls"), "")
+                if style is not None and is_authors_own(self.texts[style]):
+                    yield style, True
+            return
+        folder = match["folder"] or ""
+        target = match["braced"] or match["bare"] or match["imported"]
+        file = self.find(target.strip(' "'), (".tex", "", ".ltx"), folder)
+        if file is None or _suffix(file) in _NEVER_INCLUDED:
+            return
+        if _suffix(file) in TEX_SUFFIXES and not is_authors_own(self.texts[file]):
+            return
+        yield file, False
+
+    def find(self, name: str, suffixes: tuple[str, ...], folder: str) -> str | None:
+        """The project's file of a name, relative to TeX's folder, the package, or the including
+        file; None if it is not there or being read already.
+        """
+        here = posixpath.dirname(self.open_files[-1]) if self.open_files else ""
+        for place in dict.fromkeys((self.home, "", here)):
+            for suffix in suffixes:
+                path = posixpath.normpath(posixpath.join(place, folder, name + suffix))
+                if path in self.texts:
+                    return None if path in self.open_files else path
+        return None
+
+
+def _included(texts: Mapping[str, str], name: str) -> set[str]:
+    """The files that one file includes itself."""
+    merger = _Merger(texts, posixpath.dirname(name), 0, open_files=[name])
+    return {
+        file
+        for match in tokens_outside_verbatim(_TOKEN, texts[name])
+        if match.lastgroup not in (None, "verbatim", "stop")
+        for file, _ in merger.loaded(match)
+    }
+
+
+def _readme(texts: Mapping[str, str]) -> tuple[list[str], set[str]]:
+    """What 00README.XXX (or .json, .yaml) says: top-level files, and files to ignore."""
+    uses: list[tuple[str, str]] = []
+    for name, text in texts.items():
+        if posixpath.basename(name).lower().startswith("00readme"):
+            uses += [(match[1], match[2]) for match in _README.finditer(text)]
+            found = _README_JSON.finditer(text)
+            uses += [(m[1] or m[4], m[2] or m[3]) for m in found]
+    top = [file for file, use in uses if use in ("toplevelfile", "toplevel")]
+    return top, {file for file, use in uses if use == "ignore"}
+
+
+def _can_be_main(name: str, text: str) -> bool:
+    suffix = _suffix(name)
+    if posixpath.basename(name).lower().startswith("00readme"):
+        return False
+    return suffix in TEX_SUFFIXES or (suffix not in _NEVER_MAIN and _TEX.search(text) is not None)
+
+
+def _suffix(name: str) -> str:
+    return posixpath.splitext(name)[1].lower()

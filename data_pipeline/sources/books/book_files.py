@@ -1,0 +1,142 @@
+"""Books: Project Gutenberg's texts, other plain texts, and one book per line or row.
+
+A plain text is one book, unless its lines are so long that each must be a book: at least
+`book_line_characters` characters on average over the first MiB (a paragraph on a line has a few
+hundred). JSON lines and Parquet hold one book per row, in the field `text_field`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from data_pipeline.document import Document, Rejected
+from data_pipeline.files.compressed import (
+    DAMAGE,
+    chunks,
+    lines,
+    one_line,
+    open_stream,
+    uncompressed_name,
+)
+from data_pipeline.files.inputs import InputFile, Inputs, walk
+from data_pipeline.files.remote import Root
+from data_pipeline.sources.books import gutenberg
+from data_pipeline.sources.rows import is_json, is_parquet, read_documents
+from data_pipeline.text.decoding import NotTextError, clean, decode, detect_encoding
+
+TEXT_SUFFIXES = frozenset({".txt", ".text"})
+_PEEK_BYTES = 1 << 20
+_ONE_BYTE_NEWLINE = frozenset({"utf-8", "utf-8-sig", "cp1252", "latin-1"})
+
+
+def inputs(root: Root) -> Inputs:
+    """All plain texts, JSON lines and Parquet files under `root`, or `root` itself."""
+    tree = walk(root, follow_symlinks=True)
+    return tree.without(lambda file: None if _is_read(file.path) else "unknown_kind")
+
+
+def read(
+    file: InputFile, *, text_field: str, max_book_bytes: int, book_line_characters: int
+) -> Iterator[Document | Rejected]:
+    """The books of a file. Offset: none for a whole file, else the line from 1 or row from 0."""
+    if is_json(file.path) or is_parquet(file.path):
+        # An escaped character has six bytes.
+        yield from read_documents(file, text_field=text_field, max_line_bytes=6 * max_book_bytes)
+        return
+    try:
+        if _has_book_lines(file.path, book_line_characters):
+            yield from _read_lines(file, max_book_bytes)
+        else:
+            yield _read_whole(file, max_book_bytes)
+    except NotTextError as error:
+        yield Rejected(error.reason, file.source_file, detail=str(error))
+    except (FileNotFoundError, PermissionError) as error:
+        yield Rejected("unreadable", file.source_file, detail=str(error))
+    except DAMAGE as error:
+        yield Rejected("damaged", file.source_file, detail=one_line(error))
+
+
+def without_gutenberg(document: Document, *, keep_copyrighted: bool) -> Document | Rejected:
+    """Edit: of a Project Gutenberg file, the book; what its header says goes to the fields.
+
+    A few of its books are under copyright and distributed with permission.
+    """
+    if not gutenberg.is_gutenberg(document.text):
+        return document
+    header = gutenberg.header(document.text)
+    if header.licence == gutenberg.COPYRIGHTED and not keep_copyrighted:
+        return document.rejected("copyrighted", header.title)
+    by = f" by {header.author}" if header.title and header.author else ""
+    number = header.number
+    text = gutenberg.book(document.text)
+    # Now and then a file has been put into a file.
+    while gutenberg.is_gutenberg(text) and len(inner := gutenberg.book(text)) < len(text):
+        text = inner
+    return replace(
+        document,
+        text=text,
+        title=f"{header.title}{by}" if header.title else document.title,
+        language=header.language or document.language,
+        timestamp=header.released or document.timestamp,
+        url=f"https://www.gutenberg.org/ebooks/{number}" if number else document.url,
+        licence=header.licence if header.licence == gutenberg.PUBLIC_DOMAIN else None,
+    )
+
+
+def _is_read(path: Path) -> bool:
+    suffix = PurePosixPath(uncompressed_name(path.name)).suffix
+    return is_json(path) or is_parquet(path) or suffix in TEXT_SUFFIXES
+
+
+def _has_book_lines(path: Path, book_line_characters: int) -> bool:
+    with open_stream(path) as stream:
+        head = stream.read(_PEEK_BYTES)
+    found = [line for line in head.split(b"\n") if line.strip()]
+    return bool(found) and sum(map(len, found)) >= book_line_characters * len(found)
+
+
+def _read_whole(file: InputFile, max_book_bytes: int) -> Document | Rejected:
+    with open_stream(file.path) as stream:
+        data = stream.read(max_book_bytes + 1)
+    if len(data) > max_book_bytes:
+        return Rejected("too_large", file.source_file, detail=f"over {max_book_bytes} bytes")
+    return Document(clean(_decode(data)), file.source_file)
+
+
+def _decode(data: bytes) -> str:
+    """As Unicode if it is, else as what its header declares, else as `decode` finds."""
+    try:
+        encoding = detect_encoding([data] if data else [])
+    except NotTextError as error:
+        if error.reason == "binary":
+            raise
+        encoding = ""
+    declared = gutenberg.declared_encoding(data)
+    if declared is not None and encoding in ("", "cp1252", "latin-1"):
+        try:
+            return data.decode(declared)
+        except UnicodeDecodeError:
+            pass
+    return decode(data)
+
+
+def _read_lines(file: InputFile, max_book_bytes: int) -> Iterator[Document | Rejected]:
+    with open_stream(file.path) as stream:
+        encoding = detect_encoding(chunks(stream))
+    if encoding not in _ONE_BYTE_NEWLINE:
+        yield _read_whole(file, max_book_bytes)
+        return
+    number = 0
+    try:
+        with open_stream(file.path) as stream:
+            for number, line in enumerate(lines(stream, max_book_bytes), start=1):
+                if line is None:
+                    detail = f"line {number} has over {max_book_bytes} bytes"
+                    yield Rejected("too_large", file.source_file, number, detail)
+                elif line.strip():
+                    text = clean(line.decode(encoding, "replace")).strip("\n")
+                    yield Document(text, file.source_file, number)
+    except DAMAGE as error:
+        yield Rejected("damaged", file.source_file, number, one_line(error))

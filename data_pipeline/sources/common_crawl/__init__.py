@@ -1,0 +1,6 @@
+"""WARC and WET files of crawled pages to text. From outside only this face is imported, by
+recipes."""
+
+from data_pipeline.sources.common_crawl.crawl_files import inputs, read
+
+__all__ = ["inputs", "read"]

@@ -1,0 +1,201 @@
+"""A web page as it came over HTTP -> title and readable text.
+
+resiliparse parses the HTML and picks out the main content (article text without menus, footers and
+advertisements).
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+import zlib
+from dataclasses import dataclass
+
+from fastwarc.stream_io import BrotliReader
+from resiliparse.extract.html2text import extract_plain_text
+from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
+from resiliparse.parse.html import HTMLTree
+
+from data_pipeline.files.compressed import one_line
+
+HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
+
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+# HTML Standard, section 13.2.3.2: a declaration counts within the first 1024 bytes.
+_META_BYTES = 1024
+_META_CHARSET = re.compile(
+    rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w:.-]{2,40})", re.IGNORECASE
+)
+_LOOKS_LIKE_HTML = re.compile(
+    rb"\s*(?:<!--[^>]{0,500}-->\s*)?<(?:!doctype html|html|head|body)\b", re.IGNORECASE
+)
+_XML_ENCODING = re.compile(rb"\s*<\?xml[^>]{0,100}encoding\s*=\s*[\"']([\w:.-]{2,40})")
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # not ESC, which ISO-2022 has
+_CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]{0,1000})?\r?\n")
+
+# Encodings that browsers read as a larger one (WHATWG Encoding Standard, section 4.2).
+_LARGER_CODEC = {"euc_kr": "cp949", "shift_jis": "cp932", "gbk": "gb18030", "gb2312": "gb18030"}
+
+# Above this share the page is not in the encoding that it states, nor in one we can tell.
+_MAX_UNDECODABLE_SHARE = 0.01
+# Extraction takes time with the square of the depth: 20,000 nested <div> take 12 seconds, 500 none.
+_MAX_DEPTH = 500
+_MANY_TAGS = 5_000
+_TAG = re.compile(r"<(/?)([a-zA-Z][\w:-]{0,30})")
+_NEVER_NESTED = frozenset(
+    {
+        *("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param"),
+        *("source", "track", "wbr", "p", "li", "dt", "dd", "td", "th", "tr", "path"),
+    }
+)
+
+
+class PageError(ValueError):
+    """The page cannot be read; `reason` is the drop reason."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Page:
+    title: str | None
+    text: str
+
+
+def is_html(content_type: str | None, body: bytes) -> bool:
+    """By the header, or by the first bytes where no header says anything."""
+    if content_type:
+        return content_type.split(";")[0].strip().lower() in HTML_TYPES
+    return _LOOKS_LIKE_HTML.match(body) is not None
+
+
+def read_page(body: bytes, charset: str | None) -> Page:
+    """Title and main content of an HTML page; `charset` is what the HTTP header says.
+
+    PageError: "bad_encoding", "nested_too_deeply".
+    """
+    html = decode_html(body, charset)
+    if html.count("<") > _MANY_TAGS and (depth := _depth(html)) > _MAX_DEPTH:
+        raise PageError("nested_too_deeply", f"elements are nested {depth} deep")
+    tree = HTMLTree.parse(html)
+    title = " ".join((tree.title or "").split())
+    return Page(title or None, extract_plain_text(tree, main_content=True))
+
+
+def decode_html(body: bytes, charset: str | None) -> str:
+    """The HTML as text: by byte-order mark, as UTF-8 if that is valid, by HTTP header, by what the
+    page itself declares, or by detection; the first by which all bytes are valid decides.
+
+    UTF-8 comes before what is declared, because declarations are often wrong, and text of another
+    encoding with bytes above 127 is hardly ever valid UTF-8. Where nothing fits, the encoding with
+    the fewest invalid bytes, which become U+FFFD; PageError "bad_encoding" if they are many.
+    """
+    names = _encodings(body, charset)
+    for name in names:
+        try:
+            return body.decode(name).removeprefix("\ufeff")
+        except UnicodeDecodeError:
+            continue
+    text = min((body.decode(name, "replace") for name in names), key=_num_undecodable)
+    if (num_bad := _num_undecodable(text)) > _MAX_UNDECODABLE_SHARE * len(text):
+        detail = f"{num_bad} of {len(text)} characters are invalid in each of: {', '.join(names)}"
+        raise PageError("bad_encoding", detail)
+    return text
+
+
+def _encodings(body: bytes, charset: str | None) -> list[str]:
+    """Python's names of the encodings that the page may have, the likeliest first."""
+    names = [name for bom, name in _BOMS if body.startswith(bom)]
+    seven_bit = b"\x1b$" in body or b"\0" in body  # ISO-2022 and UTF-16 are valid UTF-8, too
+    names += [] if seven_bit else ["utf-8"]
+    head = body[:_META_BYTES]
+    matches = (_META_CHARSET.search(head), _XML_ENCODING.match(head))
+    labels = [charset, *(match.group(1).decode("ascii", "replace") for match in matches if match)]
+    known = [map_encoding_to_html5(label, fallback_utf8=False) for label in labels if label]
+    names += [name for name in (*known, detect_encoding(body), "utf-8") if name]
+    return list(dict.fromkeys(_LARGER_CODEC.get(name, name) for name in names))
+
+
+def _num_undecodable(text: str) -> int:
+    return text.count("\ufffd")
+
+
+def _depth(html: str) -> int:
+    """How deeply elements are nested, about: as many opened as not closed at any place."""
+    depth = deepest = 0
+    for match in _TAG.finditer(html):
+        if match.group(2).lower() in _NEVER_NESTED:
+            continue
+        depth = max(depth - 1, 0) if match.group(1) else depth + 1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def decode_body(body: bytes, transfer: str | None, content: str | None, max_bytes: int) -> bytes:
+    """Undo HTTP's Transfer-Encoding and Content-Encoding, up to `max_bytes`.
+
+    Archives keep these headers and store the decoded body (CommonCrawl did until August 2018); then
+    the body is taken as it is: without a chunk at its beginning, or text that cannot be
+    decompressed. PageError: "bad_transfer_encoding", "bad_content_encoding",
+    "too_large".
+    """
+    if transfer and "chunked" in transfer.lower() and _CHUNK_SIZE.match(body):
+        body = _join_chunks(body)
+    for coding in reversed((content or "").lower().split(",")):
+        body = _decompress(body, coding.strip(), max_bytes)
+    return body
+
+
+def _join_chunks(body: bytes) -> bytes:
+    parts: list[bytes] = []
+    position = 0
+    while match := _CHUNK_SIZE.match(body, position):
+        size = int(match.group(1), 16)
+        if size == 0:
+            return b"".join(parts)
+        parts.append(body[match.end() : match.end() + size])
+        if len(parts[-1]) < size:
+            break
+        position = _after_line_end(body, match.end() + size)
+    raise PageError("bad_transfer_encoding", f"no chunk of its stated size at byte {position}")
+
+
+def _after_line_end(body: bytes, position: int) -> int:
+    if body.startswith(b"\r\n", position):
+        return position + 2
+    return position + body.startswith(b"\n", position)
+
+
+def _decompress(body: bytes, coding: str, max_bytes: int) -> bytes:
+    try:
+        if coding in ("gzip", "x-gzip") and body.startswith(b"\x1f\x8b"):
+            decoded = _inflate(body, 31, max_bytes)
+        elif coding == "deflate" and not _LOOKS_LIKE_HTML.match(body):
+            # Servers send both what the standard says (zlib) and bare deflate.
+            decoded = _inflate(body, 15 if body[:1] == b"\x78" else -15, max_bytes)
+        elif coding == "br" and not _LOOKS_LIKE_HTML.match(body):
+            decoded = BrotliReader(io.BytesIO(body)).read(max_bytes + 1)
+        else:
+            return body
+    except (zlib.error, EOFError, OSError) as error:
+        if _CONTROL.search(body[:_META_BYTES]) is None:
+            return body
+        raise PageError("bad_content_encoding", f"{coding}: {one_line(error)}") from error
+    if len(decoded) > max_bytes:
+        raise PageError("too_large", f"more than {max_bytes} bytes after {coding} is undone")
+    return decoded
+
+
+def _inflate(body: bytes, wbits: int, max_bytes: int) -> bytes:
+    decoder = zlib.decompressobj(wbits)
+    decoded = decoder.decompress(body, max_bytes + 1)
+    if not decoder.eof and len(decoded) <= max_bytes:
+        raise EOFError("the compressed body is cut")
+    return decoded

@@ -1,0 +1,162 @@
+"""Rows of JSON lines and of Parquet files, and rows as documents, streamed.
+
+What is no row, or no document, is rejected with its place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from data_pipeline.document import Document, Rejected
+from data_pipeline.files.compressed import (
+    DAMAGE,
+    JSON_SUFFIXES,
+    lines,
+    one_line,
+    open_stream,
+    uncompressed_name,
+)
+from data_pipeline.files.inputs import InputFile
+from data_pipeline.text.decoding import clean
+
+KNOWN_FIELDS = {
+    "url": "url",
+    "title": "title",
+    "language": "language",
+    "licence": "licence",
+    "license": "licence",
+    "timestamp": "timestamp",
+}
+"""Field of a row -> field of `Document`; only strings are taken over."""
+
+MAX_LINE_BYTES = 64 << 20
+
+_PARQUET_BATCH_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    offset: int
+    """Line of a JSON file, from 1; row of a Parquet file, from 0."""
+    fields: dict[str, Any]
+
+
+def is_json(path: Path) -> bool:
+    """Whether a file has JSON lines, by its name."""
+    return PurePosixPath(uncompressed_name(path.name)).suffix in JSON_SUFFIXES
+
+
+def is_parquet(path: Path) -> bool:
+    return path.name.lower().endswith(".parquet")
+
+
+def read_rows(
+    file: InputFile, *, text_field: str, is_wanted: Callable[[str], bool], max_line_bytes: int
+) -> Iterator[Row | Rejected]:
+    """The rows of a JSON lines or Parquet file that have a field `text_field`.
+
+    Of Parquet, only that column and those whose name `is_wanted` are read. Damage in a file ends
+    its rows with a rejection. Never raises.
+    """
+    reader = _parquet_rows(file, text_field, is_wanted) if is_parquet(file.path) else None
+    try:
+        yield from reader or _json_rows(file, text_field, max_line_bytes)
+    except (FileNotFoundError, PermissionError) as error:
+        yield Rejected("unreadable", file.source_file, detail=str(error))
+
+
+def read_documents(
+    file: InputFile, *, text_field: str, max_line_bytes: int = MAX_LINE_BYTES
+) -> Iterator[Document | Rejected]:
+    """The rows of a file as documents, with the `KNOWN_FIELDS` that they have. Never raises."""
+    rows = read_rows(
+        file,
+        text_field=text_field,
+        is_wanted=KNOWN_FIELDS.__contains__,
+        max_line_bytes=max_line_bytes,
+    )
+    for row in rows:
+        yield _document(row, file, text_field) if isinstance(row, Row) else row
+
+
+def _document(row: Row, file: InputFile, text_field: str) -> Document | Rejected:
+    text = row.fields[text_field]
+    if not isinstance(text, str):
+        detail = f"'{text_field}' at {row.offset} is {type(text).__name__}, not text"
+        return Rejected("text_not_string", file.source_file, row.offset, detail)
+    known: dict[str, Any] = {
+        ours: clean(row.fields[theirs])
+        for theirs, ours in KNOWN_FIELDS.items()
+        if isinstance(row.fields.get(theirs), str)
+    }
+    return Document(clean(text), file.source_file, row.offset, **known)
+
+
+def _json_rows(file: InputFile, text_field: str, max_bytes: int) -> Iterator[Row | Rejected]:
+    number, is_blank = 0, True
+    try:
+        with open_stream(file.path) as stream:
+            for number, line in enumerate(lines(stream, max_bytes), start=1):
+                if line is None:
+                    is_blank = False
+                    detail = f"line {number} is longer than {max_bytes} bytes"
+                    yield Rejected("bad_json", file.source_file, number, detail)
+                elif line.strip():
+                    is_blank = False
+                    yield _json_row(line, file, number, text_field)
+        if is_blank:
+            yield Rejected("empty", file.source_file)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except DAMAGE as error:
+        detail = f"after line {number}: {one_line(error)}"
+        yield Rejected("damaged", file.source_file, number, detail)
+
+
+def _json_row(line: bytes, file: InputFile, number: int, text_field: str) -> Row | Rejected:
+    try:
+        fields = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8, huge number
+        detail = f"line {number}: {one_line(error)}"
+        return Rejected("bad_json", file.source_file, number, detail)
+    if not isinstance(fields, dict):
+        detail = f"line {number} holds no object; expected one {{...}} per line"
+        return Rejected("bad_json", file.source_file, number, detail)
+    if text_field not in fields:
+        names = ", ".join(sorted(fields)[:10])
+        detail = f"line {number} has no field '{text_field}'; it has: {names}"
+        return Rejected("no_text_field", file.source_file, number, detail)
+    return Row(number, fields)
+
+
+def _parquet_rows(
+    file: InputFile, text_field: str, is_wanted: Callable[[str], bool]
+) -> Iterator[Row | Rejected]:
+    number = 0
+    try:
+        with pq.ParquetFile(file.path) as parquet:
+            names = parquet.schema_arrow.names
+            if text_field not in names:
+                detail = f"no column '{text_field}'; it has: {', '.join(names[:10])}"
+                yield Rejected("no_text_field", file.source_file, detail=detail)
+                return
+            columns = [name for name in names if name == text_field or is_wanted(name)]
+            batches = parquet.iter_batches(_PARQUET_BATCH_ROWS, columns=columns, use_threads=False)
+            for batch in batches:
+                for fields in batch.to_pylist():
+                    yield Row(number, fields)
+                    number += 1
+            if number == 0:
+                yield Rejected("empty", file.source_file)
+    except (FileNotFoundError, PermissionError):
+        raise
+    # UnicodeDecodeError: Parquet does not check that its strings are UTF-8.
+    except (*DAMAGE, UnicodeDecodeError) as error:
+        detail = f"after row {number}: {one_line(error)}"
+        yield Rejected("damaged", file.source_file, number, detail)

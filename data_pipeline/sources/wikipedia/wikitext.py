@@ -1,0 +1,428 @@
+"""Wikitext to the text that a reader would see, in time and memory that grow with its length.
+
+    brackets     templates, tables, links and tags, innermost first, in one pass with a stack
+    addresses    external links, language variants, magic words
+    punctuation  what removed templates left behind: "( ; )", " ,", doubled spaces
+    layout       headings, lists, sections with nothing in them
+
+mwparserfromhell parses the same constructs and more of them exactly, but takes quadratic time on
+markup that is opened and not closed (7 s for 12 kB of "{{a|", in C, where nothing can interrupt
+it), and then leaves it in the text. Here whatever is left open becomes text without its brackets.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass, field
+
+from data_pipeline.sources.wikipedia.names import (
+    CATEGORY_NAMESPACES,
+    FILE_NAMESPACES,
+    PROJECT_PREFIXES,
+    WIKIPEDIA_CODES,
+)
+from data_pipeline.sources.wikipedia.templates import render as render_template
+from data_pipeline.text.decoding import word_set
+
+MAX_DEPTH = 100
+"""Brackets in brackets; MediaWiki's own limit on expansion ($wgMaxPPExpandDepth)."""
+
+_MAX_INDENT = 8
+_LEFT_OUT = word_set(
+    """
+    ref references gallery timeline score imagemap graph mapframe maplink templatedata
+    templatestyles indicator inputbox categorytree hiero includeonly section phonos chart rss
+    style script
+    """
+)
+"""Tags that go with all that is between them."""
+_VERBATIM = frozenset({"nowiki", "pre", "syntaxhighlight", "source"})
+_FORMULAS = frozenset({"math", "chem", "ce"})
+_ELEMENTS = _LEFT_OUT | _VERBATIM | _FORMULAS
+"""Tags that hold no wikitext."""
+_FORMATTING = word_set(
+    """
+    abbr b bdi bdo big blockquote br caption center cite code data dd del dfn div dl dt em font h1
+    h2 h3 h4 h5 h6 hr i img ins kbd li link mark meta noinclude nobr nowiki ol onlyinclude p poem
+    pre q rb rp rt rtc ruby s samp small span strike strong sub sup table tbody td th thead time
+    tr tt u ul var wbr noscript translate tvar languages a
+    """
+)
+"""Tags that go, and leave what is between them. Others are no tags: "a <stdio.h> b"."""
+
+_OPENING = (
+    r"<!--|<(?P<slash>/?)(?P<tag>[A-Za-z][A-Za-z0-9]{0,20})(?P<attributes>[^<>]*)>"
+    r"|\{\{+|\[\[|^[ \t:;*#]*\{\|"
+)
+_OUTSIDE = re.compile(_OPENING, re.MULTILINE)
+_INSIDE = re.compile(_OPENING + r"|\}\}+|\]\]|^[ \t]*\|\}|\|", re.MULTILINE)
+_VERBATIM_MARK = re.compile(r"\x00(\d+)\x00")
+
+_TEMPLATE, _PARAMETER, _LINK, _TABLE, _HTML_TABLE = "{{", "{{{", "[[", "{|", "<table>"
+
+
+class WikitextError(ValueError):
+    """Wikitext that cannot be made text of within bounds."""
+
+
+def to_text(wikitext: str) -> str:
+    """The text of a page. WikitextError if brackets are nested more than `MAX_DEPTH` deep.
+
+    Left out: references, tables, pictures, galleries, notes and boxes made by templates, links to
+    categories and to other languages, addresses. Formulas stay, as TeX between dollar signs; code
+    stays as it is.
+    """
+    wikitext = wikitext.replace("\x00", "")
+    if "<sup>" in wikitext:
+        wikitext = _POWER.sub(r"^\1", wikitext)
+    scanner = _Scanner(wikitext)
+    text = _punctuation(_inline(scanner.text()))
+    text = html.unescape(_layout(text)).replace("\u00a0", " ").replace("\u00ad", "")
+    text = _VERBATIM_MARK.sub(lambda mark: scanner.verbatim[int(mark[1])], text)
+    return _BLANK_LINES.sub("\n\n", _TRAILING_SPACE.sub("", text)).strip("\n")
+
+
+@dataclass(slots=True)
+class _Frame:
+    """Something that is open: its finished arguments, and the pieces of the one being read."""
+
+    kind: str
+    arguments: list[str] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+
+    def finish_argument(self) -> None:
+        self.arguments.append("".join(self.pieces))
+        self.pieces = []
+
+
+class _Scanner:
+    """One pass over wikitext."""
+
+    def __init__(self, wikitext: str) -> None:
+        self._source = wikitext
+        self._stack = [_Frame("")]
+        self._open: dict[str, int] = dict.fromkeys(
+            (_TEMPLATE, _PARAMETER, _LINK, _TABLE, _HTML_TABLE), 0
+        )
+        self._never_closed: set[str] = set()
+        self.verbatim: list[str] = []
+        """What stands for "\\0number\\0" in the text."""
+
+    def text(self) -> str:
+        source, position = self._source, 0
+        while True:
+            pattern = _INSIDE if len(self._stack) > 1 else _OUTSIDE
+            token = pattern.search(source, position)
+            if token is None:
+                break
+            if token.start() > position:
+                self._stack[-1].pieces.append(source[position : token.start()])
+            position = self._take(token)
+        self._stack[-1].pieces.append(source[position:])
+        while len(self._stack) > 1:
+            self._give_up_top()
+        return "".join(self._stack[0].pieces)
+
+    def _take(self, token: re.Match[str]) -> int:
+        """Act on a token; the place from which to go on."""
+        mark = token[0]
+        if token["tag"] is not None:
+            return self._take_tag(token)
+        if mark == "<!--":
+            end = self._source.find("-->", token.end())
+            # An unfinished comment hides the rest of the page in MediaWiki too.
+            return len(self._source) if end < 0 else end + 3
+        if mark == "|":
+            self._stack[-1].finish_argument()
+        elif mark == "[[":
+            self._push(_LINK)
+        elif mark == "]]":
+            self._close(_LINK)
+        elif mark[0] == "}":
+            self._take_closing_braces(len(mark))
+        elif mark.endswith("{|"):
+            self._push(_TABLE)
+        elif mark.endswith("|}"):
+            inner = self._innermost(_TEMPLATE, _PARAMETER, _TABLE)
+            if inner != _TABLE and self._source.startswith("}", token.end()):
+                # The end of a template whose last argument is empty.
+                self._stack[-1].finish_argument()
+                return token.end() - 1
+            self._close(_TABLE)
+        else:
+            self._take_opening_braces(len(mark))
+        return token.end()
+
+    def _take_opening_braces(self, count: int) -> None:
+        """ "{{{{{" opens a template, and a parameter in it."""
+        while count >= 2:
+            kind = _PARAMETER if count == 3 else _TEMPLATE
+            self._push(kind)
+            count -= len(kind)
+
+    def _take_closing_braces(self, count: int) -> None:
+        """Close what is open, innermost first; braces that close nothing are left out."""
+        while count >= 2 and (kind := self._innermost(_TEMPLATE, _PARAMETER)) is not None:
+            self._close(kind, as_kind=kind if count >= len(kind) else _TEMPLATE)
+            count -= len(kind)
+
+    def _innermost(self, *kinds: str) -> str | None:
+        """Which of these was opened last and is still open."""
+        return next((f.kind for f in reversed(self._stack) if f.kind in kinds), None)
+
+    def _take_tag(self, token: re.Match[str]) -> int:
+        name = token["tag"].lower()
+        closing = bool(token["slash"])
+        empty = token["attributes"].endswith("/")
+        if name == "table":
+            if closing:
+                self._close(_HTML_TABLE)
+            elif not empty:
+                self._push(_HTML_TABLE)
+            return token.end()
+        if not closing and not empty and name in _ELEMENTS:
+            return self._take_element(name, token.end())
+        if name in ("br", "p", "div", "blockquote", "poem", "center", "li", "hr"):
+            self._emit("\n")
+        elif name not in _FORMATTING and name not in _ELEMENTS:
+            self._emit("&lt;" + token[0][1:])
+        return token.end()
+
+    def _take_element(self, name: str, start: int) -> int:
+        """A tag that holds no wikitext. Of one that is never closed only the tag itself goes."""
+        if name in self._never_closed:
+            return start
+        end = re.compile(rf"</{name}\s*>", re.IGNORECASE).search(self._source, start)
+        if end is None:
+            self._never_closed.add(name)
+            return start
+        inner = self._source[start : end.start()]
+        if name in _VERBATIM:
+            block = name != "nowiki" and "\n" in inner
+            code = html.unescape(inner) if name in ("nowiki", "pre") else inner
+            self._keep(f"\n\n{code.strip(chr(10))}\n\n" if block else code)
+        elif name in _FORMULAS:
+            # Both mean the same to TeX with a space in them, and are no rests of wikitext.
+            self._keep(f"${' '.join(inner.split()).replace('{{', '{ {').replace('|}', '| }')}$")
+        return end.end()
+
+    def _keep(self, text: str) -> None:
+        """Put text in that no later rule shall change."""
+        self._emit(f"\x00{len(self.verbatim)}\x00")
+        self.verbatim.append(text)
+
+    def _emit(self, text: str) -> None:
+        self._stack[-1].pieces.append(text)
+
+    def _push(self, kind: str) -> None:
+        if len(self._stack) > MAX_DEPTH:
+            raise WikitextError(f"brackets are nested more than {MAX_DEPTH} deep")
+        self._stack.append(_Frame(kind))
+        self._open[kind] += 1
+
+    def _pop(self) -> _Frame:
+        frame = self._stack.pop()
+        self._open[frame.kind] -= 1
+        frame.finish_argument()
+        return frame
+
+    def _close(self, kind: str, as_kind: str | None = None) -> None:
+        """Close the innermost `kind`; what was opened in it and not closed is text."""
+        if not self._open[kind]:
+            return
+        while self._stack[-1].kind != kind:
+            self._give_up_top()
+        arguments = self._pop().arguments
+        as_kind = as_kind or kind
+        if as_kind == _TEMPLATE:
+            self._emit(render_template(arguments))
+        elif as_kind == _PARAMETER:
+            self._emit(arguments[1] if len(arguments) > 1 else "")
+        elif as_kind == _LINK:
+            self._emit(_link(arguments))
+
+    def _give_up_top(self) -> None:
+        """The innermost open thing is never closed: its content is text."""
+        frame = self._pop()
+        first, *others = frame.arguments
+        if (frame.kind == _TEMPLATE and others) or (frame.kind == _LINK and _is_left_out(first)):
+            # The name of a template or picture is not text; what comes after its line may be.
+            text = "|".join(frame.arguments)
+            self._emit("\n" + text.partition("\n")[2])
+        else:
+            self._emit("|".join(frame.arguments))
+
+
+def _namespace(target: str) -> tuple[str, str]:
+    """Prefix of a link's target, in lower case, and the rest; no prefix is an empty one."""
+    prefix, colon, rest = target.partition(":")
+    return (prefix.replace("_", " ").strip().lower(), rest.strip()) if colon else ("", target)
+
+
+def _is_left_out(target: str) -> bool:
+    """Whether a link to it shows a picture, or nothing at its place."""
+    prefix, _ = _namespace(target.strip())
+    return prefix in FILE_NAMESPACES or prefix in CATEGORY_NAMESPACES or prefix in WIKIPEDIA_CODES
+
+
+def _link(arguments: list[str]) -> str:
+    """What a link shows."""
+    target = arguments[0].strip()
+    if "://" in target:  # an address in one bracket too many
+        return target.partition(" ")[2]
+    if _is_left_out(target):
+        return ""
+    if len(arguments) > 1 and (shown := "|".join(arguments[1:])).strip():
+        return shown
+    colon = target.startswith(":")
+    target = target.lstrip(":").strip()
+    prefix, rest = _namespace(target)
+    if colon or prefix in PROJECT_PREFIXES:
+        while prefix in PROJECT_PREFIXES or _is_left_out(target):
+            target = rest
+            prefix, rest = _namespace(target)
+    return target.removeprefix("#")
+
+
+_ADDRESS_IN_BRACKETS = re.compile(
+    r"\[(?:https?:|ftps?:|mailto:|news:|irc:)?//([^\[\]\n]*)\]|\[mailto:([^\[\]\n]*)\]"
+)
+_ADDRESS = re.compile(r"(?<![\w/])(?:https?|ftp)://[^\s<>\[\]\"|{}\x00]+")
+_VARIANT = re.compile(r"-\{([^{}\n]*)\}-")
+_VARIANT_NAME = re.compile(r"\s*(?:sr(?:-e[cl])?|sr-cyrl|sr-latn|zh(?:-\w+)?)\s*:")
+_MAGIC_WORD = re.compile(r"__[^\W\d_a-z]{2,40}(?:_[^\W\d_a-z]{1,40}){0,4}__")
+_POWER = re.compile(r"(?<=[\w)\]])<sup>([-+−–]?\d{1,4}[-+−–]?)</sup>")
+_QUOTES = re.compile(r"'{2,}")
+_STRAY = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|</?ref[^<>\n]*>?")
+_STRAY_ROW = re.compile(r"^[ \t]*\{?\|.*$", re.MULTILINE)
+
+
+def _inline(text: str) -> str:
+    """Marks inside lines, once brackets are resolved."""
+    if "[" in text:
+        text = _ADDRESS_IN_BRACKETS.sub(_address_text, text)
+    if "//" in text:
+        text = _ADDRESS.sub("", text)
+    if "-{" in text:
+        text = _VARIANT.sub(_variant, text)
+    if "__" in text:
+        text = _MAGIC_WORD.sub("", text)
+    text = _STRAY_ROW.sub("", _STRAY.sub("", text))
+    return _QUOTES.sub(_apostrophes, text)
+
+
+def _address_text(match: re.Match[str]) -> str:
+    words = (match[1] or match[2] or "").split(None, 1)
+    return words[1] if len(words) > 1 else ""
+
+
+def _variant(match: re.Match[str]) -> str:
+    """Text with a rule for conversion between scripts: the first script's spelling."""
+    rule = match[1].rpartition("|")[2]
+    first = rule.partition(";")[0]
+    name = _VARIANT_NAME.match(first)
+    return first[name.end() :].strip() if name else rule
+
+
+def _apostrophes(match: re.Match[str]) -> str:
+    """Two, three and five of them are markup, and so is nearly always what was meant by more; of
+    four one is text.
+    """
+    return "'" if len(match[0]) == 4 else ""
+
+
+# Every pattern starts where a run of its characters starts, so that none takes quadratic time.
+_EMPTY_BRACKETS = re.compile(r"[(（][ \t,;:.–—/-]*[)）]|(?<!\w)\[[ \t,;:]*\]|«[ \t]*»|„[ \t]*[“”]")
+_BRACKET_START = re.compile(r"([(（])[ \t]*[,;:][ \t,;:]*")
+_BRACKET_END = re.compile(r"(?<![ \t,;:])[ \t,;:]+(?=[)）])")
+_AFTER_BRACKET = re.compile(r"([(（])[ \t]+")
+_SPACE_BEFORE = re.compile(r"(?<=\S)[ \t]+(?=[,.](?:\s|$))")
+_SEPARATORS = re.compile(r"[,;](?:[ \t]*[,;])+")
+_SPACES = re.compile(r"(?<=\S)[ \t]{2,}")
+_SPACE_ENTITY = re.compile(r"&nbsp;|&#160;|&thinsp;|&ensp;|&emsp;|\u00a0")
+_BLANK_LINES = re.compile(r"\n{3,}")
+_TRAILING_SPACE = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
+
+
+def _punctuation(text: str) -> str:
+    text = _SPACE_ENTITY.sub(" ", text)
+    text = _SEPARATORS.sub(lambda match: ";" if ";" in match[0] else ",", text)
+    for _ in range(2):  # brackets in brackets
+        text = _EMPTY_BRACKETS.sub("", text)
+    text = _BRACKET_START.sub(r"\1", text)
+    text = _AFTER_BRACKET.sub(r"\1", text)
+    text = _BRACKET_END.sub("", text)
+    text = _SPACE_BEFORE.sub("", text)
+    return _SPACES.sub(" ", text)
+
+
+_LEADING_SEPARATOR = re.compile(r"\A[,;.:]+[ \t]+")
+_RULER = re.compile(r"-{4,}[ \t]*")
+_ONLY_PUNCTUATION = re.compile(r"[\s.,;:·•|*'\"()\[\]–—-]*")
+
+
+def _layout(text: str) -> str:
+    """Headings between blank lines, lists with dashes and numbers, no section without content."""
+    lines: list[tuple[int, str]] = []
+    counters: dict[str, int] = {}
+    for line in text.split("\n"):
+        if line[:1] in ("*", "#", ":", ";"):
+            if item := _list_item(line, counters):
+                lines.append((0, item))
+            continue
+        counters.clear()
+        level, title = _heading(line)
+        if level:
+            if title:
+                lines.append((level, title))
+        elif _ONLY_PUNCTUATION.fullmatch(line) or _RULER.match(line):
+            lines.append((0, ""))
+        else:
+            lines.append((0, line))
+    return "\n".join(
+        f"\n{line}\n" if level else line for level, line in _without_empty_sections(lines)
+    )
+
+
+def _heading(line: str) -> tuple[int, str]:
+    """Level and title of a heading; level 0 for any other line."""
+    line = line.strip()
+    if not line.startswith("=") or not line.endswith("=") or len(line) < 3:
+        return 0, ""
+    opening = len(line) - len(line.lstrip("="))
+    closing = len(line) - len(line.rstrip("="))
+    level = min(opening, closing, 6)
+    return level, line[level:-level].strip("= ")
+
+
+def _list_item(line: str, counters: dict[str, int]) -> str:
+    """A line of a list; empty if nothing is in it. `counters` numbers the items that are open."""
+    body = line.lstrip("*#:;")
+    marker = line[: len(line) - len(body)]
+    body = _LEADING_SEPARATOR.sub("", body.strip())
+    for other in [key for key in counters if not marker.startswith(key)]:
+        del counters[other]
+    if _ONLY_PUNCTUATION.fullmatch(body):
+        return ""
+    if marker[-1] in ":;":
+        return body
+    if marker[-1] == "#":
+        counters[marker] = counters.get(marker, 0) + 1
+    indent = "  " * (sum(mark in "*#" for mark in marker[:_MAX_INDENT]) - 1)
+    return f"{indent}{counters[marker]}. {body}" if marker[-1] == "#" else f"{indent}- {body}"
+
+
+def _without_empty_sections(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Leave out headings before which nothing comes up to the next heading of their level."""
+    kept: list[tuple[int, str]] = []
+    has_text = False
+    next_level = 0
+    for level, line in reversed(lines):
+        if not level:
+            has_text = has_text or bool(line.strip())
+            kept.append((level, line))
+        elif has_text or next_level > level:
+            kept.append((level, line))
+            has_text, next_level = False, level
+    return kept[::-1]

@@ -1,0 +1,65 @@
+"""From a token of the store back to the document it is of, and to where that came from.
+
+Beside every Arrow file of a store lies a Parquet file with the same rows: id, url, title, licence,
+timestamp, and the raw file with the place in it. Attribution, where a licence asks for it, is by
+title and address, which name the page that names the authors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from data_pipeline.tokens.store import Split, TokenStore
+
+COLUMNS = ("id", "url", "title", "language", "licence", "timestamp", "source_file", "offset")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where one document of a store comes from."""
+
+    source: str
+    split: Split
+    first: int
+    """Position of the document's BOS in the stream of its source and split."""
+    id: str
+    url: str | None
+    title: str | None
+    language: str | None
+    licence: str | None
+    timestamp: str | None
+    source_file: str | None
+    offset: int | None
+
+
+def document_at(store: TokenStore, source: str, split: Split, position: int) -> Provenance:
+    """The document of the token at `position` of a source's stream; reads its row alone.
+
+    ValueError if there is no such token, or the store was made without provenance.
+    """
+    stream = store.stream(source, split)
+    if not 0 <= position < stream.num_tokens:
+        raise ValueError(
+            f"position ({position}) is not among the {stream.num_tokens} tokens of {source}/{split}"
+        )
+    files = store.manifest.sources[source][split].provenance
+    if not files:
+        raise ValueError(f"{store.path} was made without provenance; build it again")
+    place = stream.place(position)
+    row = _row(store.path / files[place.file].path, place.row)
+    return Provenance(source=source, split=split, first=place.first, **row)
+
+
+def _row(path: Path, row: int) -> dict[str, Any]:
+    with pq.ParquetFile(path) as parquet:
+        for group in range(parquet.num_row_groups):
+            num_rows = parquet.metadata.row_group(group).num_rows
+            if row < num_rows:
+                found: dict[str, Any] = parquet.read_row_group(group).slice(row, 1).to_pylist()[0]
+                return found
+            row -= num_rows
+    raise AssertionError(f"{path} has no row {row}")

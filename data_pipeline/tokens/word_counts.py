@@ -1,0 +1,150 @@
+"""Counts of all words of a corpus, to train a tokenizer on everything in bounded memory.
+
+SentencePiece's BPE trains on counts of words: it cuts every line before each run of blanks. Words
+that are counted here the same way, given to it with their counts, make the same tokenizer as all
+text would. A word is a run of blanks with what follows it; the blank that SentencePiece puts in
+front of a line is part of the line's first word.
+
+Each documents file is counted by a task, into files by a hash of the word, so that the counts of a
+word meet in one of the second stage's tasks. Of more words than are wanted the rarest go.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from data_pipeline.documents_folder import read_manifest
+from data_pipeline.executors.executor import Executor
+from data_pipeline.files.atomic import atomic_directory
+
+_WORD = re.compile(" +[^ ]*")
+_SCHEMA = pa.schema([("word", pa.string()), ("count", pa.int64())])
+# Of text, the words of which fit into a task's memory: C4 has a new word in every 300 bytes.
+_BYTES_PER_BUCKET = 8 << 30
+_MAX_HELD = 1 << 21
+"""Words that a task holds: some 300 MB."""
+_COUNTS_TOLD_APART = 1_000
+
+
+def count_words(
+    documents: Mapping[str, Path],
+    lines_of: Callable[[str], Iterator[str]],
+    work: Path,
+    *,
+    max_words: int,
+    executor: Executor,
+) -> Iterator[tuple[str, int]]:
+    """Words with their counts, of all documents folders; without the blank in front that each has.
+
+    `lines_of` (a module-level function) cuts a text into lines; `work` gets temporary files. Of
+    more than `max_words` words all go that are as rare as the rarest that has to.
+    """
+    manifests = {source: read_manifest(folder) for source, folder in documents.items()}
+    files = [documents[name] / file.path for name, m in manifests.items() for file in m.files]
+    num_bytes = sum(manifest.num_text_bytes for manifest in manifests.values())
+    num_buckets = math.ceil(num_bytes / _BYTES_PER_BUCKET) or 1
+    count = [_Count(path, i, lines_of, num_buckets, work) for i, path in enumerate(files)]
+    sizes = [path.stat().st_size for path in files]
+    executor.map(_count_file, count, sizes, label="count words")
+    add = [_Add(bucket, len(files), work) for bucket in range(num_buckets)]
+    rare = sum(executor.map(_add_up, add, [1] * num_buckets, label="add words"), Counter[int]())
+    min_count = _smallest_kept(rare, max_words)
+    for task in add:
+        with pq.ParquetFile(task.out / "words.parquet") as parquet:
+            for batch in parquet.iter_batches(use_threads=False):
+                for row in batch.to_pylist():
+                    if row["count"] >= min_count:
+                        yield row["word"], row["count"]
+
+
+def words_of(line: str) -> list[str]:
+    """The words of a line, each without its first blank; none of an empty line."""
+    return [word[1:] for word in _WORD.findall(" " + line)] if line else []
+
+
+@dataclass(frozen=True)
+class _Count:
+    path: Path
+    index: int
+    lines_of: Callable[[str], Iterator[str]]
+    num_buckets: int
+    work: Path
+
+
+@dataclass(frozen=True)
+class _Add:
+    bucket: int
+    num_files: int
+    work: Path
+
+    @property
+    def out(self) -> Path:
+        return self.work / f"added-{self.bucket:05}"
+
+
+def _count_file(task: _Count) -> None:
+    """A Parquet file per bucket; a word may be in it several times."""
+    with atomic_directory(task.work / f"counted-{task.index:06}") as folder:
+        writers = [
+            pq.ParquetWriter(folder / f"{bucket:05}.parquet", _SCHEMA, compression="zstd")
+            for bucket in range(task.num_buckets)
+        ]
+        counts = Counter[str]()
+        with pq.ParquetFile(task.path) as parquet:
+            for batch in parquet.iter_batches(64, columns=["text"], use_threads=False):
+                for text in batch.column(0).to_pylist():
+                    for line in task.lines_of(text):
+                        counts.update(words_of(line))
+                if len(counts) > _MAX_HELD:
+                    _write(counts, writers)
+                    counts.clear()
+        _write(counts, writers)
+        for writer in writers:
+            writer.close()
+
+
+def _write(counts: Counter[str], writers: Sequence[pq.ParquetWriter]) -> None:
+    buckets: list[list[tuple[str, int]]] = [[] for _ in writers]
+    for word, count in sorted(counts.items()):
+        buckets[xxhash.xxh3_64_intdigest(word.encode()) % len(writers)].append((word, count))
+    for rows, writer in zip(buckets, writers, strict=True):
+        words, numbers = [row[0] for row in rows], [row[1] for row in rows]
+        writer.write_table(pa.table([pa.array(words, pa.string()), numbers], schema=_SCHEMA))
+
+
+def _add_up(task: _Add) -> Counter[int]:
+    """Write the bucket's words, each once; how many words have each count."""
+    counts = Counter[str]()
+    for index in range(task.num_files):
+        path = task.work / f"counted-{index:06}" / f"{task.bucket:05}.parquet"
+        with pq.ParquetFile(path) as parquet:
+            for batch in parquet.iter_batches(use_threads=False):
+                words, numbers = (column.to_pylist() for column in batch.columns)
+                for word, number in zip(words, numbers, strict=True):
+                    counts[word] += number
+    with atomic_directory(task.out) as folder:
+        rows = sorted(counts.items())
+        words, numbers = [row[0] for row in rows], [row[1] for row in rows]
+        table = pa.table([pa.array(words, pa.string()), pa.array(numbers)], schema=_SCHEMA)
+        pq.write_table(table, folder / "words.parquet", compression="zstd", row_group_size=1 << 18)
+    return Counter(min(count, _COUNTS_TOLD_APART) for count in counts.values())
+
+
+def _smallest_kept(rare: Counter[int], max_words: int) -> int:
+    """The smallest count with which at most `max_words` words are left; counts above
+    `_COUNTS_TOLD_APART` are never cut."""
+    left = rare.total()
+    for count in sorted(rare):
+        if left <= max_words or count == _COUNTS_TOLD_APART:
+            return count
+        left -= rare[count]
+    return 1

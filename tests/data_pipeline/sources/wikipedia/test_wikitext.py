@@ -1,0 +1,266 @@
+"""Wikitext to text: one row per rule and edge case; nothing raises, nothing takes long."""
+
+import random
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipeline.sources.wikipedia.names import is_disambiguation, is_redirect
+from data_pipeline.sources.wikipedia.wikitext import MAX_DEPTH, WikitextError, to_text
+from tests.support.nasty_wikipedia import MARKUP, nasty_wikitext
+
+LINKS = [
+    ("a [[b]] c", "a b c"),
+    ("[[b|shown]]s", "showns"),
+    ("[[b (x)|]]", "b (x)"),
+    ("[[#Part]]", "Part"),
+    ("[[a|b|c]]", "b|c"),
+    ("[[:Category:Rivers]] and [[:de:Berlin|there]]", "Rivers and there"),
+    ("[[wikt:word]] [[s:de:Werk]]", "word Werk"),
+    ("x[[File:a.jpg|thumb|A [[b|caption]] {{convert|1|m}}]]y", "xy"),
+    ("[[Datei:a.jpg|mini]][[Fichier:a|vignette]][[Файл:a|мини]][[Слика:a]]x", "x"),
+    ("x [[Kategorie:A]][[Категория:A|B]][[Catégorie:A]][[ category : A]]", "x"),
+    ("x\n[[de:Berlin]]\n[[be-x-old:Берлін]]", "x"),
+    (
+        "Re:Zero is [[Re:Zero]], [[2001: A Space Odyssey]]",
+        "Re:Zero is Re:Zero, 2001: A Space Odyssey",
+    ),
+    ("[http://a.b/c the site] and [http://a.b]", "the site and"),
+    ("[[http://a.b the site]]", "the site"),
+    ("see https://a.b/c?d=e here, ftp://x", "see here,"),
+    ("[//a.b c] [mailto:a@b mail] [not a link]", "c mail [not a link]"),
+]
+TEMPLATES = [
+    ("{{Infobox x\n| a = 1\n| b = {{c|d}}\n|}}\nText", "Text"),
+    ("{{lang|de|Haus}} {{lang-fr|maison}} {{langue|en|house}}", "Haus maison house"),
+    ("{{Lang|de|text=Haus}}", "Haus"),
+    ("{{enS|house}}", "house"),
+    ("about {{convert|5|km|mi|abbr=on}} away", "about 5 km away"),
+    (
+        "{{convert|5|to|10|km}}, {{cvt|6|ft|2|in|m}}, {{convert|1,200|m}}",
+        "5 to 10 km, 6 ft 2 in, 1,200 m",
+    ),
+    ("{{unité|5|km}} {{formatnum:1234.5}} {{val|1.5|e=3|u=km}}", "5 km 1234.5 1.5×10^3 km"),
+    ("{{nowrap|a {{lang|de|b}}}} {{small|c}}", "a b c"),
+    ("{{frac|1|2}} {{frac|3|1|2}}", "1/2 3 1/2"),
+    ("{{circa|1900}} {{US$|5}} 3{{e|8}}", "c. 1900 US$5 3×10^8"),
+    ("a{{spaced ndash}}b{{'}}s{{nbsp}}c", "a – b's c"),
+    (
+        "{{XIXe siècle}} {{s|XIX|e}} {{date|2|janvier|1950}}",
+        "XIXe siècle XIXe siècle 2 janvier 1950",
+    ),
+    ("{{birth date|1950|1|2}}", "1950-01-02"),
+    ("{{ubl|a|b}}", "- a\n- b"),
+    ("{{hlist|a|b}}", "a, b"),
+    ("{{quote|text=Said.|author=X}} {{Zitat|Gesagt.}}", "Said. Gesagt."),
+    ("{{nihongo|Tokyo|東京|Tōkyō}}", "Tokyo (東京, Tōkyō)"),
+    ("{{chem|H|2|O}}", "H2O"),
+    ("a {{plainlist|\n* one\n* two\n}}\nb", "a\n- one\n- two\n\nb"),
+    ("{{convert|123|mi|0}}, {{convert|5|ft|6|in|m|2}}", "123 mi, 5 ft 6 in"),
+    (
+        "{{unité|12|km|2}}, {{unité|5|m||s|-1}}, {{nombre|12000|habitants}}",
+        "12 km^2, 5 m·s^-1, 12000 habitants",
+    ),
+    ("{{s|1 км}} {{num|5}} {{iw|Бар|||en|Bar}} {{comment|дом|система}}", "1 км 5 Бар дом"),
+    ("le XIX{{e}} s. et le 1{{er}}, {{1er|janvier}}", "le XIXe s. et le 1er, 1er janvier"),
+    ("a {{citation|un mot}}{{refnec|dit}}{{citation|title=T|quote=Q}}", "a « un mot »dit"),
+    ('{{"|Gut so|ref=<ref>x</ref>}} {{Zitat-en|Hello|Hallo}} {{§|1|bgb}}', "„Gut so“ Hello § 1"),
+    ("({{ang.}} Foo, {{ang.|Bar}}, {{p.|12}})", "(ang. Foo, ang. Bar, p. 12)"),
+    ("{{USS|Enterprise|CVN-65|6}}, {{ship|HMS|Victory|1765|6}}", "USS Enterprise, HMS Victory"),
+    (
+        "a {{sclass|Nimitz|aircraft carrier}} {{reign|1900|1910}}",
+        "a Nimitz-class aircraft carrier r. 1900–1910",
+    ),
+    ("{{gaps|1|234|567}} {{angbr|a}} 1{{exp|er}} 10{{exp|3}}", "1234567 ⟨a⟩ 1er 10^3"),
+    ("ein {{Höhe|340|DE-NN}} hoher Berg um {{heure|12|30}}", "ein 340 m hoher Berg um 12 h 30"),
+    ("{{јез|en|bar}} {{јез-енг|baz}}", "bar baz"),
+    (
+        "{{Bio|Nome=Ada|Cognome=Rossi|Sesso=F|LuogoNascita=Roma|GiornoMeseNascita=1º maggio"
+        "|AnnoNascita=1900|LuogoMorte=Pisa|AnnoMorte=1950|Attività=attrice|Attività2=cantante"
+        "|Nazionalità=italiana}}",
+        "Ada Rossi (Roma, 1º maggio 1900 – Pisa, 1950) è stata un'attrice e cantante italiana.",
+    ),
+    (
+        "{{Bio\n|Nome = Ugo\n|Cognome = Bo\n|Sesso = M\n|AnnoNascita = 1990\n"
+        "|Attività = scrittore\n|Nazionalità = svizzero\n"
+        "|PostNazionalità = , noto per un libro\n}}",
+        "Ugo Bo (1990) è uno scrittore svizzero, noto per un libro.",
+    ),
+    ("{{Bio|Nome=Eva|Sesso=F|FineIncipit=fu una donna}}", "Eva fu una donna."),
+    ("Donau&shy;dampf\u00adschiff", "Donaudampfschiff"),
+    ("{{unknown|text}}x{{#if:a|b}}", "x"),
+    ("{{{parameter|default}}} {{{{{a}}}}}x", "default x"),
+    ("{{main|Other}}\nText", "Text"),
+]
+TAGS = [
+    ("a<ref>x [[y]]</ref>b<ref name=q />c<ref name='q'>{{cite}}</ref>", "abc"),
+    ("a<REF>x</Ref>b", "ab"),
+    ("a<ref>never closed b", "anever closed b"),
+    ("a<!-- x -->b<!-- [[", "ab"),
+    ("<math>x^{{2}}_{|y|}</math>", "$x^{ {2}}_{|y| }$"),
+    ("<nowiki>[[a]] ''b''</nowiki>", "[[a]] ''b''"),
+    (
+        "x <syntaxhighlight lang=c>\nint a[[2]];\n  b; // ''\n</syntaxhighlight> y",
+        "x\n\nint a[[2]];\n  b; // ''\n\n y",
+    ),
+    ("<pre>a  b &lt;c&gt;</pre>", "a  b <c>"),
+    ("<b>a</b> <span style='x'>b</span> <big>c</big>", "a b c"),
+    ("H<sub>2</sub>O, 10<sup>6</sup>, 1<sup>st</sup>", "H2O, 10^6, 1st"),
+    ("#include <stdio.h> a < b > c", "1. include <stdio.h> a < b > c"),
+    ("x<br/>y", "x\ny"),
+    ("<gallery>\nFile:a.jpg|b\n</gallery>x<references/>", "x"),
+    ("a<table><tr><td>b<table>c</table></td></tr></table>d", "ad"),
+    ("x </ref> y <ref name=", "x y"),
+]
+LAYOUT = [
+    ("== Head ==\ntext\n=== Sub ===\nmore", "Head\n\ntext\n\nSub\n\nmore"),
+    ("a\n== References ==\n<references/>\n== Links ==\n* [http://a]\n", "a"),
+    ("== A ==\n=== B ===\n== C ==\nc", "C\n\nc"),
+    ("== A ==\n=== B ===\nb", "A\n\nB\n\nb"),
+    ("* a\n** b\n*# c\n*# d\n# e\n#f\nx\n# g", "- a\n  - b\n  1. c\n  2. d\n1. e\n2. f\nx\n1. g"),
+    ("; term\n: says\n:: this", "term\nsays\nthis"),
+    ("* {{cite}}\n* \n* b", "- b"),
+    ("* {{cite}}, a, b. C: d (e; f)", "- a, b. C: d (e; f)"),
+    ("a\n----\nb", "a\n\nb"),
+    ("{|class=x\n|-\n! a !! b\n| c || {{d|\n|}}\n|}\ntext", "text"),
+    ("a\n:{|\n|x\n{|\n|y\n|}\n|}\nb", "a\n\nb"),
+    ("{|\n| cell\n\nText after a table that never ends.", "Text after a table that never ends."),
+    ("{{Infobox\n| a = 1\n| b = [[c]]\nText after.", "Text after."),
+    ("[[File:a.jpg|thumb|caption [[b]\n\nText.", "Text."),
+    ("'''Bold''' and ''italic'' and '''''both''''' it's", "Bold and italic and both it's"),
+    ("__NOTOC__a__БЕЗ_ОГЛ__ snake__case__x", "a snake__case__x"),
+    ("a&nbsp;b &lt;c&gt; &amp;amp;", "a b <c> &amp;"),
+    ("Text ({{IPA-x}}; {{lang-xx}}) more ( , b; ) , c .", "Text more (b), c."),
+    ("A ({{x}}), B [ ] , ; c", "A, B ; c"),
+    ("-{Berlin}- -{sr-ec:ж; sr-el:b}- x-{y", "Berlin ж x-{y"),
+    ("a\n\n\n\n\nb  c ", "a\n\nb c"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("wikitext", "expected"), LINKS + TEMPLATES + TAGS + LAYOUT)
+def test_rules(wikitext: str, expected: str) -> None:
+    assert to_text(wikitext) == expected
+
+
+def test_depth_is_bounded() -> None:
+    within = MAX_DEPTH - 1
+    assert to_text("{{nowrap|" * within + "x" + "}}" * within) == "x"
+    for opening in ("{{a|", "[[a|", "{|\n", "{{{"):
+        with pytest.raises(WikitextError, match="nested more than"):
+            to_text(opening * 1000)
+
+
+@pytest.mark.parametrize("unit", MARKUP)
+def test_long_runs_of_markup_end(unit: str) -> None:
+    """Rules of quadratic time would take a minute here."""
+    for text in (unit * (30_000 // len(unit)), "{{a|" + unit * (30_000 // len(unit)) + "}}"):
+        with suppress(WikitextError):
+            to_text(text)
+
+
+@pytest.mark.parametrize(
+    ("start", "run", "end"),
+    [
+        *((start, " ", "x") for start in ("{{", "#redirect", "<ref", "</ref", "(", "a", "[[", "=")),
+        *((start, "a", "") for start in ("<", "[http://", "{{", "__", "-{", "[[File:", "http://")),
+        *((start, "1", "x|km}}") for start in ("{{convert|", "{{val|", "{{date|", "{{frac|")),
+    ],
+)
+def test_long_runs_after_a_mark_end(start: str, run: str, end: str) -> None:
+    text = start + run * 100_000 + end
+    to_text(text)
+    assert not is_redirect(text)
+    assert not is_disambiguation("A", text)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from([*MARKUP, "word ", "\n", "a", "ж"]), max_size=60).map("".join))
+def test_no_markup_survives(wikitext: str) -> None:
+    """Outside of what is shown as it stands: code, formulas, escaped characters."""
+    for verbatim in ("nowiki", "pre", "math", "source", "&"):
+        wikitext = wikitext.replace(verbatim, "")
+    try:
+        text = to_text(wikitext)
+    except WikitextError:
+        return
+    for markup in ("[[", "]]", "{{", "}}", "<ref", "<!--x", "'''''", "\x00"):
+        assert markup not in text
+    assert not any(line.startswith(("|", "{|", "|}")) for line in text.split("\n"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text("abcЖé 12.\n", max_size=200))
+def test_plain_text_stays(text: str) -> None:
+    """Each word of a text without markup is there, in order; twice is as good as once."""
+    once = to_text(text)
+    words = [word for line in text.split("\n") if line.strip(" .") for word in line.split()]
+    assert "".join(once.split()) == "".join(words)
+    assert to_text(once) == once
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["a, b", "c; d.", "(e: f)", "g [h]", "i's", "j - k", "l/m", "2.5", "n?"]),
+        min_size=1,
+        max_size=8,
+    ),
+    st.sampled_from(["", "* ", "** ", "# ", ": ", "== ", "[[", "{{nowrap|", "<b>", "'''"]),
+)
+def test_sentences_stay_in_every_place(parts: list[str], start: str) -> None:
+    end = {"== ": " ==\nx", "[[": "]]", "{{nowrap|": "}}", "<b>": "</b>", "'''": "'''"}.get(
+        start, ""
+    )
+    sentence = " ".join(parts)
+    shown = to_text(f"{start}{sentence}{end}").removesuffix("\n\nx")
+    assert shown.lstrip("-1 ").removeprefix(". ") == sentence.lstrip("-1 ")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32))
+def test_nothing_raises(seed: int) -> None:
+    with suppress(WikitextError):
+        to_text(nasty_wikitext(random.Random(seed)))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("#REDIRECT [[A]]", True),
+        ("  #redirect: [[A]]", True),
+        ("#WEITERLEITUNG [[A]]", True),
+        ("#ПЕРЕНАПРАВЛЕНИЕ [[A]]", True),
+        ("#OMDIRIGERING[[A]]", True),
+        ("# [[A]]", False),
+        ("Text #REDIRECT [[A]]", False),
+    ],
+)
+def test_redirects(text: str, expected: bool) -> None:
+    assert is_redirect(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("title", "wikitext", "expected"),
+    [
+        ("A", "{{disambiguation}}", True),
+        ("A", "* x\n{{Disambig|geo}}", True),
+        ("A", "{{Begriffsklärung}}", True),
+        ("A", "{{Rozcestník - příjmení}}", True),
+        ("A", "{{Многозначность}}", True),
+        ("A", "{{dp}}", True),
+        ("A", "{{Personnes homonymes}}", True),
+        ("A (homonymie)", "x", True),
+        ("A (значения)", "x", True),
+        ("A", "x __DISAMBIG__", True),
+        ("A", "{{about|x}} {{other uses}} {{redirect|B}}", False),
+        ("A", "{{Begriffsklärungshinweis}}", False),
+        ("A", "{{Nota disambigua|x}}", False),
+        ("A", "{{Voir homonymes}} {{disambiguation needed}}", False),
+        ("Disambiguation", "x", False),
+        (None, "x", False),
+    ],
+)
+def test_disambiguation(title: str | None, wikitext: str, expected: bool) -> None:
+    assert is_disambiguation(title, wikitext) == expected

@@ -1,0 +1,203 @@
+"""Process groups: every rank's numbers against a reshaped array of ranks, fake and real groups."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from llama_ds.parallel.groups import Layout, ParallelGroups, layout_of
+from recipes.plan import check_groups
+
+# (world size, tp, sp)
+LAYOUTS = [
+    (1, 1, 1),
+    (2, 1, 1),
+    (2, 2, 1),
+    (2, 1, 2),
+    (4, 2, 2),
+    (8, 2, 2),
+    (12, 2, 3),
+    (16, 4, 1),
+    (24, 1, 4),
+    (64, 8, 4),
+]
+
+
+def expected_groups(world_size: int, tp: int, sp: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Rows are groups: the ranks as an array dp x sp x tp, with the group's axis moved last."""
+    mesh = np.arange(world_size).reshape(-1, sp, tp)
+    dp = mesh.shape[0]
+    return {
+        "tp": mesh.reshape(-1, tp),
+        "sp": mesh.transpose(0, 2, 1).reshape(-1, sp),
+        "dp": mesh.transpose(1, 2, 0).reshape(-1, dp),
+        "replica": mesh.transpose(2, 0, 1).reshape(-1, dp * sp),
+    }
+
+
+def listed_groups(layout: Layout) -> dict[str, list[tuple[int, ...]]]:
+    return {
+        "tp": layout.tp_groups(),
+        "sp": layout.sp_groups(),
+        "dp": layout.dp_groups(),
+        "replica": layout.replica_groups(),
+    }
+
+
+@pytest.mark.parametrize(("world_size", "tp", "sp"), LAYOUTS)
+def test_group_lists_match_a_mesh(world_size: int, tp: int, sp: int) -> None:
+    layout = layout_of(world_size, tp_size=tp, sp_size=sp)
+    expected = expected_groups(world_size, tp, sp)
+    for name, groups in listed_groups(layout).items():
+        assert np.array_equal(np.array(groups), expected[name]), name
+
+
+@pytest.mark.parametrize(("world_size", "tp", "sp"), LAYOUTS)
+def test_groups_partition_the_world(world_size: int, tp: int, sp: int) -> None:
+    layout = layout_of(world_size, tp_size=tp, sp_size=sp)
+    for name, groups in listed_groups(layout).items():
+        ranks = [rank for group in groups for rank in group]
+        assert sorted(ranks) == list(range(world_size)), name
+
+
+@pytest.mark.parametrize(("world_size", "tp", "sp"), LAYOUTS)
+def test_place_is_the_inverse_of_rank(world_size: int, tp: int, sp: int) -> None:
+    layout = layout_of(world_size, tp_size=tp, sp_size=sp)
+    assert [layout.rank(*layout.place(rank)) for rank in range(world_size)] == list(
+        range(world_size)
+    )
+
+
+@pytest.mark.parametrize(
+    ("world_size", "tp", "sp", "numbers"),
+    [(10, 4, 1, ["10", "4"]), (8, 1, 3, ["8", "3"]), (2048, 8, 3, ["2048", "8", "3", "24"])],
+)
+def test_world_size_must_divide(world_size: int, tp: int, sp: int, numbers: list[str]) -> None:
+    with pytest.raises(ValueError, match="must be a multiple") as error:
+        layout_of(world_size, tp_size=tp, sp_size=sp)
+    assert all(number in str(error.value) for number in numbers)
+
+
+@pytest.mark.parametrize(("world_size", "tp", "sp"), [(0, 1, 1), (-4, 1, 1), (4, 0, 1), (4, 1, -1)])
+def test_sizes_must_be_positive(world_size: int, tp: int, sp: int) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        layout_of(world_size, tp_size=tp, sp_size=sp)
+
+
+def build_as_rank(rank: int, world_size: int, tp: int, sp: int) -> dict[str, tuple[int, list[int]]]:
+    """Name of the group -> (own rank in it, its members), as torch and DeepSpeed see them."""
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    try:
+        groups = ParallelGroups.build(tp_size=tp, sp_size=sp)
+        return describe(groups)
+    finally:
+        dist.destroy_process_group()
+
+
+def describe(groups: ParallelGroups) -> dict[str, tuple[int, list[int]]]:
+    def members(group: dist.ProcessGroup) -> list[int]:
+        return list(dist.get_process_group_ranks(group))
+
+    sizes = {
+        "tp": (groups.get_model_parallel_world_size(), groups.get_model_parallel_group()),
+        "sp": (groups.sp_size, groups.sp_group),
+        "dp": (groups.dp_size, groups.dp_group),
+        "replica": (groups.get_data_parallel_world_size(), groups.get_data_parallel_group()),
+    }
+    assert {name: len(members(group)) for name, (_, group) in sizes.items()} == {
+        name: size for name, (size, _) in sizes.items()
+    }
+    return {
+        "tp": (groups.get_tensor_model_parallel_rank(), members(groups.tp_group)),
+        "sp": (groups.sp_rank, members(groups.sp_group)),
+        "dp": (groups.dp_rank, members(groups.dp_group)),
+        "replica": (groups.get_data_parallel_rank(), members(groups.replica_group)),
+    }
+
+
+@pytest.mark.parametrize(("world_size", "tp", "sp"), LAYOUTS)
+def test_every_rank_builds_its_own_groups(world_size: int, tp: int, sp: int) -> None:
+    expected = expected_groups(world_size, tp, sp)
+    for rank in range(world_size):
+        for name, (own_rank, members) in build_as_rank(rank, world_size, tp, sp).items():
+            row = expected[name][(expected[name] == rank).any(axis=1)][0]
+            assert members == row.tolist(), (rank, name)
+            assert members[own_rank] == rank, (rank, name)
+
+
+@pytest.mark.parametrize(("tp", "sp"), [(1, 1), (8, 1), (8, 4)])
+def test_a_large_cluster_is_checked_quickly(tp: int, sp: int) -> None:
+    start = time.perf_counter()
+    lines = check_groups(2048, tp_size=tp, sp_size=sp)
+    # 0.1 to 0.2 s measured; the bound is what a dry run may take, on a machine that is busy.
+    assert time.perf_counter() - start < 2.0
+    assert lines[0] == f"dp {2048 // (tp * sp)} x sp {sp} x tp {tp} = 2048 ranks"
+    assert not dist.is_initialized()
+
+
+def test_deepspeed_finds_the_methods_it_must_and_no_other() -> None:
+    # DeepSpeed 0.19 looks for these by name; told of sequence parallelism it scales gradients by
+    # ZeRO stage, and may drop the tensor-parallel group.
+    for name in (
+        "initialize_sequence_parallel",
+        "get_sequence_parallel_world_size",
+        "get_sequence_parallel_group",
+        "get_sequence_data_parallel_world_size",
+        "get_sequence_data_parallel_group",
+    ):
+        assert not hasattr(ParallelGroups, name)
+    dist.init_process_group("fake", store=FakeStore(), rank=5, world_size=8)
+    try:
+        groups = ParallelGroups.build(tp_size=2, sp_size=2)
+        # ZeRO reduces gradients over this group, and they must meet across sequence slices.
+        assert dist.get_process_group_ranks(groups.get_data_parallel_group()) == [1, 3, 5, 7]
+        assert groups.get_data_parallel_world_size() == 4
+        assert groups.get_data_parallel_rank() == 2
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("rank", "replicas", "members"), [(5, 2, [4, 5]), (6, 2, [6, 7]), (6, 4, [4, 5, 6, 7])]
+)
+def test_ranks_that_hold_the_same_heads_are_adjacent(
+    rank: int, replicas: int, members: list[int]
+) -> None:
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=8)
+    try:
+        assert ParallelGroups.build(tp_size=4).kv_group is None
+        kv_group = ParallelGroups.build(tp_size=4, kv_replicas=replicas).kv_group
+        assert kv_group is not None
+        assert dist.get_process_group_ranks(kv_group) == members
+        with pytest.raises(ValueError, match="tp_size 4 must be a multiple of kv_replicas 3"):
+            ParallelGroups.build(tp_size=4, kv_replicas=3)
+    finally:
+        dist.destroy_process_group()
+
+
+def sums_over_groups(tp: int, sp: int) -> dict[str, float]:
+    """Sum of the ranks in each of this rank's groups, by an all-reduce in that group."""
+    groups = ParallelGroups.build(tp_size=tp, sp_size=sp)
+    sums = {}
+    for name in ("tp", "sp", "dp", "replica"):
+        total = torch.tensor(float(dist.get_rank()))
+        dist.all_reduce(total, group=getattr(groups, f"{name}_group"))
+        sums[name] = float(total)
+    return sums
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(("tp", "sp"), [(1, 1), (2, 1), (1, 2)])
+def test_groups_communicate(gloo: Callable[..., list[Any]], tp: int, sp: int) -> None:
+    expected = expected_groups(2, tp, sp)
+    for rank, sums in enumerate(gloo(2, sums_over_groups, tp, sp)):
+        for name, total in sums.items():
+            row = expected[name][(expected[name] == rank).any(axis=1)][0]
+            assert total == row.sum(), (rank, name)

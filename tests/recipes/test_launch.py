@@ -1,0 +1,229 @@
+"""The programs as people start them: exit codes, messages, and what survives a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama_ds.metrics import read_metrics
+from recipes.launch import parse
+from recipes.llama import llama_tiny
+from tests.support.tiny_run import WORDS, make_store, run_training
+
+ROOT = Path(__file__).parent.parent
+RECIPE = ROOT / "recipes" / "pretrain_tiny.sh"
+QUICKSTART = ROOT / "recipes" / "quickstart.sh"
+
+# A model that trains in a second, through the command line.
+SMALL = (
+    *("--model.hidden-size", "32", "--model.intermediate-size", "96", "--model.vocab-size", "320"),
+    *("--model.num-hidden-layers", "2", "--model.num-attention-heads", "4"),
+    *("--model.num-key-value-heads", "4", "--train.sequence-length", "32"),
+    *("--train.tokens-per-step", "256", "--train.micro-batch-size", "4", "--train.eval-rows", "4"),
+    *("--metrics.peak-tflops", "1", "--metrics.no-tensorboard", "--train.log-every-steps", "1"),
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("store"))
+
+
+def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command from a foreign folder on the CPU, as a user's shell would."""
+    return subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd="/",
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", **environment},
+        check=False,
+    )
+
+
+def losses(run_dir: Path, kind: str = "train") -> list[float]:
+    return [record["loss"] for record in read_metrics(run_dir / "metrics.jsonl", kind)]
+
+
+# -- options --------------------------------------------------------------------------------------
+
+
+def test_options_override_the_recipe() -> None:
+    arguments = ["--train.max-steps", "7", "--data.shares", "web", "0.5", "books", "0.5"]
+    launch = parse(llama_tiny, [*arguments, "--zero.stage", "3", "--cluster", "h200-141gb"])
+    assert launch.recipe.train.max_steps == 7
+    assert launch.recipe.data.shares == {"web": 0.5, "books": 0.5}
+    assert launch.recipe.zero.stage == 3
+    assert launch.cluster == "h200-141gb"
+    assert launch.recipe.model == llama_tiny().model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train.max-step", "5"], r"unknown option --train.max-step; did you mean .*max-steps"),
+        (["--nonsense"], "unknown option --nonsense"),
+        (["--zero.stage", "7"], r"zero.stage \(7\) must be 0, 1, 2 or 3"),
+        (["--deepspeed-json", "/none.json"], "there is no file /none.json"),
+        (["--data.store", "/none"], "/none is not a token store"),
+        (["--data.store", "/none", "--dry-run", "--world-size", "3"], "8 rows .* over 3 data-par"),
+        (["--train.max-steps", "many"], "Error parsing --train.max-steps: no type .*'many'"),
+        (["--cluster", "b200"], r"--cluster \(b200\) must be one of a100-80gb"),
+        (["--train.micro-batch-size", "3"], "8 rows per step .* do not divide over 1 .*size 3"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
+    result = run(sys.executable, RECIPE, *arguments)
+    assert result.returncode == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(errors[0])
+    assert len(errors) == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_under_the_launcher_bad_input_is_said_once_with_exit_code_2() -> None:
+    result = run("deepspeed", "--num_gpus", "2", RECIPE, "--train.max-step", "5")
+    assert result.returncode == 2
+    assert result.stderr.count("error: unknown option --train.max-step") == 1
+    assert "Traceback" not in result.stderr
+
+
+# -- ways to start --------------------------------------------------------------------------------
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(
+    "command",
+    [["bash", RECIPE], ["torchrun", "--nproc-per-node", "2", RECIPE]],
+    ids=["bash", "torchrun"],  # deepspeed: below
+)
+def test_a_recipe_starts_under_every_launcher(
+    store: Path, tmp_path: Path, command: list[str | Path]
+) -> None:
+    run_dir = tmp_path / "a run"
+    options = ["--data.store", store, "--run-dir", run_dir, "--train.max-steps", "5"]
+    result = run(*command, *map(str, options), *SMALL)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert len(losses(run_dir)) == 5
+    assert (run_dir / "checkpoints" / "step_00000005" / "manifest.json").is_file()
+
+
+@pytest.mark.dist
+def test_four_processes_of_every_kind_train_as_one(store: Path, tmp_path: Path) -> None:
+    options: list[str | Path] = ["--data.store", store, "--train.max-steps", "10", *SMALL]
+    parallel: list[str | Path] = ["--parallel.tp", "2", "--parallel.sp", "2", "--zero.stage", "3"]
+    one, four = tmp_path / "one", tmp_path / "four"
+    commands: list[list[str | Path]] = [
+        [sys.executable, RECIPE, *options, "--run-dir", one],
+        ["deepspeed", "--num_gpus", "4", RECIPE, *parallel, *options, "--run-dir", four],
+    ]
+    for command in commands:
+        result = run(*command)
+        assert result.returncode == 0, result.stderr[-3000:]
+    assert len(losses(one)) == 10
+    # fp32 sums in another order, over ten steps of Adam.
+    assert losses(four) == pytest.approx(losses(one), rel=1e-5)
+
+
+# -- kills ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.dist
+def test_a_kill_during_a_save_costs_no_more_than_that_save(
+    gloo: Callable[..., list[Any]],
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def options(run_dir: Path) -> list[str]:
+        words = ["--data.store", store, "--run-dir", run_dir, "--train.max-steps", "12"]
+        words += ["--checkpoint.every-steps", "2", *SMALL, "--train.micro-batch-size", "8"]
+        return [str(word) for word in words]
+
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    gloo(1, run_training, parse(llama_tiny, options(straight)).recipe)
+    # As many threads as the processes of the pool have: sums in the same order.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = [sys.executable, str(RECIPE), *options(killed)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    partial = killed / "checkpoints" / ".partial_step_00000006"
+    deadline = time.monotonic() + 120
+    while not partial.exists() and process.poll() is None and time.monotonic() < deadline:
+        pass  # the window is milliseconds wide
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert partial.exists(), "the kill came too late to interrupt the save"
+    result = run(*command)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "resuming after step 4" in result.stdout + result.stderr
+    assert not partial.exists()
+    assert losses(killed) == losses(straight)
+    assert losses(killed, "eval")[-1] == losses(straight, "eval")[-1]
+
+
+# -- the quickstart -------------------------------------------------------------------------------
+
+
+def write_corpus(folder: Path) -> Path:
+    folder.mkdir()
+    for number in range(40):
+        words = [WORDS[(number * 7 + i * i) % len(WORDS)] for i in range(300)]
+        (folder / f"{number}.txt").write_text(f"Text {number}. " + " ".join(words))
+    return folder
+
+
+@pytest.mark.dist
+def test_the_quickstart_goes_from_text_to_a_stock_model_and_reuses_its_stages(
+    tmp_path: Path,
+) -> None:
+    corpus, out = write_corpus(tmp_path / "corpus"), tmp_path / "out"
+    small = [word for word in SMALL if word not in ("--model.vocab-size", "320")]
+    command: list[str | Path] = ["bash", QUICKSTART, "--corpus", corpus, "--out", out]
+    command += ["--tokenizer.vocab-size", "300", "--train.max-steps", "20", *small]
+    # One process; two are started by the test of the launchers.
+    first = run(*command, DEEPSPEED_ARGS="--num_gpus 1")
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert "sample from transformers.models.llama.modeling_llama.LlamaForCausalLM" in first.stdout
+    assert (out / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    held_out = losses(out / "run", "eval")
+    assert held_out[-1] < held_out[0] - 0.3
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("*.arrow")}
+    second = run(*command, DEEPSPEED_ARGS="--num_gpus 1")
+    assert second.returncode == 0, second.stderr[-3000:]
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.arrow")} == made
+    assert len(losses(out / "run")) == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--corpus", "/no/such/folder"], "corpus path /no/such/folder does not exist"),
+        (["--corpus", "{empty}"], "has nothing that source 'folder' reads"),
+        (["--corpus", "{text}", "--tokenizer.vocab-size", "9000"], r"\(9000\) is larger than the"),
+        (["--corpus", "{text}", "--train.max-step", "3"], "did you mean --train.max-steps"),
+        (["--corpus", "{text}", "--train.sequence-length", "512"], r"\(512\) must not exceed"),
+    ],
+)
+def test_bad_input_to_the_quickstart(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    text = write_corpus(tmp_path / "text")
+    places = {"empty": tmp_path / "empty", "text": text}
+    filled = [argument.format(**places) for argument in arguments]
+    result = run("bash", QUICKSTART, "--out", tmp_path / "out", *filled)
+    assert result.returncode == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(errors[0])
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out" / "store").exists()

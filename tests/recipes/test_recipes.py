@@ -1,0 +1,348 @@
+"""Recipes: the paper's numbers, sizes that fit their clusters, dry runs, and the scripts."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from llama_ds.batch import batch_plan, data_parallel_size
+from llama_ds.config import Recipe, ZeroConfig
+from llama_ds.planning.memory import estimate_memory
+from recipes import llama
+from recipes.llama import Cluster, intended_world_size
+from recipes.plan import DEVICE_BYTES, check_memory, paper_count, print_plan
+
+ROOT = Path(__file__).resolve().parents[2]
+CLUSTERS: tuple[Cluster, ...] = get_args(Cluster)
+NAMES = ("llama_tiny", "llama_7b", "llama_13b", "llama_33b", "llama_65b")
+
+# Table 2 of the paper: count as printed there, hidden size, heads, layers, peak rate, tokens.
+# The intermediate size follows from section 2.2: 2/3 of 4 d, rounded up to a multiple of 256.
+TABLE_2 = {
+    "llama_7b": ("6.7 B", 4096, 32, 32, 3.0e-4, 1.0e12),
+    "llama_13b": ("13.0 B", 5120, 40, 40, 3.0e-4, 1.0e12),
+    "llama_33b": ("32.5 B", 6656, 52, 60, 1.5e-4, 1.4e12),
+    "llama_65b": ("65.2 B", 8192, 64, 80, 1.5e-4, 1.4e12),
+}
+
+
+def build(name: str, cluster: Cluster = "a100-80gb") -> Recipe:
+    recipe: Recipe = getattr(llama, name)(cluster)
+    return recipe
+
+
+def changed(recipe: Recipe, **train: Any) -> Recipe:
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **train))
+
+
+# -- numbers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+@pytest.mark.parametrize("name", TABLE_2)
+def test_recipes_have_the_papers_numbers(name: str, cluster: Cluster) -> None:
+    count, hidden_size, heads, layers, peak_learning_rate, train_tokens = TABLE_2[name]
+    recipe = build(name, cluster)
+    model, optimizer, train = recipe.model, recipe.optimizer, recipe.train
+    assert recipe.name == name
+    assert paper_count(model.num_parameters) == count
+    assert (model.hidden_size, model.num_hidden_layers) == (hidden_size, layers)
+    assert model.num_attention_heads == model.num_key_value_heads == heads
+    assert model.intermediate_size == -(-8 * hidden_size // 3 // 256) * 256
+    assert (model.vocab_size, model.max_position_embeddings) == (32_000, 2_048)
+    assert (model.rms_norm_eps, model.rope_theta) == (1e-6, 10_000.0)
+    assert optimizer.peak_learning_rate == peak_learning_rate
+    assert (optimizer.beta1, optimizer.beta2, optimizer.weight_decay) == (0.9, 0.95, 0.1)
+    assert (optimizer.warmup_steps, optimizer.max_grad_norm) == (2_000, 1.0)
+    assert optimizer.min_learning_rate_ratio == 0.1
+    assert (train.sequence_length, train.tokens_per_step) == (2_048, 4 * 2**20)
+    assert (train.train_tokens, train.max_steps) == (train_tokens, None)
+    # The run stops at the last whole step.
+    assert 0 <= train_tokens - train.num_steps * train.tokens_per_step < train.tokens_per_step
+
+
+def test_shares_are_table_1() -> None:
+    shares = build("llama_65b").data.shares
+    assert sorted(shares.values()) == [0.02, 0.025, 0.045, 0.045, 0.045, 0.15, 0.67]
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert max(shares, key=lambda source: shares[source]) == "common_crawl"
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes_fit_their_cluster(name: str, cluster: Cluster) -> None:
+    recipe = build(name, cluster)
+    world_size = intended_world_size(recipe, cluster)
+    dp_size = data_parallel_size(recipe, world_size)
+    plan = batch_plan(recipe, dp_size)
+    assert plan.tokens_per_step == recipe.train.tokens_per_step
+    # What the estimate leaves out, fragments and NCCL's buffers among it, needs room too.
+    assert estimate_memory(recipe, dp_size).total < 0.85 * DEVICE_BYTES[cluster]
+
+
+def test_docstrings_state_the_intended_numbers_of_gpus() -> None:
+    for name in TABLE_2:
+        stated = re.findall(r"\b\d{3,4}(?= (?:A100|H100|H200))", getattr(llama, name).__doc__)
+        assert [int(number) for number in stated] == [
+            intended_world_size(build(name, cluster), cluster) for cluster in CLUSTERS
+        ]
+
+
+def test_advice_names_only_what_is_left_to_change() -> None:
+    recipe = changed(build("llama_65b"), save_policy="layer_input", micro_batch_size=1)
+    recipe = dataclasses.replace(recipe, zero=ZeroConfig(stage=3))
+    with pytest.raises(ValueError, match="more GPUs") as error:
+        check_memory(estimate_memory(recipe, 1), recipe, "a100-80gb")
+    for exhausted in ("micro-batch", "zero.stage", "save-policy", "parallel.tp"):
+        assert exhausted not in str(error.value)
+
+
+def test_a_renamed_recipe_has_no_intended_size() -> None:
+    recipe = dataclasses.replace(build("llama_7b"), name="mine")
+    with pytest.raises(ValueError, match="'mine'; give --world-size"):
+        intended_world_size(recipe, "a100-80gb")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(65_285_660_672, "65.2 B"), (6_999_999_999, "6.9 B"), (10_326_816, "10.3 M"), (999, "999")],
+)
+def test_counts_are_cut_as_the_paper_does(count: int, text: str) -> None:
+    assert paper_count(count) == text
+
+
+# -- the plan -------------------------------------------------------------------------------------
+
+
+def test_plan_prints_the_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(build("llama_7b"), 256, "a100-80gb", {"zero_optimization": {"stage": 2}})
+    text = capsys.readouterr().out
+    for line in (
+        "6,738,415,616 (6.7 B)",
+        "4,194,304 tokens per step = 2,048 rows of 2,048 tokens",
+        "rows per rank 8 = micro-batch 4 x accumulation steps 2, on 256 data-parallel ranks",
+        "238,418 steps = 999,997,571,072 tokens (1.000 T)",
+        "13.4 days if every GPU trained the paper's 3,370 tokens/s",
+        "dp 256 x sp 1 x tp 1 = 256 ranks",
+        '"stage": 2',
+    ):
+        assert line in text
+
+
+def test_plan_prints_the_host_memory_of_offloaded_tensors(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = changed(build("llama_7b"), save_policy="layer_input", save_tensors={"x": "offload"})
+    print_plan(recipe, 256, "a100-80gb", {})
+    # 32 layers of 4 rows of 2,048 tokens of 4,096 elements in bf16.
+    assert re.search(
+        r"host, activations +2.00 GiB of pinned memory per GPU", capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "world_size", "numbers"),
+    [
+        (build("llama_7b"), 300, ["2048 rows", "1200 rows"]),
+        (changed(build("llama_65b"), micro_batch_size=4), 8192, ["2048 rows", "4096 rows"]),
+        (build("llama_65b"), 2044, ["2044", "tp_size 8"]),
+        (
+            changed(build("llama_7b"), micro_batch_size=8, save_policy="keep_all"),
+            256,
+            ["82.4 GiB", "79 GiB"],
+        ),
+        (build("llama_65b"), 32, ["87.7 GiB", "79 GiB"]),
+        (build("llama_7b"), 0, ["world size (0)"]),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused_before_any_output(
+    recipe: Recipe, world_size: int, numbers: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match=r"GiB|rows|world size") as error:
+        print_plan(recipe, world_size, "a100-80gb", {})
+    assert all(number in str(error.value) for number in numbers), str(error.value)
+    assert capsys.readouterr().out == ""
+
+
+# -- the scripts ----------------------------------------------------------------------------------
+
+
+def run_script(name: str, *options: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """The Python half of a recipe script, as its bash half starts it for a dry run."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "recipes" / name), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_65b_plan_from_the_command_line(tmp_path: Path) -> None:
+    result = run_script("pretrain_65b.sh", "--dry-run", "--world-size", "2048", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "65,285,660,672 (65.2 B)" in result.stdout
+    assert "333,786 steps" in result.stdout
+    assert "2048 ranks" in result.stdout
+    assert '"train_batch_size": 2048' in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_line_refuses_in_one_line() -> None:
+    result = run_script("pretrain_7b.sh", "--dry-run", "--world-size", "300")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: 2048 rows per step")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scripts_are_python_after_bash(name: str) -> None:
+    path = ROOT / "recipes" / f"{name.replace('llama', 'pretrain')}.sh"
+    assert os.access(path, os.X_OK)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported = {
+        alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert imported >= {"main", name}
+    bash_half = ast.literal_eval(ast.unparse(tree.body[0]))
+    assert "launch.sh" in bash_half
+
+
+# In place of recipes/launch.py: says that it runs, then waits for the signal.
+STAND_IN = """
+import os, signal, sys, time
+
+def main(recipe_function):
+    folder = sys.argv[-1]
+    def stop(number, frame):
+        time.sleep(1)  # a checkpoint is being saved
+        with open(os.path.join(folder, "stopped" + os.environ["RANK"]), "w") as file:
+            file.write(f"{number} " + os.environ["WORLD_SIZE"] + " " + recipe_function.__name__)
+        sys.exit(143)
+    signal.signal(signal.SIGTERM, stop)
+    open(os.path.join(folder, "started" + os.environ["RANK"]), "w").close()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.dist
+def test_a_signal_reaches_every_process_and_is_waited_for(tmp_path: Path) -> None:
+    clone = tmp_path / "a clone's copy"
+    (clone / "recipes").mkdir(parents=True)
+    for name in ("__init__.py", "llama.py", "launch.sh", "pretrain_7b.sh"):
+        shutil.copy(ROOT / "recipes" / name, clone / "recipes")
+    (clone / "recipes/setup.sh").touch()
+    (clone / "recipes/launch.py").write_text(STAND_IN)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{clone}:{ROOT}",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DS_ACCELERATOR": "cpu",
+    }
+    script = clone / "recipes/pretrain_7b.sh"
+    process = subprocess.Popen([script, "--run-dir", str(clone)], env=environment, cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(clone.glob("started*"))) < 2:
+            assert process.poll() is None, "the launcher ended"
+            assert time.monotonic() < deadline, "the launcher did not start two processes"
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(60) == 143
+        stopped = {path.name: path.read_text() for path in clone.glob("stopped*")}
+        assert stopped == {f"stopped{rank}": "15 2 llama_7b" for rank in (0, 1)}
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    "path", ["recipes/setup.sh", "recipes/launch.sh", "tests/run.sh", ".ci/run"]
+)
+def test_shell_files_parse(path: str) -> None:
+    subprocess.run(["bash", "-n", str(ROOT / path)], check=True)
+
+
+@pytest.fixture
+def bare_path(tmp_path: Path) -> Path:
+    """A PATH with what setup.sh calls, and a `python3` that cannot start."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for tool in ("dirname", "cat", "cksum"):
+        found = shutil.which(tool)
+        assert found is not None
+        (folder / tool).symlink_to(found)
+    python = folder / "python3"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    return folder
+
+
+def source_setup(bare_path: Path, root: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    bash = shutil.which("bash")
+    assert bash is not None
+    return subprocess.run(
+        [bash, "-c", 'source "$0/recipes/setup.sh"; echo unreachable', str(root)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": str(bare_path), **env},
+    )
+
+
+def test_set_up_without_a_python_ends_in_one_line(tmp_path: Path, bare_path: Path) -> None:
+    clone = tmp_path / "a clone"
+    (clone / "recipes").mkdir(parents=True)
+    shutil.copy(ROOT / "recipes/setup.sh", clone / "recipes")
+    result = source_setup(bare_path, clone)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == "error: Python 3.10 or newer is needed, and none is on PATH\n"
+    assert not (clone / ".venv").exists()
+
+
+def test_set_up_in_an_environment_that_is_too_old(tmp_path: Path, bare_path: Path) -> None:
+    result = source_setup(bare_path, ROOT, VIRTUAL_ENV=str(tmp_path / "old env"))
+    assert result.returncode == 2
+    assert str(tmp_path / "old env") in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_set_up_twice_installs_once(tmp_path: Path, bare_path: Path) -> None:
+    """A stand-in for Python counts the calls of pip."""
+    environment = tmp_path / "an env"
+    (environment / "bin").mkdir(parents=True)
+    python = environment / "bin/python"
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] || echo "$@" >> "$VIRTUAL_ENV/calls"\n')
+    python.chmod(0o755)
+    mv = shutil.which("mv")
+    assert mv is not None
+    (bare_path / "mv").symlink_to(mv)
+    for _ in range(2):
+        result = source_setup(bare_path, ROOT, VIRTUAL_ENV=str(environment))
+        assert result.returncode == 0, result.stderr
+    calls = (environment / "calls").read_text().splitlines()
+    assert len(calls) == 3
+    assert calls[0].endswith("requirements.txt")
+    assert calls[1].endswith("requirements-no-deps.txt")
+    assert "--no-deps" in calls[1]
+    assert calls[2].endswith(f"--no-deps --no-build-isolation -e {ROOT}")
+
+
+def test_recipes_load_without_torch() -> None:
+    """A wrong option is then reported at once, not after seconds of imports."""
+    code = "import sys, recipes.llama, llama_ds.config; sys.exit('torch' in sys.modules)"
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )

@@ -1,0 +1,2 @@
+"""What several tests share: references, tiny runs, makers of hostile files. Imported by tests
+alone."""

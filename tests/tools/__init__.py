@@ -1,0 +1,1 @@
+"""Programs for people that are not part of the suite: fuzzing, screenshots."""
