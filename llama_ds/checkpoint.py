@@ -10,13 +10,10 @@ It is written under a hidden name, flushed to disk, and renamed when every rank 
 checkpoint that has its final name is whole: a job killed in the middle of a save leaves only a
 hidden folder, which the next save or resume removes. DeepSpeed's `latest` file is not used, since
 it is rewritten in place. All ranks must see the same file system.
-
-    python -m llama_ds.checkpoint export RUN_DIR OUT_DIR [--step N] [--dtype bf16|fp32]
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import io
@@ -24,7 +21,6 @@ import json
 import os
 import random
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -401,27 +397,3 @@ def _weights_of_bf16_optimizer(state: Path, own: str) -> dict[str, torch.Tensor]
         for (name, shape), piece in zip(shapes.items(), pieces, strict=True):
             weights[name] = piece.view(shape)
     return weights
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m llama_ds.checkpoint", description=__doc__.split("\n")[0]
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("export", help="write a run's model as a Hugging Face folder")
-    command.add_argument("run_dir", type=Path)
-    command.add_argument("out_dir", type=Path)
-    command.add_argument("--step", type=int, help="checkpoint to take; the newest by default")
-    command.add_argument("--dtype", choices=("bf16", "fp32"), help="the recipe's by default")
-    options = parser.parse_args(arguments)
-    try:
-        checkpoint = export(options.run_dir, options.out_dir, options.step, options.dtype)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    print(f"{checkpoint} -> {options.out_dir}")  # noqa: T201
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,7 +14,7 @@ PACKAGES = ("llama_ds", "data_pipeline", "recipes")
 # Modules and sub-packages, from the top floor down: each imports what lies below its own floor.
 FLOORS = {
     "llama_ds": (
-        {"train"},
+        {"train", "export_command"},
         {"engine", "checkpoint", "auto_classes"},
         {"model", "data", "metrics", "store_verification"},
         {"loss", "planning", "pretrained_model"},
