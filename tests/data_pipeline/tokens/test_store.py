@@ -42,6 +42,7 @@ def write_store(store: Path) -> TokenStore:
     split = write_split(store, "books", [[1, i, 2] for i in range(80)], num_shards=2)
     manifest = StoreManifest(
         version=FORMAT_VERSION,
+        tokenizer_kind="sentencepiece",
         tokenizer_sha256="00",
         vocab_size=100,
         bos_token_id=1,
