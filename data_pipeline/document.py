@@ -146,6 +146,10 @@ class Source:
     same_url: Callable[[str], str] | None = None
     """Deduplication key of a URL: documents with equal keys are the same page, where the corpus has
     the rule `same_url`; None where URLs do not identify pages."""
+    origin: str = ""
+    """Where the raw files come from, in words ..."""
+    terms: str = ""
+    """... and on which terms. Neither decides about a document."""
 
 
 def items_of(source: Source, file: InputFile) -> Iterator[Document | Rejected]:

@@ -1,9 +1,9 @@
-"""Save, resume, and export to Hugging Face.
+"""Checkpoints: crash-safe save, resume, and export to Hugging Face.
 
 A checkpoint is one folder, `RUN/checkpoints/step_00000100/`:
 
-    manifest.json             step, what the run was, every file with its size and checksum
-    state/                    DeepSpeed's own files: weights, optimiser and scheduler states
+    manifest.json             step, identity of the run, every file with its size and checksum
+    state/                    DeepSpeed's own files: weights, optimizer and scheduler states
     random_state_00000.pt     one per rank
 
 It is written under a hidden name, flushed to disk, and renamed when every rank is done, so a
@@ -60,7 +60,7 @@ MANIFEST = "manifest.json"
 def save(engine: Any, run_dir: Path, step: int, identity: dict[str, Any], keep_last: int) -> Path:
     """Publish a checkpoint after `step` steps; every rank must call it.
 
-    `identity` says which run this is: `resume` refuses to continue with another one.
+    `identity` identifies the run: `resume` raises for a checkpoint with another one.
     Raises OSError (ENOSPC) where the disk cannot hold it; the previous checkpoint stays.
     """
     root = run_dir / "checkpoints"
@@ -135,17 +135,17 @@ def newest(run_dir: Path, step: int | None = None) -> Path:
         if not _wrong_sizes(path, json.loads((path / MANIFEST).read_text(encoding="utf-8"))):
             return path
     wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
-    raise ValueError(f"{run_dir} holds no whole {wanted}; train first, or name another run folder")
+    raise ValueError(f"{run_dir} has no complete {wanted}; train first, or pass another run_dir")
 
 
-# -- what a checkpoint says about itself ----------------------------------------------------------
+# -- manifests ------------------------------------------------------------------------------------
 
 
 def _require_same_run(path: Path, manifest: dict[str, Any], identity: dict[str, Any]) -> None:
     if manifest["version"] != CHECKPOINT_VERSION:
         raise ValueError(
-            f"checkpoint {path} has format version {manifest['version']}, this program reads "
-            f"{CHECKPOINT_VERSION}; resume with the program that wrote it, or choose another "
+            f"checkpoint {path} has format version {manifest['version']}, but this program reads "
+            f"version {CHECKPOINT_VERSION}; resume with the program that wrote it, or use a new "
             "run_dir"
         )
     saved = {**manifest["identity"], "world_size": manifest["world_size"]}
@@ -153,8 +153,8 @@ def _require_same_run(path: Path, manifest: dict[str, Any], identity: dict[str, 
     for key in sorted(saved.keys() | current.keys()):
         if saved.get(key) != current.get(key):
             raise ValueError(
-                f"checkpoint {path} was made with {key} = {saved.get(key)}, this run has "
-                f"{current.get(key)}; restore it, or choose another run_dir"
+                f"checkpoint {path} has {key} = {saved.get(key)}, but this run has "
+                f"{current.get(key)}; set {key} back to {saved.get(key)}, or use a new run_dir"
             )
 
 
@@ -309,9 +309,9 @@ def _restore_random_state(path: Path) -> None:
 def export(run_dir: Path, out_dir: Path, step: int | None = None, dtype: str | None = None) -> Path:
     """Write a run's newest checkpoint (or that of `step`) as a stock Hugging Face model folder.
 
-    The weights are the optimiser's fp32 copies, stored in `dtype` ("bf16" or "fp32"; the recipe's
-    by default), with the run's tokenizer beside them. `out_dir` must not exist; it appears when it
-    is complete. Returns the checkpoint it was made from.
+    It has the optimizer's fp32 master weights, stored in `dtype` ("bf16" or "fp32"; the recipe's by
+    default), and the run's tokenizer. `out_dir` must not exist; it appears when it is complete.
+    Returns the checkpoint it was made from.
     """
     from transformers import AutoTokenizer
 
@@ -346,11 +346,11 @@ def export(run_dir: Path, out_dir: Path, step: int | None = None, dtype: str | N
 
 
 def _consolidated_weights(checkpoint: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
-    """Full fp32 weights by name, whatever the layout and ZeRO stage that wrote the checkpoint."""
+    """Full fp32 master weights by name, from any parallel layout and ZeRO stage."""
     tp_size = recipe.parallel.tp
     sharding = Sharding(tp_size, recipe.model.num_key_value_heads)
     ranks = [_weights_of_tp_rank(checkpoint, recipe, tp_rank) for tp_rank in range(tp_size)]
-    # Each part is dropped once it is joined, so that the weights are not held twice.
+    # Each shard is freed once it is concatenated, so that the weights are not held twice.
     return {
         name: sharding.unshard(name, [weights.pop(name) for weights in ranks])
         for name in list(ranks[0])
@@ -375,16 +375,16 @@ def _weights_of_tp_rank(checkpoint: Path, recipe: Recipe, tp_rank: int) -> dict[
         links.mkdir()
         for file in state.glob(f"*{own}*"):
             (links / file.name.replace(own, "mp_rank_00_")).symlink_to(file.resolve())
-        with contextlib.redirect_stdout(io.StringIO()):  # it narrates with print
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
             return dict(get_fp32_state_dict_from_zero_checkpoint(folder, tag=STATE))
 
 
 def _weights_of_bf16_optimizer(state: Path, own: str) -> dict[str, torch.Tensor]:
-    """Of the optimiser that DeepSpeed takes for bf16 at stage 1.
+    """Master weights of the optimizer that DeepSpeed uses for bf16 at stage 1.
 
-    DeepSpeed 0.19's own reader refuses its files for want of a stage in them. Each rank has written
-    its part of one flat tensor per parameter group, which holds the parameters one after another,
-    and padding at the end.
+    DeepSpeed 0.19's own reader rejects its files because they do not record a stage. Each rank has
+    written its shard of one flat tensor per parameter group, which is the concatenation of the
+    parameters, with padding at the end.
     """
 
     def read(path: Path) -> Any:

@@ -33,7 +33,7 @@ from data_pipeline.executors.local import Processes
 from data_pipeline.executors.timed import TimedExecutor
 from data_pipeline.files.inputs import InputFile, Inputs
 from data_pipeline.files.remote import Root
-from data_pipeline.tokens.encoder import Encoder
+from data_pipeline.tokens.sentencepiece_encoder import SentencePieceEncoder
 from recipes.llama1_corpus import CrawlModels, llama1_corpus
 
 
@@ -83,7 +83,7 @@ def measure(
                 extracted += len(item.text) if isinstance(item, Document) else 0
         seconds = time.process_time() - start
         best["reader"] = min(seconds, best.get("reader", seconds))
-    encoder = Encoder(tokenizer)
+    encoder = SentencePieceEncoder(tokenizer)
     start = time.process_time()
     num_tokens = len(encoder.encode(texts).tokens)
     seconds = time.process_time() - start

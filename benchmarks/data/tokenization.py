@@ -37,7 +37,7 @@ from benchmarks.data.watched_engine import count_up
 from benchmarks.measuring.peak_memory import peak_bytes
 from data_pipeline.document import Document
 from data_pipeline.executors.local import Processes
-from data_pipeline.tokens.encoder import Encoder
+from data_pipeline.tokens.sentencepiece_encoder import SentencePieceEncoder
 from data_pipeline.tokens.tokenizer_folder import export_tokenizer
 from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_on_lines
 
@@ -191,7 +191,7 @@ def two_processes(
 
 def encode_many(tokenizer: Path, num_bytes: int) -> None:
     """Batches of documents in which most words are new, so that the cache is always full."""
-    encoder = Encoder(tokenizer)
+    encoder = SentencePieceEncoder(tokenizer)
     for index in range(num_bytes // 1_000_000):
         drawn = np.random.default_rng(index)
         numbers = (1e9 ** drawn.random(1_000_000 // 7)).astype(int).astype(str)
@@ -200,12 +200,12 @@ def encode_many(tokenizer: Path, num_bytes: int) -> None:
 
 def encode_one(tokenizer: Path, num_bytes: int) -> None:
     """One document of words."""
-    Encoder(tokenizer).encode([made_words(1_000_000) * (num_bytes // 1_000_000)])
+    SentencePieceEncoder(tokenizer).encode([made_words(1_000_000) * (num_bytes // 1_000_000)])
 
 
 def encode_letters(tokenizer: Path, num_bytes: int) -> None:
     """One document of letters without a blank."""
-    Encoder(tokenizer).encode(
+    SentencePieceEncoder(tokenizer).encode(
         ["".join(random.Random(0).choices("ACGT", k=10_000)) * (num_bytes // 10_000)]
     )
 

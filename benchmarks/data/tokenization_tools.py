@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.tokens.encoder import Encoder, load_processor, token_dtype
+from data_pipeline.tokens.encoder import token_dtype
 from data_pipeline.tokens.huggingface_tokenizer import to_huggingface
+from data_pipeline.tokens.sentencepiece_encoder import SentencePieceEncoder, load_processor
 
 _BATCH = 256
 """Texts per batch, as in the token store."""
@@ -28,7 +29,7 @@ class Contender(Protocol):
 
 class Ours:
     def __init__(self, tokenizer: Path) -> None:
-        self._encoder = Encoder(tokenizer)
+        self._encoder = SentencePieceEncoder(tokenizer)
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         encoded = self._encoder.encode(texts)

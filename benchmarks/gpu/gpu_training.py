@@ -15,6 +15,7 @@ from benchmarks.measuring.results import hardware, seconds, synchronize
 from benchmarks.model.contenders import COMPILED, Contender, contenders
 from benchmarks.model.steppers import BACKWARD, FORWARD, HEAD, Parts, Stepper
 from llama_ds.config import AttentionName, Recipe
+from llama_ds.layer.options import LayerOptions
 from llama_ds.metrics import PEAK_TFLOPS_BF16, measured_matmul_tflops
 from llama_ds.model import hf_config
 from llama_ds.save_policy import PRESETS, SavePolicyName
@@ -169,7 +170,7 @@ def _built(bench: Bench, recipe: Recipe, entrant: Contender) -> tuple[Any, Stepp
 
 def _choose(model: Any, policy: SavePolicyName | None, attention: AttentionName) -> None:
     if policy is not None:
-        model.model.save_policy, model.model.attention = PRESETS[policy], attention
+        model.model.layer_options = LayerOptions(save_policy=PRESETS[policy], attention=attention)
 
 
 def _tokens(recipe: Recipe, shape: tuple[int, int, int], device: torch.device) -> list[Tensor]:

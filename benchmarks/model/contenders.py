@@ -7,6 +7,7 @@ that their losses are equal up to rounding.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_utils import local_torch_dtype
 from transformers.models.llama import modeling_llama
 
-from llama_ds.config import ElementwiseName
+from llama_ds.layer.options import LayerOptions
 from llama_ds.model import LlamaForCausalLM
-from llama_ds.save_policy import PRESETS, SavePolicy
+from llama_ds.save_policy import PRESETS
 
 STOCK, CHECKPOINTED = "stock sdpa", "stock + checkpointing"
 LIGER, COMPILED = "stock + Liger", "stock + torch.compile"
@@ -51,10 +52,11 @@ def contenders(*, with_gpu_packages: bool, with_compiled: bool = False) -> dict[
     chosen = [Contender(STOCK, _stock), Contender(CHECKPOINTED, _checkpointed)]
     if with_gpu_packages:
         chosen += [_liger(), Contender(COMPILED, _compiled)]
-    chosen.append(Contender(PLAIN, _ours(None)))
-    chosen += [Contender(ours(name), _ours(policy)) for name, policy in PRESETS.items()]
+    chosen.append(Contender(PLAIN, _ours(LayerOptions(fused=False))))
+    for name, policy in PRESETS.items():
+        chosen.append(Contender(ours(name), _ours(LayerOptions(save_policy=policy))))
     if with_compiled:
-        chosen.append(Contender(OURS_COMPILED, _ours(PRESETS["linear_outputs"], "compile")))
+        chosen.append(Contender(OURS_COMPILED, _ours(LayerOptions(elementwise="compile"))))
     return {contender.name: contender for contender in chosen}
 
 
@@ -80,16 +82,9 @@ def _compiled(config: LlamaConfig, device: torch.device) -> Any:
     return model
 
 
-def _ours(
-    policy: SavePolicy | None, elementwise: ElementwiseName = "auto"
-) -> Callable[[LlamaConfig, torch.device], Any]:
-    def build(config: LlamaConfig, device: torch.device) -> Any:
-        model = _built(LlamaForCausalLM, config, device)
-        model.model.save_policy = policy
-        model.model.elementwise = elementwise
-        return model
-
-    return build
+def _ours(options: LayerOptions) -> Callable[[LlamaConfig, torch.device], Any]:
+    model_class = functools.partial(LlamaForCausalLM, layer_options=options)
+    return functools.partial(_built, model_class)
 
 
 def _built(model_class: Any, config: LlamaConfig, device: torch.device) -> Any:

@@ -45,6 +45,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.measuring import results as report
 from benchmarks.model.overlap_trace import draw, hidden_in
+from llama_ds.layer.options import LayerOptions
 from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel.collectives import Pending
@@ -129,11 +130,14 @@ def layouts(processes: int) -> list[Layout]:
     ]
 
 
-def contenders(layout: Layout) -> dict[str, dict[str, Any]]:
+def contenders(layout: Layout) -> dict[str, LayerOptions]:
     """Name -> the model's options. Ulysses has nothing to split in chunks."""
     chunks = (1, 2, 4) if layout.tp > 1 else (1,)
-    on = {f"on, {n} chunk{'s' * (n > 1)}": {"overlap": True, "overlap_chunks": n} for n in chunks}
-    return {OFF: {"overlap": False}, **on}
+    on = {
+        f"on, {n} chunk{'s' * (n > 1)}": LayerOptions(overlap=True, overlap_chunks=n)
+        for n in chunks
+    }
+    return {OFF: LayerOptions(), **on}
 
 
 # -- measuring, on every rank ---------------------------------------------------------------------
@@ -150,11 +154,11 @@ def collectives_of_step(stack: Any, inputs: Tensor) -> list[Callable[[], Pending
         exchanges = 4 + 5
         return [lambda: sp.start_to_heads(heads, "exchange")] * exchanges * len(stack.layers)
     # Forward attn_in, mlp_in; backward these again, and the gradients of the two sums.
-    gathers = [lambda: tp.start_gathered(outside, "gather")] * (
+    gathers = [lambda: tp.start_all_gather(outside, "gather")] * (
         2 + 4 if outside is not inside else 0
     )
     # Forward mid, out; backward the gradients of attn_in and mlp_in. Zeros, summed in place.
-    sums = [lambda: tp.start_summed(inside, "sum")] * (2 + 2)
+    sums = [lambda: tp.start_reduce(inside, "sum")] * (2 + 2)
     return [*gathers, *sums] * len(stack.layers)
 
 
@@ -194,16 +198,12 @@ def measure(layout: Layout, size: Size, device: torch.device, folder: Path) -> l
         for start in collectives:
             start().wait()
 
-    def choose(options: dict[str, Any]) -> None:
-        for name, value in options.items():
-            setattr(stack, name, value)
-
     options = contenders(layout)
     steps: dict[str, list[float]] = {name: [] for name in options}
     communication: list[float] = []
     for number in range(size.rounds + 1):
         for name in options:
-            choose(options[name])
+            stack.layer_options = options[name]
             took = seconds(step, device)
             # The first round warms up caches, connections and the allocator.
             if number > 0:
@@ -213,7 +213,7 @@ def measure(layout: Layout, size: Size, device: torch.device, folder: Path) -> l
             communication.append(took)
     results = []
     for name in options:
-        choose(options[name])
+        stack.layer_options = options[name]
         settle(device)
         label = f"{layout.name}_{name}".replace(",", "").replace(" ", "_")
         path = folder / f"rank{dist.get_rank()}.{label}.json"

@@ -41,10 +41,12 @@ from benchmarks.measuring.results import (
 )
 from benchmarks.model.activation_memory import peak_bytes, saved_bytes
 from benchmarks.model.wire import sent_bytes
-from llama_ds.config import ParallelConfig
+from llama_ds.layer.options import LayerOptions
+from llama_ds.loss import DEFAULT_LOSS_CHUNK_TOKENS
 from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.parallel_config import ParallelConfig
 from llama_ds.planning.memory import activation_bytes
 from llama_ds.planning.traffic import layer_traffic
 from llama_ds.save_policy import PRESETS, SavePolicyName
@@ -151,7 +153,11 @@ def name_of(parallel: ParallelConfig) -> str:
 
 
 def built(
-    model: ModelConfig, parallel: ParallelConfig, groups: ParallelGroups, policy: SavePolicyName
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    groups: ParallelGroups,
+    policy: SavePolicyName,
+    mlp_tiles: int = 1,
 ) -> Any:
     torch.manual_seed(0)
     causal_lm: Any = LlamaForCausalLM._from_config(  # type: ignore[no-untyped-call]
@@ -159,8 +165,8 @@ def built(
         dtype=DTYPE,
         groups=groups,
         sequence_parallel=parallel.sequence_parallel,
+        layer_options=LayerOptions(save_policy=PRESETS[policy], mlp_tiles=mlp_tiles),
     )
-    causal_lm.model.save_policy = PRESETS[policy]
     return causal_lm.train()
 
 
@@ -205,9 +211,8 @@ def _stack_bytes(causal_lm: Any, size: Size) -> tuple[int, Counter[str], Counter
 
 def length_result(size: Size, groups: ParallelGroups, variant: Variant) -> LengthResult:
     sp = groups.sp_size
-    model = built(size.model, ParallelConfig(sp=sp), groups, variant.policy)
-    if variant.mlp_tiles > 1:
-        model.model.mlp_tiles = variant.mlp_tiles
+    parallel = ParallelConfig(sp=sp)
+    model = built(size.model, parallel, groups, variant.policy, variant.mlp_tiles)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
 
@@ -352,7 +357,7 @@ def report(size: Size, results: Results, stem: Path, code: str) -> list[str]:
         *layer_tables(results.layers),
         "## Longest row",
         f"{model.num_hidden_layers} layers, vocabulary {model.vocab_size:,}, loss in chunks of "
-        f"{LlamaForCausalLM.loss_chunk_tokens:,} tokens: the most bytes that a forward and a "
+        f"{DEFAULT_LOSS_CHUNK_TOKENS:,} tokens: the most bytes that a forward and a "
         "backward pass hold at once, beside weights and gradients, within "
         f"{size.budget_bytes / 2**20:g} MiB, to {size.step_tokens} tokens.",
         length_table(results.lengths),

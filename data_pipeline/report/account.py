@@ -15,7 +15,7 @@ import pydantic
 from data_pipeline.build.duplicate_samples import Cluster
 from data_pipeline.documents_folder import Manifest
 
-ACCOUNT_VERSION = 1
+ACCOUNT_VERSION = 2
 READ, CLEAN = "read", "clean"
 """The stages before the deduplication rules: everything the reader found; what is kept after
 reader, edits and filters."""
@@ -129,9 +129,6 @@ class TokenizerAccount:
     """As prose: which texts, how many bytes."""
     bytes_per_token: dict[str, float]
     """Per source, of this tokenizer."""
-    reference_name: str | None = None
-    """A published tokenizer, compared on the same texts."""
-    reference_bytes_per_token: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,8 +141,9 @@ class MixtureRow:
     tokens: int
     share: float
     """Sampling share: fraction of the run's tokens, between 0 and 1."""
-    paper_share: float | None = None
-    paper_epochs: float | None = None
+    stated_share: float | None = None
+    """As the corpus has them, for all its sources and its whole token budget."""
+    stated_epochs: float | None = None
 
 
 @dataclass(frozen=True)

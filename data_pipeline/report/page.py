@@ -75,6 +75,7 @@ def render(account: BuildAccount) -> str:
         languages={s.name: _parts(s.languages, "not known") for s in account.sources},
         licences={s.name: _licences(s) for s in account.sources},
         mixture=_mixture(account),
+        states_shares=any(row.stated_share is not None for row in account.mixture),
         max_examples=MAX_EXAMPLES,
         max_clusters=MAX_CLUSTERS,
         num_colors=NUM_COLORS,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from data_pipeline.documents_folder import read_manifest
-from data_pipeline.tokens.encoder import Encoder
+from data_pipeline.tokens.tokenizer_folder import NOT_NEEDED, load_encoder
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Fit:
     num_tokens: int
     """Without BOS and EOS."""
     num_byte_tokens: int
-    """Byte-fallback tokens (characters that are not in the vocabulary), line breaks excluded."""
+    """Byte-fallback tokens (characters that are not in the vocabulary), line breaks excluded; of a
+    tokenizer without byte fallback, unknown tokens."""
 
     @property
     def bytes_per_token(self) -> float:
@@ -42,7 +43,7 @@ def compare_tokenizers(
 
     Documents are sampled evenly over a source, up to `bytes_per_source` bytes.
     """
-    encoders = {name: Encoder(folder) for name, folder in tokenizers.items()}
+    encoders = {name: load_encoder(folder, NOT_NEEDED) for name, folder in tokenizers.items()}
     fits = []
     for source, folder in documents.items():
         texts = list(_sample(folder, bytes_per_source))

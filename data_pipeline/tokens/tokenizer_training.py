@@ -83,7 +83,7 @@ def train_tokenizer(
     Deterministic: equal text, shares and config give equal bytes. An up-to-date folder is kept.
     ValueError where the text is empty or does not support `config.vocab_size`.
     """
-    check_replaceable(out, "tokenizer.model", "a tokenizer")
+    check_replaceable(out, "tokenizer.json", "a tokenizer")
     settings = dataclasses.asdict(config)
     manifests = {source: read_manifest(folder) for source, folder in documents.items()}
     texts = {name: [file.xxh3_64 for file in m.files] for name, m in manifests.items()}

@@ -365,8 +365,8 @@ def test_training_starts_from_a_hugging_face_model(
         assert column(second, "loss", "eval")[0] == pytest.approx(expected, rel=1e-6)
     (tmp_path / "model" / "tokenizer.model").write_bytes(b"another tokenizer")
     errors = gloo(2, training_error, second)
-    assert "was made with another tokenizer" in errors[0]
+    assert "was tokenized with another tokenizer" in errors[0]
     (tmp_path / "model" / "tokenizer.model").unlink()
     wrong = {"train.init_from": tmp_path / "model", "model.num_hidden_layers": 3}
     errors = gloo(2, training_error, tiny_recipe(store, tmp_path / "third", **wrong))
-    assert "has num_hidden_layers = 2, the recipe has model.num_hidden_layers = 3" in errors[0]
+    assert "has num_hidden_layers 2, but the recipe has model.num_hidden_layers 3" in errors[0]

@@ -126,7 +126,6 @@ def _expanded(text: str, max_growth: int) -> str:
 
 _Handler = Callable[[str], bool]
 """Handles a command whose name has just been read; False if it is to be kept unchanged."""
-_Read = Callable[[str, int], tuple[Definition, int] | None]
 
 
 class _Expander(Input):
