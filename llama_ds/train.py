@@ -28,12 +28,19 @@ import torch.distributed as dist
 
 from data_pipeline.files.atomic import atomic_directory, write_atomic
 from data_pipeline.tokens.store import TokenStore
-from llama_ds import checkpoint
 from llama_ds.batch import BatchPlan, batch_plan, data_parallel_size
+from llama_ds.checkpoint.resuming import resume
+from llama_ds.checkpoint.saving import CheckpointSaver, RunDescription
 from llama_ds.config import Recipe
 from llama_ds.data import IGNORED, Batch, HeldOutData, TrainingData, check_vocab, prefetch
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
-from llama_ds.engine import TORCH_DTYPE, build_engine, build_model, init_distributed
+from llama_ds.engine import (
+    TORCH_DTYPE,
+    build_engine,
+    build_model,
+    init_distributed,
+    set_learning_rate,
+)
 from llama_ds.metrics import MetricsLog, Throughput, peak_memory_bytes, peak_tflops
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.sequence import SequenceParallel
@@ -60,7 +67,7 @@ class Job:
     engine: Any
     data: TrainingData
     held_out: HeldOutData
-    identity: dict[str, Any]
+    saver: CheckpointSaver
     throughput: Throughput
     log: MetricsLog | None
 
@@ -78,6 +85,7 @@ def train(
         with StopSignal(job.device) as stop:
             step = run_steps(job, first_step, stop)
     finally:
+        job.saver.close()
         if job.log is not None:
             job.log.close()
     return TrainResult(first_step, step, job.plan.num_steps, stop.number)
@@ -92,9 +100,12 @@ def run_steps(job: Job, step: int, stop: StopSignal) -> int:
     batches = prefetch(_batches(job, first_step=step, last_step=last_step), depth=2)
     while step < last_step and stop.number is None:
         start = time.perf_counter()
+        set_learning_rate(job.engine, job.recipe, step)
         result = train_step(job.engine, next(batches), job.groups, job.device)
         step += 1
-        stop.agree()
+        ranks_still_write = stop.agree(is_writing=job.saver.is_writing)
+        if job.saver.in_flight and not ranks_still_write:
+            settle_checkpoint(job)
         if job.log is not None:
             job.log.advance(step)
             if step % train.log_every_steps == 0 or step == last_step:
@@ -103,12 +114,22 @@ def run_steps(job: Job, step: int, stop: StopSignal) -> int:
         if step % train.eval_every_steps == 0 or step == last_step:
             evaluate_and_log(job, step)
         if at_end or step % job.recipe.checkpoint.every_steps == 0:
-            path = checkpoint.save(
-                job.engine, job.recipe.run_dir, step, job.identity, job.recipe.checkpoint.keep_last
-            )
-            if job.log is not None:
-                job.log.say(f"step {step:>6}  checkpoint {path}")
+            if job.saver.in_flight:
+                settle_checkpoint(job)
+            job.saver.save(step)
+            if at_end or not job.recipe.checkpoint.asynchronous:
+                settle_checkpoint(job)
     return step
+
+
+def settle_checkpoint(job: Job) -> None:
+    """Wait for the save in flight and report it; OSError on every rank where it has failed."""
+    saved = job.saver.settle()
+    if job.log is not None:
+        job.log.say(
+            f"checkpoint {saved.path}  stall {saved.stall_seconds:.1f} s, "
+            f"written in {saved.write_seconds:.1f} s"
+        )
 
 
 # -- one step -------------------------------------------------------------------------------------
@@ -262,9 +283,15 @@ def build_job(
     ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
     model = build_model(recipe, groups, store, ds_config, device)
     engine = build_engine(model, recipe, groups, ds_config)
-    identity = run_identity(recipe, store)
-    step = checkpoint.resume(engine, recipe.run_dir, identity)
-    checkpoint.require_room(engine, recipe.run_dir)  # before hours of work, not after
+    identity, sharding = run_identity(recipe, store), model.tp.sharding
+    step = resume(engine, recipe.run_dir, identity, groups, sharding)
+    description = RunDescription(
+        identity, run_layout(recipe, plan), plan.rows_per_step, store.tokenizer_dir
+    )
+    saver = CheckpointSaver(
+        engine, recipe.run_dir, recipe.checkpoint, description, groups, sharding
+    )
+    saver.require_room()  # before hours of work, not after
     peak, peak_source = peak_tflops(recipe.metrics, device, TORCH_DTYPE[recipe.train.dtype])
     log = None
     if dist.get_rank() == 0:
@@ -286,7 +313,7 @@ def build_job(
             recipe.train.eval_rows,
             document_masking=recipe.data.document_masking,
         ),
-        identity=identity,
+        saver=saver,
         throughput=Throughput(recipe, dist.get_world_size(), peak),
         log=log,
     )
@@ -305,18 +332,26 @@ def run_identity(recipe: Recipe, store: TokenStore) -> dict[str, Any]:
     return {
         "model": dataclasses.asdict(recipe.model),
         "train.seed": recipe.train.seed,
-        "train.dtype": recipe.train.dtype,
         "train.sequence_length": recipe.train.sequence_length,
         "train.tokens_per_step": recipe.train.tokens_per_step,
-        "zero.stage": recipe.zero.stage,
-        "parallel.tp": recipe.parallel.tp,
-        "parallel.sp": recipe.parallel.sp,
         "data.shares": dict(sorted(recipe.data.shares.items())),
         # None is what a checkpoint says that was made before there was such an option.
         "data.epochs": dict(sorted(recipe.data.epochs.items())) or None,
         "data.block_rows": recipe.data.block_rows,
         "data.document_masking": recipe.data.document_masking,
         "token store": store.manifest.fingerprint,
+    }
+
+
+def run_layout(recipe: Recipe, plan: BatchPlan) -> dict[str, Any]:
+    """How a job cuts the run over ranks: the next one may do it otherwise."""
+    return {
+        "dp": plan.dp_size,
+        "parallel.sp": recipe.parallel.sp,
+        "parallel.tp": recipe.parallel.tp,
+        "zero.stage": recipe.zero.stage,
+        "train.dtype": recipe.train.dtype,
+        "train.micro_batch_size": recipe.train.micro_batch_size,
     }
 
 
@@ -343,11 +378,16 @@ class StopSignal:
         self._device = device
         self._previous: dict[int, Any] = {}
 
-    def agree(self) -> None:
-        """A signal may reach one rank only, or each at another step: all stop after the same."""
-        number = torch.tensor(self._received, device=self._device)
-        dist.all_reduce(number, op=dist.ReduceOp.MAX)
-        self.number = int(number) or None
+    def agree(self, *, is_writing: bool) -> bool:
+        """A signal may reach one rank only, or each at another step: all stop after the same.
+
+        In the same exchange: whether any rank is still writing a checkpoint.
+        """
+        values = torch.tensor([self._received, is_writing], device=self._device)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        number, ranks_still_write = values.tolist()
+        self.number = number or None
+        return bool(ranks_still_write)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self._received = number
