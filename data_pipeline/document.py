@@ -1,4 +1,4 @@
-"""The record that every source makes and every later step uses."""
+"""Document, Rejected and Source: the record that every source yields and every later step uses."""
 
 from __future__ import annotations
 
@@ -40,35 +40,35 @@ def content_id(text: str) -> str:
 
 @dataclass(frozen=True)
 class Document:
-    """One text and where it comes from. Two documents are the same if their texts are."""
+    """One text and its provenance. Two documents are the same if their texts are."""
 
     text: str
     source_file: str
     """Input file, relative to the source's root."""
     offset: int | None = None
-    """Where in `source_file`, by the reader's own count (characters, lines, records, ids; its
-    docstring says which); with `source_file` it names the document. None: the whole file."""
+    """Position in `source_file`, in the reader's unit (characters, lines, records, ids; its
+    docstring says which); with `source_file` it identifies the document. None: the whole file."""
     url: str | None = None
     title: str | None = None
     language: str | None = None
     licence: str | None = None
     """SPDX licence expression where known."""
     timestamp: str | None = None
-    """ISO 8601, as far as the source says."""
+    """ISO 8601, with the precision that the source gives."""
     language_score: float | None = None
     """Probability of `language`, where it was identified."""
     perplexity: float | None = None
-    """Of an n-gram model of good text in this language."""
+    """Under an n-gram LM of high-quality text in this language."""
     reference_score: float | None = None
-    """Probability of being a page that Wikipedia uses as a reference."""
+    """Probability of being a page that Wikipedia cites as a reference."""
     contamination: str | None = None
-    """JSON object: evaluation set -> how much of it the text has; where documents are flagged."""
+    """JSON object: evaluation set -> overlap with the text; set where documents are flagged."""
 
     def with_text(self, text: str) -> Document:
         return replace(self, text=text)
 
     def rejected(self, reason: str, detail: str | None = None) -> Rejected:
-        """This document's place, with the reason for which it is dropped."""
+        """This document's provenance, with the drop reason."""
         return Rejected(reason, self.source_file, self.offset, detail)
 
     def row(self, source: str) -> dict[str, str | int | float | None]:
@@ -92,31 +92,31 @@ class Document:
 
 
 Stage = Literal["read", "edit", "filter", "compare"]
-"""Where a document can be dropped."""
+"""Stage at which a document can be dropped."""
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """Something in an input file that is not a document, or not one that we keep."""
+    """Something in an input file that is not a document, or a document that is dropped."""
 
     reason: str
-    """Short name under which it is counted."""
+    """Drop reason: a short name under which it is counted."""
     source_file: str
     offset: int | None = None
     detail: str | None = None
-    """What exactly was wrong, for the person who looks it up."""
+    """What exactly was wrong, for whoever inspects the drop."""
     stage: Stage = "read"
-    """Set by whoever runs readers, edits and filters."""
+    """Set by the caller of readers, edits and filters."""
 
 
 Edit = Callable[[Document], Document | Rejected]
-"""Changes a document's text or says more about it; rejects what it cannot make sense of."""
+"""Maps a document: changes its text or adds metadata; may reject it."""
 Filter = Callable[[Document], str | None]
-"""The reason to drop a document, or None to keep it."""
+"""Returns the drop reason, or None to keep the document."""
 
 
 def whole_text(text: str) -> str:
-    """The text itself: documents are the same where every character is."""
+    """The text itself as deduplication key: exact equality of every character."""
     return text
 
 
@@ -124,31 +124,35 @@ def whole_text(text: str) -> str:
 class Source:
     """How one kind of raw data becomes documents.
 
-    The functions are module-level functions, or `functools.partial` of one with plain values or
-    other such functions, so that they can be sent to other processes and a change of any threshold
-    or of the code can be noticed.
+    The functions must be module-level functions, or `functools.partial` of one with plain values
+    or other such functions, so that they can be pickled for other processes, and so that a changed
+    threshold or changed code changes the fingerprint.
     """
 
     name: str
     inputs: Callable[[Root], Inputs]
-    """The files under the source's root, to read and ignored."""
+    """Lists the files under the source's root: those to read and those ignored."""
     read: Callable[[InputFile], Iterator[Document | Rejected]]
-    """The documents of one file in order, streamed."""
+    """Streams the documents of one file, in order."""
     edits: tuple[Edit, ...] = ()
     """Applied in order."""
     filters: tuple[Filter, ...] = ()
-    """Asked in order, after all edits."""
+    """Evaluated in order, after all edits; the first drop reason counts."""
     paragraph_group_bytes: int | None = None
-    """Where set, a paragraph that occurs several times in so many bytes of raw files stays once:
-    texts lose the others before the edits (`paragraph_dedup`). None keeps them all."""
+    """Where set, repeated paragraphs within groups of input files of this many bytes are removed,
+    except the first occurrence, before the edits (`dedup/paragraphs.py`). None: no removal."""
     same_text: Callable[[str], str] = whole_text
-    """Documents for whose texts this is equal are duplicates."""
+    """Exact-deduplication key of a text: documents with equal keys are duplicates."""
     same_url: Callable[[str], str] | None = None
-    """Documents for whose addresses this is equal are the same page, where the corpus has a rule
-    about that; None where addresses say nothing about it."""
+    """Deduplication key of a URL: documents with equal keys are the same page, where the corpus has
+    the rule `same_url`; None where URLs do not identify pages."""
+    origin: str = ""
+    """Where the raw files come from, in words ..."""
+    terms: str = ""
+    """... and on which terms. Neither decides about a document."""
 
 
 def items_of(source: Source, file: InputFile) -> Iterator[Document | Rejected]:
-    """What the source reads from a file, which is copied here first where it is behind a URL."""
+    """What the source reads from a file, which is downloaded first if it is behind a URL."""
     with local_copy(file) as here:
         yield from source.read(here)

@@ -1,14 +1,14 @@
-"""The format of a documents folder: what a source's raw files have become.
+"""On-disk format of a documents folder: a source's documents after cleaning and deduplication.
 
     manifest.json                   counts, versions, and the files with their checksums
     documents-00000-000.parquet …   columns of `document.SCHEMA`
-    dropped-00000.parquet …         the ledger: what was dropped, and why (`DROPPED_SCHEMA`)
+    dropped-00000.parquet …         the ledger: dropped documents and reasons (`DROPPED_SCHEMA`)
     examples.parquet                the beginnings of some dropped texts (`EXAMPLES_SCHEMA`)
     inputs.parquet                  the files that were read (`INPUTS_SCHEMA`)
     ignored.parquet                 files under the root that were not read, and why
 
-The first number is that of the part, a group of input files; a large part has several files of
-documents.
+The first number is that of the part, a group of input files; the documents of a large part are
+split into several files.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ DROPPED_SCHEMA = pa.schema(
         pa.field("similarity", pa.float32()),
     ]
 )
-"""The ledger: a line for every document that was dropped. `stage` (`document.Stage`) and `reason`,
-which is the rule's name where documents were compared; then also the document that stayed for it
-and how similar they are. `id` and `num_bytes` are those of the text: as it was read, where it was
-dropped before documents were compared; none where there was no text."""
+"""The ledger: one row per dropped document. `stage` (`document.Stage`) and drop `reason`, which is
+the name of a deduplication rule at the stage "compare"; then also the duplicate that was kept, and
+their similarity. `id` and `num_bytes` are those of the text: the raw text, where it was dropped
+before deduplication; null where there was no text."""
 EXAMPLES_SCHEMA = pa.schema(
     [
         *(pa.field(name, pa.string()) for name in ("stage", "reason", "source_file")),
@@ -50,7 +50,7 @@ EXAMPLES_SCHEMA = pa.schema(
         *(pa.field(name, pa.string()) for name in ("id", "detail", "text")),
     ]
 )
-"""The beginnings of a few dropped texts, as they were read."""
+"""The beginnings of a few dropped texts, before edits."""
 INPUTS_SCHEMA = pa.schema(
     [
         pa.field("source_file", pa.string(), nullable=False),
@@ -63,7 +63,7 @@ INPUTS_SCHEMA = pa.schema(
         pa.field("num_paragraph_characters_removed", pa.int64(), nullable=False),
     ]
 )
-"""Documents (and what was none) per input file, before documents are compared with one another."""
+"""Documents read, kept and rejected per input file, before deduplication."""
 IGNORED_SCHEMA = pa.schema([("source_file", pa.string()), ("reason", pa.string())])
 
 
@@ -77,37 +77,37 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class DropCount:
-    """How many documents were dropped at a stage for a reason."""
+    """Number of documents dropped at a stage for a reason."""
 
     stage: Stage
     reason: str
     documents: int
     text_bytes: int
-    """UTF-8 bytes of their texts (`DROPPED_SCHEMA` says at which point)."""
+    """UTF-8 bytes of their texts (`DROPPED_SCHEMA` says at which stage)."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a documents folder holds. num_read = num_kept + all of `drops`."""
+    """Contents of a documents folder. num_read = num_kept + all of `drops`."""
 
     version: int
     source: str
     fingerprint: str
     versions: dict[str, str]
-    """Of this package, of Python, and of the packages that had a part in the result."""
+    """Of this package, Python, and the packages that affect the result."""
     num_input_files: int
     num_input_bytes: int
     num_read: int
     num_kept: int
     num_read_bytes: int
-    """UTF-8 bytes of the texts as they were read."""
+    """UTF-8 bytes of the texts before edits."""
     num_paragraphs_removed: int
-    """Repeated paragraphs that were taken out of texts that were read ..."""
+    """Repeated paragraphs removed from the texts that were read ..."""
     num_paragraph_characters_removed: int
-    """... and the characters in them."""
+    """... and their characters."""
     drops: tuple[DropCount, ...]
     contaminated: dict[str, int]
-    """Documents, dropped or flagged, that have items of an evaluation set; per set."""
+    """Contaminated documents, dropped or flagged, per evaluation set."""
     ignored: dict[str, int]
     """Files (or whole folders) that were not read, per reason."""
     num_text_bytes: int
@@ -124,7 +124,7 @@ class Manifest:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Documents per drop reason, in the order of the names."""
+        """Documents per drop reason, sorted by reason."""
         counts: Counter[str] = Counter()
         for drop in self.drops:
             counts[drop.reason] += drop.documents
@@ -135,15 +135,15 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a documents folder; ValueError if a file is missing or not of its size."""
+    """The manifest of a documents folder; ValueError if a file is missing or has the wrong size."""
     path = folder / "manifest.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is no documents folder: it has no manifest.json")
+        raise ValueError(f"{folder} is not a documents folder: manifest.json is missing")
     fields = json.loads(path.read_bytes())
     if fields.get("version") != MANIFEST_VERSION:
         raise ValueError(
-            f"{path} has version {fields.get('version')}, and this program reads version "
-            f"{MANIFEST_VERSION}; delete {folder} to have it built again"
+            f"{path} has version {fields.get('version')}, but this version reads only "
+            f"{MANIFEST_VERSION}; delete {folder} to rebuild it"
         )
     files = tuple(ShardFile(**file) for file in fields.pop("files"))
     drops = tuple(DropCount(**drop) for drop in fields.pop("drops"))
@@ -153,30 +153,29 @@ def read_manifest(folder: Path) -> Manifest:
         if size != file.bytes:
             found = "is missing" if size is None else f"is truncated to {size} bytes"
             raise ValueError(
-                f"{shard} {found} and should have {file.bytes} bytes; "
-                f"delete {folder} to have it built again"
+                f"{shard} {found}, expected {file.bytes} bytes; delete {folder} to rebuild it"
             )
     return Manifest(**fields, drops=drops, files=files)
 
 
 def finished_manifest(folder: Path) -> Manifest | None:
-    """As `read_manifest`; None where there is nothing, or nothing whole."""
+    """As `read_manifest`; None if there is no complete folder."""
     try:
         return read_manifest(folder)
-    except (ValueError, TypeError, KeyError):  # not there, damaged, or of another version
+    except (ValueError, TypeError, KeyError):  # missing, damaged, or another version
         return None
 
 
 def load_documents(folder: Path) -> Dataset:
-    """The documents of a finished folder, memory-mapped, in order.
+    """The documents of a finished folder as a memory-mapped dataset, in order.
 
-    The mapped copy lies in the folder itself (`cache/`) and goes with it.
+    The memory-mapped copy lies in the folder itself (`cache/`) and is deleted with it.
     """
     manifest = read_manifest(folder)
     paths = [str(folder / file.path) for file in manifest.files]
     return Dataset.from_parquet(paths, cache_dir=str(folder / "cache"))
 
 
-def described(counts: Mapping[str, int]) -> str:
-    """Counts per reason in words."""
+def format_counts(counts: Mapping[str, int]) -> str:
+    """Counts per reason, for messages: "3 binary, 12 too_short"; "0" without any."""
     return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "0"

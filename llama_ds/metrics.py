@@ -1,9 +1,8 @@
-"""What a run reports: one record per logged step, to JSON lines, TensorBoard, the console and W&B.
+"""Metrics of a run, one record per logged step: JSON lines, TensorBoard, console and W&B.
 
-Rates count whole steps, from the first batch fetched to the last weight updated, evaluation and
-checkpoints excluded. MFU is named by how it counts attention: `mfu_noncausal` takes the full score
-matrix (PaLM's convention, the one most published figures use), `mfu_causal` only the half that a
-causal model needs.
+Throughput is of whole steps, data loading and optimizer included, evaluation and checkpoints
+excluded. MFU is named by how it counts attention FLOPs: `mfu_noncausal` of the full score matrix
+(PaLM's convention, which most publications use), `mfu_causal` of the half that causal models need.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ PEAK_TFLOPS_BF16 = (
 def peak_tflops(
     config: MetricsConfig, device: torch.device, dtype: torch.dtype
 ) -> tuple[float, str]:
-    """(TFLOP/s of one device that MFU is measured against, where the figure comes from)."""
+    """(peak TFLOP/s of one device, the denominator of MFU; its source)."""
     if config.peak_tflops is not None:
         return config.peak_tflops, "metrics.peak_tflops"
     if device.type == "cuda" and dtype == torch.bfloat16:
@@ -52,7 +51,7 @@ def peak_tflops(
 
 
 def measured_matmul_tflops(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """Rate of a square matmul that is large enough to be bound by arithmetic."""
+    """TFLOP/s of a square matmul that is large enough to be compute-bound."""
     size = 8192 if device.type == "cuda" else 1024
     a = torch.randn(size, size, device=device, dtype=dtype)
     b = torch.randn(size, size, device=device, dtype=dtype)
@@ -62,13 +61,13 @@ def measured_matmul_tflops(device: torch.device, dtype: torch.dtype, seconds: fl
     while (start := time.perf_counter()) < end:
         torch.matmul(a, b)
         _synchronize(device)
-        # The fastest: what else runs on the machine can only slow a matmul down.
+        # The fastest: other processes can only slow a matmul down.
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best / 1e12
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory this process has held: on the GPU, or resident on the host without one."""
+    """Peak memory of this process: allocated on the GPU, or without one resident on the host."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
@@ -80,7 +79,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 class Throughput:
-    """Turns seconds per step into tokens/s, tokens/s per device and MFU."""
+    """Tokens/s, tokens/s per device and MFU from seconds per step."""
 
     def __init__(self, recipe: Recipe, world_size: int, peak: float) -> None:
         length = recipe.train.sequence_length
@@ -105,8 +104,8 @@ class Throughput:
 class MetricsLog:
     """Writes the records of one run; only rank 0 has one.
 
-    A resumed run drops the records after the step it resumes from, so that `metrics.jsonl` is
-    always one curve.
+    A resumed run deletes the records after the step it resumes from, so that `metrics.jsonl` has
+    one record per step.
     """
 
     def __init__(self, recipe: Recipe, resume_step: int) -> None:
@@ -119,7 +118,7 @@ class MetricsLog:
             unit="step",
             desc=recipe.name,
             dynamic_ncols=True,
-            # A log file needs no animation.
+            # Rarely in a log file.
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
         )
         self._tensorboard: Any = None
@@ -146,7 +145,7 @@ class MetricsLog:
         self.say(_console_line(kind, step, values))
 
     def say(self, line: str) -> None:
-        """A line on the console that does not break the progress bar."""
+        """Print a line above the progress bar."""
         self._bar.write(line)
 
     def advance(self, step: int) -> None:
@@ -168,8 +167,8 @@ def _start_wandb(recipe: Recipe) -> Any:
         import wandb
     except ImportError:
         raise ValueError(
-            "metrics.wandb is on, but the package wandb is not installed: "
-            "pip install wandb, or leave out --metrics.wandb"
+            "metrics.wandb needs the package wandb, which is not installed; install it, or set "
+            "metrics.wandb to False"
         ) from None
     return wandb.init(
         project="llama-ds",
@@ -194,14 +193,14 @@ def _console_line(kind: str, step: int, values: dict[str, Any]) -> str:
 
 
 def read_metrics(path: Path, kind: str) -> Iterator[dict[str, Any]]:
-    """The records of one kind, in order."""
+    """The records of one kind, in order; ends at a line that a crash has truncated."""
     for _, record in _whole_records(path):
         if record["kind"] == kind:
             yield record
 
 
 def _whole_records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Lines and what they say, up to the first that a crash has cut off or a disk has damaged."""
+    """Lines and their records, up to the first that is truncated or corrupt."""
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -224,7 +223,7 @@ def _keep_records_up_to(path: Path, step: int) -> None:
 
 
 def plot_losses(run_dir: Path) -> Path:
-    """Draw the training and held-out loss of a run; returns the PNG's path."""
+    """Plot the training and validation loss of a run; returns the PNG's path."""
     from matplotlib.figure import Figure
 
     train = list(read_metrics(run_dir / "metrics.jsonl", "train"))

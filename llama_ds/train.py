@@ -1,16 +1,16 @@
 """The training loop.
 
-Read top to bottom: `train` builds everything once, then repeats `train_step`. Which rows a step
-takes is arithmetic on the step's number (`data.py`), so the only state of a run is DeepSpeed's and
-that number.
+Read top to bottom: `train` builds everything once, then repeats `train_step`. The data of a step is
+a function of its number (`data.py`), so the only state of a run is DeepSpeed's and that number.
 
 The loss of a step is the sum over all target tokens of the global batch divided once by their
-number, so it does not depend on how the batch is cut over ranks and micro-batches.
+number, so it does not depend on how the batch is split over ranks and micro-batches.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import json
 import math
@@ -27,8 +27,8 @@ import torch
 import torch.distributed as dist
 
 from data_pipeline.files.atomic import atomic_directory, write_atomic
-from data_pipeline.tokens.store import TokenStore
-from llama_ds.batch import BatchPlan, batch_plan, data_parallel_size
+from data_pipeline.tokens.store import TOKENIZER_FILES, TokenizerKind, TokenStore
+from llama_ds.batch import BatchPlan, batch_plan
 from llama_ds.checkpoint.resuming import resume
 from llama_ds.checkpoint.saving import CheckpointSaver, RunDescription
 from llama_ds.config import Recipe
@@ -39,16 +39,18 @@ from llama_ds.engine import (
     build_engine,
     build_model,
     init_distributed,
+    release_engine,
     set_learning_rate,
 )
 from llama_ds.metrics import MetricsLog, Throughput, peak_memory_bytes, peak_tflops
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.sequence import SequenceParallel
+from llama_ds.store_verification import StoreVerification
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A job took the run from `first_step` to `step` of `num_steps`; which signal stopped it."""
+    """A job trained from `first_step` to `step` of `num_steps`, or until a signal stopped it."""
 
     first_step: int
     step: int
@@ -58,7 +60,7 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Job:
-    """What the loop needs, built once; `log` is None on all ranks but the first."""
+    """What the loop needs, built once; `log` is None on all ranks but rank 0."""
 
     recipe: Recipe
     plan: BatchPlan
@@ -69,6 +71,7 @@ class Job:
     held_out: HeldOutData
     saver: CheckpointSaver
     throughput: Throughput
+    verification: StoreVerification
     log: MetricsLog | None
 
 
@@ -78,21 +81,40 @@ def train(
     """Run `recipe` from its newest checkpoint (or the start) to its end; every rank calls this.
 
     `deepspeed_overrides` are merged over the generated DeepSpeed configuration. ValueError for a
-    recipe that does not fit the store, the world size or the checkpoint it would resume from.
+    recipe that does not fit the store, the world size or the checkpoint it would resume from. The
+    default process group stays, for a next call; what else was built is released, also on errors.
     """
-    job, first_step = build_job(recipe, local_rank, deepspeed_overrides or {})
+    device = init_distributed(local_rank)
     try:
-        with StopSignal(job.device) as stop:
+        with build_groups(recipe) as groups:
+            return _train(recipe, groups, device, local_rank, deepspeed_overrides or {})
+    finally:
+        # DeepSpeed's engine refers to itself, and through it live the threads of closed groups.
+        gc.collect()
+
+
+def _train(
+    recipe: Recipe,
+    groups: ParallelGroups,
+    device: torch.device,
+    local_rank: int,
+    deepspeed_overrides: dict[str, Any],
+) -> TrainResult:
+    job, first_step = build_job(recipe, groups, device, local_rank, deepspeed_overrides)
+    try:
+        with StopSignal(job.device) as stop, job.verification:
             step = run_steps(job, first_step, stop)
     finally:
         job.saver.close()
         if job.log is not None:
             job.log.close()
+    # Not after an error: it waits for the device, which may wait for a rank that has failed.
+    release_engine(job.engine)
     return TrainResult(first_step, step, job.plan.num_steps, stop.number)
 
 
 def run_steps(job: Job, step: int, stop: StopSignal) -> int:
-    """Train from after `step` to the end, with evaluations and checkpoints; the step reached."""
+    """Train from `step` to the end, with evaluations and checkpoints; returns the last step."""
     train = job.recipe.train
     last_step = min(job.plan.num_steps, train.stop_after_step or job.plan.num_steps)
     if step == 0:
@@ -111,14 +133,20 @@ def run_steps(job: Job, step: int, stop: StopSignal) -> int:
             if step % train.log_every_steps == 0 or step == last_step:
                 job.log.log("train", step, _record(job, result, step, time.perf_counter() - start))
         at_end = step == last_step or stop.number is not None
+        saves = at_end or step % job.recipe.checkpoint.every_steps == 0
+        if saves or step % train.log_every_steps == 0:
+            job.verification.agree()
         if step % train.eval_every_steps == 0 or step == last_step:
             evaluate_and_log(job, step)
-        if at_end or step % job.recipe.checkpoint.every_steps == 0:
+        if saves:
             if job.saver.in_flight:
                 settle_checkpoint(job)
             job.saver.save(step)
             if at_end or not job.recipe.checkpoint.asynchronous:
                 settle_checkpoint(job)
+    if job.log is not None and job.verification.num_files:
+        checked, files = job.verification.num_checked, job.verification.num_files
+        job.log.say(f"token store: {checked} of {files} files checked")
     return step
 
 
@@ -145,12 +173,12 @@ class StepResult:
 def train_step(
     engine: Any, batches: list[Batch], groups: ParallelGroups, device: torch.device
 ) -> StepResult:
-    """One optimiser step over this rank's micro-batches.
+    """One optimizer step over this rank's micro-batches.
 
     DeepSpeed divides each micro-batch's gradient by the accumulation steps and averages over the
-    replicas, the ranks that hold the same part of the weights. Giving the model
+    replicas, the ranks that hold the same weight shards. Giving the model
     `num_targets / (replicas * accumulation steps)` as its divisor undoes both, which leaves the sum
-    over the global batch divided by its number of targets; it is the only place where gradients are
+    over the global batch divided by its number of targets. It is the only place where gradients are
     scaled, and the same at every ZeRO stage.
     """
     num_targets = _sum_over_replicas([sum(batch.num_targets for batch in batches)], groups, device)[
@@ -178,13 +206,13 @@ def train_step(
 
 @torch.no_grad()
 def evaluate(job: Job) -> float:
-    """Mean loss per held-out token; each rank takes its share of the rows."""
+    """Mean validation loss per token; the ranks share the sequences."""
     job.engine.eval()
     loss_sum, num_targets = 0.0, 0
     for rows in job.held_out.micro_batches(
         job.groups.dp_rank, job.groups.dp_size, job.plan.micro_batch_size
     ):
-        batch = own_slice(rows, job.groups)
+        batch = sequence_shard(rows, job.groups)
         output = job.engine(**_inputs(batch, job.device), num_items_in_batch=1, skip_logits=True)
         loss_sum += float(output.loss)
         num_targets += batch.num_targets
@@ -217,24 +245,24 @@ def _inputs(batch: Batch, device: torch.device) -> dict[str, Any]:
 def _batches(job: Job, first_step: int, last_step: int) -> Iterator[list[Batch]]:
     for step in range(first_step, last_step):
         yield [
-            own_slice(
+            sequence_shard(
                 job.data.micro_batch(step, accum_step, job.groups.dp_rank, job.plan), job.groups
             )
             for accum_step in range(job.plan.grad_accum_steps)
         ]
 
 
-def own_slice(batch: Batch, groups: ParallelGroups) -> Batch:
-    """This rank's slice of the rows, along the sequence; labels are shifted already."""
+def sequence_shard(batch: Batch, groups: ParallelGroups) -> Batch:
+    """This rank's shard of the batch along the sequence, whose labels are pre-shifted."""
     if groups.sp_size == 1:
         return batch
-    cut = SequenceParallel.of(groups).cut
-    labels_Bs = cut(batch.labels_BS)
+    shard = SequenceParallel.of(groups).shard
+    labels_Bs = shard(batch.labels_BS)
     positions_BS = batch.position_ids_BS
     return Batch(
-        input_ids_BS=cut(batch.input_ids_BS),
+        input_ids_BS=shard(batch.input_ids_BS),
         labels_BS=labels_Bs,
-        position_ids_BS=None if positions_BS is None else cut(positions_BS),
+        position_ids_BS=None if positions_BS is None else shard(positions_BS),
         num_targets=int((labels_Bs != IGNORED).sum()),
     )
 
@@ -242,20 +270,20 @@ def own_slice(batch: Batch, groups: ParallelGroups) -> Batch:
 def _sum_over_replicas(
     values: list[float], groups: ParallelGroups, device: torch.device
 ) -> list[float]:
-    """Sums over data and sequence; the tp ranks of a replica all have the same values."""
+    """Sums over dp and sp ranks; the tp ranks of a replica have equal values."""
     total = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(total, group=groups.replica_group)
     return [float(value) for value in total.tolist()]
 
 
 def _norm_of_unpartitioned_gradients(engine: Any, groups: ParallelGroups) -> float:
-    """DeepSpeed reports no norm at stage 0 in fp32; there each rank holds the reduced gradients."""
+    """Gradient norm at stage 0 in fp32, where DeepSpeed reports none; else NaN."""
     if engine.zero_optimization() or engine.bfloat16_enabled():
         return math.nan
     square = torch.zeros((), device=engine.device)
     for parameter in engine.module.parameters():
-        is_part = getattr(parameter, "tensor_model_parallel", False)
-        if parameter.grad is not None and (is_part or groups.tp_rank == 0):
+        is_sharded = getattr(parameter, "tensor_model_parallel", False)
+        if parameter.grad is not None and (is_sharded or groups.tp_rank == 0):
             square += parameter.grad.norm() ** 2
     dist.all_reduce(square, group=groups.tp_group)
     return float(square.sqrt())
@@ -264,20 +292,31 @@ def _norm_of_unpartitioned_gradients(engine: Any, groups: ParallelGroups) -> flo
 # -- building -------------------------------------------------------------------------------------
 
 
-def build_job(
-    recipe: Recipe, local_rank: int, deepspeed_overrides: dict[str, Any]
-) -> tuple[Job, int]:
-    """Everything the loop needs, and the step it resumes after."""
-    device = init_distributed(local_rank)
+def build_groups(recipe: Recipe) -> ParallelGroups:
+    """The process groups of the recipe's layout; the caller closes them."""
     parallel = recipe.parallel
-    plan = batch_plan(recipe, data_parallel_size(recipe, dist.get_world_size()))
-    groups = ParallelGroups.build(
+    return ParallelGroups.build(
         tp_size=parallel.tp,
         sp_size=parallel.sp,
         kv_replicas=max(1, parallel.tp // recipe.model.num_key_value_heads),
     )
+
+
+def build_job(
+    recipe: Recipe,
+    groups: ParallelGroups,
+    device: torch.device,
+    local_rank: int,
+    deepspeed_overrides: dict[str, Any],
+) -> tuple[Job, int]:
+    """Everything the loop needs, and the step it resumes after."""
+    plan = batch_plan(recipe, groups.layout.dp_size)
     store = TokenStore.open(recipe.data.store)
-    check_vocab(store, recipe.model.vocab_size, _tokenizer_sha256(recipe.train.init_from))
+    sha256 = _tokenizer_sha256(recipe.train.init_from, store.manifest.tokenizer_kind)
+    check_vocab(store, recipe.model.vocab_size, sha256)
+    verification = StoreVerification(
+        store, recipe.data.verify, reads=local_rank == 0, device=device
+    )
     length = recipe.train.sequence_length
     data = TrainingData(store, recipe.data, length, recipe.train.seed)
     ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
@@ -315,27 +354,30 @@ def build_job(
         ),
         saver=saver,
         throughput=Throughput(recipe, dist.get_world_size(), peak),
+        verification=verification,
         log=log,
     )
     return job, step
 
 
-def _tokenizer_sha256(model_dir: Path | None) -> str | None:
-    """Checksum of the SentencePiece model in a Hugging Face folder, where it holds one."""
-    if model_dir is None or not (model_dir / "tokenizer.model").is_file():
+def _tokenizer_sha256(model_dir: Path | None, kind: TokenizerKind) -> str | None:
+    """Checksum of the file in a Hugging Face folder by which tokenizers of `kind` are told apart;
+    None where it holds no such file."""
+    name = TOKENIZER_FILES[kind]
+    if model_dir is None or not (model_dir / name).is_file():
         return None
-    return hashlib.sha256((model_dir / "tokenizer.model").read_bytes()).hexdigest()
+    return hashlib.sha256((model_dir / name).read_bytes()).hexdigest()
 
 
 def run_identity(recipe: Recipe, store: TokenStore) -> dict[str, Any]:
-    """What must not change between a checkpoint and the job that resumes from it."""
+    """What must be equal in a checkpoint and in the job that resumes from it."""
     return {
         "model": dataclasses.asdict(recipe.model),
         "train.seed": recipe.train.seed,
         "train.sequence_length": recipe.train.sequence_length,
         "train.tokens_per_step": recipe.train.tokens_per_step,
         "data.shares": dict(sorted(recipe.data.shares.items())),
-        # None is what a checkpoint says that was made before there was such an option.
+        # None, as in checkpoints that are older than this option.
         "data.epochs": dict(sorted(recipe.data.epochs.items())) or None,
         "data.block_rows": recipe.data.block_rows,
         "data.document_masking": recipe.data.document_masking,
@@ -356,7 +398,7 @@ def run_layout(recipe: Recipe, plan: BatchPlan) -> dict[str, Any]:
 
 
 def open_run(recipe: Recipe, store: TokenStore, ds_config: dict[str, Any], step: int) -> MetricsLog:
-    """Make the run folder self-contained: recipe, DeepSpeed configuration, tokenizer, metrics."""
+    """Write recipe, DeepSpeed JSON and tokenizer to the run folder, and open its metrics log."""
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     write_atomic(recipe.run_dir / "recipe.json", f"{recipe.to_json()}\n".encode())
     write_atomic(recipe.run_dir / "deepspeed.json", f"{json.dumps(ds_config, indent=2)}\n".encode())
@@ -369,25 +411,25 @@ def open_run(recipe: Recipe, store: TokenStore, ds_config: dict[str, Any], step:
 
 
 class StopSignal:
-    """While open, SIGTERM and SIGINT ask for a checkpoint and an end after the current step."""
+    """While open, SIGTERM and SIGINT request a checkpoint and a stop after the current step."""
 
     def __init__(self, device: torch.device) -> None:
         self.number: int | None = None
-        """The signal that all ranks have agreed to stop for."""
+        """The signal on which all ranks have agreed to stop."""
         self._received = 0
         self._device = device
         self._previous: dict[int, Any] = {}
 
     def agree(self, *, is_writing: bool) -> bool:
-        """A signal may reach one rank only, or each at another step: all stop after the same.
+        """All-reduce the signal, which ranks may receive at different steps or not at all.
 
-        In the same exchange: whether any rank is still writing a checkpoint.
+        Returns whether any rank is still writing a checkpoint, from the same all-reduce.
         """
         values = torch.tensor([self._received, is_writing], device=self._device)
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
-        number, ranks_still_write = values.tolist()
+        number, any_is_writing = values.tolist()
         self.number = number or None
-        return bool(ranks_still_write)
+        return bool(any_is_writing)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self._received = number

@@ -9,84 +9,59 @@ nothing twice.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 
-from data_pipeline.build.build_corpus import BuildError
-from data_pipeline.commands.build import build
-from data_pipeline.commands.compare_tokenizers import CompareTokenizers
-from data_pipeline.commands.find_document import FindDocument
-from data_pipeline.commands.inspect import show
-from data_pipeline.commands.options import BuildDataset
+from data_pipeline.commands import command_line
+from data_pipeline.commands.build import build_or_inspect
+from data_pipeline.commands.build_text import DATASET_JOBS
+from data_pipeline.commands.command_line import Command, printed
+from data_pipeline.commands.options import BuildOptions
 from data_pipeline.commands.plan_mixture import PlanMixture
-from data_pipeline.commands.remove import RemoveDocuments
 from data_pipeline.commands.train_crawl_models import TrainPerplexity, TrainReferences
-from data_pipeline.executors.executor import WorkerLost
 from data_pipeline.files.remote import root_of
-from recipes.launch import bad_input, errors_in_one_line
-from recipes.llama1_corpus import llama1_corpus
+from recipes.llama1_corpus import C4Files, CrawlModels, llama1_corpus
 
 
-class Job(Protocol):
-    """What a subcommand names."""
+@dataclass(frozen=True)
+class BuildDataset:
+    """Build the token store of a corpus from the raw files of the public sources.
 
-    def run(self) -> str:
-        """Do it; what to print."""
+    Other jobs, each with its own --help: plan, train-perplexity, train-references,
+    compare-tokenizers, find-document, remove, verify.
+    """
+
+    raw: str
+    """Folder that holds one folder per source, with its files as they are published; or its URL
+    (s3://, gs://, hf://), from which each file is copied while it is read."""
+    build: Annotated[BuildOptions, tyro.conf.arg(name="")]
+    corpus: Literal["llama1"] = "llama1"
+    """Which sources, with which thresholds: recipes/llama1_corpus.py."""
+    models: CrawlModels = field(default_factory=CrawlModels)
+    c4: C4Files = field(default_factory=C4Files)
 
 
-JOBS: dict[str, type[Job]] = {
-    "train-perplexity": TrainPerplexity,
-    "train-references": TrainReferences,
-    "plan": PlanMixture,
-    "compare-tokenizers": CompareTokenizers,
-    "find-document": FindDocument,
-    "remove": RemoveDocuments,
+JOBS = {
+    "train-perplexity": Command(TrainPerplexity, printed(TrainPerplexity.run)),
+    "train-references": Command(TrainReferences, printed(lambda job: job.run(llama1_corpus))),
+    "plan": Command(PlanMixture, printed(lambda job: job.run(llama1_corpus(Path("raw"))))),
+    **DATASET_JOBS,
 }
 
 
-def main() -> None:
-    try:
-        code = run(sys.argv[1:])
-    except BrokenPipeError:  # whoever reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except (ValueError, OSError) as error:
-        code = bad_input(error)
-    except (BuildError, WorkerLost) as error:
-        print(error, file=sys.stderr)
-        code = 1
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        code = 130
-    sys.exit(code)
-
-
 def run(arguments: Sequence[str]) -> int:
-    """What the command line asks for; the exit code."""
-    if arguments and (kind := JOBS.get(arguments[0])) is not None:
-        with errors_in_one_line():
-            job: Job = tyro.cli(kind, args=arguments[1:], prog=f"build_dataset.sh {arguments[0]}")
-        print(job.run())
-        return 0
-    with errors_in_one_line():
-        options = tyro.cli(BuildDataset, args=arguments, prog="build_dataset.sh")
-    if options.inspect is None:
-        return build(options)
-    corpus = llama1_corpus(root_of(options.raw), options.models)
-    show(
-        corpus,
-        options.out,
-        options.inspect,
-        reason=options.reason,
-        edits=options.edits,
-        limit=options.limit,
-    )
-    return 0
+    """What the command line asks for; the exit code. ValueError for wrong options."""
+    return command_line.run(arguments, Command(BuildDataset, _build), JOBS, prog="build_dataset.sh")
+
+
+def _build(options: BuildDataset) -> int:
+    corpus = llama1_corpus(root_of(options.raw), options.models, options.c4)
+    return build_or_inspect(corpus, options.build, program="bash recipes/build_dataset.sh")
 
 
 if __name__ == "__main__":
-    main()
+    command_line.main(run)

@@ -7,27 +7,32 @@ is imported, so that a wrong one is reported at once, in one line, with exit cod
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
-import errno
-import io
 import logging
 import os
 import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, get_args
 
 import tyro
 
-from llama_ds.batch import batch_plan, data_parallel_size
+from data_pipeline.commands.one_line_errors import errors_in_one_line
+from llama_ds.batch import BatchPlan, batch_plan
 from llama_ds.config import Recipe
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides, read_overrides
-from recipes.llama import Cluster
+from llama_ds.parallel.layout import layout_of
+from recipes.command_line import bad_input
+from recipes.llama import (
+    DEVICE_BYTES,
+    PAPER_TOKENS_PER_SECOND,
+    Cluster,
+    intended_world_size,
+)
 
 RecipeFunction = Callable[[Cluster], Recipe]
 
@@ -98,9 +103,7 @@ def _train(launch: Launch) -> int:
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // local_ranks)))
     world_size = int(os.environ["WORLD_SIZE"])
-    batch_plan(
-        launch.recipe, data_parallel_size(launch.recipe, world_size)
-    )  # refuses before torch is loaded
+    _batch_plan(launch.recipe, world_size)  # refuses before torch is loaded
     overrides = read_overrides(launch.deepspeed_json) if launch.deepspeed_json else None
 
     from llama_ds.train import train
@@ -150,25 +153,6 @@ def parse(recipe_function: RecipeFunction, arguments: list[str]) -> Launch:
     return launch
 
 
-@contextlib.contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """tyro draws a box around an error and ends the process; ValueError with its words instead."""
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            yield
-    except SystemExit as exit_request:
-        if not exit_request.code:  # --help
-            raise
-        message: list[str] = []
-        for line in box.getvalue().splitlines()[1:]:
-            words = line.strip("│╭╰╮╯ ")
-            if words.startswith("──") or not words:
-                break
-            message.append(words)
-        raise ValueError(" ".join(message)) from None
-
-
 def _unknown_option(option: str, default: Launch) -> str:
     known = [f"--{name}" for name in _option_names(default)]
     near = difflib.get_close_matches(option.split("=")[0].replace("_", "-"), known, n=1, cutoff=0.5)
@@ -192,16 +176,28 @@ def _option_names(default: Launch) -> list[str]:
 def _plan(launch: Launch) -> int:
     if os.environ.get("RANK", "0") != "0":
         return 0
-    from recipes.llama import intended_world_size
-    from recipes.plan import print_plan
+    from llama_ds.planning import dry_run
 
-    world_size = launch.world_size or intended_world_size(launch.recipe, launch.cluster)
-    plan = batch_plan(launch.recipe, data_parallel_size(launch.recipe, world_size))
-    config = deepspeed_config(launch.recipe, plan, "cuda")
+    recipe = launch.recipe
+    world_size = launch.world_size or intended_world_size(recipe, launch.cluster)
+    config = deepspeed_config(recipe, _batch_plan(recipe, world_size), "cuda")
     if launch.deepspeed_json is not None:
         config = merge_overrides(config, read_overrides(launch.deepspeed_json))
-    print_plan(launch.recipe, world_size, launch.cluster, config)
+    plan = dry_run.plan_text(
+        recipe,
+        world_size,
+        dry_run.DeviceType(launch.cluster, DEVICE_BYTES[launch.cluster]),
+        config,
+        paper_tokens_per_second=PAPER_TOKENS_PER_SECOND.get(recipe.name),
+    )
+    print(plan)
     return 0
+
+
+def _batch_plan(recipe: Recipe, world_size: int) -> BatchPlan:
+    parallel = recipe.parallel
+    layout = layout_of(world_size, tp_size=parallel.tp, sp_size=parallel.sp)
+    return batch_plan(recipe, layout.dp_size)
 
 
 def _stand_alone_defaults() -> None:
@@ -218,16 +214,3 @@ def _stand_alone_defaults() -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-
-
-def bad_input(error: Exception) -> int:
-    """Say in one line what was wrong with the input; the exit code for it."""
-    if os.environ.get("RANK", "0") == "0":
-        hint = ""
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            hint = "; nothing half-written is left: free space and run the same command again"
-        print(f"error: {error}{hint}", file=sys.stderr, flush=True)
-    else:
-        # The launcher ends every rank when one fails: leave rank 0 the time to say why.
-        time.sleep(5)
-    return 2

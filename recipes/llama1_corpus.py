@@ -6,15 +6,14 @@ from, since the paper gives few figures. `docs/data.md` has a card for every sou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from data_pipeline.build.build_corpus import DISTINCT_TEXTS
-from data_pipeline.dedup.books import books_that_overlap
-from data_pipeline.dedup.exact import same_url
-from data_pipeline.dedup.near import near_duplicates
+from data_pipeline.corpus import Corpus
+from data_pipeline.dedup.books import book_overlap
 from data_pipeline.dedup.rule import Rule
 from data_pipeline.document import Edit, Filter, Source
 from data_pipeline.files.remote import Root
@@ -22,10 +21,10 @@ from data_pipeline.filters import c4 as c4_rules
 from data_pipeline.filters import heuristics as filters
 from data_pipeline.filters import language as language_id
 from data_pipeline.filters import perplexity, reference_classifier
-from data_pipeline.filters.reference_urls import page_address
+from data_pipeline.filters.reference_urls import url_key
 from data_pipeline.sources import arxiv, books, c4, common_crawl, github, stack_exchange, wikipedia
-from data_pipeline.text.decoding import without_line_end_space
-from recipes.small_corpora import Corpus
+from data_pipeline.text.decoding import strip_trailing_whitespace
+from recipes.llama import LLAMA1_EPOCHS, LLAMA1_SHARES, LLAMA1_TOKENS
 
 
 @dataclass(frozen=True)
@@ -43,68 +42,50 @@ class CrawlModels:
 
 
 @dataclass(frozen=True)
-class Deduplication:
-    """What goes besides equal texts, overlapping books and repeated paragraphs. The paper has no
-    more than these."""
+class C4Files:
+    """What the folder c4/ holds: by default C4 as published."""
 
-    near_duplicates: float | None = None
-    """Remove documents that share this part of their word n-grams with another one, of whatever
-    source. SlimPajama took 0.8."""
-    ngram_words: int = 13
-    """Words of these n-grams. SlimPajama: 13."""
-    same_url: bool = False
-    """Of pages with the same address, in whatever crawl, keep one; C4's pages are among them."""
+    from_crawl: bool = False
+    """CommonCrawl's text (WET files), to which C4's rules are applied."""
+    bad_words: Path | None = None
+    """With --c4.from-crawl: pages with a word of this list, one a line, go; by default no word is
+    looked for."""
 
-    def rules(self) -> tuple[Rule, ...]:
-        found = []
-        if self.same_url:
-            found.append(Rule("same_url", same_url, sources=frozenset({"c4", "common_crawl"})))
-        if self.near_duplicates is not None:
-            find = partial(
-                near_duplicates,
-                min_similarity=self.near_duplicates,
-                ngram_words=self.ngram_words,
+    def __post_init__(self) -> None:
+        if self.bad_words is not None and not self.from_crawl:
+            raise ValueError(
+                f"--c4.bad-words ({self.bad_words}) is a rule for pages of the crawl, and C4 as "
+                "published has been through it; give --c4.from-crawl, or leave it out"
             )
-            found.append(Rule("near_duplicate", find))
-        return tuple(found)
 
 
-PAPER = Deduplication()
+NO_MODELS = CrawlModels()
+C4_AS_PUBLISHED = C4Files()
 
 
-def llama1_corpus(raw: Root, models: CrawlModels, deduplication: Deduplication = PAPER) -> Corpus:
+def llama1_corpus(
+    raw: Root, models: CrawlModels = NO_MODELS, c4_files: C4Files = C4_AS_PUBLISHED
+) -> Corpus:
     """The sources under `raw`, the cleanest first: of equal texts the first stays.
 
-    The paper says nothing of decontamination, and none is done here; `recipes/decontamination.py`
-    adds it to all sources where a build asks for it.
+    The paper says nothing of decontamination, and none is done here; a build adds it to all sources
+    where it is asked to.
     """
-    left_out = []
-    if models.perplexity is None:
-        left_out.append(
-            "common_crawl: n-gram perplexity (no model; build_dataset.sh train-perplexity makes "
-            "one, --models.perplexity names it)"
-        )
-    if models.reference is None:
-        left_out.append(
-            "common_crawl: classifier of Wikipedia's references (no model; build_dataset.sh "
-            "train-references makes one, --models.reference names it)"
-        )
-    if not models.identify_language:
-        left_out.append("common_crawl: language identification (--models.no-identify-language)")
-    crawl = common_crawl_source(
-        identify_language=models.identify_language,
-        language_model=models.language,
-        perplexity_models=None if models.perplexity is None else {"en": models.perplexity},
-        reference_model=models.reference,
-    )
     sources = (
         wikipedia_source(),
         books_source(),
         arxiv_source(),
         stack_exchange_source(),
         github_source(),
-        c4_source(),
-        crawl,
+        c4_from_crawl_source(language_model=models.language, bad_words=c4_files.bad_words)
+        if c4_files.from_crawl
+        else c4_source(),
+        common_crawl_source(
+            identify_language=models.identify_language,
+            language_model=models.language,
+            perplexity_models=None if models.perplexity is None else {"en": models.perplexity},
+            reference_model=models.reference,
+        ),
     )
     return Corpus(
         name="llama1",
@@ -114,13 +95,32 @@ def llama1_corpus(raw: Root, models: CrawlModels, deduplication: Deduplication =
             # "Removing books with more than 90 % content overlap" (paper).
             Rule(
                 "book_overlap",
-                partial(books_that_overlap, min_overlap=0.9),
+                partial(book_overlap, min_overlap=0.9),
                 sources=frozenset({"books"}),
             ),
-            *deduplication.rules(),
         ),
-        left_out=tuple(left_out),
+        left_out=tuple(_left_out(models, c4_files)),
+        shares=LLAMA1_SHARES,
+        epochs=LLAMA1_EPOCHS,
+        token_budget=LLAMA1_TOKENS,
     )
+
+
+def _left_out(models: CrawlModels, c4_files: C4Files) -> Iterator[str]:
+    if models.perplexity is None:
+        yield (
+            "common_crawl: n-gram perplexity (no model; build_dataset.sh train-perplexity makes "
+            "one, --models.perplexity names it)"
+        )
+    if models.reference is None:
+        yield (
+            "common_crawl: classifier of Wikipedia's references (no model; build_dataset.sh "
+            "train-references makes one, --models.reference names it)"
+        )
+    if not models.identify_language:
+        yield "common_crawl: language identification (--models.no-identify-language)"
+    if c4_files.from_crawl and c4_files.bad_words is None:
+        yield "c4: pages with bad words (no list; --c4.bad-words names one)"
 
 
 # -- Wikipedia ------------------------------------------------------------------------------------
@@ -143,6 +143,8 @@ def wikipedia_source(languages: frozenset[str] = WIKIPEDIA_LANGUAGES) -> Source:
         read=partial(wikipedia.read, languages=languages, max_page_bytes=16 << 20),
         edits=(wikipedia.drop_disambiguation, wikipedia.to_text),
         # Neither the paper nor RedPajama v1 drops short articles.
+        origin="dumps.wikimedia.org",
+        terms="CC BY-SA 4.0 and GFDL",
     )
 
 
@@ -164,6 +166,8 @@ def books_source() -> Source:
         ),
         # "The Gutenberg Project, which contains books that are in the public domain" (paper).
         edits=(partial(books.without_gutenberg, keep_copyrighted=False),),
+        origin="Project Gutenberg, and books that one has",
+        terms="public domain in the USA; own books as told",
     )
 
 
@@ -197,6 +201,8 @@ def arxiv_source() -> Source:
             # Our own figure: empty templates and notes of withdrawal that nothing else marks.
             partial(filters.too_short, min_characters=500),
         ),
+        origin="arXiv's bulk access (s3://arxiv/src)",
+        terms="each paper's own licence",
     )
 
 
@@ -243,6 +249,8 @@ def stack_exchange_source(
             max_memory_bytes=64 << 20,
             work_folder=work_folder,
         ),
+        origin="Stack Exchange's data dump",
+        terms="CC BY-SA 2.5, 3.0 or 4.0 by date",
     )
 
 
@@ -278,7 +286,9 @@ def github_source() -> Source:
             partial(filters.few_alphanumerics, min_share=0.25),
         ),
         # "Deduplicated at the file level, with exact matches" (paper). The header is off by then.
-        same_text=without_line_end_space,
+        same_text=strip_trailing_whitespace,
+        origin="BigQuery's public data set of GitHub, and checkouts",
+        terms="each repository's licence",
     )
 
 
@@ -318,53 +328,79 @@ def common_crawl_source(
     `reference_model`: the classifier; None leaves it out.
     ValueError for a path that leads to no model, or languages without one.
     """
-    edits: list[Edit] = []
+    if perplexity_models is not None and not identify_language:
+        raise ValueError(
+            "models.perplexity judges pages of a known language; it needs models.identify_language"
+        )
     # CCNet drops documents with fewer characters.
-    chosen: list[Filter] = [partial(filters.too_short, min_characters=300)]
+    steps = [_Steps(filters=(partial(filters.too_short, min_characters=300),))]
     if identify_language:
-        model = language_id.language_model(language_model)
-        edits.append(
-            partial(language_id.identify_language, model=model, max_characters=LANGUAGE_CHARACTERS)
-        )
-        chosen += [
-            # The paper: non-English pages are removed. CCNet: a language below 0.5 is not sure.
-            partial(language_id.uncertain_language, min_score=0.5),
-            partial(language_id.other_language, languages=languages),
-        ]
+        steps.append(_language_steps(language_model, languages))
     if perplexity_models is not None:
-        if not identify_language:
-            raise ValueError(
-                "models.perplexity judges pages of a known language; it needs "
-                "models.identify_language"
-            )
-        if missing := sorted(languages - set(perplexity_models)):
-            raise ValueError(
-                f"perplexity_models names no folder for {', '.join(missing)}; add it, or leave "
-                "these languages out"
-            )
-        models = tuple(
-            perplexity.perplexity_model(language, folder, published_cutoffs=PUBLISHED_CUTOFFS)
-            for language, folder in sorted(perplexity_models.items())
-        )
-        edits.append(partial(perplexity.measure_perplexity, models=models))
-        # The paper does not say which buckets; RedPajama v1 takes head and middle.
-        keep = frozenset({"head", "middle"})
-        chosen.append(partial(perplexity.outside_buckets, models=models, keep=keep))
+        steps.append(_perplexity_steps(perplexity_models, languages))
     if reference_model is not None:
-        classifier = reference_classifier.reference_model(reference_model)
-        edits.append(
-            partial(reference_classifier.score_reference, model=classifier, max_characters=10_000)
-        )
-        # RedPajama v1: 0.25, chosen there because it leaves about as much as the paper has.
-        chosen.append(partial(reference_classifier.not_reference, min_score=0.25))
+        steps.append(_reference_steps(reference_model))
     return Source(
         name="common_crawl",
         inputs=common_crawl.inputs,
         read=partial(common_crawl.read, max_block_bytes=MAX_CRAWL_BLOCK_BYTES),
         paragraph_group_bytes=PARAGRAPH_GROUP_BYTES,
-        same_url=page_address,
-        edits=tuple(edits),
-        filters=tuple(chosen),
+        same_url=url_key,
+        edits=tuple(edit for step in steps for edit in step.edits),
+        filters=tuple(chosen for step in steps for chosen in step.filters),
+        origin="commoncrawl.org",
+        terms="CommonCrawl's terms of use",
+    )
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """What one of CommonCrawl's models measures, and what is dropped by it."""
+
+    edits: tuple[Edit, ...] = ()
+    filters: tuple[Filter, ...] = ()
+
+
+def _language_steps(language_model: Path | None, languages: frozenset[str]) -> _Steps:
+    identify = partial(
+        language_id.identify_language,
+        model=language_id.language_model(language_model),
+        max_characters=LANGUAGE_CHARACTERS,
+    )
+    return _Steps(
+        edits=(identify,),
+        filters=(
+            # The paper: non-English pages are removed. CCNet: a language below 0.5 is not sure.
+            partial(language_id.uncertain_language, min_score=0.5),
+            partial(language_id.other_language, languages=languages),
+        ),
+    )
+
+
+def _perplexity_steps(folders: Mapping[str, Path], languages: frozenset[str]) -> _Steps:
+    if missing := sorted(languages - set(folders)):
+        raise ValueError(
+            f"perplexity_models names no folder for {', '.join(missing)}; add it, or leave "
+            "these languages out"
+        )
+    models = tuple(
+        perplexity.perplexity_model(language, folder, published_cutoffs=PUBLISHED_CUTOFFS)
+        for language, folder in sorted(folders.items())
+    )
+    # The paper does not say which buckets; RedPajama v1 takes head and middle.
+    keep = frozenset({"head", "middle"})
+    return _Steps(
+        edits=(partial(perplexity.measure_perplexity, models=models),),
+        filters=(partial(perplexity.outside_buckets, models=models, keep=keep),),
+    )
+
+
+def _reference_steps(reference_model: Path) -> _Steps:
+    model = reference_classifier.reference_model(reference_model)
+    return _Steps(
+        edits=(partial(reference_classifier.score_reference, model=model, max_characters=10_000),),
+        # RedPajama v1: 0.25, chosen there because it leaves about as much as the paper has.
+        filters=(partial(reference_classifier.not_reference, min_score=0.25),),
     )
 
 
@@ -376,13 +412,15 @@ def c4_source(*, language: str = "en") -> Source:
         name="c4",
         inputs=partial(c4.inputs, language=language),
         read=partial(c4.read, language=language),
-        same_url=page_address,
+        same_url=url_key,
         filters=(
             c4_rules.no_end_mark,
             # C4 keeps lines of 5 words and pages of 3 sentences.
             partial(c4_rules.few_words, min_words=5),
             partial(c4_rules.few_sentences, min_sentences=3),
         ),
+        origin="allenai/c4 on the Hugging Face hub",
+        terms="ODC-BY, and CommonCrawl's terms of use",
     )
 
 
@@ -416,4 +454,6 @@ def c4_from_crawl_source(
             partial(language_id.identify_language, model=model, max_characters=LANGUAGE_CHARACTERS),
         ),
         filters=tuple(chosen),
+        origin="commoncrawl.org",
+        terms="CommonCrawl's terms of use",
     )

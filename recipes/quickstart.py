@@ -21,8 +21,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from data_pipeline.commands.one_line_errors import errors_in_one_line
 from llama_ds.config import Recipe
-from recipes.launch import bad_input, errors_in_one_line, parse
+from recipes.command_line import bad_input
+from recipes.launch import parse
 from recipes.llama import llama_tiny
 
 RECIPE = Path(__file__).with_name("pretrain_tiny.sh")
@@ -108,15 +110,16 @@ def build_store(options: Quickstart) -> None:
     # Imported here, so that a wrong option is reported before anything heavy is loaded.
     from data_pipeline.build.build_corpus import build_corpus
     from data_pipeline.build.old_results import OldResults
+    from data_pipeline.corpus import text_corpus
     from data_pipeline.executors.local import Processes
     from data_pipeline.tokens import store_building, tokenizer_training
-    from recipes.small_corpora import builtin_corpus, folder_corpus
+    from recipes.small_corpora import builtin_corpus
 
     _title("1/5 documents")
     if options.corpus is None:
         corpus = builtin_corpus()
     else:
-        corpus = folder_corpus(options.corpus, text_field=options.text_field)
+        corpus = text_corpus(options.corpus, text_field=options.text_field)
     folder = options.out / "documents"
     manifests = build_corpus(
         corpus.sources,

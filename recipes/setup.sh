@@ -72,3 +72,11 @@ llama_ds_setup() {
 }
 
 llama_ds_setup || exit 2
+
+# Ray tells nobody about its use, and tries a task that no machine has the memory for five times:
+# its default is for ever. A cluster takes the number from the process that asks it for tasks.
+export RAY_USAGE_STATS_ENABLED="${RAY_USAGE_STATS_ENABLED:-0}"
+export RAY_task_oom_retries="${RAY_task_oom_retries:-4}"
+# The executor's processes are the parallelism; threads of Hugging Face's tokenizers in each of them
+# would only wait for one another, and do not survive a fork.
+export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"

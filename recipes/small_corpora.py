@@ -1,20 +1,16 @@
-"""Which text goes in: lists of sources with their thresholds."""
+"""The built-in corpus: text that every Python installation has."""
 
 from __future__ import annotations
 
 import platform
 import sysconfig
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from data_pipeline.build.build_corpus import DISTINCT_TEXTS
-from data_pipeline.dedup.rule import Rule
-from data_pipeline.document import Edit, Source
-from data_pipeline.files.remote import Root
+from data_pipeline.corpus import Corpus
+from data_pipeline.document import Source
 from data_pipeline.filters import heuristics as filters
-from data_pipeline.sources import folder, github
+from data_pipeline.sources import github
 
 PERMISSIVE = frozenset(
     {
@@ -39,31 +35,6 @@ CODE_FILTERS = (
     partial(filters.many_digits, max_share=0.1),
     partial(filters.licence_not_allowed, allowed=PERMISSIVE),
 )
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Named raw text: each source with the folder (or file) that it reads."""
-
-    name: str
-    sources: tuple[tuple[Source, Root], ...]
-    rules: tuple[Rule, ...] = DISTINCT_TEXTS
-    """By which documents are compared, in this order."""
-    left_out: tuple[str, ...] = ()
-    """Steps of the paper that this build does without: "source: step (what would bring it in)"."""
-
-    def only(self, names: Sequence[str]) -> Corpus:
-        """The corpus with the sources of these names."""
-        return replace(
-            self,
-            sources=tuple(s for s in self.sources if s[0].name in names),
-            left_out=tuple(step for step in self.left_out if step.split(":")[0] in names),
-        )
-
-    def with_last_edit(self, edit: Edit) -> Corpus:
-        """The corpus with one more edit, after all others of every source."""
-        sources = [(replace(s, edits=(*s.edits, edit)), root) for s, root in self.sources]
-        return replace(self, sources=tuple(sources))
 
 
 def builtin_corpus(*, max_bytes: int = 24_000_000) -> Corpus:
@@ -95,18 +66,3 @@ def builtin_corpus(*, max_bytes: int = 24_000_000) -> Corpus:
             (packages, Path(sysconfig.get_path("purelib"))),
         ),
     )
-
-
-def folder_corpus(
-    path: Path, *, text_field: str = "text", max_document_bytes: int = 256 * 1024
-) -> Corpus:
-    """A user's own text, all of it that is not empty: plain text, JSON lines, Parquet.
-
-    `text_field` names the text in JSON lines and Parquet. Larger plain-text files become several
-    documents of at most `max_document_bytes`.
-    """
-    if max_document_bytes < 4:
-        raise ValueError(f"max_document_bytes ({max_document_bytes}) must be at least 4")
-    read = partial(folder.read, text_field=text_field, max_document_bytes=max_document_bytes)
-    source = Source(name="folder", inputs=folder.inputs, read=read)
-    return Corpus(name=path.name, sources=((source, path),))

@@ -1,14 +1,14 @@
-"""Books: Project Gutenberg's texts and overlaps, against packages that do a part of it.
+"""Books: Project Gutenberg boilerplate and book overlap, against packages that do a part of it.
 
     pip install -r benchmarks/requirements.txt
     python -m benchmarks.data.source_books [--samples FOLDER] [--rehearse]
     python -m benchmarks.data.source_books --gib 2
 
-FOLDER holds raw/books (`*.txt`); without it books are made here. `--gib` shows the memory and time
-that the overlaps of so many GiB of books take, and nothing else. Speed is on the process's own CPU
-time; contenders take turns in every round, and a ratio is the median over rounds of ratios within
-a round. gutenberg-cleaner takes header and footer off; datasketch estimates the Jaccard index of
-sets of 5-grams, which is not containment: a book in an omnibus is none of its finds.
+FOLDER holds raw/books (`*.txt`); without it books are synthetic. `--gib` shows only the memory and
+time of the overlaps of that many GiB of books. Throughput is per CPU second of the process;
+contenders take turns in every round, and a ratio is the median over rounds of ratios within a
+round. gutenberg-cleaner strips header and footer; datasketch estimates the Jaccard index of sets of
+5-grams, which is not containment: it does not find a book in an omnibus.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from datasketch import MinHash
 from gutenberg_cleaner import simple_cleaner
 
 from benchmarks.measuring.turns import Work, compare
-from data_pipeline.dedup.books import overlapping_books
+from data_pipeline.dedup.books import find_overlapping_books
 from data_pipeline.dedup.rule import DocumentFile, Removals
 from data_pipeline.document import Document
 from data_pipeline.sources.books import gutenberg
@@ -36,7 +36,8 @@ TELLING = ("gutenberg", "proofread", "transcriber's note", "etext edition", "pgd
 
 
 def made(num_books: int, num_words: int) -> dict[str, str]:
-    """Books of a common vocabulary, every fourth a copy of the one before with 1 % typos."""
+    """Synthetic books of a common vocabulary, every fourth a copy of the one before with 1 %
+    typos."""
     rng = random.Random(0)
     vocabulary = ["".join(rng.choices("abcdefghij", k=rng.randrange(2, 9))) for _ in range(9_000)]
     texts: dict[str, str] = {}
@@ -68,18 +69,18 @@ def overlaps(texts: dict[str, str], folder: Path) -> Removals:
     path = folder / "books.parquet"
     table = pa.table({"id": list(texts), "text": list(texts.values())})
     pq.write_table(table, path, row_group_size=8)
-    return overlapping_books([DocumentFile.whole(path)], min_overlap=0.9)
+    return find_overlapping_books([DocumentFile.whole(path)], min_overlap=0.9)
 
 
 def overlaps_of(gib: float) -> None:
-    """Overlaps of many made books, every fourth a copy with typos."""
+    """Overlaps of many synthetic books, every fourth a copy with typos."""
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "books.parquet"
         few = list(made(4, 90_000).values())
         size = 0
         with pq.ParquetWriter(path, pa.schema([("id", pa.string()), ("text", pa.string())])) as out:
             while size < gib * (1 << 30):
-                # Other letters make another book of the same structure.
+                # Substituted letters make a distinct book of the same structure.
                 seed = random.Random(size)
                 key = str.maketrans("abcdefghij", "".join(seed.sample("abcdefghijklmnopq", 10)))
                 texts = [text.translate(key) for text in few]
@@ -87,7 +88,9 @@ def overlaps_of(gib: float) -> None:
                 out.write_table(pa.table({"id": ids, "text": texts}))
                 size += sum(map(len, texts))
         start = time.process_time()
-        found = overlapping_books([DocumentFile.whole(path)], min_overlap=0.9, max_samples=1 << 22)
+        found = find_overlapping_books(
+            [DocumentFile.whole(path)], min_overlap=0.9, max_samples=1 << 22
+        )
         seconds = time.process_time() - start
         print(f"{size / (1 << 30):.2f} GiB: {len(found)} removed, {size / 1e6 / seconds:.1f} MB/s")
 

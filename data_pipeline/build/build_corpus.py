@@ -64,8 +64,8 @@ from data_pipeline.documents_folder import (
     MANIFEST_VERSION,
     DropCount,
     Manifest,
-    described,
     finished_manifest,
+    format_counts,
 )
 from data_pipeline.executors.executor import Executor
 from data_pipeline.executors.local import Processes
@@ -216,7 +216,7 @@ def _target(source: Source, root: Root, out: Path) -> _Target:
         )
     found = source.inputs(root)
     if not found.files:
-        counts = described(Counter(item.reason for item in found.ignored))
+        counts = format_counts(Counter(item.reason for item in found.ignored))
         raise ValueError(f"{root} has nothing that source '{source.name}' reads: {counts} ignored")
     return _Target(source, found, out, _parts(source, found, out.parent / PARTS / out.name))
 
@@ -413,6 +413,6 @@ def _why_nothing(target: _Target, total: Published) -> str:
     first = next(rows, None)
     counts = Counter({reason: n for (_, reason), n in total.drops.items()})
     if first is None:
-        return described(counts)
+        return format_counts(counts)
     detail = f"{first['source_file']}: {first['detail'] or first['reason']}"
-    return f"{described(counts)} (first: {detail})"
+    return f"{format_counts(counts)} (first: {detail})"

@@ -1,9 +1,9 @@
-"""What a build will cost, predicted before it starts from measured rates, and how far off that was.
+"""Cost estimates: core-hours, memory and disk of a build from measured rates, and their error.
 
 A stage's core-seconds are megabytes over a rate: of the input files as they are (compressed or not)
-for reading, of text for all that comes after. How much text a source's files give is a rate too.
-The rates are those of `benchmarks/`, on real samples; other files of the same kind, and another
-machine, have others, which is why `compare` states the error after each build.
+for reading, of text for all later stages. The text yield of a source's files is a rate, too. The
+rates are those of `benchmarks/`, on real samples; other files and other machines differ, which is
+why `compare` reports the error after each build.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ class SourceRates:
     """One kind of input files, on one core."""
 
     kind: str
-    """A source, or one of its forms (`kind_of`)."""
+    """A source, or one of its formats (`kind_of`)."""
     read: float
-    """MB of input a second: reading, edits, filters, and writing the parts."""
+    """MB of input per second: reading, edits, filters, and writing the parts."""
     reader: float
-    """MB of input a second of reading alone, as a second pass over the files does it."""
+    """MB of input per second of reading alone, as in a second pass over the files."""
     extracted: float
-    """Bytes of text that the reader gives for each byte of input."""
+    """Bytes of text per byte of input, as extracted by the reader."""
     text: float
-    """Bytes of text that the edits and filters leave of it."""
+    """Bytes of text per byte of input that edits and filters keep."""
     parts: float
-    """Bytes of the parts' Parquet files for each byte of text."""
+    """Bytes of the parts' Parquet files per byte of text."""
     bytes_per_token: float
-    """Of text; LLaMA's published tokenizer."""
+    """Bytes of text per token of LLaMA's published tokenizer."""
     measured: str
-    """In `benchmarks/results/`."""
+    """File in `benchmarks/results/`."""
 
 
 SOURCE_RATES = (
@@ -45,14 +45,14 @@ SOURCE_RATES = (
     SourceRates("github", 3.92, 20.49, 3.33, 2.51, 0.26, 2.73, _SAMPLES),
     SourceRates("c4", 11.09, 29.97, 2.41, 2.41, 0.47, 4.03, _SAMPLES),
     SourceRates("common_crawl", 6.34, 7.34, 0.47, 0.46, 0.30, 2.17, _SAMPLES),
-    # No WET file among the samples is large enough. 80 MB/s of the text before compression, and as
-    # much text for each byte of input as C4 has, of which English is 45 % (the languages of pages
-    # that CommonCrawl publishes with each crawl).
+    # No WET file among the samples is large enough. 80 MB/s of uncompressed text, and the text per
+    # byte of input that C4 has, of which English is 45 % (language statistics that CommonCrawl
+    # publishes with each crawl).
     SourceRates(
         "common_crawl_wet", 33.2, 33.2, 2.41, 1.08, 0.47, 4.03, "reader_memory_cpu_202611.md"
     ),
 )
-"""Files of any other kind are taken for as costly as `OTHER_KIND`."""
+"""Files of any other kind are assumed to cost as much as `OTHER_KIND`."""
 OTHER_KIND = "c4"
 
 READ, PARAGRAPHS, COMPARE = "read", "paragraphs", "compare"
@@ -63,12 +63,12 @@ START = "start"
 
 @dataclass(frozen=True)
 class TextRate:
-    """One stage that works on text, on one core."""
+    """Rate of one stage that processes text, on one core."""
 
     stage: str
     megabytes_per_second: float
     measured: str
-    """In `benchmarks/results/`."""
+    """File in `benchmarks/results/`."""
 
 
 TEXT_RATES = (
@@ -80,45 +80,46 @@ TEXT_RATES = (
     TextRate(TRAIN_TOKENIZER, 8.25, _SAMPLES),
     TextRate(TOKENIZE, 16.03, _SAMPLES),
 )
-"""Stages that are not here have no measured rate, and a prediction says so. Paragraphs have
-CommonCrawl's rate, near-duplicates that of a machine's texts, comparing (for exact duplicates) and
-tokenizing that of Wikipedia, publishing that of the books: the other samples are too small for
-stages that are so fast."""
+"""Stages that are not here have no measured rate, and the estimate says so. The rates come from
+CommonCrawl for paragraphs, files of one machine for near-duplicates, Wikipedia for comparing (exact
+duplicates) and tokenizing, books for publishing: the other samples are too small for stages that
+are so fast."""
 
 START_SECONDS = 1.5
-"""Python, its libraries, and the model of languages."""
+"""Importing Python's libraries, and loading the language model."""
 WORKER_BYTES = 300 << 20
-"""Of a worker that reads (`reader_memory_cpu_202611.md`: 213 to 289 MiB) or tokenizes."""
+"""Peak memory of a worker that reads (`reader_memory_cpu_202611.md`: 213 to 289 MiB) or
+tokenizes."""
 BYTES_PER_DOCUMENT_COMPARED = 300
-"""Memory while equal documents are looked for in one piece (`dedup/exact.py`)."""
+"""Memory of exact deduplication in one task (`dedup/exact.py`)."""
 TEXT_BYTES_PER_DOCUMENT = 2_000
-"""A low figure (C4 has 2,300), so that memory is not predicted too low."""
+"""A low estimate (C4 has 2,300), so that memory is not underestimated."""
 TRAINING_BYTES_PER_BYTE = 6
-"""Memory of SentencePiece for each byte of text that it trains on (`tokenizer_training.py`)."""
+"""SentencePiece's memory per byte of training text (`tokenizer_training.py`)."""
 HASH_BYTES_PER_TEXT_BYTE = 0.102
-"""8 bytes for each of 12,705 paragraphs in a megabyte (`paragraphs_cpu_202611.md`)."""
+"""8 bytes for each of 12,705 paragraphs per megabyte (`paragraphs_cpu_202611.md`)."""
 BYTES_PER_STORED_TOKEN = 2
-"""For vocabularies of up to 65,536 pieces."""
+"""For vocabularies of up to 65,536 tokens."""
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage costs for one source (or for all at once)."""
+    """Estimated cost of one stage for one source (or for all at once)."""
 
     stage: str
     source: str
     megabytes: float
-    """Of input files where they are read, of text elsewhere."""
+    """Input bytes for reading, text bytes for other stages."""
     core_seconds: float | None
-    """None: no rate is measured."""
+    """None: no measured rate."""
     memory_bytes: int
-    """Of all processes together, while the stage runs."""
+    """Peak of all processes together during the stage."""
     disk_bytes: int
-    """What the stage writes; hashes of paragraphs are deleted when they are compared."""
+    """Bytes that the stage writes; paragraph hashes are deleted after comparing."""
 
 
 def kind_of(source: str, file: str) -> str:
-    """The kind of a source's input file: CommonCrawl's texts are not read as its archives are."""
+    """The kind of a source's input file; CommonCrawl's WET and WARC files differ."""
     is_text = ".wet" in file or file.endswith(".warc.txt")
     return "common_crawl_wet" if source == "common_crawl" and is_text else source
 
@@ -131,19 +132,21 @@ def predict(
     extra: Mapping[str, Collection[str]] | None = None,
     tokenizer_sample_bytes: int = 0,
 ) -> list[StageCost]:
-    """What building costs, stage by stage.
+    """Estimate the costs of a build, stage by stage.
 
-    `sizes`: bytes of input per kind (`kind_of`). `extra`: stages that not every build has
-    (paragraphs, book_overlap, near_duplicates …), with the kinds that they are for. A tokenizer is
-    trained on `tokenizer_sample_bytes` of text, and none if that is 0. Comparing takes at most
-    `memory_budget` bytes where it has a choice.
+    `sizes`: bytes of input per kind (`kind_of`). `extra`: optional stages (paragraphs,
+    book_overlap, near_duplicates …) with the kinds that they apply to. A tokenizer is trained on
+    `tokenizer_sample_bytes` of text, and none if that is 0. Comparing takes at most `memory_budget`
+    bytes where it can choose. ValueError for a kind in `extra` that is not in `sizes`.
     """
     extra = extra or {}
     if jobs < 1:
         raise ValueError(f"jobs ({jobs}) must be at least 1")
     for stage, kinds in extra.items():
         if unknown := sorted(set(kinds) - set(sizes)):
-            raise ValueError(f"{stage} is for {', '.join(unknown)}, of which no size is given")
+            raise ValueError(
+                f"{stage} applies to {', '.join(unknown)}, for which sizes gives no size"
+            )
     rates = {kind: _source_rates(kind) for kind in sizes}
     text = {kind: size * rates[kind].text for kind, size in sizes.items()}
     workers = jobs * WORKER_BYTES
@@ -163,7 +166,7 @@ def predict(
     comparing = min(memory_budget, round(documents * BYTES_PER_DOCUMENT_COMPARED))
     costs.append(_text_cost(COMPARE, "all", sum(text.values()), workers + comparing))
     for kind, num_bytes in text.items():
-        # Files of which nothing was removed get a second name; the others are written anew.
+        # Files without removals are hard-linked; the others are rewritten.
         disk = round(num_bytes * rates[kind].parts)
         costs.append(_text_cost(PUBLISH, kind, num_bytes, workers, disk))
     if tokenizer_sample_bytes:
@@ -182,7 +185,7 @@ def _source_rates(kind: str) -> SourceRates:
 
 
 def _paragraph_cost(kind: str, rates: SourceRates, size: int, memory: int) -> StageCost:
-    """All that the reader gives is hashed and compared, and the files are read once more."""
+    """All text of the reader is hashed and compared, and the files are read twice."""
     extracted = size * rates.extracted
     hashes = round(extracted * HASH_BYTES_PER_TEXT_BYTE)
     cost = _text_cost(PARAGRAPHS, kind, extracted, memory, hashes)
@@ -196,28 +199,28 @@ def _text_cost(stage: str, kind: str, text: float, memory: int, disk: int = 0) -
     return StageCost(stage, kind, text / _MB, seconds, memory, disk)
 
 
-# -- afterwards -----------------------------------------------------------------------------------
+# -- error after a build --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """A stage of a build, as it was predicted and as it was."""
+    """Predicted and measured cost of a stage."""
 
     stage: str
     predicted_seconds: float | None
     measured_seconds: float | None
-    """Core-seconds; None where the stage was not measured."""
+    """Core-seconds; None if the stage was not measured."""
 
     @property
     def ratio(self) -> float | None:
-        """Measured over predicted; None where one of them is not known."""
+        """Measured over predicted; None if one of them is unknown."""
         if not self.predicted_seconds or self.measured_seconds is None:
             return None
         return self.measured_seconds / self.predicted_seconds
 
 
 def compare(predicted: Sequence[StageCost], measured: Mapping[str, float]) -> list[Deviation]:
-    """How far off each stage was, sources together, and last of all those that have both numbers.
+    """Prediction error per stage, all sources together, and last the total of those that have both.
 
     `measured`: core-seconds per stage (`TimedExecutor.core_seconds` by label, `stage_of` each).
     """
@@ -249,7 +252,7 @@ _STAGES_BY_LABEL = {
 
 
 def stage_of(label: str) -> str:
-    """The stage of tasks that run under a progress bar's label; an unknown label as it is."""
+    """The stage of tasks with this progress bar label; an unknown label is returned unchanged."""
     by_first_word = _STAGES_BY_LABEL.get(label.split(" ")[0], label)
     return _STAGES_BY_LABEL.get(label, by_first_word)
 
@@ -258,7 +261,7 @@ def stage_of(label: str) -> str:
 
 
 def as_text(costs: Sequence[StageCost], *, jobs: int) -> str:
-    """The prediction as a table, a line per stage, and what the whole takes."""
+    """The estimate as a table, one line per stage, and the totals."""
     rows = [("stage", "MB", "core time", "memory", "disk")]
     for stage in dict.fromkeys(cost.stage for cost in costs):
         own = [cost for cost in costs if cost.stage == stage]
@@ -283,7 +286,7 @@ def as_text(costs: Sequence[StageCost], *, jobs: int) -> str:
 
 
 def deviations_as_text(deviations: Sequence[Deviation]) -> str:
-    """Prediction beside measurement."""
+    """Predicted and measured costs as a table."""
     rows: list[tuple[str, ...]] = [("stage", "predicted", "measured", "measured / predicted")]
     for deviation in deviations:
         times = (deviation.predicted_seconds, deviation.measured_seconds)

@@ -1,4 +1,4 @@
-"""Some of what the rules found, with the beginnings of the texts, for people to look at."""
+"""Samples of duplicate clusters per rule, with the beginnings of the texts, for inspection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from data_pipeline.dedup.rule import Removals
 from data_pipeline.files.atomic import write_atomic
 
 MAX_SHOWN_TEXT = 2_000
-"""Characters of a document that is kept to be shown, at most."""
+"""Maximum characters of a document that are kept for display."""
 _CLUSTERS_PER_RULE = 8
 _REMOVED_PER_CLUSTER = 4
 
@@ -37,18 +37,18 @@ class Member:
     text_bytes: int
     """Of the whole text."""
     similarity: float | None = None
-    """To the member that is kept, by the rule's measure; None for that member itself."""
+    """Similarity to the kept member, by the rule's measure; None for that member itself."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Documents that a rule holds for the same, or some of them where there are very many."""
+    """Documents that a rule found to be duplicates, or a sample where there are very many."""
 
     rule: str
     kept: Member
     removed: tuple[Member, ...]
     num_removed: int
-    """All that were removed for `kept`, also those that are not in `removed`."""
+    """All removed as duplicates of `kept`, including those not in `removed`."""
 
 
 _FORM = pydantic.TypeAdapter(list[Cluster])
@@ -61,8 +61,8 @@ def sample_clusters(
     requests: RemovalRequests,
 ) -> list[Cluster]:
     """A few clusters of each rule: those whose kept documents have the smallest ids. Ids are
-    hashes, so this is a random sample, and the same in every build. A cluster that would show a
-    document whose removal is requested is passed over."""
+    hashes, so this is a random sample, and the same in every build. A cluster with a document under
+    a removal request is skipped."""
     return [
         cluster
         for rule, removals in found.items()
@@ -94,7 +94,7 @@ def _clusters(
 def _member(
     documents: CorpusDocuments, number: int, similarity: float | None, requests: RemovalRequests
 ) -> Member | None:
-    """The document; None where its removal is requested."""
+    """The document; None if there is a removal request for it."""
     ((file, row),) = documents.places(np.array([number]))
     with pq.ParquetFile(file.path) as parquet:
         for group in range(parquet.num_row_groups):
@@ -122,5 +122,5 @@ def save_clusters(path: Path, clusters: list[Cluster]) -> None:
 
 
 def load_clusters(path: Path) -> list[Cluster]:
-    """What `save_clusters` wrote; none where there is no such file."""
+    """What `save_clusters` wrote; empty if there is no such file."""
     return _FORM.validate_json(path.read_bytes()) if path.exists() else []

@@ -1,11 +1,11 @@
-"""Which paragraphs of a source's documents are repeated, found before its parts are made.
+"""Finds repeated paragraphs within groups of input files, before the parts are built.
 
-Consecutive groups of input files, together up to a number of bytes, are compared with one another
-(`paragraph_dedup`). Their files are read once for the paragraphs' hashes and once more for the
+Consecutive groups of input files, up to a total size in bytes, are deduplicated together
+(`dedup/paragraphs.py`). Their files are read once for the paragraph hashes and once more for the
 documents.
 
     <parts>/marked/<fingerprint of the group>/hashes/00000   of each part, until it is compared
-                                              group-00000/mask-00000   of each part, which stay
+                                              group-00000/mask-00000   of each part: its keep mask
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ Files = tuple[InputFile, ...]
 
 
 def paragraph_groups(groups: Sequence[Files], max_bytes: int | None) -> Iterator[list[Files]]:
-    """Consecutive groups of files whose paragraphs are compared; None: all at once, for nothing is.
+    """Consecutive groups of files whose paragraphs are deduplicated together; None: one group,
+    without deduplication.
 
-    The cut depends on names and sizes only.
+    The grouping depends on names and sizes only.
     """
     together: list[Files] = []
     used = 0
@@ -45,7 +46,7 @@ def paragraph_groups(groups: Sequence[Files], max_bytes: int | None) -> Iterator
 
 
 def mask_folder(group: Path, index: int) -> Path:
-    """Where `mark_repeated` writes what stays of a group's part."""
+    """Folder of the keep mask that `mark_repeated` writes for a part of a group."""
     return group / "group-00000" / f"mask-{index:05}"
 
 
@@ -56,7 +57,8 @@ def marks_of(part: Part) -> Path | None:
 
 
 def groups_to_mark(parts: Sequence[Part]) -> Iterator[list[Part]]:
-    """Parts that are compared together, of which one is missing and not all are marked."""
+    """Groups of parts that still need keep masks: a part is missing and not all masks are
+    written."""
     for mask, members in itertools.groupby(parts, key=lambda part: part.mask and part.mask.parent):
         group = list(members)
         if mask is None or all(part.is_whole() for part in group):
@@ -66,7 +68,7 @@ def groups_to_mark(parts: Sequence[Part]) -> Iterator[list[Part]]:
 
 
 def write_hashes(part: Part) -> None:
-    """The hashes of a part's paragraphs; nothing if they are there already."""
+    """Write the hashes of a part's paragraphs, unless they exist."""
     folder = _hashes(part)
     if folder.exists():
         return
@@ -78,7 +80,7 @@ def write_hashes(part: Part) -> None:
 
 
 def mark_repeated(group: Sequence[Part], executor: Executor, memory_budget: int) -> None:
-    """Compare the parts' hashes, and write for each which of its paragraphs stay."""
+    """Compare the parts' hashes, and write each part's keep mask."""
     folders = [_hashes(part) for part in group]
     out = folders[0].parent.parent
     keep_masks([folders], out, executor=executor, memory_budget=memory_budget)

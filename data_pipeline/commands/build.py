@@ -1,24 +1,25 @@
-"""The dataset job, step by step: cost, documents, tokenizer, token store, report."""
+"""Building a corpus, step by step: cost, documents, tokenizer, token store, report."""
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_pipeline.build import costs
 from data_pipeline.build.build_corpus import PARTS, RULES, build_corpus
 from data_pipeline.build.old_results import OldResults, num_bytes
 from data_pipeline.build.removal_requests import RemovalRequests
-from data_pipeline.commands.build_account import account_of
+from data_pipeline.commands.build_account import TokenizerOrigin, account_of
 from data_pipeline.commands.decontaminate import decontaminated
-from data_pipeline.commands.options import BuildDataset
+from data_pipeline.commands.inspect import show
+from data_pipeline.commands.options import BuildOptions, Decontamination, TokenizerOptions
+from data_pipeline.corpus import Corpus
 from data_pipeline.documents_folder import Manifest
 from data_pipeline.executors.timed import TimedExecutor
 from data_pipeline.files.atomic import write_atomic
-from data_pipeline.files.remote import root_of
 from data_pipeline.filters.decontamination import IndexAccount
 from data_pipeline.release.dataset_card import write_card
 from data_pipeline.release.hub import push_to_hub
@@ -29,125 +30,177 @@ from data_pipeline.report import table as report
 from data_pipeline.report.formatting import size
 from data_pipeline.tokens.store import StoreManifest
 from data_pipeline.tokens.store_building import build_store
-from data_pipeline.tokens.tokenizer_folder import export_tokenizer
+from data_pipeline.tokens.tokenizer_folder import tokenizer_folder
 from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_tokenizer
-from recipes.llama import LLAMA1_SHARES
-from recipes.llama1_corpus import llama1_corpus
-from recipes.small_corpora import Corpus
 
 
-def build(options: BuildDataset) -> int:
-    """All that the options ask for; the exit code."""
-    corpus, evaluations = _corpus(options)
+def build_or_inspect(corpus: Corpus, options: BuildOptions, *, program: str) -> int:
+    """Build the corpus, or show what its finished build dropped; the exit code.
+
+    `program`: what it was started as, for the commands that are told to follow. ValueError for
+    options that the corpus or its files do not allow.
+    """
+    corpus = corpus.with_rules(options.deduplication.rules(corpus))
+    looked_at = options.inspection
+    if looked_at.inspect is None:
+        return _build(corpus, options, program)
+    show(
+        corpus,
+        options.out,
+        looked_at.inspect,
+        reason=looked_at.reason,
+        edits=looked_at.edits,
+        limit=looked_at.limit,
+    )
+    return 0
+
+
+def _build(corpus: Corpus, options: BuildOptions, program: str) -> int:
+    out, jobs = options.out, options.executor.jobs
+    _check_folders(corpus, options.sources)
+    corpus = corpus.only(options.sources) if options.sources else corpus
+    given = None if options.documents_only else _given_tokenizer(options.tokenizer, out)
+    corpus, evaluations = _compared_with(corpus, options.decontaminate, out / "evaluations.npz")
     for step in corpus.left_out:
         print(f"left out: {step}", file=sys.stderr)
-    predicted = _predicted(options, corpus)
+    trains = given is None and not options.documents_only
+    predicted = _predicted(
+        corpus,
+        jobs=jobs,
+        memory_budget=options.memory_bytes,
+        tokenizer_sample_bytes=options.tokenizer.sample_bytes if trains else 0,
+        documents_only=options.documents_only,
+    )
     print("predicted for a build from nothing:")
-    print(costs.as_text(predicted, jobs=options.executor.jobs), flush=True)
-    store: StoreManifest | None = None
-    old: list[OldResults] = []
-    with options.executor.started(options.out) as plain_executor:
-        executor = TimedExecutor(plain_executor)
-        manifests = build_corpus(
-            corpus.sources,
-            options.out / "documents",
-            rules=corpus.rules,
-            undone=options.undo,
-            requests=RemovalRequests.load(options.out / REQUESTS),
-            executor=executor,
-            memory_budget=int(options.memory_gib * (1 << 30)) // options.executor.jobs,
-            may_be_empty=True,
-            found_old=OldResults.forget if options.forget_old_parts else old.append,
-        )
-        print(report.table(manifests, corpus.left_out, evaluations))
-        empty = [name for name, manifest in manifests.items() if manifest.num_kept == 0]
-        if not options.documents_only:
-            kept = {name: m for name, m in manifests.items() if m.num_kept > 0}
-            tokenizer = _tokenizer(options, kept, executor)
-            store = build_store(
-                options.out / "store",
-                {name: options.out / "documents" / name for name in kept},
-                tokenizer,
-                holdout_share=options.holdout,
-                executor=executor,
-            )
-    measured: dict[str, float] = {}
-    for label, seconds in executor.core_seconds.items():
-        stage = costs.stage_of(label)
-        measured[stage] = measured.get(stage, 0.0) + seconds
-    deviations = costs.compare(predicted, measured)
+    print(costs.as_text(predicted, jobs=jobs), flush=True)
+    with options.executor.started(out) as executor:
+        built = _run_stages(corpus, options, given, evaluations, TimedExecutor(executor))
+    deviations = costs.compare(predicted, built.core_seconds)
     print("\ncost, as predicted and as it was (less where a build continues):")
     print(costs.deviations_as_text(deviations))
-    account = account_of(options, corpus, manifests, evaluations, store, predicted, deviations)
-    write_atomic(options.out / "report.json", account.to_json())
-    report_page.write(account, options.out / "report.html")
-    write_card(account, options.out / "documents")
-    print(_next_steps(options, store))
-    if options.publish is not None:
-        print(f"copied:    {publish_copy(options.out, options.publish)}")
-    if options.push_to_hub is not None:
-        address = push_to_hub(
-            options.out / "documents", options.push_to_hub, private=not options.public
-        )
-        print(f"pushed:    {address}")
-    for line in _old_results(options, old):
+    account = account_of(
+        corpus,
+        out / "documents",
+        built.manifests,
+        undone=options.undo,
+        evaluations=evaluations,
+        store=built.store,
+        tokenizer=built.tokenizer,
+        predicted=predicted,
+        deviations=deviations,
+    )
+    write_atomic(out / "report.json", account.to_json())
+    report_page.write(account, out / "report.html")
+    write_card(account, out / "documents")
+    print(_next_steps(out, built.store, corpus, program))
+    _release(out, publish=options.publish, repository=options.push_to_hub, public=options.public)
+    for line in _old_results(out / "documents", built.old):
         print(line)
+    empty = [name for name, manifest in built.manifests.items() if manifest.num_kept == 0]
     if empty:
         print(f"no document was kept of: {', '.join(empty)} (reasons above)", file=sys.stderr)
     return 1 if empty else 0
 
 
-def _old_results(options: BuildDataset, found: Sequence[OldResults]) -> Iterator[str]:
-    for old in found:
-        for what, folders, place in (("part", old.parts, PARTS), ("rule result", old.rules, RULES)):
-            if folders:
-                yield (
-                    f"{len(folders):,} old {what}{'s' * (len(folders) > 1)}, "
-                    f"{size(num_bytes(folders))}, in {options.out}/documents/{place}; "
-                    "--forget-old-parts removes them"
-                )
+@dataclass
+class _Built:
+    """What the stages gave."""
+
+    manifests: dict[str, Manifest]
+    old: list[OldResults]
+    """Results of earlier builds that this one did not use, and left."""
+    store: StoreManifest | None = None
+    tokenizer: TokenizerOrigin | None = None
+    """Of the store."""
+    core_seconds: dict[str, float] = field(default_factory=dict)
+    """Per stage of `costs`."""
+
+
+def _run_stages(
+    corpus: Corpus,
+    options: BuildOptions,
+    given: Path | None,
+    evaluations: IndexAccount | None,
+    executor: TimedExecutor,
+) -> _Built:
+    """Documents, and unless they are all that is wanted, tokenizer and store. `given`: the folder
+    of a tokenizer that there is."""
+    out = options.out
+    old: list[OldResults] = []
+    manifests = build_corpus(
+        corpus.sources,
+        out / "documents",
+        rules=corpus.rules,
+        undone=options.undo,
+        requests=RemovalRequests.load(out / REQUESTS),
+        executor=executor,
+        memory_budget=options.memory_bytes // options.executor.jobs,
+        may_be_empty=True,
+        found_old=OldResults.forget if options.forget_old_parts else old.append,
+    )
+    print(report.table(manifests, corpus.left_out, evaluations))
+    built = _Built(manifests, old)
+    if not options.documents_only:
+        documents = {n: out / "documents" / n for n, m in manifests.items() if m.num_kept > 0}
+        if given is None or options.tokenizer.path is None:
+            tokenizer, shares = out / "tokenizer", corpus.shares_of(list(documents))
+            _train_tokenizer(options.tokenizer, documents, tokenizer, shares, executor)
+            built.tokenizer = TokenizerOrigin.trained(options.tokenizer.sample_bytes)
+        else:
+            tokenizer = given
+            built.tokenizer = TokenizerOrigin.given(given, options.tokenizer.path)
+        built.store = build_store(
+            out / "store", documents, tokenizer, holdout_share=options.holdout, executor=executor
+        )
+    for label, seconds in executor.core_seconds.items():
+        stage = costs.stage_of(label)
+        built.core_seconds[stage] = built.core_seconds.get(stage, 0.0) + seconds
+    return built
 
 
 # -- the corpus -----------------------------------------------------------------------------------
 
 
-def _corpus(options: BuildDataset) -> tuple[Corpus, IndexAccount | None]:
-    """The corpus with the sources asked for, and what it is compared with."""
-    corpus = _chosen(options)
-    wanted = options.decontaminate
+def _check_folders(corpus: Corpus, wanted: Sequence[str]) -> None:
+    """ValueError for a source that is not there, or that is asked for and has no raw files."""
+    names = [source.name for source, _ in corpus.sources]
+    for name in wanted:
+        if name not in names:
+            raise ValueError(f"--sources: {name} is none of {', '.join(names)}")
+    missing = [
+        str(root)
+        for source, root in corpus.sources
+        if source.name in (wanted or names) and not root.exists()
+    ]
+    if missing:
+        others = ", or name the sources to build with --sources" if len(names) > 1 else ""
+        raise ValueError(f"--raw: there is no {', '.join(missing)}; put the files there{others}")
+
+
+def _compared_with(
+    corpus: Corpus, wanted: Decontamination, index: Path
+) -> tuple[Corpus, IndexAccount | None]:
+    """The corpus with decontamination, where it is wanted, and what is looked for."""
     if wanted.sets is None:
         return corpus, None
     return decontaminated(
         corpus,
         wanted.sets,
-        options.out / "evaluations.npz",
+        index,
         words=wanted.words,
         passages=wanted.passages,
         action="flag" if wanted.flag_only else "drop",
     )
 
 
-def _chosen(options: BuildDataset) -> Corpus:
-    """ValueError where a source that is asked for has no raw files."""
-    corpus = llama1_corpus(root_of(options.raw), options.models, options.deduplication)
-    names = [source.name for source, _ in corpus.sources]
-    for name in options.sources:
-        if name not in names:
-            raise ValueError(f"--sources: {name} is none of {', '.join(names)}")
-    missing = [
-        source.name
-        for source, root in corpus.sources
-        if source.name in (options.sources or names) and not root.exists()
-    ]
-    if missing:
-        raise ValueError(
-            f"--raw {options.raw} has no folder {', '.join(missing)}; put the files there, or name "
-            "the sources to build with --sources"
-        )
-    return corpus.only(options.sources) if options.sources else corpus
-
-
-def _predicted(options: BuildDataset, corpus: Corpus) -> list[costs.StageCost]:
+def _predicted(
+    corpus: Corpus,
+    *,
+    jobs: int,
+    memory_budget: int,
+    tokenizer_sample_bytes: int,
+    documents_only: bool,
+) -> list[costs.StageCost]:
     """What a build from nothing costs."""
     sizes = Counter[str]()
     for source, root in corpus.sources:
@@ -162,15 +215,14 @@ def _predicted(options: BuildDataset, corpus: Corpus) -> list[costs.StageCost]:
             if rule.sources is None or source.name in rule.sources:
                 extra.setdefault(rule.name, []).extend(kinds)
     stages = {costs.PARAGRAPHS, costs.BOOK_OVERLAP, costs.NEAR_DUPLICATES}
-    trains = options.tokenizer.path is None and not options.documents_only
     predicted = costs.predict(
         sizes,
-        jobs=options.executor.jobs,
-        memory_budget=int(options.memory_gib * (1 << 30)),
+        jobs=jobs,
+        memory_budget=memory_budget,
         extra={stage: kinds for stage, kinds in extra.items() if stage in stages and kinds},
-        tokenizer_sample_bytes=options.tokenizer.sample_bytes if trains else 0,
+        tokenizer_sample_bytes=tokenizer_sample_bytes,
     )
-    if options.documents_only:
+    if documents_only:
         return [cost for cost in predicted if cost.stage != costs.TOKENIZE]
     return predicted
 
@@ -178,53 +230,75 @@ def _predicted(options: BuildDataset, corpus: Corpus) -> list[costs.StageCost]:
 # -- tokens ---------------------------------------------------------------------------------------
 
 
-def _tokenizer(
-    options: BuildDataset, manifests: Mapping[str, Manifest], executor: TimedExecutor
-) -> Path:
-    """The folder of the tokenizer that was named, or of one that is trained on the documents."""
-    chosen, out = options.tokenizer, options.out / "tokenizer"
-    if chosen.path is not None and chosen.path.is_dir():
-        return chosen.path
+def _given_tokenizer(chosen: TokenizerOptions, out: Path) -> Path | None:
+    """The folder of the tokenizer that was named; None where one is to be trained. It is looked at
+    before anything is built."""
     if chosen.path is not None:
-        if not _is_export_of(chosen.path, out):
-            export_tokenizer(chosen.path, out)
-        return out
+        return tokenizer_folder(
+            chosen.path, out / "tokenizer", bos_token=chosen.bos_token, eos_token=chosen.eos_token
+        )
+    if chosen.bos_token is not None or chosen.eos_token is not None:
+        raise ValueError(
+            "--tokenizer.bos-token and --tokenizer.eos-token name tokens of the tokenizer that "
+            "--tokenizer.path names; a new one has its own"
+        )
+    return None
+
+
+def _train_tokenizer(
+    chosen: TokenizerOptions,
+    documents: Mapping[str, Path],
+    out: Path,
+    shares: Mapping[str, float] | None,
+    executor: TimedExecutor,
+) -> None:
     config = TokenizerConfig(
         vocab_size=chosen.vocab_size,
         method=chosen.method,
         sample_bytes=chosen.sample_bytes,
         seed=chosen.seed,
     )
-    documents = {name: options.out / "documents" / name for name in manifests}
     with executor.phase(costs.TRAIN_TOKENIZER):
-        train_tokenizer(documents, out, config, shares=_shares(manifests), executor=executor)
-    return out
+        train_tokenizer(documents, out, config, shares=shares, executor=executor)
 
 
-def _is_export_of(model: Path, folder: Path) -> bool:
-    own = folder / "tokenizer.model"
-    if not own.exists() or not (folder / "manifest.json").exists():
-        return False
-    return hashlib.sha256(own.read_bytes()).digest() == hashlib.sha256(model.read_bytes()).digest()
+# -- what comes after -----------------------------------------------------------------------------
 
 
-def _shares(names: Mapping[str, object]) -> dict[str, float]:
-    """The paper's, of the sources there are."""
-    return {name: LLAMA1_SHARES[name] for name in names}
-
-
-def _next_steps(options: BuildDataset, store: StoreManifest | None) -> str:
-    out = options.out
+def _next_steps(out: Path, store: StoreManifest | None, corpus: Corpus, program: str) -> str:
     lines = [
         f"\nreport:    {out}/report.html (numbers: report.json)",
         f"documents: {out}/documents (dataset card: README.md)",
     ]
     if store is not None:
-        words = " ".join(f"{name} {share}" for name, share in _shares(store.sources).items())
+        shares = corpus.shares_of(list(store.sources)) or {}
+        words = " ".join(f"{name} {share}" for name, share in shares.items())
+        train = (
+            f"train:     bash recipes/pretrain_tiny.sh --data.store {out}/store \\\n"
+            f"             --model.vocab-size {store.vocab_size}"
+        )
         lines += [
             f"store:     {out}/store",
-            f"plan:      bash recipes/build_dataset.sh plan --store {out}/store --tokens 20B",
-            f"train:     bash recipes/pretrain_tiny.sh --data.store {out}/store \\",
-            f"             --model.vocab-size {store.vocab_size} --data.shares {words}",
+            f"plan:      {program} plan --store {out}/store --tokens 20B",
+            train + (f" --data.shares {words}" if words else ""),
         ]
     return "\n".join(lines)
+
+
+def _release(out: Path, *, publish: str | None, repository: str | None, public: bool) -> None:
+    if publish is not None:
+        print(f"copied:    {publish_copy(out, publish)}")
+    if repository is not None:
+        address = push_to_hub(out / "documents", repository, private=not public)
+        print(f"pushed:    {address}")
+
+
+def _old_results(documents: Path, found: Sequence[OldResults]) -> Iterator[str]:
+    for old in found:
+        for what, folders, place in (("part", old.parts, PARTS), ("rule result", old.rules, RULES)):
+            if folders:
+                yield (
+                    f"{len(folders):,} old {what}{'s' * (len(folders) > 1)}, "
+                    f"{size(num_bytes(folders))}, in {documents}/{place}; "
+                    "--forget-old-parts removes them"
+                )

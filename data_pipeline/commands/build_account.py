@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from data_pipeline.build.build_corpus import CLUSTERS, RULES
 from data_pipeline.build.costs import Deviation, StageCost
 from data_pipeline.build.duplicate_samples import load_clusters
 from data_pipeline.build.removal_requests import REQUESTED
-from data_pipeline.commands.options import BuildDataset
+from data_pipeline.corpus import Corpus
+from data_pipeline.document import Source
 from data_pipeline.documents_folder import Manifest
 from data_pipeline.filters.decontamination import IndexAccount
 from data_pipeline.report.account import (
@@ -26,36 +28,53 @@ from data_pipeline.report.account import (
     TokenizerAccount,
     source_account,
 )
+from data_pipeline.tokens.special_tokens import read_object
 from data_pipeline.tokens.store import Split, SplitManifest, StoreManifest
-from recipes.llama import LLAMA1_EPOCHS, LLAMA1_SHARES, LLAMA1_TOKENS
-from recipes.small_corpora import Corpus
 
-ORIGINS = {
-    "wikipedia": ("dumps.wikimedia.org", "CC BY-SA 4.0 and GFDL"),
-    "books": (
-        "Project Gutenberg, and books that one has",
-        "public domain in the USA; own books as told",
-    ),
-    "arxiv": ("arXiv's bulk access (s3://arxiv/src)", "each paper's own licence"),
-    "stack_exchange": ("Stack Exchange's data dump", "CC BY-SA 2.5, 3.0 or 4.0 by date"),
-    "github": ("BigQuery's public data set of GitHub, and checkouts", "each repository's licence"),
-    "c4": ("allenai/c4 on the Hugging Face hub", "ODC-BY, and CommonCrawl's terms of use"),
-    "common_crawl": ("commoncrawl.org", "CommonCrawl's terms of use"),
-}
-"""Where each source's raw files come from, and on which terms."""
+_KINDS = {"sentencepiece": "SentencePiece", "huggingface": "Hugging Face tokenizers"}
+
+
+@dataclass(frozen=True)
+class TokenizerOrigin:
+    """What is known of a store's tokenizer beside its ids."""
+
+    trained_on: str
+    """In words."""
+    special: str = ""
+    """How BOS and EOS were found, where that was a question."""
+
+    @staticmethod
+    def trained(sample_bytes: int) -> TokenizerOrigin:
+        return TokenizerOrigin(
+            f"these documents, up to {sample_bytes:,} bytes by the corpus's shares"
+        )
+
+    @staticmethod
+    def given(folder: Path, path: Path) -> TokenizerOrigin:
+        """Of the tokenizer that somebody named by `path`, and that `folder` holds."""
+        found = read_object(folder / "manifest.json")
+        special = [
+            f"{role.upper()} {found[f'{role}_token']} ({found[f'{role}_token_from']})"
+            for role in ("bos", "eos")
+            if f"{role}_token_from" in found
+        ]
+        return TokenizerOrigin(f"unknown text: {path.name} was given", ", ".join(special))
 
 
 def account_of(
-    options: BuildDataset,
     corpus: Corpus,
+    documents: Path,
     manifests: Mapping[str, Manifest],
+    *,
+    undone: tuple[str, ...],
     evaluations: IndexAccount | None,
     store: StoreManifest | None,
+    tokenizer: TokenizerOrigin | None,
     predicted: Sequence[StageCost],
     deviations: Sequence[Deviation],
 ) -> BuildAccount:
-    """Everything that is known about a finished build."""
-    documents = options.out / "documents"
+    """Everything that is known about a finished build, whose documents folders are in
+    `documents`."""
     versions = {k: v for m in manifests.values() for k, v in m.versions.items()}
     rules = [rule.name for rule in corpus.rules]
     if any(REQUESTED in manifest.dropped for manifest in manifests.values()):
@@ -64,18 +83,23 @@ def account_of(
         corpus=corpus.name,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         sources=tuple(
-            _source(manifest, rules, None if store is None else store.sources.get(name))
+            _source(
+                corpus.source(name)[0],
+                manifest,
+                rules,
+                None if store is None else store.sources.get(name),
+            )
             for name, manifest in manifests.items()
         ),
         left_out=corpus.left_out,
-        undone=options.undo,
+        undone=undone,
         requested_removals=sum(m.dropped.get(REQUESTED, 0) for m in manifests.values()),
         examples=tuple(e for name in manifests for e in _examples(documents / name, name)),
         clusters=tuple(load_clusters(documents / RULES / CLUSTERS)),
         evaluations=() if evaluations is None else tuple(_evaluations(manifests, evaluations)),
-        tokenizer=None if store is None else _tokenizer(options, store),
-        mixture=() if store is None else tuple(_mixture(store)),
-        token_budget=None if store is None else LLAMA1_TOKENS,
+        tokenizer=None if store is None or tokenizer is None else _tokenizer(tokenizer, store),
+        mixture=() if store is None else tuple(_mixture(corpus, store)),
+        token_budget=None if store is None else corpus.token_budget,
         costs=tuple(_costs(predicted, deviations)),
         versions=dict(sorted(versions.items())),
         fingerprints={
@@ -86,17 +110,19 @@ def account_of(
 
 
 def _source(
-    manifest: Manifest, rules: Sequence[str], splits: Mapping[Split, SplitManifest] | None
+    source: Source,
+    manifest: Manifest,
+    rules: Sequence[str],
+    splits: Mapping[Split, SplitManifest] | None,
 ) -> SourceAccount:
-    origin, terms = ORIGINS.get(manifest.source, ("", ""))
     return source_account(
         manifest,
         rules,
         licence_bytes=manifest.licence_bytes,
         num_tokens=None if splits is None else sum(s.num_tokens for s in splits.values()),
         unknown_bytes=None if splits is None else sum(s.num_byte_tokens for s in splits.values()),
-        origin=origin,
-        terms=terms,
+        origin=source.origin,
+        terms=source.terms,
     )
 
 
@@ -113,25 +139,22 @@ def _evaluations(
         yield EvaluationAccount(name, found.items, found.indexed, hits[name])
 
 
-def _tokenizer(options: BuildDataset, store: StoreManifest) -> TokenizerAccount:
-    chosen = options.tokenizer
-    trained_on = (
-        f"these documents, up to {chosen.sample_bytes:,} bytes by the paper's shares"
-        if chosen.path is None
-        else f"unknown text: {chosen.path.name} was given"
-    )
+def _tokenizer(origin: TokenizerOrigin, store: StoreManifest) -> TokenizerAccount:
+    kind = _KINDS[store.tokenizer_kind]
     return TokenizerAccount(
-        kind="SentencePiece BPE, byte fallback, digits split",
+        kind=f"{kind}; {origin.special}" if origin.special else kind,
         vocab_size=store.vocab_size,
         sha256=store.tokenizer_sha256,
-        trained_on=trained_on,
+        trained_on=origin.trained_on,
         bytes_per_token={n: splits["train"].bytes_per_token for n, splits in store.sources.items()},
     )
 
 
-def _mixture(store: StoreManifest) -> Iterator[MixtureRow]:
-    """The sources by the paper's shares, scaled to those that there are."""
-    total = sum(LLAMA1_SHARES[name] for name in store.sources)
+def _mixture(corpus: Corpus, store: StoreManifest) -> Iterator[MixtureRow]:
+    """The sources by the corpus's shares, scaled to those that there are; else by their tokens."""
+    tokens = {name: splits["train"].num_tokens for name, splits in store.sources.items()}
+    weights = corpus.shares_of(list(tokens)) or tokens
+    total = sum(weights.values())
     for name, splits in store.sources.items():
         train = splits["train"]
         yield MixtureRow(
@@ -139,9 +162,9 @@ def _mixture(store: StoreManifest) -> Iterator[MixtureRow]:
             documents=train.num_documents,
             text_bytes=train.num_text_bytes,
             tokens=train.num_tokens,
-            share=LLAMA1_SHARES[name] / total,
-            paper_share=LLAMA1_SHARES[name],
-            paper_epochs=LLAMA1_EPOCHS[name],
+            share=weights[name] / total,
+            stated_share=corpus.shares.get(name),
+            stated_epochs=corpus.epochs.get(name),
         )
 
 

@@ -18,8 +18,8 @@ class CompareTokenizers:
     out: Path
     """The dataset."""
     tokenizers: tuple[Path, ...]
-    """Tokenizer folders or SentencePiece models, such as LLaMA's tokenizer.model; OUT/tokenizer is
-    compared with them."""
+    """Tokenizer folders (with tokenizer.model, or tokenizer.json alone) or SentencePiece models,
+    such as LLaMA's tokenizer.model; OUT/tokenizer is compared with them."""
     bytes_per_source: int = 10_000_000
     """Text of each source that they are compared on."""
 
@@ -30,11 +30,16 @@ class CompareTokenizers:
         documents = {name: self.out / "documents" / name for name in names}
         with tempfile.TemporaryDirectory() as temporary:
             folders = {}
-            for index, path in enumerate((self.out / "tokenizer", *self.tokenizers)):
-                folder = path
-                if path.is_file():
+            for index, path in enumerate((self._own(), *self.tokenizers)):
+                folder = path.parent if path.name == "tokenizer.json" else path
+                if folder.is_file():
                     folder = Path(temporary) / str(index)
                     export_tokenizer(path, folder)
                 folders[str(path)] = folder
             fits = compare_tokenizers(documents, folders, bytes_per_source=self.bytes_per_source)
         return table(fits)
+
+    def _own(self) -> Path:
+        """The dataset's own: a SentencePiece folder that was given is in the store only."""
+        own = self.out / "tokenizer"
+        return own if own.exists() else self.out / "store" / "tokenizer"

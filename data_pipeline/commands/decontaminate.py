@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from data_pipeline.corpus import Corpus
 from data_pipeline.files.model_file import model_file
 from data_pipeline.filters.decontamination import (
     IndexAccount,
@@ -13,7 +14,6 @@ from data_pipeline.filters.decontamination import (
     drop_contaminated,
     flag_contaminated,
 )
-from recipes.small_corpora import Corpus
 
 Action = Literal["drop", "flag"]
 

@@ -38,10 +38,6 @@ class ExecutorOptions:
         if self.executor == "local":
             yield processes
             return
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Ray's default is for ever, also for a task that no machine has the memory for. A cluster
-        # that is there already takes it from the process that asks it for tasks.
-        os.environ.setdefault("RAY_task_oom_retries", "4")
         # Ray's import takes a second, which no other build should pay for.
         from data_pipeline.executors.ray import ray_cluster
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from data_pipeline.corpus import Corpus
 from data_pipeline.document import Document, Rejected, Source
 from data_pipeline.files.remote import Root
 from data_pipeline.report.inspection import RawDocuments, difference, drops, kept, steps
-from recipes.small_corpora import Corpus
 
 SHOWN_LINES = 40
 
@@ -18,18 +18,14 @@ def show(
     corpus: Corpus, out: Path, name: str, *, reason: str | None, edits: bool, limit: int
 ) -> None:
     """Print documents of the source `name`: those dropped (for one reason), or what `edits` did."""
-    for source, root in corpus.sources:
-        if source.name == name:
-            folder = out / "documents" / name
-            if edits:
-                found = _edits(source, root, folder)
-            else:
-                found = _dropped(source, root, folder, reason)
-            for text in islice(found, limit):
-                print(text, end="\n\n")
-            return
-    names = ", ".join(source.name for source, _ in corpus.sources)
-    raise ValueError(f"--inspect: {name} is none of {names}")
+    try:
+        source, root = corpus.source(name)
+    except ValueError as error:
+        raise ValueError(f"--inspect: {error}") from error
+    folder = out / "documents" / name
+    found = _edits(source, root, folder) if edits else _dropped(source, root, folder, reason)
+    for text in islice(found, limit):
+        print(text, end="\n\n")
 
 
 def _dropped(source: Source, root: Root, folder: Path, reason: str | None) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What one says on the command line of the dataset job."""
+"""What one says on the command line of every build, whatever its corpus."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from data_pipeline.commands.executor_options import ExecutorOptions
-from recipes.llama1_corpus import CrawlModels, Deduplication
+from data_pipeline.corpus import Deduplication
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,17 @@ class Decontamination:
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class TokenizerOptions:
     """What the store is made with: a tokenizer that exists, or one that is trained here."""
 
     path: Path | None = None
-    """LLaMA's tokenizer.model, or a tokenizer folder; by default one is trained on the documents,
-    with the paper's settings, on a sample by the paper's shares."""
+    """A SentencePiece model such as LLaMA's tokenizer.model, or a folder with one; or a Hugging
+    Face folder with tokenizer.json. By default one is trained on the documents, with the settings
+    of LLaMA's, on a sample by the corpus's shares."""
+    bos_token: str | None = None
+    """Token that begins a document, where the Hugging Face folder does not say which."""
+    eos_token: str | None = None
+    """Token that ends a document, where the Hugging Face folder does not say which."""
     vocab_size: int = 32_000
     """Pieces of a tokenizer that is trained."""
     method: Literal["sample", "word_counts"] = "sample"
@@ -46,29 +51,33 @@ class Tokenizer:
 
 
 @dataclass(frozen=True)
-class BuildDataset:
-    """Build the token store of a corpus from the raw files of the public sources.
+class Inspection:
+    """A look at a finished build, in place of building."""
 
-    Other jobs, each with its own --help: plan, train-perplexity, train-references,
-    compare-tokenizers, find-document, remove.
-    """
+    inspect: str | None = None
+    """In place of building, show documents of this source that a finished build dropped."""
+    reason: str | None = None
+    """With --inspect: those dropped for this reason; by default for any."""
+    edits: bool = False
+    """With --inspect: what the edits did to documents that were kept, in place of dropped ones."""
+    limit: int = 5
+    """With --inspect: at most this many."""
 
-    raw: str
-    """Folder that holds one folder per source, with its files as they are published; or its URL
-    (s3://, gs://, hf://), from which each file is copied while it is read."""
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a corpus is built."""
+
     out: Path
     """Everything is written here; an earlier build in it is continued."""
-    corpus: Literal["llama1"] = "llama1"
-    """Which sources, with which thresholds: recipes/llama1_corpus.py."""
     sources: tuple[str, ...] = ()
     """Build these only; by default all of the corpus."""
-    models: CrawlModels = field(default_factory=CrawlModels)
     deduplication: Deduplication = field(default_factory=Deduplication)
     undo: tuple[str, ...] = ()
     """Rules that are to remove nothing (duplicate, book_overlap, near_duplicate, same_url,
     repeated_paragraphs). What they found is kept; nothing runs again but repeated_paragraphs."""
     decontaminate: Decontamination = field(default_factory=Decontamination)
-    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    tokenizer: TokenizerOptions = field(default_factory=TokenizerOptions)
     holdout: float = 0.001
     """Share of each source's documents that is kept out of training, chosen by document hash."""
     documents_only: bool = False
@@ -84,11 +93,8 @@ class BuildDataset:
     public: bool = False
     """With --push-to-hub, for everybody to see."""
     memory_gib: Annotated[float, tyro.conf.arg(help="For comparing documents, all workers.")] = 4.0
-    inspect: str | None = None
-    """In place of building, show documents of this source that a finished build dropped."""
-    reason: str | None = None
-    """With --inspect: those dropped for this reason; by default for any."""
-    edits: bool = False
-    """With --inspect: what the edits did to documents that were kept, in place of dropped ones."""
-    limit: int = 5
-    """With --inspect: at most this many."""
+    inspection: Annotated[Inspection, tyro.conf.arg(name="")] = field(default_factory=Inspection)
+
+    @property
+    def memory_bytes(self) -> int:
+        return int(self.memory_gib * (1 << 30))

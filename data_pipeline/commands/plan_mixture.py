@@ -1,20 +1,20 @@
 """What a mixture means for a token budget, before anything is trained.
 
-python -m data_pipeline.commands.plan_mixture                                # the paper's data, 1.4 T tokens
-python -m data_pipeline.commands.plan_mixture --store OUT/store --tokens 20B # a built store, by the paper's shares
-python -m data_pipeline.commands.plan_mixture --epochs books 2 wikipedia 3 --without c4
+build_dataset.sh plan                                 # the paper's data, 1.4 T tokens
+build_dataset.sh plan --store OUT/store --tokens 20B  # a built store, by the corpus's shares
+build_dataset.sh plan --epochs books 2 wikipedia 3 --without c4
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from data_pipeline.corpus import Corpus
 from data_pipeline.tokens.mixture_plan import (
     MixturePlan,
     as_json,
@@ -24,8 +24,6 @@ from data_pipeline.tokens.mixture_plan import (
     plan_mixture,
 )
 from data_pipeline.tokens.store import TokenStore
-from recipes.launch import bad_input, errors_in_one_line
-from recipes.llama import LLAMA1_EPOCHS, LLAMA1_SHARES, LLAMA1_TOKENS
 
 
 @dataclass(frozen=True)
@@ -33,13 +31,15 @@ class PlanMixture:
     """Tokens and epochs per source for a token budget, and which source runs out first."""
 
     store: Path | None = None
-    """Token store whose sizes count; by default those that follow from the paper's table 1."""
+    """Token store whose sizes count; by default those that follow from the corpus's shares, epochs
+    and token budget (LLaMA's: the paper's table 1)."""
     tokens: str | None = None
-    """The run's length, such as 1.4T or 20B; by default the paper's 1.4T, or what --epochs say."""
+    """The run's length, such as 1.4T or 20B; by default the corpus's budget (LLaMA's: 1.4T), or
+    what --epochs say."""
     shares: Annotated[dict[str, float], tyro.conf.arg(metavar="SOURCE SHARE ...")] = field(
         default_factory=dict
     )
-    """Share of each source, in proportion; by default the paper's, of the sources there are."""
+    """Share of each source, in proportion; by default the corpus's, of the sources there are."""
     epochs: Annotated[dict[str, float], tyro.conf.arg(metavar="SOURCE EPOCHS ...")] = field(
         default_factory=dict
     )
@@ -49,30 +49,41 @@ class PlanMixture:
     json: bool = False
     """The numbers for programs."""
 
-    def run(self) -> str:
-        """The plan as text or JSON; ValueError where the options contradict the sources."""
-        available = available_tokens(TokenStore.open(self.store)) if self.store else paper_tokens()
+    def run(self, corpus: Corpus) -> str:
+        """The plan as text or JSON; ValueError where the options contradict the sources, or neither
+        they nor the corpus say how long the run is."""
+        available = (
+            available_tokens(TokenStore.open(self.store)) if self.store else stated_tokens(corpus)
+        )
         tokens = parse_count(self.tokens) if self.tokens is not None else None
         if tokens is None and not self.epochs:
-            tokens = LLAMA1_TOKENS
+            tokens = corpus.token_budget
+            if tokens is None:
+                raise ValueError(
+                    f"the corpus {corpus.name} states no token budget; give --tokens or --epochs"
+                )
         shares = self.shares
         if not shares and not self.epochs:
-            shares = {name: LLAMA1_SHARES[name] for name in LLAMA1_SHARES if name in available}
+            shares = {name: corpus.shares[name] for name in corpus.shares if name in available}
         before = plan_mixture(available, tokens, shares=shares, epochs=self.epochs)
         if not self.without:
-            return self._shown(before, None, available)
+            return self._shown(before, None, available, corpus)
         after = plan_mixture(
             available, before.num_tokens, shares=shares, epochs=self.epochs, without=self.without
         )
-        return self._shown(after, before, available)
+        return self._shown(after, before, available, corpus)
 
     def _shown(
-        self, plan: MixturePlan, before: MixturePlan | None, available: dict[str, int]
+        self,
+        plan: MixturePlan,
+        before: MixturePlan | None,
+        available: dict[str, int],
+        corpus: Corpus,
     ) -> str:
         if self.json:
             return json.dumps(as_json(plan), indent=1)
         used = {source.name for source in plan.sources} | set(self.without)
-        missing = [name for name in LLAMA1_SHARES if name not in available]
+        missing = [name for name in corpus.shares if name not in available]
         notes = []
         if missing and not self.shares and not self.epochs:
             notes.append(f"not in the store: {', '.join(missing)}")
@@ -81,22 +92,17 @@ class PlanMixture:
         return "\n".join([as_text(plan, before), *notes])
 
 
-def paper_tokens() -> dict[str, int]:
-    """Tokens of each source, as they follow from the paper's shares and epochs at 1.4 T tokens."""
+def stated_tokens(corpus: Corpus) -> dict[str, int]:
+    """Tokens of each source, as they follow from the corpus's shares, epochs and token budget.
+
+    ValueError where it does not state all three.
+    """
+    if corpus.token_budget is None or not corpus.shares or not corpus.epochs:
+        raise ValueError(
+            f"the corpus {corpus.name} does not state shares, epochs and a token budget, from "
+            "which the sizes of its sources would follow; name a token store with --store"
+        )
     return {
-        name: round(LLAMA1_TOKENS * share / LLAMA1_EPOCHS[name])
-        for name, share in LLAMA1_SHARES.items()
+        name: round(corpus.token_budget * share / corpus.epochs[name])
+        for name, share in corpus.shares.items()
     }
-
-
-def main() -> None:
-    try:
-        with errors_in_one_line():
-            plan = tyro.cli(PlanMixture, prog="python -m data_pipeline.commands.plan_mixture")
-        print(plan.run())
-    except (ValueError, OSError) as error:
-        sys.exit(bad_input(error))
-
-
-if __name__ == "__main__":
-    main()

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from data_pipeline.corpus import Corpus, CorpusFunction
 from data_pipeline.document import Document, items_of
 from data_pipeline.documents_folder import read_manifest
-from data_pipeline.files.remote import Root, root_of
+from data_pipeline.files.remote import root_of
 from data_pipeline.filters.perplexity_training import NGramConfig, train_ngram
 from data_pipeline.filters.reference_classifier import ClassifierConfig, train_reference_classifier
 from data_pipeline.filters.reference_urls import collect_reference_urls
-from recipes.llama1_corpus import wikipedia_source
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class TrainReferences:
     """File to write; by default OUT/models/references.bin."""
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
 
-    def run(self) -> str:
-        """Train; what it was trained on, and what to do next."""
+    def run(self, corpus: CorpusFunction) -> str:
+        """Train; what it was trained on, and what to do next. `corpus` has Wikipedia's dumps."""
         to = self.to or self.out / "models" / "references.bin"
         pages = _pages(self.out, judged_by="reference_score")
-        references = collect_reference_urls(_english_wikitexts(root_of(self.raw) / "wikipedia"))
+        references = collect_reference_urls(_english_wikitexts(corpus(root_of(self.raw))))
         counts = train_reference_classifier(references, pages, to, config=self.classifier)
         return (
             f"wrote {to}, trained on {counts['num_references']:,} cited and "
@@ -81,11 +81,13 @@ def _english(folder: Path) -> Iterator[str]:
             yield document.text
 
 
-def _english_wikitexts(root: Root) -> Iterator[str]:
-    source = wikipedia_source(languages=frozenset({"en"}))
+def _english_wikitexts(corpus: Corpus) -> Iterator[str]:
+    source, root = corpus.source("wikipedia")
     for file in source.inputs(root).files:
         for item in items_of(source, file):
             if isinstance(item, Document):
+                if item.language != "en":
+                    break  # a dump has one language
                 yield item.text
 
 

@@ -1,3 +1,4 @@
-"""Compare documents with one another: exact and near duplicates, books, paragraphs, and the type of
-a corpus-level rule. Imported by `build`, `commands` and recipes; imports `document` and below.
+"""Deduplication: exact duplicates, near-duplicates (MinHash LSH), books, repeated paragraphs, and
+the type of a corpus-level rule. Imported by `build`, `commands` and recipes; imports `document` and
+below.
 """

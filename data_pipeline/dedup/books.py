@@ -1,28 +1,27 @@
-"""Book-level deduplication: of two books that overlap by more than 90 %, one is removed.
+"""Book-level deduplication: of two books with more than 90 % content overlap, one is removed.
 
 LLaMA, section 2.1: "deduplication at the book level, removing books with more than 90 % content
-overlap". The overlap of two books is the share of the distinct word 5-grams of the one with fewer
-that the other has too. A book inside an omnibus therefore overlaps with it fully, and it is the
-book that is removed: of a pair, the one with more distinct 5-grams stays; of equals the one that
-comes first.
+overlap". The overlap of two books is the containment of the smaller: the share of its distinct word
+5-grams that the larger has, too. A book inside an omnibus therefore overlaps with it fully, and it
+is the book that is removed: of a pair, the one with more distinct 5-grams is kept; tie-break: the
+one that comes first in reading order.
 
 1. One pass over all books samples their distinct 13-grams by hash, with one sampling rate for all.
-   Books that share enough of the samples are candidates.
-2. Every candidate pair is decided by its true overlap, from the largest book to the smallest: a
-   book goes if a book that stays overlaps with it by more.
+   Books that share enough samples are candidate pairs.
+2. Every candidate pair is verified by its true overlap, from the largest book to the smallest: a
+   book is removed if a book that is kept overlaps with it by more.
 
-Of overlap 90 % in 5-grams is left at least 74 % in 13-grams if single words differ (each breaks
-five of the ones and thirteen of the others), and more if they stand together. A pair is a
-candidate from 25 % of the samples on.
+At an overlap of 90 % in 5-grams at least 74 % of the 13-grams are shared if single words differ
+(each breaks five of the ones and thirteen of the others), and more if differences are adjacent. A
+pair is a candidate from 25 % of the samples on.
 
 Memory is bounded whatever the number of books: 8 bytes per sample, at most `max_samples` of them
 (the rate halves whenever there would be more) and as much again while they are sorted, 24 bytes per
-pair of books with a common sample, 0.3 kB per book, and one row group of text. The arithmetic for
-200,000 books of 500 kB (100 GB, 18 thousand million 13-grams): with 2^25 samples the rate ends at
-1/1024; 18 million samples stay, 88 of a book of 90,000 words; 0.27 + 0.14 GB for them and 0.06 GB
-for the books. Of an average book that overlaps by 90 %, 65 samples are expected to be shared and
-22 are needed. A pamphlet of 5,000 words has five, needs one or two, and is missed about once in
-thirty.
+pair of books with a common sample, 0.3 kB per book, and one row group of text. Estimate for 200,000
+books of 500 kB (100 GB, 18 billion 13-grams): with 2^25 samples the rate ends at 1/1024; 18 million
+samples are kept, 88 of a book of 90,000 words; 0.27 + 0.14 GB for them and 0.06 GB for the books.
+Of an average book that overlaps by 90 %, 65 samples are expected to be shared and 22 are needed. A
+pamphlet of 5,000 words has five, needs one or two, and is missed about once in thirty.
 """
 
 from __future__ import annotations
@@ -50,14 +49,14 @@ _BOOK_MASK = np.uint64((1 << _BOOK_BITS) - 1)
 _SPREAD = np.uint64(0xC2B2AE3D27D4EB4F)
 _SLICE = 1 << 22
 _MAX_GROUP = 32
-"""Of more books with one sample, each is paired with this many of the largest of them only."""
+"""Where more books share one sample, each is paired with only this many of the largest."""
 _CACHED_BOOKS = 64
 
 
 @dataclass(frozen=True)
 class _Book:
     number: int
-    """Among all documents of all files."""
+    """Index among all documents of all files."""
     path: Path
     row_group: int
     row: int
@@ -89,26 +88,26 @@ class _Samples:
         self.used += len(packed)
 
     def _is_sampled(self, packed: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        """By the hash alone, so that the same 13-grams are sampled of every book."""
+        """Decided by the hash alone, so that the same 13-grams are sampled of every book."""
         spread = (packed >> np.uint64(_BOOK_BITS)) * _SPREAD
         return spread <= np.uint64((1 << 64) - 1 >> self.halvings)
 
 
-def books_that_overlap(comparison: Comparison, *, min_overlap: float) -> Removals:
-    """Rule: of two books that overlap by more than `min_overlap` one goes."""
+def book_overlap(comparison: Comparison, *, min_overlap: float) -> Removals:
+    """Rule: of two books that overlap by more than `min_overlap` one is removed."""
     size = sum(file.path.stat().st_size for file in comparison.files)
-    find = partial(overlapping_books, min_overlap=min_overlap)
+    find = partial(find_overlapping_books, min_overlap=min_overlap)
     # One task: every book may overlap with every other.
     return comparison.executor.map(find, [comparison.files], [size], label="book_overlap")[0]
 
 
-def overlapping_books(
+def find_overlapping_books(
     files: Sequence[DocumentFile], *, min_overlap: float, max_samples: int = 1 << 25
 ) -> Removals:
-    """The books to remove; the similarity of a removal is the overlap.
+    """The books to remove; the similarity of a removal is the overlap, in (min_overlap, 1].
 
-    A pair overlaps if its overlap is more than `min_overlap`. The result depends on the books and
-    their order alone. ValueError if there are more than 2^24 books.
+    Deterministic: the result depends on the books and their order alone. ValueError if there are
+    more than 2^24 books.
     """
     if not 0.5 <= min_overlap < 1:
         raise ValueError(f"min_overlap ({min_overlap}) must be at least 0.5 and below 1")
@@ -116,7 +115,7 @@ def overlapping_books(
     pairs = _candidates(samples, books)
     overlaps = _Overlaps(books)
     removed: dict[int, tuple[int, float]] = {}
-    # Pairs come by the smaller book, from the largest such book to the smallest.
+    # Pairs are sorted by the smaller book, from the largest such book to the smallest.
     for small, large in pairs:
         if large in removed:
             continue
@@ -183,7 +182,7 @@ def _candidates(samples: _Samples, books: Sequence[_Book]) -> list[tuple[int, in
 
 
 def _shared(values: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    """(larger << 32 | smaller) of every pair of ranks with a common sample; how many they have."""
+    """(larger << 32 | smaller) of every pair of ranks with a common sample; how many they share."""
     pairs, counts = np.empty(0, np.uint64), np.empty(0, np.int64)
     start = 0
     while start < len(values):

@@ -1,8 +1,8 @@
-"""Entries (key of 64 bits, member of 32 bits) in files sorted by key, the members of one key, and
-pairs of members that share one.
+"""Hash buckets on disk: entries (64-bit key, 32-bit member) in sorted runs, and the pairs of
+members that share a key (LSH bucket).
 
-A key has all of its 64 bits: with 2**35 entries (21 bands of 1.6 thousand million documents) some
-32 pairs of different buckets have the same key by chance.
+Keys keep all 64 bits: with 2**35 entries (21 bands of 1.6 billion documents) about 32 pairs of
+different buckets collide by chance.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from data_pipeline.text.word_ngrams import Hashes
 Members = npt.NDArray[np.uint32]
 
 BYTES_PER_ENTRY = 48
-"""Memory: the entry, joined with others, the sorting order, and sorted."""
+"""Peak memory per entry: the entry, joined with others, the sort order, and sorted."""
 MEMBER_BITS = 32
 
 
@@ -33,7 +33,7 @@ class RunWriter:
         self._num_held = self._num_runs = 0
 
     def add(self, keys: Hashes, members: Members) -> None:
-        """One member for each key."""
+        """Add entries: one member per key."""
         if self._num_held + len(keys) > self._max_entries:
             self._flush()
         self._held.append((keys, members))
@@ -63,18 +63,18 @@ class RunWriter:
 
 
 def num_entries(folders: Sequence[Path]) -> int:
-    """Of all runs in some folders."""
+    """Number of entries in all runs of some folders."""
     return sum(len(keys) for folder in folders for keys, _ in _runs(folder))
 
 
 def shared_keys(folders: Sequence[Path], low: int, high: int) -> Hashes:
-    """Of the keys from `low` to below `high` in the folders' runs, those that several entries have:
-    (a number for the key << 32 | member), sorted."""
+    """Keys from `low` to below `high` that several entries in the folders' runs share: (running
+    number of the key << 32 | member), sorted."""
     parts = [(np.empty(0, np.uint64), np.empty(0, np.uint32))]
     for folder in folders:
         for keys, members in _runs(folder):
             first = np.searchsorted(keys, np.uint64(low))
-            # The end of the last range is no integer of 64 bits.
+            # The end of the last range exceeds 64 bits.
             is_last = high == 1 << 64
             last = len(keys) if is_last else np.searchsorted(keys, np.uint64(high))
             parts.append((np.array(keys[first:last]), np.array(members[first:last])))
@@ -90,7 +90,7 @@ def shared_keys(folders: Sequence[Path], low: int, high: int) -> Hashes:
 
 
 def _runs(folder: Path) -> list[tuple[Hashes, Members]]:
-    """Keys and members of each run, mapped into memory."""
+    """Keys and members of each run, memory-mapped."""
     return [
         (
             np.load(path, mmap_mode="r"),
@@ -103,10 +103,10 @@ def _runs(folder: Path) -> list[tuple[Hashes, Members]]:
 def pairs_in_groups(
     values: Hashes, member_bits: int, max_first: int
 ) -> Iterator[tuple[Hashes, Hashes]]:
-    """(lower, higher) members of pairs in each group of sorted values whose high bits are equal.
+    """(lower, higher) members of the pairs in each group of sorted values with equal high bits.
 
-    The low `member_bits` of a value are its member. Each member is paired with the `max_first`
-    lowest of its group that are below it.
+    The low `member_bits` of a value are its member. Each member is paired with at most `max_first`
+    members: the lowest of its group that are below it.
     """
     if not len(values):
         return

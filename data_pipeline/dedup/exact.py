@@ -1,8 +1,8 @@
-"""Rules: of documents with the same text, or the same address, one stays.
+"""Exact deduplication rules: of documents with the same text, or the same URL, one is kept.
 
-Documents are grouped by hashes of 128 bits (`document_keys`), and the preferred one of each group
-stays. Where the keys do not fit into the memory budget they are first written to files by their
-leading bits, so that every group is in one file.
+Documents are grouped by 128-bit hashes (`keys.py`), and the preferred one of each group is kept.
+Where the keys exceed the memory budget they are first partitioned into files by their leading
+bits, so that every group is in one file.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.dedup.keys import KEYS_DTYPE, preferred_first
+from data_pipeline.dedup.keys import KEYS_DTYPE, preference_order
 from data_pipeline.dedup.rule import REMOVAL_DTYPE, Comparison, DocumentFile, Removals
 from data_pipeline.files.atomic import atomic_directory
 
 _ROW_DTYPE = np.dtype([("number", "<i8"), ("source", "<i4"), ("keys", KEYS_DTYPE)])
-# A row, its copy while groups are joined, and what sorting needs.
+# A row, its copy while groups are joined, and sorting.
 _BYTES_PER_DOCUMENT = 3 * _ROW_DTYPE.itemsize
 _DOCUMENTS_PER_TASK = 1 << 20
 _MAX_BUCKETS = 1 << 12
 
 
 def same_text(comparison: Comparison) -> Removals:
-    """Documents with the text of another, in the sense of their source's `same_text`."""
+    """Rule: documents whose texts have equal keys, by their source's `same_text`."""
     return _same(comparison, "text")
 
 
 def same_url(comparison: Comparison) -> Removals:
-    """Documents with the address of another, in the sense of their source's `same_url`."""
+    """Rule: documents whose URLs have equal keys, by their source's `same_url`."""
     return _same(comparison, "url")
 
 
@@ -73,7 +73,8 @@ class _Gather:
 
 
 def _scatter_tasks(comparison: Comparison) -> list[_Scatter]:
-    """Consecutive files, together about a million documents, or what the memory budget allows."""
+    """Consecutive files, together about a million documents, or as many as fit the memory
+    budget."""
     most = min(_DOCUMENTS_PER_TASK, comparison.memory_budget // _BYTES_PER_DOCUMENT)
     tasks: list[_Scatter] = []
     group: list[DocumentFile] = []
@@ -103,7 +104,7 @@ def _joined(task: _Scatter) -> npt.NDArray[np.void]:
 
 
 def _scatter(task: _Scatter) -> None:
-    """One file per bucket, of the task's rows."""
+    """Write the task's rows, one file per bucket."""
     joined = _joined(task)
     leading = np.frombuffer(joined["keys"][task.field].tobytes(), ">u2").reshape(-1, 8)[:, 0]
     buckets = (leading.astype(np.int64) * task.num_buckets) >> 16
@@ -132,8 +133,8 @@ def _rows(file: DocumentFile, start: int) -> npt.NDArray[np.void]:
 
 def _removals(rows: npt.NDArray[np.void], field: str) -> Removals:
     rows = rows[rows["keys"][field] != b""]
-    preferred = rows[preferred_first(rows["keys"], rows["source"])]
-    # Stable: the preferred one comes first in its group.
+    preferred = rows[preference_order(rows["keys"], rows["source"])]
+    # Stable sort: the preferred one comes first in its group.
     grouped = preferred[np.argsort(preferred["keys"][field], kind="stable")]
     key = grouped["keys"][field]
     is_first = np.ones(len(key), np.bool_)

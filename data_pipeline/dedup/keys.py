@@ -1,9 +1,9 @@
-"""What documents are compared by without their texts, and which of equals is preferred.
+"""Deduplication keys of a document, and the tie-breaking: which copy of a duplicate is kept.
 
-Of documents that are the same by some rule one stays: that of the source that comes first in the
-corpus; of one source's, the one with the lowest perplexity, then with the highest probability of
-being a reference, then the earliest (documents without these come last), then the one with the
-smallest id, then the first in reading order. It never depends on which process was faster.
+Of documents that a rule finds equal one is kept: that of the source that comes first in the corpus;
+within a source, the one with the lowest perplexity, then with the highest reference score, then the
+earliest timestamp (missing values sort last), then the smallest id, then the first in reading
+order. The order never depends on which worker finished first.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ KEYS_DTYPE = np.dtype(
         ("timestamp", "S20"),
     ]
 )
-"""Of one document. `id`: its content id; `text`: hash of what makes it the same as another (128
-bits each); `url`: the same for its address, zeros where there is none; `num_bytes` of its text in
-UTF-8."""
+"""Keys of one document. `id`: its content id; `text`: 128-bit hash of its exact-deduplication key;
+`url`: the same for its URL, zeros where there is none; `num_bytes`: UTF-8 bytes of its text."""
 PREFERENCE_FIELDS = ("id", "perplexity", "reference_score", "timestamp")
-"""What `preferred_first` looks at."""
+"""Fields that `preference_order` reads."""
 Keys = npt.NDArray[np.void]
 
 _LATEST = b"~"
@@ -60,9 +59,9 @@ def key_of(document: Document, source: Source) -> Keys:
     )
 
 
-def preferred_first(keys: Keys, source: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
-    """The order that puts preferred documents first; `source` is the place of each document's
-    source in the corpus. Equal documents stay in the order that they have."""
+def preference_order(keys: Keys, source: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+    """The order that sorts preferred documents first (tie-breaking); `source` is the index of each
+    document's source in the corpus. Stable for equal documents."""
     columns: Sequence[npt.NDArray[Any]] = (
         keys["id"],
         keys["timestamp"],
@@ -74,6 +73,6 @@ def preferred_first(keys: Keys, source: npt.NDArray[np.integer[Any]]) -> npt.NDA
 
 
 def hexadecimal(ids: npt.NDArray[np.bytes_]) -> list[str]:
-    """Content ids as they are written in documents."""
-    # NumPy takes zeros off the end of bytes.
+    """Content ids in the hexadecimal form of `Document` rows."""
+    # NumPy strips trailing zero bytes.
     return [value.ljust(16, b"\0").hex() for value in ids.tolist()]

@@ -1,12 +1,12 @@
-"""MinHash: word n-grams of texts as hashes, signatures, and bands, by which candidates are found.
+"""MinHash LSH: word-n-gram shingles, MinHash signatures, and LSH bands that give candidate pairs.
 
 The similarity of two documents is the Jaccard index of their sets of word n-grams (a word is a run
 of letters and digits in lower case, `word_ngrams.py`). A document of fewer than n words has one
-n-gram, all of its words.
+shingle, all of its words.
 
-A signature of b x r values is cut into b bands of r. Documents that agree in a whole band are a
-candidate pair; a pair of similarity s is missed with probability (1 - s^r)^b (Leskovec, Rajaraman,
-Ullman, "Mining of Massive Datasets", section 3.4).
+A signature of b x r values is split into b bands of r rows. Documents that agree in a whole band
+are a candidate pair; a pair of similarity s is missed with probability (1 - s^r)^b (Leskovec,
+Rajaraman, Ullman, "Mining of Massive Datasets", section 3.4).
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ import numpy.typing as npt
 from data_pipeline.text.word_ngrams import Hashes, mix, ngram_hashes, word_hashes_of_texts
 
 _BLOCK_SHINGLES = 1 << 15
-"""Signed together: they stay in the processor's cache."""
+"""Hashed together, sized to stay in the CPU cache."""
 _SHORT = np.uint64(0x5851F42D4C957F2D)
 
 
 @dataclass(frozen=True)
 class Bands:
-    """How a signature is cut."""
+    """How a signature is split into LSH bands."""
 
     num_bands: int
     rows: int
     """Hash values per band."""
 
     def miss_probability(self, similarity: float) -> float:
-        """That a pair of this similarity is no candidate."""
+        """Probability that a pair of this similarity is not a candidate."""
         return float((1 - similarity**self.rows) ** self.num_bands)
 
 
 def choose_bands(min_similarity: float, *, num_hashes: int = 128, max_miss: float = 0.002) -> Bands:
-    """The most rows per band for which at most `max_miss` of the pairs at `min_similarity` are
-    missed, with as many bands as `num_hashes` allows. ValueError if there is no such number.
+    """The most rows per band with which at most `max_miss` of the pairs at `min_similarity` are
+    missed, and as many bands as `num_hashes` allows. ValueError if no such number exists.
     """
     for rows in range(num_hashes, 0, -1):
         bands = Bands(num_hashes // rows, rows)
@@ -52,11 +52,13 @@ def choose_bands(min_similarity: float, *, num_hashes: int = 128, max_miss: floa
 
 
 def shingles(texts: Sequence[str], ngram_words: int) -> tuple[Hashes, npt.NDArray[np.int64]]:
-    """One hash per word n-gram of all texts, one text after another, and how many each text has."""
+    """One hash per word n-gram of all texts, concatenated, and the number of shingles of each
+    text."""
     words, num_words = word_hashes_of_texts(texts)
     counts = np.maximum(num_words - (ngram_words - 1), np.minimum(num_words, 1))
     ends = np.cumsum(num_words)
-    # An n-gram per word, also those that reach into the next text; then those that do not stay.
+    # An n-gram at every word, including those that reach into the next text; then these are
+    # dropped.
     padded = np.concatenate([words, np.zeros(ngram_words - 1, np.uint64)])
     all_ngrams = ngram_hashes(padded, ngram_words)
     firsts = ends - num_words
@@ -98,7 +100,7 @@ def signatures(
 
 
 def band_keys(values: npt.NDArray[np.uint32], bands: Bands) -> Hashes:
-    """One hash per text and band, (texts, bands)."""
+    """One hash per text and LSH band, (texts, bands)."""
     used = values[:, : bands.num_bands * bands.rows]
     parts = used.reshape(len(values), bands.num_bands, bands.rows).astype(np.uint64)
     keys = np.broadcast_to(np.arange(bands.num_bands, dtype=np.uint64), parts.shape[:2])
@@ -108,7 +110,7 @@ def band_keys(values: npt.NDArray[np.uint32], bands: Bands) -> Hashes:
 
 
 def jaccard(one: Hashes, other: Hashes) -> float:
-    """Share of the union of two sets, sorted, that both have; neither is empty."""
+    """Jaccard index of two sets of sorted unique hashes; neither is empty."""
     few, many = (one, other) if len(one) <= len(other) else (other, one)
     places = np.searchsorted(many, few)
     # What lies beyond the end is larger than the last one, and not equal to it.

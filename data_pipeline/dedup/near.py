@@ -1,21 +1,21 @@
-"""Rule: of documents that share most of their word n-grams, one stays.
+"""Near-duplicate rule: MinHash LSH candidates, verified by the exact Jaccard index; one is kept.
 
-The work goes through files, by tasks that any executor may run:
+The work is a shuffle through files, in tasks that any executor can run:
 
-1. Every chunk of files is signed (`minhash.py`): band keys with the document's rank, sorted.
-2. Every range of band keys gives pairs of ranks that agree in a band: candidates.
-3. Of every chunk, the documents that have a candidate are written as sets of n-gram hashes.
-4. Every range of candidates is verified by the true Jaccard index of the sets.
-5. Documents are taken in order of preference. A document goes if an earlier one that stays is as
-   similar as `min_similarity`; the first such is the one it is removed for.
+1. For every chunk of files, LSH band keys (`minhash.py`) with the document's rank, sorted.
+2. For every range of band keys, pairs of ranks that agree in a band: candidate pairs.
+3. For every chunk, the shingle sets of documents that have a candidate are written.
+4. For every range of candidate pairs, the true Jaccard index of the sets.
+5. Documents are taken in order of preference (tie-breaking). A document is removed if an earlier
+   one that is kept has at least `min_similarity`; it is recorded as duplicate of the first such.
 
-So every removed document is similar to one that stays: similarity is not passed on along a chain,
-and no clusters are formed. The result depends on the documents and their preference alone, not on
-the memory budget, the executor or how the files are cut.
+So every removed document is similar to a kept one: there is no transitive removal and no clustering
+by connected components. The result is deterministic: it depends on the documents and their
+preference alone, not on the memory budget, the executor or the chunking.
 
-A task stays within the memory budget; what it holds more than once is counted. Besides come one
-batch of texts, and in the process that hands out the tasks 100 bytes per document while the order
-of preference is made, then 20, and 60 per removal.
+A task stays within the memory budget, copies included. In addition there is one batch of texts, and
+in the process that schedules the tasks 100 bytes per document while the preference order is
+computed, then 20, and 60 per removal.
 """
 
 from __future__ import annotations
@@ -56,26 +56,26 @@ Places = npt.NDArray[np.int64]
 _MIN_BUDGET = 1 << 24
 _MAX_DOCUMENTS = 1 << 32
 _CHUNK_BYTES = (4 << 20, 32 << 20)
-"""Least and most of Parquet: some 15 and 100 MB of text, a second and several of work."""
+"""Minimum and maximum chunk of Parquet: some 15 and 100 MB of text, one and several seconds."""
 _FEW_CHUNKS = 64
-"""As many as this are made small, so that there are some for every worker."""
+"""Up to this many chunks are small, so that every worker gets some."""
 _BATCH_ROWS = 256
 _MAX_FIRST = 32
-"""In a bucket with more documents, each is compared with this many of the preferred ones only. What
-is similar to none of these and to another one is missed, unless they meet in another band."""
+"""In a bucket with more documents, each is compared with only this many of the preferred ones. A
+pair of others is missed, unless they share another band with few documents."""
 _PAIRS_AT_ONCE = 1 << 20
 _COPIES = 4
-"""Of pairs that are sorted: as they come, joined, sorted, and each once."""
+"""Copies of the pairs while they are sorted: read, joined, sorted, and unique."""
 
 
 def near_duplicates(
     comparison: Comparison, *, min_similarity: float, ngram_words: int = 5
 ) -> Removals:
-    """Documents of which `min_similarity` of the word n-grams are those of a preferred one.
+    """Rule: documents with a Jaccard index of at least `min_similarity` to a preferred one.
 
-    The similarity of a removal is the true one, the Jaccard index. n-grams of 5 words are what most
-    use; SlimPajama took 13 and a similarity of 0.8. ValueError for a threshold, size or budget out
-    of range, or more than 2**32 documents.
+    The similarity of a removal is the exact Jaccard index of the word n-grams. 5-grams are the
+    usual choice; SlimPajama used 13-grams and a similarity of 0.8. ValueError for a threshold, size
+    or budget out of range, or more than 2**32 documents.
     """
     if not 0.1 <= min_similarity <= 1:
         raise ValueError(f"min_similarity ({min_similarity}) must be between 0.1 and 1")
@@ -95,16 +95,16 @@ def near_duplicates(
         memory_budget=comparison.memory_budget,
     )
     np.save(work.ranks, comparison.preference())
-    tasks = [_OfChunk(work, chunk) for chunk in _chunks(comparison.files)]
+    tasks = [_ChunkTask(work, chunk) for chunk in _chunks(comparison.files)]
     pairs = _candidates(tasks, work, comparison)
-    _sets(tasks, pairs, work, comparison)
+    _write_all_sets(tasks, pairs, work, comparison)
     verified = _verified(pairs, min_similarity, work, comparison)
-    return _decided(verified, np.argsort(np.load(work.ranks)))
+    return _choose_removals(verified, np.argsort(np.load(work.ranks)))
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Consecutive files, and the number of the first one's first document."""
+    """Consecutive files, and the number of the first document."""
 
     index: int
     files: tuple[DocumentFile, ...]
@@ -113,28 +113,28 @@ class _Chunk:
 
 @dataclass(frozen=True)
 class _Work:
-    """What all tasks share."""
+    """Parameters that all tasks share."""
 
     folder: Path
     bands: Bands
     ngram_words: int
     bits: int
-    """Of a document's rank."""
+    """Bits of a document's rank."""
     memory_budget: int
 
     @property
     def ranks(self) -> Path:
-        """For every document its place in the order of preference."""
+        """Every document's rank in the order of preference."""
         return self.folder / "ranks.npy"
 
     @property
     def index(self) -> Path:
-        """Where the sets of documents that have a candidate are."""
+        """Index of the shingle sets of documents that have a candidate."""
         return self.folder / "index.npy"
 
     @property
     def low(self) -> np.uint64:
-        """The bits of a rank."""
+        """Bit mask of a rank."""
         return (np.uint64(1) << np.uint64(self.bits)) - np.uint64(1)
 
     def of_chunk(self, what: str, chunk: _Chunk) -> Path:
@@ -143,10 +143,10 @@ class _Work:
     def ranges(self, num_bytes: int, num_bits: int) -> list[tuple[int, int]]:
         """Ranges of integers of `num_bits` bits, so many that each fits into memory, if all of them
         together take `num_bytes`."""
-        return _cut(num_bits, max(1, math.ceil(num_bytes / self.memory_budget)))
+        return _split_range(num_bits, max(1, math.ceil(num_bytes / self.memory_budget)))
 
 
-def _cut(num_bits: int, count: int) -> list[tuple[int, int]]:
+def _split_range(num_bits: int, count: int) -> list[tuple[int, int]]:
     ends = [(1 << num_bits) * i // count for i in range(count + 1)]
     return list(itertools.pairwise(ends))
 
@@ -171,8 +171,8 @@ def _chunks(files: Sequence[DocumentFile]) -> Iterator[_Chunk]:
 def _texts(
     chunk: _Chunk, wanted: npt.NDArray[np.bool_] | None = None
 ) -> Iterator[tuple[Places, list[str]]]:
-    """Numbers and texts of the documents that are compared, in batches; of them the wanted ones,
-    where `wanted` has a flag for every document of the chunk."""
+    """Numbers and texts of the documents that are compared, in batches; only the wanted ones, where
+    `wanted` has a flag for every document of the chunk."""
     start = 0
     for file in chunk.files:
         keep = np.zeros(file.num_rows, np.bool_)
@@ -207,7 +207,7 @@ def _texts_of_group(
 
 
 @dataclass(frozen=True)
-class _OfChunk:
+class _ChunkTask:
     work: _Work
     chunk: _Chunk
 
@@ -217,30 +217,31 @@ class _OfChunk:
 
 
 @dataclass(frozen=True)
-class _OfRange:
+class _RangeTask:
     work: _Work
     index: int
     low: int
     high: int
-    """The first value beyond the range."""
+    """Exclusive end of the range."""
     sources: tuple[Path, ...]
     """Files or folders of sorted values, of which those in the range are read."""
 
 
-def _candidates(tasks: Sequence[_OfChunk], work: _Work, comparison: Comparison) -> list[Path]:
+def _candidates(tasks: Sequence[_ChunkTask], work: _Work, comparison: Comparison) -> list[Path]:
     """Files of sorted (later rank, earlier rank) pairs, 2 x `bits` bits each. A pair may be in
     several files."""
-    comparison.executor.map(_sign, tasks, [task.num_bytes for task in tasks], label="sign")
+    sizes = [task.num_bytes for task in tasks]
+    comparison.executor.map(_write_band_keys, tasks, sizes, label="sign")
     folders = tuple(work.of_chunk("keys", task.chunk) for task in tasks)
     ranges = work.ranges(num_entries(folders) * BYTES_PER_ENTRY, 64)
-    pair = [_OfRange(work, index, *ends, folders) for index, ends in enumerate(ranges)]
-    comparison.executor.map(_pair, pair, [1] * len(pair), label="pair")
+    pair = [_RangeTask(work, index, *ends, folders) for index, ends in enumerate(ranges)]
+    comparison.executor.map(_write_candidates, pair, [1] * len(pair), label="pair")
     found = (work.folder / f"pairs-{task.index:06}" for task in pair)
     return [path for folder in found for path in sorted(folder.glob("*.npy"))]
 
 
-def _sign(task: _OfChunk) -> None:
-    """Write band keys and rank of every document."""
+def _write_band_keys(task: _ChunkTask) -> None:
+    """Write the LSH band keys and rank of every document."""
     work = task.work
     ranks = np.load(work.ranks, mmap_mode="r")
     num_hashes = work.bands.num_bands * work.bands.rows
@@ -257,8 +258,9 @@ def _sign(task: _OfChunk) -> None:
                 runs.add(keys.ravel(), np.repeat(members, work.bands.num_bands))
 
 
-def _pair(task: _OfRange) -> None:
-    """Write the pairs of documents in one bucket, to a file whenever there are so many."""
+def _write_candidates(task: _RangeTask) -> None:
+    """Write the candidate pairs (documents in one bucket), flushed to a file when there are
+    many."""
     work = task.work
     max_held = work.memory_budget // (8 * _COPIES)
     values = shared_keys(task.sources, task.low, task.high)
@@ -275,12 +277,12 @@ def _pair(task: _OfRange) -> None:
             np.save(folder / f"{num_files:04}.npy", distinct(np.concatenate(held)))
 
 
-def _in_range(task: _OfRange) -> Hashes:
-    """The pairs of a range in all files, sorted, each once."""
+def _in_range(task: _RangeTask) -> Hashes:
+    """The distinct pairs of a range in all files, sorted."""
     parts = [np.empty(0, np.uint64)]
     for path in task.sources:
         values = np.load(path, mmap_mode="r")
-        # The end of the last range may be no integer of 64 bits.
+        # The end of the last range may exceed 64 bits.
         first, last = (
             len(values) if end == 1 << 64 else np.searchsorted(values, np.uint64(end))
             for end in (task.low, task.high)
@@ -296,10 +298,10 @@ def _num_values(path: Path) -> int:
 # -- verifying ------------------------------------------------------------------------------------
 
 
-def _sets(
-    tasks: Sequence[_OfChunk], pairs: Sequence[Path], work: _Work, comparison: Comparison
+def _write_all_sets(
+    tasks: Sequence[_ChunkTask], pairs: Sequence[Path], work: _Work, comparison: Comparison
 ) -> None:
-    """Write the sets of all documents that have a candidate."""
+    """Write the shingle sets of all documents that have a candidate."""
     by_rank = np.zeros(comparison.bounds()[-1], np.bool_)
     for path in pairs:
         values = np.load(path)
@@ -310,8 +312,8 @@ def _sets(
     _write_index(tasks, work)
 
 
-def _write_sets(task: _OfChunk) -> None:
-    """`hashes.bin`: the sets one after another; `index.npy`: rank, chunk, start, size of each."""
+def _write_sets(task: _ChunkTask) -> None:
+    """`hashes.bin`: the sets, concatenated; `index.npy`: rank, chunk, start, size of each."""
     work, chunk = task.work, task.chunk
     num_rows = sum(file.num_rows for file in chunk.files)
     flags = np.load(work.folder / "wanted.npy", mmap_mode="r")
@@ -335,16 +337,16 @@ def _write_sets(task: _OfChunk) -> None:
         np.save(folder / "index.npy", np.stack(columns))
 
 
-def _write_index(tasks: Sequence[_OfChunk], work: _Work) -> None:
-    """The index of all chunks in the order of ranks: one file, which all tasks share."""
+def _write_index(tasks: Sequence[_ChunkTask], work: _Work) -> None:
+    """The index of all chunks sorted by rank: one file, shared by all tasks."""
     folders = [work.of_chunk("sets", task.chunk) for task in tasks]
     parts = [np.empty((4, 0), np.int64), *(np.load(folder / "index.npy") for folder in folders)]
     index = np.concatenate(parts, axis=1)
     np.save(work.index, index[:, np.argsort(index[0])])
 
 
-class _Sets:
-    """The sets of all chunks by rank, mapped into memory."""
+class _ShingleSets:
+    """The shingle sets of all chunks by rank, memory-mapped."""
 
     def __init__(self, work: _Work) -> None:
         self._work = work
@@ -359,28 +361,28 @@ class _Sets:
     def of(self, chunk: int, start: int, size: int) -> Hashes:
         if chunk not in self._hashes:
             path = self._work.folder / f"sets-{chunk:06}" / "hashes.bin"
-            # As a plain array: a slice of it takes a tenth of the time.
+            # As a plain array: slicing it takes a tenth of the time.
             self._hashes[chunk] = np.asarray(np.memmap(path, np.uint64, "r"))
         return self._hashes[chunk][start : start + size]
 
 
 @dataclass(frozen=True)
 class _Verify:
-    range: _OfRange
+    range: _RangeTask
     min_similarity: float
 
 
 def _verified(
     pairs: Sequence[Path], min_similarity: float, work: _Work, comparison: Comparison
 ) -> list[Path]:
-    """Files of the pairs that are similar, in order of the later rank."""
-    # Small enough that there are tasks for all workers; their number depends on the pairs alone.
+    """Files of the pairs that are similar enough, sorted by the later rank."""
+    # Small enough that all workers have tasks; their number depends on the pairs alone.
     num_pairs = sum(map(_num_values, pairs))
     needed = len(work.ranges(num_pairs * 8 * _COPIES, 2 * work.bits))
     count = max(needed, min(64, num_pairs >> 12))
     ranges = [
-        _OfRange(work, index, *ends, tuple(pairs))
-        for index, ends in enumerate(_cut(2 * work.bits, count))
+        _RangeTask(work, index, *ends, tuple(pairs))
+        for index, ends in enumerate(_split_range(2 * work.bits, count))
     ]
     tasks = [_Verify(part, min_similarity) for part in ranges]
     comparison.executor.map(_verify, tasks, [1] * count, label="verify")
@@ -391,9 +393,9 @@ def _verify(task: _Verify) -> None:
     work = task.range.work
     values = _in_range(task.range)
     later, earlier = values >> np.uint64(work.bits), values & work.low
-    sets = _Sets(work)
+    sets = _ShingleSets(work)
     one, other = sets.places(later), sets.places(earlier)
-    # A set cannot be more similar to another than it is large beside it.
+    # The Jaccard index is at most the ratio of the sizes.
     few, many = np.minimum(one[2], other[2]), np.maximum(one[2], other[2])
     possible = np.flatnonzero(few >= task.min_similarity * many)
     found = np.zeros(len(values), np.float64)
@@ -407,34 +409,34 @@ def _verify(task: _Verify) -> None:
         np.save(folder / "similarity.npy", found[similar])
 
 
-# -- deciding -------------------------------------------------------------------------------------
+# -- choosing removals ----------------------------------------------------------------------------
 
 
-def _decided(verified: Sequence[Path], numbers: Places) -> Removals:
+def _choose_removals(verified: Sequence[Path], numbers: Places) -> Removals:
     """Removals among similar pairs; `numbers` of the documents by rank."""
-    gone = bytearray(len(numbers))
+    removed_ranks = bytearray(len(numbers))
     found = [np.empty(0, REMOVAL_DTYPE)]
     for folder in verified:
         columns = [np.load(folder / f"{name}.npy") for name in ("later", "earlier", "similarity")]
         for start in range(0, len(columns[0]), _PAIRS_AT_ONCE):
             some = [column[start : start + _PAIRS_AT_ONCE] for column in columns]
-            found.append(_removed(some[0], some[1], some[2], gone, numbers))
+            found.append(_mark_removed(some[0], some[1], some[2], removed_ranks, numbers))
     return np.sort(np.concatenate(found), order="removed")
 
 
-def _removed(
+def _mark_removed(
     later: Hashes,
     earlier: Hashes,
     similarity: npt.NDArray[np.float64],
-    gone: bytearray,
+    removed_ranks: bytearray,
     numbers: Places,
 ) -> Removals:
-    """Go through pairs in order, and note in `gone` which documents go."""
+    """Go through sorted pairs, and mark removed documents in `removed_ranks`."""
     chosen = []
-    # All pairs of a document with earlier ones come before it is the earlier one of a pair.
+    # All pairs of a document with earlier ones come before those in which it is the earlier one.
     for index, (one, other) in enumerate(zip(later.tolist(), earlier.tolist(), strict=True)):
-        if not gone[one] and not gone[other]:
-            gone[one] = True
+        if not removed_ranks[one] and not removed_ranks[other]:
+            removed_ranks[one] = True
             chosen.append(index)
     result = np.empty(len(chosen), REMOVAL_DTYPE)
     result["removed"] = numbers[later[chosen].astype(np.int64)]

@@ -1,12 +1,12 @@
-"""Hashes of all paragraphs of many texts, by which equal paragraphs are found.
+"""Hashes of normalized paragraphs, for paragraph-level deduplication.
 
-A paragraph is a line, as in CCNet (Wenzek et al., arXiv 1911.00359, section 3.1), and two are the
-same if `paragraphs.paragraph_key` is. The hash is xxh3 of 64 bits over the key's UTF-8 bytes; CCNet
-takes the first 64 bits of SHA-1, which says the same and is slower. Among n different paragraphs,
-n² / 2⁶⁵ pairs are expected to have the same hash by chance: 0.03 in a group of a billion.
+A paragraph is a line, as in CCNet (Wenzek et al., arXiv 1911.00359, section 3.1), and two are equal
+if their `normal_forms.paragraph_key` is. The hash is 64-bit xxh3 of the key's UTF-8 bytes; CCNet
+uses the first 64 bits of SHA-1, which is equivalent and slower. Among n distinct paragraphs,
+n² / 2⁶⁵ hash collisions are expected: 0.03 in a group of a billion.
 
-Lines are normalised many at a time. Those of ASCII alone are translated as bytes; the others become
-code points, and a table says what becomes of each. A line in which that depends on the neighbours
+Lines are normalized in batches. ASCII lines are translated as bytes; the others become code points,
+which are mapped by a lookup table. A line in which the mapping depends on neighboring characters
 is left to `paragraph_key`.
 """
 
@@ -29,26 +29,26 @@ Hashes = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.uint32]
 
 NO_KEY = np.uint64(xxhash.xxh3_64_intdigest(b""))
-"""Hash of a line of which the key is empty: without letters, digits and symbols."""
+"""Hash of a line whose key is empty: without letters, digits and symbols."""
 HASHES = "hashes.npy"
 COUNTS = "counts.npy"
 
 _BATCH_CHARACTERS = 1 << 20
 _NEWLINE = 10
 _NUM_CODES = 0x110000
-# Marks in the table of code points.
+# Special values in the lookup table of code points.
 _GONE = np.uint32(_NUM_CODES)
 _BY_CONTEXT = np.uint32(_NUM_CODES + 1)
 
 
 def paragraphs_of(text: str) -> list[str]:
-    """The paragraphs of a text: its lines, an empty one counted, so that they join to the text."""
+    """The paragraphs of a text: its lines, empty ones included, so that they join to the text."""
     return text.split("\n")
 
 
 def paragraph_hashes(texts: Iterable[str]) -> Iterator[tuple[Hashes, Counts]]:
-    """For some texts at a time, in order: the hashes of their paragraphs, and how many paragraphs
-    each text has."""
+    """Per batch of texts, in order: the hashes of their paragraphs, and the number of paragraphs of
+    each text."""
     lines: list[str] = []
     counts: list[int] = []
     num_characters = 0
@@ -65,7 +65,7 @@ def paragraph_hashes(texts: Iterable[str]) -> Iterator[tuple[Hashes, Counts]]:
 
 
 def write_paragraph_hashes(texts: Iterable[str], folder: Path) -> int:
-    """Write the hashes of all paragraphs, in order, to `folder`; how many there are.
+    """Write the hashes of all paragraphs, in order, to `folder`; returns their number.
 
     `hashes.npy` holds an unsigned 64-bit integer per paragraph, `counts.npy` the number of
     paragraphs of each text. Memory does not depend on the number of texts.
@@ -81,7 +81,7 @@ def write_paragraph_hashes(texts: Iterable[str], folder: Path) -> int:
 
 
 def line_hashes(lines: Sequence[str]) -> Hashes:
-    """The hash of each line; no line may hold a newline."""
+    """The hash of each line; no line may contain a newline."""
     hashes = np.empty(len(lines), np.uint64)
     start = 0
     for end in _ends_of_pieces(lines):
@@ -91,7 +91,7 @@ def line_hashes(lines: Sequence[str]) -> Hashes:
 
 
 def _ends_of_pieces(lines: Sequence[str]) -> Iterator[int]:
-    """Where to cut the lines of a long document, so that memory is bounded."""
+    """Where to split the lines of a long document, so that memory is bounded."""
     num_characters = 0
     for end, line in enumerate(lines, 1):
         num_characters += len(line)
@@ -102,7 +102,7 @@ def _ends_of_pieces(lines: Sequence[str]) -> Iterator[int]:
 
 
 def _hash_piece(lines: Sequence[str], hashes: Hashes) -> None:
-    """Fill `hashes` with those of `lines`."""
+    """Fill `hashes` with the hashes of `lines`."""
     is_ascii = np.fromiter(map(str.isascii, lines), np.bool_, len(lines))
     if plain := list(itertools.compress(lines, is_ascii)):
         hashes[is_ascii] = _hashed(ascii_keys("\n".join(plain).encode("ascii")))
@@ -117,8 +117,8 @@ def _hashed(keys: Sequence[bytes]) -> Hashes:
 
 def _unicode_keys(lines: Sequence[str]) -> list[bytes]:
     """`paragraph_key` of each line, as UTF-8."""
-    # A capital sigma becomes another letter at a word's end: the only rule of lower case that looks
-    # at neighbours, and a newline ends a word.
+    # A capital sigma becomes another letter at a word's end: the only lower-casing rule that
+    # depends on neighbors, and a newline ends a word.
     lower = "\n".join(lines).lower()
     codes = np.frombuffer(lower.encode("utf-32-le", "surrogatepass"), "<u4")
     mapped = _table()[codes]
@@ -134,36 +134,37 @@ def _unicode_keys(lines: Sequence[str]) -> list[bytes]:
 
 @functools.cache
 def _table() -> npt.NDArray[np.uint32]:
-    """What `paragraph_key` makes of each code point of lower-case text: another one, `_GONE`, or
-    `_BY_CONTEXT` where characters before or after it count."""
+    """Lookup table of `paragraph_key` for each code point of lower-case text: another code point,
+    `_GONE`, or `_BY_CONTEXT` where adjacent characters matter."""
     table = np.arange(_NUM_CODES, dtype=np.uint32)
     attaching = _attaching_characters()
     for code in range(0x80):
         table[code] = _mapped(chr(code), attaching)
     for start in range(0x80, _NUM_CODES, 0x80):
         block = "".join(map(chr, range(start, start + 0x80)))
-        # Nearly all blocks of the million code points are empty, or hold ideographs, and stay.
+        # Nearly all blocks of the million code points are empty, or hold ideographs, and map to
+        # itself.
         if attaching.isdisjoint(block) and paragraph_key(f"x{block}x") == f"x{block}x":
             continue
         for code, character in enumerate(block, start):
             table[code] = _mapped(character, attaching)
     table[_NEWLINE] = _NEWLINE
-    table.flags.writeable = False  # every caller has this one
+    table.flags.writeable = False  # cached, shared by all callers
     return table
 
 
 def _mapped(character: str, attaching: frozenset[str]) -> np.uint32:
     if character in attaching:
         return _BY_CONTEXT
-    key = paragraph_key(f"x{character}x")[1:-1]  # white space would go from the ends
+    key = paragraph_key(f"x{character}x")[1:-1]  # whitespace at the ends would be stripped
     if not key:
         return _GONE
     return np.uint32(ord(key)) if len(key) == 1 and key not in attaching else _BY_CONTEXT
 
 
 def _attaching_characters() -> frozenset[str]:
-    """Characters that remain in a key and may change, or change places, by what stands before them:
-    the second ones of canonical compositions, and those with a combining class."""
+    """Characters that remain in a key and may combine or be reordered with preceding ones: the
+    second characters of canonical compositions, and those with a combining class."""
     attaching = {chr(code) for code in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}  # Hangul
     for character in map(chr, range(_NUM_CODES)):
         if unicodedata.combining(character):
@@ -176,7 +177,7 @@ def _attaching_characters() -> frozenset[str]:
 
 
 class _GrowingArray:
-    """A `.npy` file of one dimension that is written piece by piece."""
+    """A one-dimensional `.npy` file that is written incrementally."""
 
     def __init__(self, path: Path, dtype: np.dtype[np.unsignedinteger]) -> None:
         self.length = 0
@@ -202,7 +203,7 @@ class _GrowingArray:
             if error is None:
                 self._file.seek(0)
                 self._write_header()
-                # numpy leaves room in the header for an array that grows.
+                # numpy reserves space in the header for an array that grows.
                 assert self._file.tell() == self._header_bytes, "the header has grown into the data"
 
     def _write_header(self) -> None:

@@ -1,25 +1,24 @@
-"""CCNet's removal of repeated paragraphs, within groups of parts (arXiv 1911.00359, section 3.1).
+"""Paragraph-level deduplication as in CCNet, within groups of parts (arXiv 1911.00359, section
+3.1).
 
 1. As a part is read, `paragraph_hashes.write_paragraph_hashes` writes its paragraphs' hashes.
-2. `keep_masks` compares the hashes of each group of parts and writes a bit per paragraph. Tasks are
-   (group, bucket of hashes), then single parts.
-3. As the part is read again, `ParagraphKeeper` takes the repeated paragraphs out of its texts.
+2. `keep_masks` compares the hashes of each group of parts and writes a keep mask, one bit per
+   paragraph. Tasks are (group, bucket of hashes), then single parts.
+3. As the part is read again, `ParagraphKeeper` removes the repeated paragraphs from its texts.
 
-A group of P paragraphs is compared in 34 P bytes, or in buckets in as little as one likes; at rest
-its hashes take 8 P. `benchmarks/data/paragraphs.py` finds 4,000 paragraphs a megabyte in C4 and
-13,000 in pages of WARC files: 0.14 to 0.44 bytes of memory for each byte of text, so that 16 GiB
-compare 39 to 126 GB of text in one piece. CCNet compares 50 of a dump's 1,600 shards with one
-another, 3 %.
+Comparing a group of P paragraphs takes 34 P bytes of memory, or less by buckets; its hashes take
+8 P on disk. `benchmarks/data/paragraphs.py` finds 4,000 paragraphs per megabyte in C4 and 13,000 in
+pages of WARC files: 0.14 to 0.44 bytes of memory per byte of text, so that 16 GiB compare 39 to
+126 GB of text at once. CCNet compares groups of 50 of a dump's 1,600 shards, 3 %.
 
-Of equal paragraphs the first in reading order stays: parts in the order given, texts in the order
-read. That is what removing copies means, and costs no text that is nowhere else. CCNet's code also
-takes the first one away where it compares by files of hashes (its `mine`), with `keep="none"` here.
-A paragraph that stands in every page of a site is then gone altogether; so is an article of which
-the dump holds two copies.
+Tie-breaking: the first occurrence in reading order is kept: parts in the order given, texts in the
+order read. So no text that is unique is lost. CCNet's code removes the first occurrence, too, where
+it compares by files of hashes (its `mine`); that is `keep="none"` here. Boilerplate on every page
+of a site is then gone altogether; so is an article of which the dump holds two copies.
 
-A line of which the key is empty (blank, or punctuation alone) is no paragraph: it stays or goes
-with the one before it in its text, at a text's head with the one after it, and where a text has no
-other lines, it stays. In CCNet's code blank lines are equal paragraphs, and all go.
+A line with an empty key (blank, or punctuation alone) is not a paragraph: it is kept or removed
+with the one before it in its text, at the start of a text with the one after it, and kept where the
+text has no other lines. In CCNet's code blank lines are equal paragraphs, and all are removed.
 """
 
 from __future__ import annotations
@@ -52,18 +51,18 @@ Places = npt.NDArray[np.int64]
 Keep = Literal["first", "none"]
 
 BYTES_PER_PARAGRAPH = 34
-"""Memory that comparing takes: hash, place, sorting order and a copy of one of them, two flags."""
+"""Peak memory of comparing: hash, index, sort order and a copy of one of them, two flags."""
 DUPLICATE_PARAGRAPHS = "duplicate_paragraphs"
-"""Reason to drop a document of which no paragraph stays."""
+"""Drop reason of a document of which no paragraph is kept."""
 
 _CHUNK = 1 << 20  # paragraphs: 8 MiB of hashes
-# Small buckets are sorted faster and run side by side; so many cost little to choose from.
+# Small buckets sort faster and run in parallel; this many cost little to select.
 _SMALL_BUCKET_BYTES = 128 << 20
 _FREE_BUCKETS = 8
 
 
 def num_paragraphs(folder: Path) -> int:
-    """How many paragraphs a folder of `write_paragraph_hashes` has."""
+    """Number of paragraphs in a folder of `write_paragraph_hashes`."""
     return len(_hashes(folder))
 
 
@@ -72,7 +71,7 @@ def num_paragraphs(folder: Path) -> int:
 
 @dataclass(frozen=True)
 class _Group:
-    """Folders with hashes, in reading order, and what is written about them."""
+    """Folders with hashes, in reading order, and the paths of the results."""
 
     folders: tuple[Path, ...]
     lengths: tuple[int, ...]
@@ -96,18 +95,18 @@ class _Group:
 
 
 class _Bucket(NamedTuple):
-    """A share of a group's hashes, to be compared."""
+    """A hash range of a group, to be compared."""
 
     group: _Group
     number: int
 
 
 class _Member(NamedTuple):
-    """One part's paragraphs, of which it is to be written down which stay."""
+    """One part's paragraphs, whose keep mask is to be written."""
 
     hashes: Path
     start: int
-    """Its first paragraph's place in the group."""
+    """Index of its first paragraph in the group."""
     length: int
     mask: Path
     buckets: tuple[Path, ...]
@@ -121,15 +120,15 @@ def keep_masks(
     memory_budget: int,
     keep: Keep = "first",
 ) -> list[list[Path]]:
-    """For every folder of hashes of every group, a folder in `out` for `ParagraphKeeper`.
+    """For every folder of hashes of every group, write a folder in `out` for `ParagraphKeeper`.
 
-    A task takes `memory_budget` bytes at most: the hashes of a group that needs more are compared
-    in buckets, of which each task reads its own from all of the group's files. Reading and choosing
-    costs some 5 ns for each paragraph and bucket, comparing 100, so that up to tens of buckets this
-    is cheaper than to write the hashes once more, sorted by bucket. Only the copies of one very
-    frequent paragraph, which fall into one bucket, can make it larger.
-    The masks depend neither on the budget nor on the executor. When they are there, the folders
-    with hashes are not needed any more.
+    A task takes at most `memory_budget` bytes: the hashes of a group that needs more are compared
+    in buckets, of which each task selects its own from all of the group's files. Reading and
+    selecting costs some 5 ns per paragraph and bucket, comparing 100, so that up to tens of buckets
+    this is cheaper than writing the hashes once more, sorted by bucket. Only the copies of one very
+    frequent paragraph, which fall into one bucket, can exceed the budget. The masks depend neither
+    on the budget nor on the executor. Once they are written, the folders with hashes are not needed
+    any more.
     """
     if memory_budget < 1:
         raise ValueError(f"memory_budget ({memory_budget}) must be at least 1 byte")
@@ -158,24 +157,24 @@ def _planned(folders: tuple[Path, ...], out: Path, memory_budget: int, keep: Kee
 
 
 def _find_repeated(task: _Bucket) -> None:
-    """Write which places of the group, counted over all of its paragraphs, go."""
+    """Write the sorted indexes of the group's paragraphs to remove."""
     repeated = _repeated(task)
     with atomic_directory(task.group.buckets[task.number]) as folder:
         np.save(folder / "repeated.npy", repeated)
 
 
 def _repeated(task: _Bucket) -> Places:
-    """In ascending order, the places of the bucket's paragraphs that go."""
+    """Sorted indexes of the bucket's paragraphs to remove."""
     hashes, places = _bucket_of(task)
     if len(hashes) == 0:
         return places
-    # Not a stable sort, which takes twice as long: the first of a run is looked for below.
+    # Not a stable sort, which takes twice as long: the first of a run is determined below.
     order = np.argsort(hashes)
     hashes = hashes[order]
     begins = np.ones(len(hashes), bool)
     np.not_equal(hashes[1:], hashes[:-1], out=begins[1:])
     places = places[order]
-    del order, hashes  # each is 8 bytes for a paragraph
+    del order, hashes  # each is 8 bytes per paragraph
     starts = np.flatnonzero(begins)
     lengths = np.diff(starts, append=len(places))
     if task.group.keep == "none":
@@ -186,7 +185,7 @@ def _repeated(task: _Bucket) -> Places:
 
 
 def _bucket_of(task: _Bucket) -> tuple[Hashes, Places]:
-    """Hashes of the group's paragraphs that fall into the bucket, and their places."""
+    """Hashes of the group's paragraphs that fall into the bucket, and their indexes."""
     group = task.group
     hashes, places = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     offsets = itertools.accumulate(group.lengths, initial=0)
@@ -220,7 +219,7 @@ def _write_mask(member: _Member) -> None:
 
 
 def _whole_texts(counts: Counts) -> Iterator[tuple[int, int, Counts]]:
-    """Some texts at a time: their first paragraph, the one after their last, and their counts."""
+    """Batches of whole texts: first paragraph, end, and their counts."""
     begin = 0
     ends = np.cumsum(counts, dtype=np.int64)
     first = 0
@@ -231,7 +230,7 @@ def _whole_texts(counts: Counts) -> Iterator[tuple[int, int, Counts]]:
 
 
 def _follow(keep: Mask, has_no_key: Mask, counts: Counts) -> None:
-    """Let lines without a key do what the paragraph before them (or else after them) does."""
+    """Give lines without a key the mask of the paragraph before them (or else after them)."""
     if not has_no_key.any():
         return
     place = np.arange(len(keep))
@@ -259,7 +258,7 @@ def _counts(folder: Path) -> Counts:
 
 @dataclass(frozen=True)
 class Remaining:
-    """What stays of a text."""
+    """What is kept of a text."""
 
     text: str
     num_paragraphs: int
@@ -271,7 +270,7 @@ class Remaining:
 
 
 class ParagraphKeeper:
-    """Takes the repeated paragraphs out of texts, in the order in which they were hashed."""
+    """Removes the repeated paragraphs from texts, in the order in which they were hashed."""
 
     def __init__(self, mask: Path) -> None:
         """`mask`: a folder that `keep_masks` wrote."""
@@ -279,12 +278,12 @@ class ParagraphKeeper:
         self._bits = np.load(mask / "keep.npy", mmap_mode="r")
         self._text = self._paragraph = 0
         self.num_removed = 0
-        """Paragraphs that went so far."""
+        """Paragraphs removed so far."""
         self.removed_characters = 0
-        """Characters that went so far; a newline goes with each paragraph."""
+        """Characters removed so far; a newline is removed with each paragraph."""
 
     def remaining(self, text: str) -> Remaining:
-        """What stays of the next text; nothing: the empty text."""
+        """What is kept of the next text; the empty text if nothing."""
         paragraphs = paragraphs_of(text)
         assert self._text < len(self._counts), "more texts are read than were hashed"
         assert len(paragraphs) == self._counts[self._text], (
@@ -302,7 +301,7 @@ class ParagraphKeeper:
         return Remaining(kept, len(paragraphs), num_removed, removed, share)
 
     def edited(self, document: Document) -> Document | Rejected:
-        """The next document without its repeated paragraphs; rejected if none stays."""
+        """The next document without its repeated paragraphs; rejected if none is kept."""
         remaining = self.remaining(document.text)
         if remaining.num_removed == 0:
             return document
@@ -313,7 +312,8 @@ class ParagraphKeeper:
         return document.with_text(remaining.text)
 
     def check_finished(self) -> None:
-        """To be called after the last text: all that were hashed have been read again."""
+        """To be called after the last text: checks that all that were hashed have been read
+        again."""
         assert self._text == len(self._counts), (
             f"{self._text} texts are read, and {len(self._counts)} were hashed"
         )

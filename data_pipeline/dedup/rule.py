@@ -1,7 +1,8 @@
-"""Rules that compare documents with one another: what they take, and what they give.
+"""Interface of corpus-level deduplication rules.
 
-A rule finds the documents that go, each with the one that stays for it. It sees every document that
-no earlier rule removed. Documents are numbers: their place among all rows of all files compared.
+A rule returns the documents to remove, each with the duplicate that is kept for it. It sees every
+document that no earlier rule removed. Documents are numbered: by their index among all rows of all
+files compared.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from numpy.lib.recfunctions import repack_fields
 
-from data_pipeline.dedup.keys import PREFERENCE_FIELDS, Keys, preferred_first
+from data_pipeline.dedup.keys import PREFERENCE_FIELDS, Keys, preference_order
 from data_pipeline.executors.executor import Executor
 
 REMOVAL_DTYPE = np.dtype([("removed", "<i8"), ("kept", "<i8"), ("similarity", "<f4")])
-"""A document that goes, the one that stays for it, and how similar they are, from 0 to 1 (of what,
-says the rule)."""
+"""A removed document, the duplicate that is kept, and their similarity, from 0 to 1 (the measure
+depends on the rule)."""
 Removals = npt.NDArray[np.void]
-"""Of `REMOVAL_DTYPE`, in the order of `removed`, each at most once."""
+"""Array of `REMOVAL_DTYPE`, sorted by `removed`, without duplicates."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class DocumentFile:
     path: Path
     num_rows: int
     keep: npt.NDArray[np.bool_] | None = None
-    """Which rows are compared; None for all. The others count in the numbering all the same."""
+    """Which rows are compared; None for all. The others are numbered all the same."""
     keys: Path | None = None
-    """The documents' keys (`document_keys.KEYS_DTYPE`), a row for each."""
+    """The documents' deduplication keys (`keys.KEYS_DTYPE`), one row each."""
     source: int = 0
-    """Place of the documents' source in the corpus; the first is preferred."""
+    """Index of the documents' source in the corpus; earlier sources are preferred."""
 
     @staticmethod
     def whole(path: Path) -> DocumentFile:
@@ -50,22 +51,22 @@ class DocumentFile:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a rule works on, and with what."""
+    """Input of a rule: the documents, and the executor, memory and disk space it may use."""
 
     files: Sequence[DocumentFile]
     executor: Executor
     memory_budget: int
-    """Bytes that each task of the rule may use, where it has a choice."""
+    """Bytes of memory that each task of the rule may use, where it can choose."""
     work_folder: Path
     """For temporary files. It exists, is empty, and is removed afterwards."""
 
     def bounds(self) -> list[int]:
-        """The number of each file's first document, and the number of all."""
+        """The number of each file's first document, and the total number."""
         return [0, *accumulate(file.num_rows for file in self.files)]
 
     def preference(self) -> npt.NDArray[np.int64]:
-        """For every document a number, the lowest for the one that is preferred to all others
-        (`document_keys` says how; where keys are missing, in reading order). About 100 bytes of
+        """Every document's rank in the order of preference (tie-breaking), 0 for the most preferred
+        (`keys.preference_order`; reading order where keys are missing). Takes about 100 bytes of
         memory per document while it is computed."""
         if any(file.keys is None for file in self.files):
             return np.arange(self.bounds()[-1])
@@ -75,7 +76,7 @@ class Comparison:
         )
         counts = [file.num_rows for file in self.files]
         sources = np.repeat([file.source for file in self.files], counts)
-        order = preferred_first(keys, sources)
+        order = preference_order(keys, sources)
         ranks = np.empty(len(order), np.int64)
         ranks[order] = np.arange(len(order))
         return ranks
@@ -88,20 +89,20 @@ def _keys(file: DocumentFile) -> Path:
 
 @dataclass(frozen=True)
 class Rule:
-    """Removes documents that are too much like others.
+    """A deduplication rule: removes documents that duplicate others.
 
     `find` is a module-level function, or a partial of one, as the functions of a `Source` are.
     """
 
     name: str
-    """Short; the reason under which what it removes is counted, and its name for --undo."""
+    """Short; the drop reason of what it removes, and its name for --undo."""
     find: Callable[[Comparison], Removals]
     sources: frozenset[str] | None = None
-    """The sources whose documents are compared, with one another too; None: all."""
+    """The sources whose documents are compared, across and within sources; None: all."""
     within_source: bool = False
     """Compare documents of the same source only."""
 
 
 def removals(found: Sequence[tuple[int, int, float]]) -> Removals:
-    """(removed, kept, similarity) of each, as an array in the order of `removed`."""
+    """Array of (removed, kept, similarity), sorted by `removed`."""
     return np.sort(np.array(list(found), REMOVAL_DTYPE), order="removed")

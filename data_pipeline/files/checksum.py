@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -31,10 +32,16 @@ def bytes_checksum(data: bytes) -> str:
     return digest.hexdigest()
 
 
-def file_checksum(path: Path) -> str:
-    """xxh3 of 64 bits over a file's bytes, as 16 hexadecimal digits."""
+def file_checksum(path: Path, after_block: Callable[[int], None] | None = None) -> str:
+    """xxh3 of 64 bits over a file's bytes, as 16 hexadecimal digits.
+
+    `after_block` is called with the size of every block that was read, of a few MiB; it may wait,
+    and it may raise to end the reading.
+    """
     digest = new_digest()
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
+            if after_block is not None:
+                after_block(len(block))
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Compressed files as streams of bytes, read in bounded memory whatever they hold."""
+"""Streaming decompression (.gz, .bz2, .xz, .zst) and line reading in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 import pyarrow as pa
 
 COMPRESSIONS = frozenset({".gz", ".bz2", ".xz", ".zst"})
-"""File name endings that `open_stream` takes for a compression."""
+"""File name suffixes that `open_stream` decompresses."""
 
 JSON_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson"})
-"""Endings of files with one JSON object per line, before the ending of a compression."""
+"""Suffixes of JSON lines files, before the suffix of a compression."""
 
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException)
-"""What readers of compressed files raise on damaged bytes (bz2 and gzip: OSError, EOFError)."""
+"""Exceptions raised while reading corrupt compressed files (bz2 and gzip: OSError, EOFError)."""
 
 _CHUNK_BYTES = 1 << 16
 
@@ -27,9 +27,9 @@ Stream = gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile | io.BufferedReader
 
 
 def open_stream(path: Path) -> Stream:
-    """The bytes of a file, decompressed if its name says so; several members follow one another.
+    """A file's bytes, decompressed by its suffix; concatenated members are read as one stream.
 
-    OSError if it cannot be opened; reading raises one of `DAMAGE` where its bytes are damaged.
+    OSError if it cannot be opened; reading raises one of `DAMAGE` at corrupt bytes.
     """
     suffix = path.suffix.lower()
     if suffix == ".gz":
@@ -44,24 +44,24 @@ def open_stream(path: Path) -> Stream:
 
 
 def uncompressed_name(name: str) -> str:
-    """`name` in lower case, without the ending that says how it is compressed."""
+    """`name` in lower case, without the suffix of its compression."""
     lower = name.lower()
     stem, dot, ending = lower.rpartition(".")
     return stem if dot + ending in COMPRESSIONS else lower
 
 
 def chunks(stream: Stream) -> Iterator[bytes]:
-    """The rest of a stream in pieces of at most 64 KiB.
+    """The rest of a stream in chunks of at most 64 KiB.
 
-    Each piece is what one step of decompression gives, so that all before a damaged place is read.
+    Each chunk is one step of decompression, so that everything before corrupt bytes is read.
     """
     while data := stream.read1(_CHUNK_BYTES):
         yield data
 
 
 def lines(stream: Stream, max_bytes: int) -> Iterator[bytes | None]:
-    """The lines of a stream, with their line ends; None in place of one longer than `max_bytes`,
-    of which little more than that is ever in memory.
+    """The lines of a stream, with their line ends; None in place of a line longer than `max_bytes`,
+    of which little more than `max_bytes` is ever in memory.
     """
     begun: list[bytes] = []
     size = 0
@@ -79,5 +79,5 @@ def lines(stream: Stream, max_bytes: int) -> Iterator[bytes | None]:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, for a table of what was dropped."""
+    """An exception's message on one line, for a drop's detail."""
     return " ".join(str(error).split()) or type(error).__name__

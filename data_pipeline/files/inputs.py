@@ -1,4 +1,4 @@
-"""Finding a source's input files: every file is either read, or ignored for a reason."""
+"""Lists a source's input files: each is either read, or ignored for a stated reason."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from data_pipeline.files.remote import RemoteFolder, Root, download, listing
 
 @dataclass(frozen=True)
 class InputFile:
-    """One file to read, and what is known about it before it is opened."""
+    """One input file, and the metadata known before it is opened."""
 
     path: Path
-    """Where it lies; of a file behind a URL only its name and folders mean something, until
-    `local_copy` has brought it here."""
+    """Local path. For a file behind a URL only its name and folders are meaningful, until
+    `local_copy` has downloaded it."""
     source_file: str
-    """Path relative to the root, with slashes, valid Unicode whatever the file is called."""
+    """Path relative to the root, with slashes; valid Unicode whatever the file name's bytes."""
     size: int
     mtime_ns: int
     """0 for a file behind a URL."""
     title: str | None = None
     licence: str | None = None
     url: str | None = None
-    """Where it is copied from; None for a file of this machine."""
+    """URL to download it from; None for a local file."""
     version: str | None = None
-    """Of a file behind a URL: what its store says of its contents or last change."""
+    """For a file behind a URL: the store's ETag, checksum or time of last change."""
 
 
 @contextmanager
 def local_copy(file: InputFile) -> Iterator[InputFile]:
-    """The file, readable at its `path`; what came from a URL goes when the block ends.
+    """The file, readable at its `path`; a downloaded copy is deleted when the block ends.
 
-    The copy lies in a folder of `tempfile.gettempdir()` and has the file's own name and folders.
-    OSError where it cannot be copied.
+    The copy lies in a folder of `tempfile.gettempdir()` and keeps the file's own name and folders.
+    OSError if the download fails.
     """
     if file.url is None:
         yield file
@@ -52,7 +52,7 @@ def local_copy(file: InputFile) -> Iterator[InputFile]:
 
 @dataclass(frozen=True)
 class Ignored:
-    """A file, or a folder with all that is in it, that is not read."""
+    """A file, or a whole folder, that is not read."""
 
     source_file: str
     reason: str
@@ -60,7 +60,7 @@ class Ignored:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All there is under a root. `files` are in the order of `source_file`."""
+    """Everything under a root. `files` are in the order of `source_file`."""
 
     files: tuple[InputFile, ...]
     ignored: tuple[Ignored, ...]
@@ -80,7 +80,7 @@ def walk(
     """All regular files under `root` (or `root` itself, if it is a file).
 
     Hidden names (a leading dot) and folders whose name `skip_folder` accepts are ignored. A folder
-    that symbolic links make reachable twice is entered once, so that loops end. ValueError if
+    that symbolic links make reachable twice is entered once, so that link loops end. ValueError if
     `root` does not exist.
     """
     if isinstance(root, RemoteFolder):
@@ -115,7 +115,7 @@ def _walk_remote(root: RemoteFolder, skip_folder: Callable[[str], bool]) -> Inpu
 
 
 def _why_ignored(name: str, skip_folder: Callable[[str], bool]) -> Ignored | None:
-    """The file, or the folder of it, that `walk` ignores."""
+    """The file, or the folder it is in, that `walk` ignores."""
     parts = name.split("/")
     for depth, part in enumerate(parts, start=1):
         if part.startswith("."):
@@ -132,7 +132,7 @@ def _walk_folder(
     skip_folder: Callable[[str], bool],
     visited: set[tuple[int, int]],
 ) -> Iterator[InputFile | Ignored]:
-    """Everything in `folder`; `prefix` is its place under the root, with a slash at the end."""
+    """Everything in `folder`; `prefix` is its path under the root, with a slash at the end."""
     try:
         identity = folder.stat()
         with os.scandir(folder) as found:
@@ -148,7 +148,7 @@ def _walk_folder(
         place = prefix + entry.name
         try:
             info = entry.stat(follow_symlinks=follow_symlinks)
-        except OSError:  # a link to nowhere or to itself, or a file that has just gone
+        except OSError:  # a dangling or circular link, or a file that was just deleted
             yield Ignored(_printable(place), "unreadable")
             continue
         if entry.name.startswith("."):
@@ -168,5 +168,5 @@ def _walk_folder(
 
 
 def _printable(name: str) -> str:
-    """File names are bytes; those that are not UTF-8 keep their odd bytes as \\xNN."""
+    """File names are bytes; bytes that are not UTF-8 are kept as \\xNN."""
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Files behind URLs (s3://, gs://, hf://, https://, memory://), through fsspec."""
+"""Remote files (s3://, gs://, hf://, https://, memory://): listing and download through fsspec."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec
 
-# What the stores' listings call the version of a file's contents; else the time of its last change.
+# Keys under which stores list a version of a file's contents; else the time of its last change.
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "blob_id", "checksum")
 _TIME_KEYS = ("LastModified", "last_modified", "updated", "mtime", "created")
 
@@ -16,16 +16,16 @@ _TIME_KEYS = ("LastModified", "last_modified", "updated", "mtime", "created")
 @dataclass(frozen=True)
 class RemoteFile:
     name: str
-    """Place below the folder that was listed, with slashes."""
+    """Path below the folder that was listed, with slashes."""
     url: str
     size: int
     version: str
-    """Changes when the contents do; empty where the store tells nothing."""
+    """Changes when the contents do; empty where the store gives none."""
 
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """A folder behind a URL, used where a `Path` would be; or a single file."""
+    """A folder behind a URL, usable in place of a `Path`; or a single file."""
 
     url: str
 
@@ -41,11 +41,11 @@ class RemoteFolder:
 
 
 Root = Path | RemoteFolder
-"""Where a source's raw files lie."""
+"""Root folder of a source's raw files."""
 
 
 def root_of(place: str) -> Root:
-    """A path, or a URL; file:// is a path. ValueError for a kind of URL that nothing here reads."""
+    """A path, or a URL; file:// is a path. ValueError for an unsupported URL scheme."""
     scheme, separator, rest = place.partition("://")
     if not separator:
         return Path(place)
@@ -56,17 +56,17 @@ def root_of(place: str) -> Root:
 
 
 def open_url(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it; ValueError where there is none."""
+    """fsspec file system of a URL, and the path in it; ValueError if the scheme is unsupported."""
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:  # the store's own package is missing; no such kind
+    except (ImportError, ValueError) as error:  # the store's package is missing; unknown scheme
         raise ValueError(f"{url} cannot be opened: {error}") from error
     return filesystem, path
 
 
 def listing(folder: RemoteFolder) -> list[RemoteFile]:
-    """All files below the folder, by name; the one file, where the URL is a file's; none, where
-    there is nothing."""
+    """All files below the folder, by name; the file itself, where the URL is a file's; empty, where
+    nothing exists."""
     filesystem, root = open_url(folder.url)
     filesystem.invalidate_cache()
     found: dict[str, dict[str, Any]] = filesystem.find(root, detail=True)
@@ -86,9 +86,9 @@ def _version(info: dict[str, Any]) -> str:
 
 
 def download(url: str, target: Path, size: int) -> None:
-    """Copy a file here; OSError if it is not of its size (it changed, or the copy broke off)."""
+    """Download a file; OSError on a size mismatch (it changed, or the connection broke off)."""
     filesystem, path = open_url(url)
     filesystem.get_file(path, str(target))
     found = target.stat().st_size
     if found != size:
-        raise OSError(f"{url} came as {found} bytes, and was listed with {size}; run it again")
+        raise OSError(f"size mismatch for {url}: downloaded {found} of {size} bytes; retry")

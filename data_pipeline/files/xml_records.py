@@ -1,10 +1,10 @@
-"""Records of very large XML files, one at a time; a damaged record costs itself and no other.
+"""Streams the records of very large XML dumps; a malformed record is skipped by itself.
 
-The files that matter here (MediaWiki exports, Stack Exchange tables) are one long list of elements
-of one name. Inside a record that name cannot follow a `<`, because text and attributes escape it,
-so that the bytes can be cut before each `<name` without parsing them. Each record is then parsed by
-itself: memory holds one record, a syntax error ends one record, and declarations of entities at the
-file's start (the stuff of XML bombs) are never in force.
+MediaWiki exports and Stack Exchange tables are one long list of elements of one name. Inside a
+record that name cannot follow a `<`, because text and attributes escape it, so that the bytes can
+be split before each `<name` without parsing them. Each record is then parsed by itself: memory
+holds one record, a syntax error ends one record, and entity declarations at the file's start
+(XML bombs) never apply.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _HEAD_BYTES = 256
-# Characters that XML 1.0 allows nowhere, not even as references.
+# Characters that XML 1.0 forbids, also as character references.
 _REFERENCE = re.compile("&#(?:x0*([0-9a-f]{1,6})|0*([0-9]{1,7}));", re.IGNORECASE)
 _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A record's bytes, in UTF-8, and what else lies before the next record."""
+    """A record's bytes, in UTF-8, and whatever lies before the next record."""
 
     data: bytes
     too_large: bool = False
-    """It went on beyond the limit; `data` is its beginning."""
+    """It exceeds the size limit; `data` is its beginning."""
 
 
 def utf8(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same text in UTF-8, without a byte-order mark.
+    """The same text transcoded to UTF-8, without a byte-order mark.
 
-    The mark decides about the encoding, else the XML declaration, else it is UTF-8. UTF-8 passes
-    as it is, errors included.
+    The byte-order mark decides the encoding, else the XML declaration, else it is UTF-8. UTF-8
+    passes unchanged, invalid bytes included.
     """
     iterator = iter(chunks)
     head = b""
@@ -66,7 +66,7 @@ def utf8(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _encoding(head: bytes) -> tuple[str, int]:
-    """Name of the encoding, and how many bytes of byte-order mark there are."""
+    """Name of the encoding, and the length of the byte-order mark in bytes."""
     for mark, name in _BOMS:
         if head.startswith(mark):
             return name, len(mark)
@@ -79,17 +79,16 @@ def _encoding(head: bytes) -> tuple[str, int]:
             info = codecs.lookup(declared[1].decode("ascii"))
         except LookupError:
             return "utf-8", 0
-        # Codecs that are no character encodings (zip, hex) cannot decode to text.
+        # Codecs that are not character encodings (zip, hex) cannot decode to text.
         if getattr(info, "_is_text_encoding", True) and info.name != "utf-8":
             return info.name, 0
     return "utf-8", 0
 
 
 def pieces(chunks: Iterable[bytes], name: str, max_bytes: int) -> Iterator[Piece]:
-    """First what comes before the first element `name` (perhaps nothing), then each such element
-    with whatever follows it, up to the next one. About `max_bytes` are in memory at most.
-
-    Where reading the chunks fails, what had been read comes before the failure is raised.
+    """First what precedes the first element `name` (perhaps nothing), then each such element with
+    whatever follows it, up to the next one. At most about `max_bytes` are in memory.
+    If reading the chunks fails, everything read so far is yielded before the error is raised.
     """
     tag = b"<" + name.encode("ascii")
     start = re.compile(re.escape(tag) + rb"(?=[\s/>])")
@@ -106,7 +105,7 @@ def pieces(chunks: Iterable[bytes], name: str, max_bytes: int) -> Iterator[Piece
             dropping = False
             position, searched = found.span()
         del begun[:position]
-        # A tag that this chunk cuts in two is found with the next one.
+        # A tag split across two chunks is found with the next chunk.
         searched = max(searched - position, len(begun) - len(tag))
         if len(begun) > max_bytes:
             if not dropping:
@@ -121,7 +120,7 @@ def pieces(chunks: Iterable[bytes], name: str, max_bytes: int) -> Iterator[Piece
 
 
 def _until_damage(chunks: Iterable[bytes], failure: list[BaseException]) -> Iterator[bytes]:
-    """The chunks; what ended them, if it was damage, is put into `failure`."""
+    """The chunks; an error from reading corrupt bytes is appended to `failure`."""
     try:
         yield from chunks
     except DAMAGE as error:
@@ -133,10 +132,10 @@ class RecordError(ValueError):
 
 
 def parse(data: bytes) -> Any:
-    """The element that `data` is (an `lxml` element). RecordError if it is damaged.
+    """Parse `data` as one element (an `lxml` element). RecordError if it is malformed.
 
-    Bytes that are no UTF-8 and characters that XML forbids, also as references ("&#x1;"), are
-    repaired (U+FFFD, left out) before a record is given up.
+    Bytes that are not UTF-8 and characters that XML forbids, also as references ("&#x1;"), are
+    repaired (U+FFFD, left out) before a record is rejected.
     """
     try:
         return etree.fromstring(data, _parser())
@@ -154,14 +153,14 @@ def parse(data: bytes) -> Any:
 
 
 def _legal_reference(match: re.Match[str]) -> str:
-    """The reference as it is, or nothing if it is to a character that XML forbids."""
+    """The reference unchanged, or nothing if it is to a character that XML forbids."""
     code = int(match[1], 16) if match[1] else int(match[2])
     is_legal = code <= 0x10FFFF and _ILLEGAL.match(chr(code)) is None
     return match[0] if is_legal else ""
 
 
 def parse_head(data: bytes) -> Any | None:
-    """The root element of a file's beginning, as far as it can be read; None if there is none."""
+    """The root element of a file's beginning, as far as it parses; None if there is none."""
     parser = etree.XMLParser(
         resolve_entities=False, no_network=True, load_dtd=False, recover=True, huge_tree=False
     )
@@ -172,7 +171,7 @@ def parse_head(data: bytes) -> Any | None:
 
 
 def _parser() -> etree.XMLParser:
-    # huge_tree lifts libxml2's limit of 10 MB per text; `pieces` has a limit of its own.
+    # huge_tree lifts libxml2's limit of 10 MB per text node; `pieces` has its own limit.
     return etree.XMLParser(
         resolve_entities=False, no_network=True, load_dtd=False, huge_tree=True, remove_pis=True
     )

@@ -1,3 +1,3 @@
-"""Keep or drop one document by itself: heuristics, language, perplexity, classifier,
-decontamination. Imported by `build`, `commands` and recipes; imports `document` and what lies
-below it."""
+"""Filters that keep or drop one document by itself: heuristic filters, language identification,
+perplexity, reference classifier, decontamination. Imported by `build`, `commands` and recipes;
+imports `document` and what lies below it."""

@@ -1,31 +1,33 @@
-"""Decontamination: documents that contain items of evaluation sets are dropped, or flagged.
+"""Decontamination: drops or flags documents that overlap with evaluation sets, by word n-grams.
 
-The rule is that of GPT-3 (Brown et al., arXiv 2005.14165, appendix C): a document is contaminated
-if it shares 13 consecutive words with an item; words are compared in lower case and without
-punctuation. GPT-3 cuts the shared words out with 200 characters around them; here the document goes
-as a whole, or stays and is flagged. LLaMA's paper did neither.
+The rule is GPT-3's (Brown et al., arXiv 2005.14165, appendix C): a document is contaminated if it
+shares 13 consecutive words with an evaluation item; words are compared in lower case and without
+punctuation. GPT-3 cuts out the overlap with 200 characters around it; here the whole document is
+dropped, or kept and flagged. LLaMA's paper did neither.
 
-What is looked for, of every item (`evaluation_items`):
+Indexed n-grams of every item (`evaluation_items`):
 
-- every n-gram of its strings joined in order, so that one may reach from the question into the
-  answers; and of the strings that other items do not share, joined (without subjects, labels);
+- every n-gram of its strings concatenated in order, so that one may span the question and the
+  answers; and of the strings that other items do not share, concatenated (without subjects,
+  labels);
 - each string of at least 8 and fewer than n words as a whole (a question alone, without the
-  answers). 8 is GPT-3's smallest n. An item of fewer than 8 words is too short to look for.
+  answers). 8 is GPT-3's smallest n. An item of fewer than 8 words is too short to be indexed.
 
-What does not count:
+Not indexed:
 
-- n-grams that more than 10 items of a set have, or more than half of at least four: instructions
-  and templates. (GPT-3: n-grams in more than 10 training documents.) Equal items are one item;
-- n-grams with fewer than 2.5 letters per word: numbers in a row, and idioms of code, which are in
+- n-grams of more than 10 items of a set, or of more than half of at least four: instructions and
+  templates. (GPT-3: n-grams in more than 10 training documents.) Equal items are one item;
+- n-grams with fewer than 2.5 letters per word: sequences of numbers and code idioms, which are in
   many texts that never saw the item;
-- n-grams that lie inside passages a set took from elsewhere (`PASSAGE_KEYS`), unless asked for: an
-  article of Wikipedia is no item of BoolQ (GPT-3 names such passages as a cause of false hits);
-- n-grams that lie inside what has no white space: URLs, names of files.
+- n-grams within passages that a set quotes from elsewhere (`PASSAGE_KEYS`), unless enabled: a
+  Wikipedia article is not an item of BoolQ (GPT-3 names such passages as a cause of false
+  positives);
+- n-grams within strings without whitespace: URLs, file names.
 
-Items that have nothing left are counted by the reason.
+Items without any indexed n-gram are counted by reason.
 
-Entries are known by their first 8 words (n if that is less): one lookup per word of a document in a
-table of bits, and few in a sorted array, decide where anything else is to be computed.
+Lookup is by an entry's first 8 words (n if that is less): one bitmap lookup per word of a document
+and few binary searches in a sorted array decide where full n-grams must be compared.
 """
 
 from __future__ import annotations
@@ -61,21 +63,21 @@ MIN_LETTERS_PER_WORD = 2.5
 
 _WORD = re.compile(r"[^\W_]+")
 _MAX_WORD_CHARACTERS = 1_000
-# At most one position in 8 of a document is looked for among the prefixes for nothing.
+# At most one position in 8 of a document is a false positive of the bitmap.
 _BITS_PER_ENTRY = 8
 _MIN_BITS = 1 << 16
 
 
 @dataclass(frozen=True)
 class SetAccount:
-    """What became of a set's items. items = indexed + too_short + not_telling."""
+    """Number of items of a set by outcome. items = indexed + too_short + not_distinctive."""
 
     items: int
-    """Different ones."""
+    """Distinct ones."""
     indexed: int
     too_short: int
-    not_telling: int
-    """Nothing but n-grams that do not count."""
+    not_distinctive: int
+    """Without any n-gram that is distinctive of the item (see "Not indexed")."""
 
 
 @dataclass(frozen=True)
@@ -88,40 +90,41 @@ class IndexAccount:
 
 @dataclass(frozen=True)
 class Hit:
-    """What a text has of one evaluation set."""
+    """Overlap of a text with one evaluation set."""
 
     num_items: int
-    """Items of which it has an n-gram."""
+    """Items that share an n-gram with the text."""
     number: int
-    """The item of which it has the largest share: which record of the file, from 1."""
+    """The item with the largest share of n-grams in the text: its record number in the file, from
+    1."""
     found: int
-    """That item's distinct n-grams in the text ..."""
+    """That item's distinct n-grams found in the text ..."""
     num_ngrams: int
-    """... of so many."""
+    """... of its total."""
 
 
 # -- edits ----------------------------------------------------------------------------------------
 
 
 def drop_contaminated(document: Document, *, index: ModelFile) -> Document | Rejected:
-    """Edit: reject a document that has an item of an evaluation set, saying of which."""
+    """Edit: reject a contaminated document; the detail names the evaluation sets and items."""
     hits = _load(index).hits(document.text)
-    return document.rejected("contaminated", described_hits(hits)) if hits else document
+    return document.rejected("contaminated", format_hits(hits)) if hits else document
 
 
 def flag_contaminated(document: Document, *, index: ModelFile) -> Document:
-    """Edit: note in `contamination` of which evaluation sets a document has an item."""
+    """Edit: record in `contamination` the evaluation sets that a document overlaps with."""
     hits = _load(index).hits(document.text)
-    return replace(document, contamination=described_hits(hits)) if hits else document
+    return replace(document, contamination=format_hits(hits)) if hits else document
 
 
 def sets_hit(described: str) -> list[str]:
-    """The evaluation sets in what `described_hits` wrote."""
+    """The evaluation sets in a string written by `format_hits`."""
     return list(json.loads(described))
 
 
-def described_hits(hits: dict[str, Hit]) -> str:
-    """JSON object from sets to words; `sets_hit` reads it."""
+def format_hits(hits: dict[str, Hit]) -> str:
+    """JSON object from evaluation sets to descriptions; `sets_hit` parses it."""
     texts = {
         name: f"{hit.found} of {hit.num_ngrams} n-grams of item {hit.number}"
         + (f", {hit.num_items} items in all" if hit.num_items > 1 else "")
@@ -141,26 +144,26 @@ def _load(index: ModelFile) -> EvaluationIndex:
 
 @dataclass(frozen=True)
 class EvaluationIndex:
-    """n-grams of evaluation items. 20 bytes for each, and 1 or 2 for the table of bits."""
+    """Index of the n-grams of evaluation items. 20 bytes for each, and 1 or 2 for the bitmap."""
 
     words: int
     names: tuple[str, ...]
-    """Of the sets."""
+    """Of the evaluation sets."""
     lengths: tuple[int, ...]
-    """In words, of the entries."""
+    """Distinct lengths of the entries, in words."""
     hashes: Hashes
-    """Sorted; one that several items have stands there several times."""
+    """Of the entries; sorted, with duplicates where several items share one."""
     items: npt.NDArray[np.int32]
-    """Of each hash: a row of `item_rows`."""
+    """Row in `item_rows` of each hash's item."""
     item_rows: npt.NDArray[np.int32]
-    """Of each item: set, number of the record, distinct n-grams. (num_items, 3)"""
+    """Per item: set, record number, distinct n-grams. (num_items, 3)"""
     prefixes: Hashes
-    """Of the entries' first words; sorted, distinct."""
+    """Hashes of the entries' first words; sorted, distinct."""
     bits: npt.NDArray[np.uint8]
-    """Bit h modulo their number is set if h is among `prefixes`."""
+    """Bitmap: bit h modulo its size is set if h is among `prefixes`."""
 
     def hits(self, text: str) -> dict[str, Hit]:
-        """Of which sets `text` has items, in the order of `names`."""
+        """The evaluation sets that `text` overlaps with, in the order of `names`."""
         found = self._found(word_hashes(text))
         if not len(found):
             return {}
@@ -174,7 +177,7 @@ class EvaluationIndex:
         return {self.names[index]: _largest(hits) for index, hits in sorted(by_set.items())}
 
     def _found(self, words: Hashes) -> Hashes:
-        """The distinct entries that are in a text."""
+        """The distinct entries that occur in a text."""
         prefix = ngram_hashes(words, _prefix_words(self.words))
         mask = np.uint64(8 * len(self.bits) - 1)
         places = prefix & mask
@@ -189,7 +192,7 @@ class EvaluationIndex:
         return distinct(np.concatenate([np.empty(0, np.uint64), *found]))
 
     def save(self, path: Path) -> None:
-        """One file; equal indexes make equal files."""
+        """Write one file; equal indexes give equal bytes."""
         about = json.dumps({"words": self.words, "names": self.names, "lengths": self.lengths})
         data = io.BytesIO()
         np.savez(
@@ -220,7 +223,7 @@ class EvaluationIndex:
 
 
 def _are_in(known: Hashes, values: Hashes) -> npt.NDArray[np.bool_]:
-    """Which of the values are in `known`, which is sorted and not empty."""
+    """Which values are in `known`, which is sorted and not empty."""
     at = np.minimum(np.searchsorted(known, values), len(known) - 1)
     return np.equal(known[at], values)
 
@@ -234,12 +237,13 @@ def _prefix_words(words: int) -> int:
     return min(words, MIN_WORDS)
 
 
-# -- making it ------------------------------------------------------------------------------------
+# -- building the index ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Entries:
-    """n-grams of one item: their hashes, those of their first words, their lengths."""
+    """n-grams of one item: their hashes, the hashes of their first words, their lengths in
+    words."""
 
     hashes: Hashes
     prefixes: Hashes
@@ -252,14 +256,14 @@ class _Entries:
 def build_index(
     folder: Path, *, words: int, passages: bool = False
 ) -> tuple[EvaluationIndex, IndexAccount]:
-    """The index of all evaluation files under `folder`, and what became of them.
+    """Index all evaluation files under `folder`; also returns counts per set.
 
-    `words`: n. `passages`: also count n-grams inside passages. ValueError if nothing is there to
-    look for.
+    `words`: n. `passages`: also index n-grams within passages. ValueError if there is nothing to
+    index.
     """
     if not 5 <= words <= 50:
         raise ValueError(
-            f"words ({words}) must be from 5 (shorter phrases are in every long text) to 50"
+            f"words ({words}) must be from 5 (shorter n-grams are in every long text) to 50"
         )
     problems: list[Problem] = []
     accounts: dict[str, SetAccount] = {}
@@ -276,7 +280,7 @@ def build_index(
     if not entries:
         why = "; ".join(f"{p.file}: {p.reason}" for p in problems[:5]) or "no files"
         why = why if not accounts else "all items are too short"
-        raise ValueError(f"{folder} has no evaluation items to look for ({why})")
+        raise ValueError(f"{folder} has no evaluation items to index ({why})")
     sizes = [len(found.hashes) for found in entries]
     hashes = np.concatenate([found.hashes for found in entries])
     prefixes = np.concatenate([found.prefixes for found in entries])
@@ -310,8 +314,8 @@ def _bits(prefixes: Hashes) -> npt.NDArray[np.uint8]:
 def _set_entries(
     items: Sequence[Item], words: int, passages: bool
 ) -> tuple[list[tuple[int, _Entries]], SetAccount]:
-    """(number of the record, its entries) of the items of a set that have any."""
-    # Of equal items the first stays.
+    """(record number, entries) of the items of a set that have any."""
+    # Of equal items the first is kept.
     different = {tuple(s.text for s in item.strings): item for item in reversed(items)}
     chosen = sorted(different.values(), key=lambda item: item.number)
     uses = Counter(text for item in chosen for text in {s.text for s in item.strings})
@@ -327,12 +331,12 @@ def _set_entries(
         if len(entries.hashes)
     ]
     too_short = sum(_is_too_short(item, words) for item in chosen)
-    not_telling = len(chosen) - len(kept) - too_short
-    return kept, SetAccount(len(chosen), len(kept), too_short, not_telling)
+    not_distinctive = len(chosen) - len(kept) - too_short
+    return kept, SetAccount(len(chosen), len(kept), too_short, not_distinctive)
 
 
 def _is_common(num_with: int, num_items: int) -> bool:
-    """Whether what so many of a set's items have is a template."""
+    """Whether an n-gram of `num_with` of a set's `num_items` items is a template."""
     return num_with > MAX_SHARED_ITEMS or (num_items >= 4 and 2 * num_with > num_items)
 
 
@@ -341,7 +345,7 @@ def _is_too_short(item: Item, words: int) -> bool:
 
 
 def _item_entries(item: Item, words: int, passages: bool, shared: set[str]) -> _Entries:
-    """The distinct n-grams of an item that count, but for how many items have them."""
+    """The distinct n-grams of an item to index, before excluding those that many items share."""
     parts = [list(_sequence_entries(item.strings, words, passages))]
     own = [string for string in item.strings if string.text not in shared]
     if len(own) < len(item.strings):
@@ -360,7 +364,7 @@ def _item_entries(item: Item, words: int, passages: bool, shared: set[str]) -> _
 def _sequence_entries(
     strings: Sequence[ItemString], words: int, passages: bool
 ) -> Iterator[_Entries]:
-    """The n-grams of joined strings that tell something; the whole, if it is shorter than n."""
+    """The distinctive n-grams of concatenated strings; the whole, if it is shorter than n."""
     spelled: list[tuple[str, bool]] = []
     for string in strings:
         found = _words_of(string.text)
@@ -388,5 +392,5 @@ def _window_sums(values: Sequence[int], length: int) -> npt.NDArray[np.int64]:
 
 
 def _words_of(text: str) -> list[str]:
-    """As `word_hashes` cuts words, but for those that nobody reads."""
+    """Split into words like `word_hashes`, except for words longer than any that are indexed."""
     return [word for word in _WORD.findall(text.lower()) if len(word) <= _MAX_WORD_CHARACTERS]

@@ -1,4 +1,4 @@
-"""Evaluation sets as published, read without a schema per set: records of strings.
+"""Reads published evaluation sets (JSON, JSONL, CSV, TSV, Parquet) without a schema per set.
 
 A file is a set, named after its path without endings (`mmlu/astronomy.test`). JSON lines, JSON,
 CSV, TSV and Parquet are read, compressed or not. Of a JSON file the records are
@@ -8,8 +8,8 @@ CSV, TSV and Parquet are read, compressed or not. Of a JSON file the records are
 - the elements of the longest list of objects, if it holds an object with one (`{"Data": [...]}`);
 - the values one after another, if it holds several (JSON lines under the name `.json`).
 
-An item is a record's strings in their order, those in nested lists and objects too. Keys, numbers
-and truth values are not part of it. What is no record is reported with its place and the reason.
+An item is a record's strings in order, including those in nested lists and objects. Keys, numbers
+and booleans are not part of it. What is not a record is reported with its place and the reason.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PASSAGE_KEYS = frozenset(
         *("EntityPages", "SearchResults", "entity_pages", "search_results"),
     }
 )
-"""Keys of texts that a set took from elsewhere for its questions: BoolQ's and RACE's passages,
+"""Keys of texts that a set quotes from elsewhere for its questions: the passages of BoolQ and RACE,
 TriviaQA's articles and search results."""
 
 MAX_FILE_BYTES = 4 << 30
@@ -55,19 +55,19 @@ _MAX_PROBLEMS_PER_FILE = 5
 class ItemString:
     text: str
     is_passage: bool
-    """Stands under one of `PASSAGE_KEYS`."""
+    """Whether it is under one of `PASSAGE_KEYS`."""
 
 
 @dataclass(frozen=True)
 class Item:
     number: int
-    """Which record of its file, from 1."""
+    """Record number in its file, from 1."""
     strings: tuple[ItemString, ...]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A file, or a place in one, that gave no items."""
+    """A file, or a place in one, that yielded no items."""
 
     file: str
     reason: str
@@ -85,7 +85,7 @@ class EvaluationFile:
 def read_evaluations(folder: Path) -> Iterator[EvaluationFile]:
     """Every file under `folder` (or that file) in the order of names. ValueError if it is missing.
 
-    Never raises for what a file holds.
+    Never raises for malformed contents; they become `problems`.
     """
     if not folder.exists():
         raise ValueError(f"the folder of evaluation sets {folder} does not exist")
@@ -103,7 +103,7 @@ def read_evaluations(folder: Path) -> Iterator[EvaluationFile]:
 
 
 def strings_of(value: object, *, is_passage: bool = False) -> Iterator[ItemString]:
-    """The strings in a JSON value that are not blank, in order, at any depth."""
+    """The non-blank strings in a JSON value, in order, at any depth."""
     stack: list[tuple[object, bool]] = [(value, is_passage)]
     while stack:
         value, is_passage = stack.pop()
@@ -127,7 +127,7 @@ def _set_name(source_file: str) -> str:
 
 
 class _Unreadable(Exception):
-    """A file of which nothing can be read, and why."""
+    """A file that cannot be read at all, with the reason."""
 
 
 def _read(file: InputFile, name: str) -> EvaluationFile:
@@ -165,11 +165,11 @@ def _records(file: InputFile, problems: list[str]) -> Iterator[Any]:
         yield from _json_records(_text(file, problems), suffix == ".json", problems)
     else:
         endings = ", ".join(sorted({*JSON_SUFFIXES, *_TABLES, ".parquet"}))
-        raise _Unreadable(f"unknown format; known are {endings}, compressed or not")
+        raise _Unreadable(f"unknown format; supported are {endings}, compressed or not")
 
 
 def _text(file: InputFile, problems: list[str]) -> str:
-    """The file's text; what can be read of it, with a problem noted, if it is damaged."""
+    """The file's text; if it is damaged, what can be read of it, with a problem noted."""
     data = bytearray()
     try:
         with open_stream(file.path) as stream:
@@ -188,7 +188,7 @@ def _text(file: InputFile, problems: list[str]) -> str:
 
 
 def _json_records(text: str, is_one_value: bool, problems: list[str]) -> Iterator[Any]:
-    """Records of JSON lines, or of one value; which of them it is, says the text itself."""
+    """Records of JSON lines, or of one JSON value, whichever the text is."""
     lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
         return
@@ -209,7 +209,7 @@ def _json_records(text: str, is_one_value: bool, problems: list[str]) -> Iterato
 
 
 def _value(text: str) -> Any:
-    """None for what is not JSON, and for null, which holds no strings either."""
+    """None for invalid JSON, and for null, which has no strings either."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

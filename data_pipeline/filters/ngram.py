@@ -1,13 +1,13 @@
-"""Back-off n-gram language models in ARPA form: reading, writing, and scoring in numpy.
+"""Back-off n-gram language models in ARPA format: reading, writing, and scoring in numpy.
 
-A model of order N holds, for every n-gram it knows (n <= N), log10 of the probability of its last
-word given the words before, and for n < N log10 of the back-off weight of the n-gram as a context.
-The probability of a word is that of the longest known n-gram that ends in it, times the weights of
-the contexts that were too long (Katz 1987; as KenLM scores, whose `score` this equals).
+A model of order N holds, for every n-gram in it (n <= N), log10 of the conditional probability of
+its last word, and for n < N log10 of the back-off weight of the n-gram as a context. The
+probability of a word is that of the longest n-gram in the model that ends in it, times the back-off
+weights of the longer contexts (Katz 1987; equal to KenLM's `score`).
 
-In memory an n-gram is its place in the sorted list of its order. Its key is
-(place of its first n-1 words) * (number of words) + (id of its last word), so that n-grams of any
-order are found by one search in sorted 64-bit integers.
+In memory an n-gram is its index in the sorted list of its order. Its key is
+(index of its first n-1 words) * (number of words) + (id of its last word), so that n-grams of any
+order are found by binary search in sorted 64-bit integers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float32]
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0
-"""log10 of the probability of what is never predicted, by ARPA's convention."""
+"""log10 probability of words that are never predicted (<s>), by ARPA's convention."""
 
 _MISSING_UNKNOWN = -100.0  # KenLM's Config.unk_missing_logprob
 _BATCH_ROWS = 1 << 18
@@ -46,9 +46,9 @@ class Order:
 
     keys: Ints
     log_probs: Floats
-    """log10, of the last word given those before."""
+    """log10 of the conditional probability of the last word."""
     log_backoffs: Floats
-    """log10, of the n-gram as a context; 0 for n-grams of the highest order."""
+    """log10 of the back-off weight as a context; 0 for n-grams of the highest order."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class NGramModel:
     words: tuple[str, ...]
     """Word by id: the unigrams' keys are 0, 1, ... in this order."""
     orders: tuple[Order, ...]
-    """Of unigrams first."""
+    """From unigrams up."""
 
     @cached_property
     def word_ids(self) -> dict[str, int]:
         return {word: index for index, word in enumerate(self.words)}
 
     def score(self, sentence: Sequence[str]) -> float:
-        """log10 of the probability of the sentence's words and its end, after its beginning."""
+        """log10 of the probability of the sentence's words and </s>, after <s>."""
         unknown = self.word_ids[UNKNOWN]
         ids = [self.word_ids.get(word, unknown) for word in sentence]
         whole = np.array([self.word_ids[BEGIN], *ids, self.word_ids[END]], dtype=np.int64)
@@ -73,8 +73,8 @@ class NGramModel:
         """log10 of the probability of each word given up to N-1 words before it; shape as `ids`."""
         size = len(ids)
         total = np.zeros(size)
-        place = ids  # of the n-gram that begins at each position, or -1
-        backoff = np.zeros(size)  # of the contexts that end before a position and are too long
+        place = ids  # index of the n-gram that begins at each position, or -1
+        backoff = np.zeros(size)  # log10 back-off of the longer contexts that end before a position
         for length, order in enumerate(self.orders, start=1):
             starts = size - length + 1
             if starts <= 0 or len(order.keys) == 0:
@@ -83,7 +83,7 @@ class NGramModel:
                 place = find(order.keys, place[:starts], ids[length - 1 :], len(self.words))
             known = place >= 0
             ends = slice(length - 1, size)
-            # A longer n-gram that is known makes the shorter ones and their weights void.
+            # A longer match replaces the shorter ones and their back-off weights.
             total[ends] = np.where(known, order.log_probs[place], total[ends])
             backoff[ends] = np.where(known, 0.0, backoff[ends])
             weights = np.where(known, order.log_backoffs[place], 0.0)
@@ -92,7 +92,7 @@ class NGramModel:
 
 
 def find(keys: Ints, contexts: Ints, words: Ints, num_words: int) -> Ints:
-    """Places among `keys` of the n-grams (context, word), -1 where there is none. Shapes alike."""
+    """Indexes into `keys` of the n-grams (context, word), -1 where absent. All of equal shape."""
     wanted = contexts * num_words + words
     if len(keys) == 0:
         return np.full(len(wanted), -1)
@@ -104,7 +104,7 @@ def find(keys: Ints, contexts: Ints, words: Ints, num_words: int) -> Ints:
 
 
 def write_arpa(model: NGramModel, stream: BinaryIO) -> None:
-    """Write the model in ARPA form, numbers with all the digits that single precision has."""
+    """Write the model in ARPA format, with all digits of single precision."""
     counts = (f"ngram {n}={len(o.keys)}\n" for n, o in enumerate(model.orders, start=1))
     stream.write(("\\data\\\n" + "".join(counts)).encode())
     words = pa.array(model.words)
@@ -141,7 +141,7 @@ def _word_columns(model: NGramModel, length: int, rows: slice) -> list[Ints]:
 def read_arpa(path: Path) -> NGramModel:
     """The model in an ARPA file (.gz allowed), as lmplz, SRILM, IRSTLM or `write_arpa` write it.
 
-    ValueError with the section where the file is not of that form, or lacks <s> or </s>. Without
+    ValueError naming the section where the file is not valid, or <s> or </s> is missing. Without
     <unk>, unknown words get log10 probability -100, as in KenLM.
     """
     with open_stream(path) as stream:
@@ -170,25 +170,27 @@ def _read_counts(stream: Stream, path: Path) -> list[int]:
             break
         counts.append(int(match.group(2)))
     if not counts:
-        raise ValueError(f"{path} is no ARPA file: no 'ngram 1=' after \\data\\")
+        raise ValueError(f"{path} is not a valid ARPA file: no 'ngram 1=' after \\data\\")
     return counts
 
 
 def _skip_to(stream: Stream, marker: str, path: Path) -> None:
-    """Read up to a marker line; only blank lines may come before it (anything before \\data\\)."""
+    """Read up to a section marker; only blank lines may precede it (any line before \\data\\)."""
     while line := stream.readline(_MAX_LINE_BYTES):
         text = line.strip().decode("utf-8", "replace")
         if text == marker:
             return
         if text and marker != "\\data\\":
-            raise ValueError(f"{path} is no ARPA file: '{text[:80]}' where '{marker}' should stand")
-    raise ValueError(f"{path} is cut or no ARPA file: it ends before '{marker}'")
+            raise ValueError(
+                f"{path} is not a valid ARPA file: expected '{marker}', found '{text[:80]}'"
+            )
+    raise ValueError(f"{path} is not a valid ARPA file, or truncated: it ends before '{marker}'")
 
 
 def _read_section(
     stream: Stream, length: int, count: int, path: Path
 ) -> tuple[list[pa.ChunkedArray], Floats, Floats]:
-    """The words (a column for each place), log probabilities and log back-offs of one order."""
+    """Words (one column per position), log probabilities and log back-offs of one order."""
     words: list[list[pa.Array]] = [[] for _ in range(length)]
     log_probs, log_backoffs = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     left = count
@@ -201,8 +203,8 @@ def _read_section(
         sizes = pc.list_value_length(parts).to_numpy()
         if not lines or not np.isin(sizes, (length + 1, length + 2)).all():
             raise ValueError(
-                f"{path}: section \\{length}-grams: has a line that is no {length}-gram, or fewer "
-                f"lines than the {count} announced"
+                f"{path}: section \\{length}-grams: a line is not a {length}-gram, or there are "
+                f"fewer lines than the {count} in its header"
             )
         starts, flat = parts.offsets.to_numpy()[:-1], parts.values
         try:
@@ -223,7 +225,7 @@ def _ids(column: pa.ChunkedArray, vocabulary: pa.Array, length: int, path: Path)
     ids = pc.index_in(column, vocabulary)
     if ids.null_count:
         word = column.filter(pc.is_null(ids))[0]
-        raise ValueError(f"{path}: a {length}-gram has '{word}', which is no unigram")
+        raise ValueError(f"{path}: a {length}-gram has '{word}', which is not a unigram")
     found: Ints = ids.to_numpy().astype(np.int64)
     return found
 
@@ -240,7 +242,9 @@ def _sorted_order(
     for order, column in zip(shorter[1:], ids[1:-1], strict=True):
         place = find(order.keys, place, column, num_words)
     if len(place) and place.min() < 0:
-        raise ValueError(f"{path}: a {len(ids)}-gram's first {len(ids) - 1} words are no n-gram")
+        raise ValueError(
+            f"{path}: the first {len(ids) - 1} words of a {len(ids)}-gram are not an n-gram"
+        )
     keys = place * num_words + ids[-1]
     by_key = np.argsort(keys)
     return Order(keys[by_key], log_probs[by_key], log_backoffs[by_key])
@@ -252,7 +256,7 @@ def _with_unknown(words: tuple[str, ...], orders: tuple[Order, ...], path: Path)
             raise ValueError(f"{path} has no unigram '{word}'")
     if UNKNOWN in words:
         return NGramModel(words, orders)
-    # One word more changes every key: the contexts' places are multiplied by the number of words.
+    # A new word changes every key: the contexts' indexes are multiplied by the number of words.
     num_words = len(words)
     wider = [
         replace(order, keys=order.keys + order.keys // num_words * (n > 0))

@@ -1,4 +1,4 @@
-"""Interpolated modified Kneser-Ney n-gram models, counted and smoothed in numpy.
+"""Trains n-gram LMs with interpolated modified Kneser-Ney smoothing, in numpy.
 
 Chen and Goodman, "An Empirical Study of Smoothing Techniques for Language Modeling" (TR-10-98,
 Harvard 1998), sections 3 and 4.1.6; as Heafield et al. 2013 (KenLM's lmplz) estimate them:
@@ -7,9 +7,10 @@ Harvard 1998), sections 3 and 4.1.6; as Heafield et al. 2013 (KenLM's lmplz) est
                      + gamma(context) p(w | context without its first word)
 
 where a is the count for n-grams of the highest order and for those that begin a sentence, else the
-number of different words seen before the n-gram; D(a) is D1, D2 or D3 for a = 1, 2 and more; and
-gamma(context) is the mass that the discounts free, so that the probabilities sum to one. Unigrams
-are interpolated with the uniform distribution over all words but <s>.
+continuation count (number of distinct words seen before the n-gram); D(a) is the discount D1, D2 or
+D3+ for a = 1, 2 and more; and gamma(context) is the probability mass that the discounts free, so
+that the probabilities sum to one. Unigrams are interpolated with the uniform distribution over all
+words but <s>.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from data_pipeline.filters.ngram import NEVER, Ints, NGramModel, Order
 Doubles = npt.NDArray[np.float64]
 
 _FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
-"""Where there are too few n-grams to estimate them: lmplz's --discount_fallback."""
+"""Discounts if there are too few n-grams to estimate them: lmplz's --discount_fallback."""
 
 
 @dataclass(frozen=True)
 class _Grams:
-    """The different n-grams of one length, sorted by key (see `ngram`)."""
+    """The distinct n-grams of one order, sorted by key (see `ngram`)."""
 
     keys: Ints
     counts: Ints
     suffixes: Ints
-    """Places, among the n-grams that are one word shorter, of all words but the first."""
+    """Index, among the n-grams one order lower, of all words but the first."""
     begins_sentence: npt.NDArray[np.bool_]
 
 
@@ -53,13 +54,13 @@ def train_model(ids: Ints, words: Sequence[str], *, order: int, begin: int, end:
 
 
 def _count(ids: Ints, num_words: int, order: int, begin: int) -> list[_Grams]:
-    """The n-grams of each length up to `order`; none crosses a sentence's begin."""
+    """The n-grams of each order up to `order`; none crosses a sentence's begin."""
     is_begin = ids == begin
     sentence = np.cumsum(is_begin, dtype=np.int32)
     unigrams = np.arange(num_words)
     counts = np.bincount(ids, minlength=num_words)
     grams = [_Grams(unigrams, counts, np.zeros(num_words, np.int64), unigrams == begin)]
-    place = ids.copy()  # of the n-gram that begins at each position
+    place = ids.copy()  # index of the n-gram that begins at each position
     starts = np.arange(len(ids))
     for length in range(2, order + 1):
         starts = starts[starts <= len(ids) - length]
@@ -80,7 +81,7 @@ def _count(ids: Ints, num_words: int, order: int, begin: int) -> list[_Grams]:
 
 
 def _smooth(grams: list[_Grams], words: tuple[str, ...], begin: int) -> NGramModel:
-    """Probabilities from the shortest n-grams up; each order gives back-offs to the one below."""
+    """Probabilities from unigrams up; each order sets the back-off weights of the one below."""
     orders: list[Order] = []
     num_words = len(words)
     lower = np.full(1, 1 / (num_words - 1))
@@ -122,7 +123,7 @@ def _adjusted_counts(own: _Grams, longer: _Grams | None) -> Ints:
 
 
 def _discounts(adjusted: Ints) -> Doubles:
-    """D of counts 0, 1, 2 and more, from how many n-grams have count 1, 2, 3 and 4."""
+    """Discounts D of counts 0, 1, 2, 3+, from the numbers of n-grams with count 1, 2, 3 and 4."""
     t = np.bincount(np.minimum(adjusted, 5), minlength=6)[:5].astype(np.float64)
     if (t[1:] > 0).all():
         y = t[1] / (t[1] + 2 * t[2])

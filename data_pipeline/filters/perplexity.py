@@ -1,4 +1,4 @@
-"""How surprising a text is to an n-gram model of good text in its language: CCNet's filter.
+"""Perplexity under an n-gram LM of high-quality text (CCNet's quality filter).
 
 CCNet (Wenzek et al., arXiv 1911.00359, section 3.3): a 5-gram Kneser-Ney model on SentencePiece
 tokens of Wikipedia scores every page, and the pages of a language are divided by perplexity into
@@ -20,7 +20,7 @@ import sentencepiece
 from data_pipeline.document import Document
 from data_pipeline.files.model_file import ModelFile, model_file
 from data_pipeline.filters.ngram import NGramModel, read_arpa
-from data_pipeline.text.normal_forms import scoring_text
+from data_pipeline.text.normal_forms import normalize_for_scoring
 
 _PUBLISHED = "https://dl.fbaipublicfiles.com/cc_net/lm ({language}.arpa.bin, {language}.sp.model)"
 _MADE_BY = "`build_dataset.sh train-perplexity`, from Wikipedia's text in this language"
@@ -29,7 +29,7 @@ _NGRAM_SUFFIXES = (".arpa", ".arpa.gz", ".arpa.bin")
 
 @dataclass(frozen=True)
 class PerplexityModel:
-    """The models of one language, and what perplexities are usual with them."""
+    """The models of one language, and the cut-offs of its perplexity buckets."""
 
     language: str
     tokenizer: ModelFile
@@ -48,11 +48,10 @@ class PerplexityModel:
 def perplexity_model(
     language: str, folder: Path, *, published_cutoffs: Mapping[str, tuple[float, float]]
 ) -> PerplexityModel:
-    """The files `<language>.sp.model`, `<language>.arpa[.gz|.bin]` and, for a model made here,
-    `<language>.cutoffs.json` in `folder`; without that file the published models' cut-offs hold.
-
-    ValueError where something is missing, or the model is in KenLM's binary form and KenLM is not
-    installed.
+    """The files `<language>.sp.model`, `<language>.arpa[.gz|.bin]` and, for a model trained here,
+    `<language>.cutoffs.json` in `folder`; without the latter, the published models' cut-offs apply.
+    ValueError where something is missing, or the model is in KenLM's binary format and KenLM is
+    not installed.
     """
     where = {
         "published": _PUBLISHED.format(language=language),
@@ -68,8 +67,8 @@ def perplexity_model(
     )
     if ngram.suffix == ".bin" and not has_kenlm():
         raise ValueError(
-            f"{ngram} is in KenLM's binary form, which only the package kenlm reads (pip install "
-            "kenlm; it needs a compiler); models in ARPA form are read without it"
+            f"{ngram} is in KenLM's binary format, which only the package kenlm reads (pip install "
+            "kenlm; it needs a compiler); models in ARPA format are read without it"
         )
     head_below, tail_from = _cutoffs(
         folder / f"{language}.cutoffs.json", language, published_cutoffs
@@ -93,7 +92,7 @@ def _cutoffs(
 
 
 def measure_perplexity(document: Document, *, models: tuple[PerplexityModel, ...]) -> Document:
-    """Edit: the perplexity by the model of the document's language; none without such a model."""
+    """Edit: perplexity under the model of the document's language; none without such a model."""
     for model in models:
         if model.language == document.language:
             value = perplexity(
@@ -106,8 +105,8 @@ def measure_perplexity(document: Document, *, models: tuple[PerplexityModel, ...
 def outside_buckets(
     document: Document, *, models: tuple[PerplexityModel, ...], keep: frozenset[str]
 ) -> str | None:
-    """Filter: a bucket that is not among `keep`; reason "perplexity_tail" for "tail". Documents
-    without a perplexity stay."""
+    """Filter: the perplexity bucket is not among `keep`; reason "perplexity_tail" for "tail".
+    Documents without a perplexity are kept."""
     if document.perplexity is None:
         return None
     bucket = next(m.bucket(document.perplexity) for m in models if m.language == document.language)
@@ -115,12 +114,13 @@ def outside_buckets(
 
 
 Scorer = Callable[[Sequence[str]], float]
-"""log10 of the probability of a sentence's tokens and its end."""
+"""log10 of the probability of a sentence's tokens and </s>."""
 
 
 def perplexity(text: str, tokenizer: Any, score: Scorer) -> float:
-    """Per token, the end included; one decimal, as CCNet. The whole text is one sentence."""
-    tokens: list[str] = tokenizer.encode(scoring_text(text), out_type=str)
+    """Perplexity per token, </s> included, rounded to one decimal, as CCNet. The whole text is one
+    sentence."""
+    tokens: list[str] = tokenizer.encode(normalize_for_scoring(text), out_type=str)
     return round(float(10.0 ** (-score(tokens) / (len(tokens) + 1))), 1)
 
 
@@ -150,11 +150,11 @@ def numpy_scorer(model: NGramModel) -> Scorer:
 
 @lru_cache(maxsize=32)
 def load_tokenizer(file: ModelFile) -> Any:
-    """The SentencePiece model, read once per process."""
+    """The SentencePiece model, loaded once per process."""
     return sentencepiece.SentencePieceProcessor(model_file=str(file.path))
 
 
 @lru_cache(maxsize=32)
 def _load_scorer(file: ModelFile) -> Scorer:
-    """The n-gram model, read once per process, by KenLM where that is installed."""
+    """The n-gram model, loaded once per process, by KenLM where that is installed."""
     return kenlm_scorer(file.path) if has_kenlm() else numpy_scorer(read_arpa(file.path))

@@ -1,4 +1,4 @@
-"""The models of one language for `perplexity`, trained from its clean text (Wikipedia's)."""
+"""Trains the tokenizer, n-gram LM and cut-offs of one language for `perplexity`, on Wikipedia."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from data_pipeline.filters.ngram import BEGIN, END, UNKNOWN, Ints, NGramModel, w
 from data_pipeline.filters.ngram_training import train_model
 from data_pipeline.filters.perplexity import numpy_scorer, perplexity
 from data_pipeline.sampling import SmallestHashes, keyed_hash
-from data_pipeline.text.normal_forms import scoring_text
+from data_pipeline.text.normal_forms import normalize_for_scoring
 
 _UNKNOWN_ID, _BEGIN_ID, _END_ID = 0, 1, 2
-_MAX_LINE_CHARACTERS = 1_000  # SentencePiece passes over lines of more than 4192 bytes
+_MAX_LINE_CHARACTERS = 1_000  # SentencePiece skips lines of more than 4192 bytes
 
 
 @dataclass(frozen=True)
 class NGramConfig:
-    """How the models are trained; the first three numbers are CCNet's."""
+    """Training settings of one language's models; the first three numbers are CCNet's."""
 
     order: int = 5
     vocab_size: int = 65_536
     character_coverage: float = 0.9995
     tokenizer_bytes: int = 50_000_000
-    """Text for the tokenizer at most, in UTF-8 bytes of normalised text."""
+    """Training text of the tokenizer at most, in UTF-8 bytes of normalized text."""
     ngram_bytes: int = 50_000_000
-    """Text for the n-gram counts at most; they take about 50 bytes of memory for each."""
+    """Training text of the n-gram model at most; about 50 bytes of memory per byte."""
     cutoff_pages: int = 10_000
     """Crawled pages on which the cut-offs are measured, at most."""
     head_percentile: float = 30.0
     tail_percentile: float = 60.0
     """Percentiles of the pages' perplexities between head, middle and tail (CCNet)."""
     seed: int = 0
-    """Chooses the documents where there are more than are used."""
+    """Seed for sampling documents where there are more than are used."""
 
     def __post_init__(self) -> None:
         for name in ("order", "vocab_size", "tokenizer_bytes", "ngram_bytes", "cutoff_pages"):
@@ -66,9 +66,9 @@ def train_ngram(
     """Train on clean `documents`, measure cut-offs on crawled `pages` of the same language, and
     publish the folder `out`, which `perplexity.perplexity_model` reads.
 
-    Both are read once; the normalised documents lie in a temporary file beside `out` meanwhile.
-    Equal documents and pages in any order give equal bytes. ValueError if there is no document or
-    no page.
+    Both are read once; the normalized documents are spooled to a temporary file beside `out`.
+    Deterministic: equal documents and pages in any order give equal bytes. ValueError if there is
+    no document or no page.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=out.parent) as spool:
@@ -91,17 +91,17 @@ def train_ngram(
 
 
 def _spool(documents: Iterable[str], spool: BinaryIO) -> tuple[int, int]:
-    """Write the documents as normalised lines; how many, and how many bytes."""
+    """Write the documents as normalized lines; returns (documents, bytes)."""
     num_documents = 0
     for text in documents:
-        if line := scoring_text(text):
+        if line := normalize_for_scoring(text):
             spool.write(line.encode() + b"\n")
             num_documents += 1
     return num_documents, spool.tell()
 
 
 def _sample(spool: BinaryIO, share: float, config: NGramConfig) -> list[str]:
-    """About `share` of the documents, chosen and ordered by their hashes."""
+    """About `share` of the documents, sampled and ordered by a keyed hash."""
     spool.seek(0)
     chosen: dict[int, str] = {}
     for line in spool:
@@ -125,7 +125,7 @@ def _train_tokenizer(documents: list[str], config: NGramConfig) -> bytes:
             model_writer=model,
             model_type="unigram",
             vocab_size=config.vocab_size,
-            # A text too small for so many pieces gets fewer.
+            # A small text supports fewer pieces.
             hard_vocab_limit=False,
             character_coverage=config.character_coverage,
             unk_id=_UNKNOWN_ID,
@@ -134,7 +134,7 @@ def _train_tokenizer(documents: list[str], config: NGramConfig) -> bytes:
             unk_piece=UNKNOWN,
             bos_piece=BEGIN,
             eos_piece=END,
-            # With several threads the sums of the training differ from run to run.
+            # With several threads floating-point sums differ from run to run.
             num_threads=1,
             minloglevel=2,
         )
@@ -177,7 +177,7 @@ def _measure_cutoffs(
         sample.add(content_id(text), text)
     if not len(sample):
         raise ValueError(
-            f"there is no crawled page in '{language}' on which to measure where the tail begins"
+            f"there is no crawled page in '{language}' on which to measure the perplexity cut-offs"
         )
     score = numpy_scorer(model)
     values = [perplexity(text, processor, score) for text in sample.items()]

@@ -1,8 +1,8 @@
-"""A linear classifier of pages: used as a reference in Wikipedia, or a random page.
+"""Quality classifier of web pages: cited as a Wikipedia reference, or a random page (fastText).
 
 LLaMA (arXiv 2302.13971, section 2.1): "we trained a linear model to classify pages used as
 references in Wikipedia v.s. randomly sampled pages, and discarded pages not classified as
-references". The paper says no more; the features (single words, fastText) and the threshold are
+references". The paper gives no details; the features (unigrams, fastText) and the threshold are
 those of RedPajama v1.
 """
 
@@ -27,19 +27,19 @@ _REFERENCE, _RANDOM = "__label__reference", "__label__random"
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """How the classifier is trained; fastText's own defaults where nothing else is said."""
+    """Training settings; fastText's defaults unless stated."""
 
     max_pages: int = 300_000
-    """Pages of each class at most (RedPajama v1: 300,000 references)."""
+    """Maximum pages per class (RedPajama v1: 300,000 references)."""
     max_characters: int = 10_000
-    """Of each page; the rest is not read, here and when pages are scored."""
+    """Per page, the rest is truncated, in training and in scoring."""
     dim: int = 100
     epoch: int = 5
     lr: float = 0.1
     word_ngrams: int = 1
     min_count: int = 1
     seed: int = 0
-    """Chooses the pages, and fastText's initial values."""
+    """Seed for sampling pages and for fastText's initial weights."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -57,7 +57,7 @@ class ClassifierConfig:
 
 @dataclass(frozen=True)
 class _Example:
-    """A page in the spool."""
+    """A page in the spool file."""
 
     identity: str
     label: str
@@ -66,10 +66,10 @@ class _Example:
 
 
 def reference_model(path: Path) -> ModelFile:
-    """The classifier at `path`; ValueError if it is not there."""
+    """The classifier at `path`; ValueError if it is missing."""
     return model_file(
         path,
-        what="a fastText classifier of pages that Wikipedia cites against random pages",
+        what="a fastText classifier of pages that Wikipedia cites versus random pages",
         published="nowhere; RedPajama v1 published how it was made, not the model",
         made_by="`build_dataset.sh train-references`, from references and crawled pages",
         left_out_by="leave --models.reference out",
@@ -84,7 +84,7 @@ def score_reference(document: Document, *, model: ModelFile, max_characters: int
 
 
 def not_reference(document: Document, *, min_score: float) -> str | None:
-    """Filter: not classified as a reference. RedPajama v1: 0.25, which gave LLaMA's size."""
+    """Filter: not classified as a reference. RedPajama v1: 0.25, which gives LLaMA's size."""
     score = document.reference_score
     return "not_reference" if score is not None and score < min_score else None
 
@@ -92,11 +92,11 @@ def not_reference(document: Document, *, min_score: float) -> str | None:
 def train_reference_classifier(
     references: Container[str], pages: Iterable[Document], out: Path, *, config: ClassifierConfig
 ) -> dict[str, int]:
-    """Train on crawled `pages` and publish the model file `out`; how many pages it was trained on.
+    """Train on crawled `pages` and publish the model file `out`; returns the number of pages used.
 
-    Positives are pages whose URL is among `references`, negatives as many of the others; each is a
-    random sample of all that there are, and a text counts once. Equal pages in any order give equal
-    bytes, on one kind of processor. ValueError where no page, or every page, is a reference.
+    Positives are pages whose URL is among `references`, negatives as many of the others; each class
+    is a random sample, and equal texts count once. Deterministic: equal pages in any order give
+    equal bytes, on one kind of CPU. ValueError where no page, or every page, is a reference.
     """
     positives: SmallestHashes[_Example] = SmallestHashes(config.max_pages, config.seed)
     negatives: SmallestHashes[_Example] = SmallestHashes(config.max_pages, config.seed)
@@ -129,9 +129,9 @@ def train_reference_classifier(
 def _train(
     spool: BinaryIO, examples: list[_Example], folder: Path, config: ClassifierConfig
 ) -> bytes:
-    """The bytes of the trained model; `folder` holds temporary files meanwhile."""
-    # fastText reads examples in the order of the file, and would first learn one class alone. The
-    # other seed gives an order that has nothing to do with how they were chosen.
+    """The bytes of the trained model; temporary files are written to `folder`."""
+    # fastText reads examples in file order, so they must be shuffled across classes. The other
+    # seed makes the order independent of the sampling.
     examples = sorted(examples, key=lambda e: keyed_hash(e.identity, config.seed + 1))
     with TemporaryDirectory(dir=folder) as own:
         input_file, model = Path(own, "examples.txt"), Path(own, "model.bin")
@@ -145,7 +145,7 @@ def _train(
             **{name: settings[name] for name in ("dim", "epoch", "lr", "seed")},
             wordNgrams=config.word_ngrams,
             minCount=config.min_count,
-            # With more threads every run gives other weights.
+            # With more threads the weights differ from run to run.
             thread=1,
             verbose=0,
         )
@@ -154,11 +154,11 @@ def _train(
 
 
 def _one_line(text: str, max_characters: int) -> str:
-    # fastText would take a word of a page that looks like a label for one.
+    # fastText would parse a word of a page that looks like a label as one.
     return " ".join(text[:max_characters].replace("__label__", " ").split())
 
 
 @lru_cache(maxsize=2)
 def _load(model: ModelFile) -> Any:
-    """The model, read once per process."""
+    """The model, loaded once per process."""
     return fasttext.load_model(str(model.path))

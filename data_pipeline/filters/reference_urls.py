@@ -1,7 +1,7 @@
-"""Which pages Wikipedia's articles cite: URLs out of wikitext, and a small set of them.
+"""URLs that Wikipedia articles cite: extraction from wikitext, and a compact hash set of them.
 
-A reference is what stands in `<ref>` with any attributes, on one line or many, or in a citation
-template wherever it stands. Links under "External links" and in infoboxes are no references.
+A reference is a URL in `<ref>` with any attributes, on one line or many, or in a citation template
+anywhere. Links under "External links" and in infoboxes are not references.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import xxhash
 
 from data_pipeline.files.atomic import write_atomic
 
-# Names of citation templates begin so in the Wikipedias of the paper's languages.
+# Prefixes of the names of citation templates in the Wikipedias of the paper's languages.
 _CITATION = (
     r"cite\w*|citation\b|cita\w*|citweb|cytuj|lien web|ouvrage|internetquelle|literatur|webbref|"
     r"bokref|tidningsref|kilde|navedi"
@@ -40,12 +40,12 @@ _ARCHIVED = re.compile(
     re.IGNORECASE,
 )
 _AFTER_URL = ".,;:!?'"
-_UNQUOTED = "/~!$&'()*+,;=:@"  # what RFC 3986 allows in a path as it is
+_UNQUOTED = "/~!$&'()*+,;=:@"  # allowed unescaped in a path by RFC 3986
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def reference_urls(wikitext: str) -> Iterator[str]:
-    """The URLs that an article cites, as written there; of archived copies, the original's."""
+    """The URLs that an article cites, verbatim; for archived copies, the original's."""
     position, in_ref = 0, False
     templates: list[bool] = []  # for each open template: whether it is a citation
     while match := _TOKEN.search(wikitext, position):
@@ -59,7 +59,7 @@ def reference_urls(wikitext: str) -> Iterator[str]:
         elif kind == "end_ref":
             in_ref = False
         elif kind == "heading":
-            # What was not closed before a heading never is.
+            # What is still open at a heading is never closed.
             in_ref, templates = False, []
         elif kind in ("citation", "open"):
             if len(templates) < _MAX_TEMPLATE_DEPTH:
@@ -71,7 +71,7 @@ def reference_urls(wikitext: str) -> Iterator[str]:
 
 
 def _trimmed(url: str) -> str:
-    """Without the punctuation of the sentence in which it stands, by MediaWiki's rule."""
+    """Without trailing punctuation of the surrounding sentence, by MediaWiki's rule."""
     url = url.rstrip(_AFTER_URL)
     return url if "(" in url else url.rstrip(_AFTER_URL + ")")
 
@@ -80,21 +80,21 @@ def _without_archive(url: str) -> str:
     return _ARCHIVED.sub("", url, count=1)
 
 
-def page_address(url: str) -> str:
-    """`normalise_url`; an address that has no such form stays as it is."""
-    return normalise_url(url) or url
+def url_key(url: str) -> str:
+    """Deduplication key of a URL: `normalize_url`, or the URL itself where that is None."""
+    return normalize_url(url) or url
 
 
-def normalise_url(url: str) -> str | None:
-    """One form for the addresses of one page: no scheme, "www.", default port, fragment, user or
-    trailing slash; host in lower case and as ASCII; percent-encoding only where it is needed. None
-    for what is no address on the web.
+def normalize_url(url: str) -> str | None:
+    """Canonical form of a URL: no scheme, "www.", default port, fragment, user or trailing slash;
+    host in lower case and as ASCII (IDNA); percent-encoding only where needed. None for what is not
+    an http(s) URL.
     """
     try:
         parts = urlsplit(url.strip())
         host, port = (parts.hostname or "").rstrip("."), parts.port
         host = host if host.isascii() else host.encode("idna").decode("ascii")
-    except ValueError:  # bad port or brackets, or a host name that is none (UnicodeError)
+    except ValueError:  # invalid port, brackets or host name (UnicodeError)
         return None
     scheme = parts.scheme.lower() or "http"
     if scheme not in _DEFAULT_PORTS or "." not in host:
@@ -109,9 +109,9 @@ def normalise_url(url: str) -> str | None:
 
 
 class ReferenceUrls:
-    """A set of pages by the 64-bit hash of their normalised URL: 8 bytes each, so that the 38
-    million references of English Wikipedia take 0.3 GB. One page in 500 billion is taken for one of
-    those by mistake."""
+    """A set of pages by 64-bit hashes of their normalized URLs: 8 bytes each, so that the 38
+    million references of English Wikipedia take 0.3 GB. False-positive rate: one page in 500
+    billion."""
 
     def __init__(self, hashes: npt.NDArray[np.uint64]) -> None:
         self._hashes = np.unique(hashes)
@@ -120,7 +120,7 @@ class ReferenceUrls:
         return len(self._hashes)
 
     def __contains__(self, url: object) -> bool:
-        normal = normalise_url(url) if isinstance(url, str) else None
+        normal = normalize_url(url) if isinstance(url, str) else None
         if normal is None or not len(self._hashes):
             return False
         key = np.uint64(_hash(normal))
@@ -129,15 +129,15 @@ class ReferenceUrls:
 
     @staticmethod
     def of(urls: Iterable[str]) -> ReferenceUrls:
-        """Memory while it is made: about 20 bytes for each different address."""
+        """Takes about 20 bytes of memory per distinct URL while it is built."""
         batches: list[npt.NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
-        hashes = (_hash(normal) for url in urls if (normal := normalise_url(url)) is not None)
+        hashes = (_hash(normal) for url in urls if (normal := normalize_url(url)) is not None)
         while batch := list(itertools.islice(hashes, _BATCH)):
             batches.append(np.unique(np.array(batch, dtype=np.uint64)))
         return ReferenceUrls(np.concatenate(batches))
 
     def save(self, path: Path) -> None:
-        """Write the file `path`, whole or not at all: little-endian hashes, sorted."""
+        """Write the file `path` atomically: little-endian hashes, sorted."""
         write_atomic(path, self._hashes.astype("<u8").tobytes())
 
     @staticmethod
@@ -151,5 +151,5 @@ def collect_reference_urls(wikitexts: Iterable[str]) -> ReferenceUrls:
 
 
 def _hash(normal_url: str) -> int:
-    # What is in a page's address need not be Unicode text.
+    # A URL need not be valid Unicode text.
     return xxhash.xxh3_64_intdigest(normal_url.encode("utf-8", "surrogatepass"))

@@ -1,3 +1,3 @@
-"""What leaves the machine: dataset card, Hugging Face hub, upload to a URL. Imported by `commands`;
+"""Publishing a dataset: dataset card, Hugging Face Hub, upload to a URL. Imported by `commands`;
 imports `report` and below.
 """

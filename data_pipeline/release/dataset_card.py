@@ -1,7 +1,7 @@
-"""The dataset card: README.md of a folder of documents folders, as Hugging Face reads it.
+"""Dataset card (README.md) of a folder of documents folders, in the Hugging Face Hub's format.
 
-With it, `datasets.load_dataset(FOLDER, SOURCE)` opens a source, without a name all of them, and
-the name "ledger" opens what was dropped; from the folder itself and from the hub.
+It makes `datasets.load_dataset(FOLDER, SOURCE)` load one source, all sources without a name, and
+the dropped documents by the name "ledger"; from the folder itself and from the Hub.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from data_pipeline.report.formatting import count, percent, size, visible
 
 CARD = "README.md"
 ALL, LEDGER = "all", "ledger"
-"""Configurations besides one per source: the documents of every source; what was dropped."""
+"""Configurations besides one per source: the documents of all sources; the dropped documents."""
 
-# The hub's names of licences are the SPDX identifiers in small letters, but for these.
+# The Hub's licence names are the SPDX identifiers in lower case, except for these.
 _LICENCE_NAMES = {"odc-by-1.0": "odc-by", "unlicense": "unlicense", "pddl-1.0": "pddl"}
 _HUB_LICENCES = {
     *("afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bsd-2-clause", "bsd-3-clause"),
@@ -35,30 +35,30 @@ _HUB_LICENCES = {
 COLUMNS = {
     "id": "xxh3 of 128 bits over the text's UTF-8 bytes",
     "text": "the document",
-    "source": "which source it is of",
-    "url": "its address",
+    "source": "the source that it comes from",
+    "url": "its URL",
     "title": "its title",
     "language": "ISO 639 code",
     "licence": "SPDX expression",
     "timestamp": "ISO 8601, as the source says",
     "source_file": "the raw file that it was read from",
-    "offset": "its place in that file, by the reader's own count",
+    "offset": "its position in that file, in the reader's unit",
     "language_score": "probability of the language, where it was identified",
-    "perplexity": "by an n-gram model of good text, where it was measured",
+    "perplexity": "under an n-gram LM of high-quality text, where it was measured",
     "reference_score": "probability of being a page that Wikipedia cites, where it was classified",
-    "contamination": "evaluation sets of which it has items, as JSON, where these are flagged",
+    "contamination": "evaluation sets that it overlaps with, as JSON, where these are flagged",
 }
 
 
 def write_card(account: BuildAccount, folder: Path, *, documents: str = "") -> None:
-    """`folder/README.md`; the documents folders lie in `folder/documents/<source>/`."""
+    """Write `folder/README.md`; the documents folders lie in `folder/documents/<source>/`."""
     write_atomic(folder / CARD, card(account, documents=documents).encode("utf-8"))
 
 
 def card(account: BuildAccount, *, documents: str = "") -> str:
-    """The card: YAML that tells where everything is, and what a reader must know.
+    """The card: YAML metadata with the data files' paths, and a description.
 
-    `documents`: folder of the documents folders, relative to the card's; "" for the same.
+    `documents`: path of the documents folders, relative to the card; "" for the same folder.
     """
     prefix = f"{documents.strip('/')}/" if documents.strip("/") else ""
     parts = [
@@ -112,7 +112,7 @@ def _config(name: str, paths: Sequence[str]) -> dict[str, object]:
 
 
 def _hub_licence(spdx: str) -> str:
-    """The hub's name of a licence; "other" for what it has no name for, "unknown" for ""."""
+    """The Hub's name of a licence; "other" if it has no name for it, "unknown" for ""."""
     if not spdx:
         return "unknown"
     name = spdx.lower()
@@ -139,7 +139,7 @@ def _introduction(account: BuildAccount) -> str:
         f"{count(documents)} documents with {size(text_bytes)} of text from "
         f"{len(account.sources)} sources, {percent(documents, read)} of the {count(read)} that "
         f"were read. Built {_cell(account.created)} by llama-ds. Documents were cleaned and "
-        "compared with one another; each that was dropped is listed with its reason."
+        "deduplicated; each dropped document is listed with its drop reason."
     )
 
 
@@ -190,16 +190,16 @@ def _building(account: BuildAccount) -> str:
         lines.append(
             "Stages, in order: "
             + ", ".join(f"`{name}`" for name in account.stages)
-            + ". `clean` is what a source's own edits and filters leave; the others are rules that "
-            "compare documents, of which one stays."
+            + ". `clean` is the result of a source's own edits and filters; the others are "
+            "deduplication rules, which keep one document of each set of duplicates."
         )
     if account.left_out or account.undone:
         lines.append("")
     lines += [f"- left out: {_cell(step)}" for step in account.left_out]
-    lines += [f"- undone, so its findings are kept: `{rule}`" for rule in account.undone]
+    lines += [f"- undone, so its duplicates are kept: `{rule}`" for rule in account.undone]
     if account.evaluations:
         rows = [(e.name, f"{e.items:,}", f"{e.hits:,}") for e in account.evaluations]
-        head = ("evaluation set", "items", "documents that have one")
+        head = ("evaluation set", "items", "contaminated documents")
         lines += ["", _table(head, rows)]
     return "\n".join(lines)
 
@@ -238,9 +238,9 @@ def _licences(sources: Sequence[SourceAccount]) -> str:
 def _removal() -> str:
     return """## Asking for removal
 
-Name the documents by `id`, by `url`, or by `licence`. Whoever keeps this data set removes them from
-the documents, from the token store and from what is published, without another build; the ledger
-then has a line with the reason `requested` and without the text. To find documents:
+Name the documents by `id`, by `url`, or by `licence`. Whoever maintains this dataset removes them
+from the documents, from the token store and from what is published, without a rebuild; the ledger
+then has a row with the reason `requested` and without the text. To find documents:
 
 ```python
 hits = everything.filter(lambda row: row["url"] is not None and "example.org" in row["url"])
@@ -258,6 +258,6 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that is no markup, in one line."""
+    """Escape text for a Markdown table cell, on one line."""
     line = " ".join(visible(text).split())
     return re.sub(r"([\\|<>*\[\]])", r"\\\1", line)

@@ -1,4 +1,4 @@
-"""Pushes built documents to the Hugging Face hub."""
+"""Pushes built documents to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from data_pipeline.release.dataset_card import CARD
 
 PUBLISHED = (CARD, "*manifest.json", "*documents-*.parquet", "*dropped-*.parquet")
-"""What goes to the hub. Texts that were dropped do not (examples.parquet, the report): a licence or
-a request may be why."""
+"""Files that are uploaded. Dropped texts are not (examples.parquet, the report): the drop reason
+may be a licence or a removal request."""
 PRIVATE = (".*", "*/.*", "cache/*", "*/cache/*")
-"""Parts, caches, and what killed processes left."""
+"""Never uploaded: parts, caches, and temporary files of killed processes."""
 
 
 class Hub(Protocol):
-    """What is used of `huggingface_hub.HfApi`."""
+    """The methods of `huggingface_hub.HfApi` that are used."""
 
     def whoami(self) -> object: ...
     def create_repo(
@@ -39,12 +39,12 @@ class Hub(Protocol):
 
 
 def push_to_hub(folder: Path, repo_id: str, *, private: bool = True, hub: Hub | None = None) -> str:
-    """Push a folder with a dataset card to the repository USER/NAME; its address.
+    """Push a folder with a dataset card to the repository USER/NAME; returns its URL.
 
-    The repository is made where there is none, for its owner's eyes only unless `private` is
-    False. A push that was interrupted continues. Files of an earlier push that are no longer there
-    are deleted, so that what was removed here is removed there. Who pushes is who has logged in
-    with `hf auth login`. ValueError where nobody has, or the folder has no card.
+    The repository is created if it does not exist, private unless `private` is False. An
+    interrupted push is resumed. Files of an earlier push that no longer exist are deleted, so that
+    removals here take effect there. Requires `hf auth login`. ValueError where nobody is logged in,
+    or the folder has no card.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
         raise ValueError(f"the repository '{repo_id}' must have the form USER/NAME")
@@ -55,7 +55,7 @@ def push_to_hub(folder: Path, repo_id: str, *, private: bool = True, hub: Hub | 
         hub.whoami()
     except LocalTokenNotFoundError as error:
         raise ValueError(
-            f"nobody is logged in to push to {repo_id}; run `hf auth login` first"
+            f"not logged in to the Hugging Face Hub; run `hf auth login` to push to {repo_id}"
         ) from error
     hub.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
     hub.upload_folder(

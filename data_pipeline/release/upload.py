@@ -1,12 +1,12 @@
-"""A copy of a finished dataset behind a URL: documents, token store, report and card.
+"""Uploads a finished dataset to a URL: documents, token store, report and card.
 
-    URL/checksums.json      every file of the copy with its size and xxh3; its place and mark
-    URL/documents/...       as in the dataset, with its card, but for what is hidden: intermediate
-                            results
-    URL/store/...           `manifest.json` of a folder comes after all that it names
+    URL/checksums.json      every uploaded file with its size and xxh3; marks the URL as a copy
+    URL/documents/...       as in the dataset, with its card; hidden intermediate results are
+                            left out
+    URL/store/...           `manifest.json` of a folder is uploaded after all files it lists
 
-Whoever reads a folder with a manifest finds it whole: before a file is replaced or removed, the
-manifests above it go.
+A folder with a manifest is always complete: before a file is replaced or removed, the manifests
+above it are deleted.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from data_pipeline.tokens.store import TokenStore
 
 RECORD = "checksums.json"
 COPIED = ("documents", "store", "report.html", "report.json")
-"""What of a dataset's folder is copied, where it is there."""
+"""Parts of a dataset's folder that are uploaded, where they exist."""
 _MANIFEST = "manifest.json"
 _MAPPED = "cache"  # of `documents.load_documents`
-# A store answers slowly and several at once; more would only share the same line.
+# An object store has high latency and serves requests in parallel; more would share the bandwidth.
 _CONNECTIONS = 8
 
 
@@ -46,7 +46,7 @@ class CopyAccount:
     num_copied: int
     num_bytes_copied: int
     num_removed: int
-    """Files of an earlier copy that the dataset no longer has."""
+    """Files of an earlier upload that the dataset no longer has."""
 
     def __str__(self) -> str:
         return (
@@ -56,18 +56,18 @@ class CopyAccount:
 
 
 def publish_copy(folder: Path, url: str) -> CopyAccount:
-    """Copy the dataset in `folder` to `url`; the same call continues an interrupted copy.
+    """Upload the dataset in `folder` to `url`; calling it again resumes an interrupted upload.
 
-    A file that is there in its size, and was recorded with its checksum, is not copied again; one
-    that the dataset no longer has is removed. ValueError where `folder` holds no finished dataset,
-    or the place holds something else.
+    A file that exists in its size, and was recorded with its checksum, is not uploaded again; one
+    that the dataset no longer has is deleted. ValueError where `folder` is not a finished dataset,
+    or the URL holds something else.
     """
     files = _files(folder)
     filesystem, root = open_url(url)
     found = {file.name: file for file in listing(RemoteFolder(url)) if file.name != RECORD}
     recorded = _recorded(filesystem, f"{root}/{RECORD}")
     if recorded is None and found:
-        raise ValueError(f"{url} holds something else ({min(found)}); name an empty place")
+        raise ValueError(f"{url} holds something else ({min(found)}); choose an empty place")
     there = {
         name
         for name in found
@@ -93,7 +93,7 @@ def publish_copy(folder: Path, url: str) -> CopyAccount:
 
 
 def _files(folder: Path) -> dict[str, CopiedFile]:
-    """What is to be copied; ValueError if a part of it is not whole, or there is nothing."""
+    """The files to upload; ValueError if a part is incomplete, or there is nothing."""
     known: dict[str, str] = {}
     for manifest in sorted(folder.glob(f"documents/[!.]*/{_MANIFEST}")):
         place = manifest.parent.relative_to(folder).as_posix()
@@ -105,7 +105,7 @@ def _files(folder: Path) -> dict[str, CopiedFile]:
                 known |= {f"store/{file.path}": file.xxh3_64 for file in split.files}
                 known |= {f"store/{file.path}": file.xxh3_64 for file in split.provenance}
     if not known:
-        raise ValueError(f"{folder} holds no finished dataset: neither documents nor a token store")
+        raise ValueError(f"{folder} is not a finished dataset: neither documents nor a token store")
     found = {}
     for name in COPIED:
         top = folder / name
@@ -123,19 +123,21 @@ def _is_intermediate(place: str) -> bool:
 
 
 def _recorded(filesystem: Any, path: str) -> dict[str, CopiedFile] | None:
-    """The record of an earlier copy; None where there is none."""
+    """checksums.json of an earlier upload; None if there is none."""
     try:
         fields = json.loads(filesystem.cat_file(path))
         return {name: CopiedFile(**entry) for name, entry in fields.items()}
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no record of a copy ({error}); name an empty place") from error
+        raise ValueError(
+            f"{path} is not a valid record of an upload ({error}); choose an empty place"
+        ) from error
 
 
 def _is_there(found: RemoteFile, wanted: CopiedFile | None, recorded: CopiedFile | None) -> bool:
-    """Files that differ from a record are removed before it is written, so that what is there in
-    a record's size is what it says."""
+    """Files that differ from checksums.json are deleted before it is written, so a file that exists
+    in the recorded size has the recorded contents."""
     return wanted is not None and wanted == recorded and found.size == wanted.bytes
 
 
@@ -152,7 +154,7 @@ def _as_json(files: Mapping[str, CopiedFile]) -> bytes:
 
 
 def _copy(filesystem: Any, folder: Path, root: str, sizes: Mapping[str, int]) -> None:
-    """Several at a time; manifests when all the others are there, the deepest first."""
+    """Upload in parallel; manifests after all other files, the deepest first."""
 
     def is_manifest(name: str) -> bool:
         return PurePosixPath(name).name == _MANIFEST
@@ -163,7 +165,9 @@ def _copy(filesystem: Any, folder: Path, root: str, sizes: Mapping[str, int]) ->
         filesystem.put_file(str(folder / name), target)
         filesystem.invalidate_cache(target)
         if (size := filesystem.size(target)) != sizes[name]:
-            raise OSError(f"{target} has {size} bytes, and {sizes[name]} were sent; run it again")
+            raise OSError(
+                f"size mismatch for {target}: uploaded {size} of {sizes[name]} bytes; retry"
+            )
         return sizes[name]
 
     names = sorted(sizes)

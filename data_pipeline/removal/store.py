@@ -24,7 +24,6 @@ from data_pipeline.executors.executor import Executor
 from data_pipeline.files.atomic import atomic_directory, link_or_copy
 from data_pipeline.files.checksum import file_checksum
 from data_pipeline.removal.matching_rows import split_rows
-from data_pipeline.tokens.encoder import Encoder
 from data_pipeline.tokens.store import (
     SPLITS,
     ProvenanceFile,
@@ -37,6 +36,7 @@ from data_pipeline.tokens.store import (
     describe_provenance,
 )
 from data_pipeline.tokens.store_building import write_dataset_files
+from data_pipeline.tokens.tokenizer_folder import load_encoder
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ def remove_from_store(
         rewritten = dict(zip(concerned, results, strict=True))
         sources = {
             source: {
-                split: _split(new, new / source / split, splits[split], rewritten)
-                for split in SPLITS
+                split: _split(new / source / split, splits[split], rewritten) for split in SPLITS
             }
             for source, splits in store.manifest.sources.items()
         }
@@ -138,7 +137,7 @@ def _link_others(store: Path, new: Path, *, without: set[str]) -> None:
 
 
 def _rewrite(task: _Task) -> _Rewritten:
-    encoder = Encoder(task.store / "tokenizer")
+    encoder = load_encoder(task.store / "tokenizer")
     tokens, places = task.file.tokens.path, task.file.provenance.path
     (task.to / tokens).parent.mkdir(parents=True, exist_ok=True)
     keep = _write_places(task.store / places, task.to / places, task.requests)
@@ -185,7 +184,7 @@ def _write_places(path: Path, target: Path, requests: RemovalRequests) -> npt.ND
 
 
 def _split(
-    store: Path, folder: Path, before: SplitManifest, rewritten: Mapping[str, _Rewritten]
+    folder: Path, before: SplitManifest, rewritten: Mapping[str, _Rewritten]
 ) -> SplitManifest:
     """The split's manifest, with what `datasets` wants beside its files."""
     found = [rewritten.get(file.path) for file in before.files]

@@ -1,3 +1,3 @@
-"""A finished build to look at: its account, table, HTML page, and dropped documents. Imported by
-`release` and `commands`; imports `build`, `tokens` and below.
+"""Reports on a finished build: statistics per stage (account), table, HTML page, dropped documents.
+Imported by `release` and `commands`; imports `build`, `tokens` and below.
 """

@@ -1,7 +1,8 @@
-"""The account of a build: what every number and example of its report is taken from.
+"""Build statistics: documents, bytes, drop reasons and costs per stage, for report and dataset
+card.
 
-`report_page` draws it, report.json is `to_json`, the dataset card quotes it. Counts of bytes are
-UTF-8 bytes of texts unless they say otherwise.
+`report_page` renders it, report.json is `to_json`, the dataset card quotes it. Byte counts are
+UTF-8 bytes of texts unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import pydantic
 from data_pipeline.build.duplicate_samples import Cluster
 from data_pipeline.documents_folder import Manifest
 
-ACCOUNT_VERSION = 1
+ACCOUNT_VERSION = 2
 READ, CLEAN = "read", "clean"
-"""The stages before the rules of comparison: everything that the reader found; what is left of it
-after the reader's own objections, the edits and the filters."""
+"""The stages before the deduplication rules: everything the reader found; what is kept after
+reader, edits and filters."""
 
 
 def stage_of_drop(stage: str, reason: str) -> str:
-    """The account's stage of a line of the ledger: `CLEAN`, or the name of the rule."""
+    """The account's stage of a row of the ledger: `CLEAN`, or the name of the deduplication
+    rule."""
     if stage == "compare":
         return reason
     return CLEAN if stage in ("read", "edit", "filter") else stage
@@ -29,7 +31,7 @@ def stage_of_drop(stage: str, reason: str) -> str:
 
 @dataclass(frozen=True)
 class StageAccount:
-    """What is left of a source after a stage."""
+    """Documents of a source that are left after a stage."""
 
     name: str
     documents: int
@@ -38,10 +40,10 @@ class StageAccount:
 
 @dataclass(frozen=True)
 class DropAccount:
-    """What a source lost at a stage for a reason."""
+    """Documents of a source dropped at a stage for a reason."""
 
     stage: str
-    """Name of a `StageAccount`: the one after which these documents are missing."""
+    """Name of a `StageAccount`: the first one without these documents."""
     reason: str
     documents: int
     text_bytes: int
@@ -49,39 +51,39 @@ class DropAccount:
 
 @dataclass(frozen=True)
 class SourceAccount:
-    """One source from its raw files to its tokens."""
+    """Statistics of one source from raw files to tokens."""
 
     name: str
     num_input_files: int
     num_input_bytes: int
-    """Of the raw files, as they lie on disk."""
+    """Of the raw files on disk (compressed or not)."""
     stages: tuple[StageAccount, ...]
     """In order; the first is what was read, the last what is kept."""
     dropped: tuple[DropAccount, ...]
     ignored: dict[str, int]
     """Files or folders that were not read, per reason."""
     lengths: dict[str, int]
-    """Kept documents by the bits of their length: "10" stands for 512 to 1,023 bytes."""
+    """Histogram of kept documents by bit length of their size: "10" is 512 to 1,023 bytes."""
     languages: dict[str, int]
-    """Kept documents per language, "" where it is not known."""
+    """Kept documents per language, "" where unknown."""
     licences: dict[str, int]
-    """Kept documents per licence, "" where it is not known."""
+    """Kept documents per licence, "" where unknown."""
     licence_bytes: dict[str, int]
-    """Their text bytes; empty where these were not counted."""
+    """Their text bytes; empty where not counted."""
     num_tokens: int | None = None
-    """In the token store, all splits; None before there is one."""
+    """In the token store, all splits; None before tokenization."""
     unknown_bytes: int | None = None
-    """Bytes of its text for which the tokenizer has only a byte token."""
+    """Bytes of its text that the tokenizer encodes by byte fallback."""
     paragraphs_removed: int = 0
-    """Repeated ones, taken out of the texts as they were read."""
+    """Repeated paragraphs removed from the texts."""
     origin: str = ""
-    """Where the raw files come from, in words."""
+    """Origin of the raw files, as prose."""
     terms: str = ""
-    """Licence or terms of the source as a whole, in words."""
+    """Licence or terms of the source as a whole, as prose."""
 
     @property
     def num_documents(self) -> int:
-        """Documents that are kept."""
+        """Kept documents."""
         return self.stages[-1].documents
 
     @property
@@ -91,11 +93,11 @@ class SourceAccount:
 
 @dataclass(frozen=True)
 class DropExample:
-    """A document that was dropped, to look at."""
+    """A sample of a dropped document, for inspection."""
 
     source: str
     stage: str
-    """As the ledger has it, "read", "edit", "filter" or "compare"; or as the account has it."""
+    """A stage of the ledger ("read", "edit", "filter" or "compare"), or of the account."""
     reason: str
     source_file: str
     offset: int | None
@@ -107,54 +109,52 @@ class DropExample:
 
 @dataclass(frozen=True)
 class EvaluationAccount:
-    """One evaluation set that documents were compared with."""
+    """Decontamination result of one evaluation set."""
 
     name: str
     items: int
     looked_for: int
     hits: int
-    """Documents, dropped or flagged, that have an item of it."""
+    """Contaminated documents, dropped or flagged."""
 
 
 @dataclass(frozen=True)
 class TokenizerAccount:
-    """The tokenizer that the store was made with."""
+    """The tokenizer of the token store."""
 
     kind: str
     vocab_size: int
     sha256: str
     trained_on: str
-    """In words: which texts, how many bytes."""
+    """As prose: which texts, how many bytes."""
     bytes_per_token: dict[str, float]
     """Per source, of this tokenizer."""
-    reference_name: str | None = None
-    """A published tokenizer that the same texts were given to."""
-    reference_bytes_per_token: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
 class MixtureRow:
-    """One source in the mixture of a training run."""
+    """One source in the data mixture of a training run."""
 
     source: str
     documents: int
     text_bytes: int
     tokens: int
     share: float
-    """Of the run's tokens that come from this source, between 0 and 1."""
-    paper_share: float | None = None
-    paper_epochs: float | None = None
+    """Sampling share: fraction of the run's tokens, between 0 and 1."""
+    stated_share: float | None = None
+    """As the corpus has them, for all its sources and its whole token budget."""
+    stated_epochs: float | None = None
 
 
 @dataclass(frozen=True)
 class CostRow:
-    """What a stage was thought to cost, and what it did."""
+    """Predicted and measured cost of a stage."""
 
     stage: str
     predicted_core_hours: float | None
     core_hours: float | None
     predicted_memory_bytes: int | None = None
-    """Of one process at its peak."""
+    """Peak of one process."""
     memory_bytes: int | None = None
     predicted_disk_bytes: int | None = None
     disk_bytes: int | None = None
@@ -162,18 +162,18 @@ class CostRow:
 
 @dataclass(frozen=True)
 class BuildAccount:
-    """A build. Every source has the same stages in the same order."""
+    """Statistics of a build. Every source has the same stages in the same order."""
 
     corpus: str
     created: str
     """ISO 8601."""
     sources: tuple[SourceAccount, ...]
     left_out: tuple[str, ...] = ()
-    """Steps that the build did without, each as a sentence."""
+    """Optional steps that were skipped, each as a sentence."""
     undone: tuple[str, ...] = ()
-    """Rules whose removals were undone."""
+    """Deduplication rules whose removals were undone."""
     requested_removals: int = 0
-    """Documents removed because somebody asked for it."""
+    """Documents removed by removal requests."""
     examples: tuple[DropExample, ...] = ()
     clusters: tuple[Cluster, ...] = ()
     evaluations: tuple[EvaluationAccount, ...] = ()
@@ -183,9 +183,9 @@ class BuildAccount:
     """Tokens of the training run that the mixture is for."""
     costs: tuple[CostRow, ...] = ()
     versions: dict[str, str] | None = None
-    """Of the packages and programs that had a part in the result."""
+    """Of the packages and programs that affect the result."""
     fingerprints: dict[str, str] | None = None
-    """Of sources, store and tokenizer: equal where the result is equal."""
+    """Of sources, store and tokenizer: equal fingerprints mean equal results."""
     version: int = ACCOUNT_VERSION
 
     def __post_init__(self) -> None:
@@ -210,12 +210,12 @@ class BuildAccount:
 
     @staticmethod
     def from_json(data: bytes) -> BuildAccount:
-        """What `to_json` made; ValueError for anything else."""
+        """Parse the output of `to_json`; ValueError for anything else."""
         account = _FORM.validate_json(data)
         if account.version != ACCOUNT_VERSION:
             raise ValueError(
-                f"the account has version {account.version}, and this program reads version "
-                f"{ACCOUNT_VERSION}; build the report again"
+                f"the account has version {account.version}, but this version reads only "
+                f"{ACCOUNT_VERSION}; rebuild the report"
             )
         return account
 
@@ -233,9 +233,9 @@ def source_account(
     origin: str = "",
     terms: str = "",
 ) -> SourceAccount:
-    """The account of a documents folder; `rules` names the corpus's rules of comparison in order.
+    """Statistics of a documents folder; `rules` names the corpus's deduplication rules in order.
 
-    Bytes that edits took out of documents that were kept go missing between "read" and "clean".
+    Bytes that edits removed from kept documents are part of the loss between "read" and "clean".
     """
     compared = {drop.reason: drop for drop in manifest.drops if drop.stage == "compare"}
     unknown = sorted(set(compared) - set(rules))

@@ -1,7 +1,7 @@
-"""The picture of a build: sources as bands that run through the stages and get thinner.
+"""Geometry of the report's flow diagram (Sankey): sources as bands through the pipeline's stages.
 
-A source has a lane. Its band is as thick as what is left after a stage; what a stage takes leaves
-the band below and fades. Only geometry is made here, as SVG path data; the page's template draws
+A source has a lane. The thickness of its band is what is left after a stage; what a stage drops
+branches off below and fades. This computes SVG path data only; the page's template draws
 it.
 """
 
@@ -16,30 +16,30 @@ from data_pipeline.report.formatting import count, percent, size
 NODE = 5.0
 """Thickness of the bar at a stage."""
 MIN_BAND = 1.5
-"""So that a source that is small beside the others is still seen."""
+"""Minimum thickness, so that a source that is small beside the others remains visible."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the picture's parts go, in pixels; `along` is the way from stage to stage."""
+    """Dimensions of the diagram, in pixels; `along` is the direction from stage to stage."""
 
     down: bool
-    """The way runs down the page, for narrow screens; else to the right."""
+    """Vertical layout, for narrow screens; else horizontal."""
     along: float
-    """From the first stage to the last."""
+    """Length from the first stage to the last."""
     across: float
-    """For all lanes together."""
+    """Width of all lanes together."""
     before: float
-    """Free along the way before the first stage, for names ..."""
+    """Margin before the first stage, for names ..."""
     after: float
     """... and after the last."""
     side: float
-    """Free beside the lanes, for the stages' names."""
+    """Margin beside the lanes, for the stages' names."""
     gap: float
     """Between lanes."""
     min_lane: float
     rest: float
-    """Free beyond the last lane."""
+    """Margin beyond the last lane."""
 
 
 WIDE = Layout(
@@ -56,7 +56,7 @@ class Band:
     kind: str
     """"kept", "lost" or "node"."""
     tip: str
-    """What it stands for, in words."""
+    """Tooltip text."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,19 @@ class Lane:
     number: int
     bands: tuple[Band, ...]
     at: float
-    """The middle of its band, across, at the first stage ..."""
+    """Center of its band, across, at the first stage ..."""
     end: float
     """... and at the last."""
     tip: str
     before: str
-    """What goes in ..."""
+    """Label of its input ..."""
     after: tuple[str, ...]
-    """... and what comes out, in words."""
+    """... and of its output."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A stage's name, and what is left of the whole corpus after it."""
+    """Label of a stage, with the total that is left after it."""
 
     name: str
     left: str
@@ -89,7 +89,7 @@ class Flow:
     measure: str
     """"documents" or "text"."""
     scale: str
-    """"corpus": all sources to one scale; "source": each from its own whole."""
+    """"corpus": all sources on one scale; "source": each relative to its own total."""
     layout: Layout
     width: float
     height: float
@@ -98,7 +98,7 @@ class Flow:
 
 
 def flows(account: BuildAccount) -> list[Flow]:
-    """The picture in both measures, to both scales, for wide and narrow screens."""
+    """The diagram for both measures, both scales, and wide and narrow screens."""
     return [
         _flow(account, measure, scale, layout)
         for measure in ("text", "documents")
@@ -140,7 +140,7 @@ def _flow(account: BuildAccount, measure: str, scale: str, layout: Layout) -> Fl
 
 
 def _common_factor(values: Sequence[int], min_lane: float, across: float) -> float:
-    """The scale by which lanes, none thinner than `min_lane`, take up the room `across`."""
+    """The scale at which lanes, none thinner than `min_lane`, fill the width `across`."""
     wide = sorted(values, reverse=True)
     while wide and wide[-1] > 0:
         free = across - min_lane * (len(values) - len(wide))
@@ -162,7 +162,7 @@ def _lane(
     places, start, breadth = place
     values = [_value(stage, measure) for stage in source.stages]
     thick = [max(MIN_BAND, value * factor) if value else 0.0 for value in values]
-    # A thin band stands beside its name, which is in the middle of the lane.
+    # A thin band stands beside its label, which is at the center of the lane.
     top = start + max(0.0, (breadth - max(thick)) / 2)
     bands = []
     for index, (stage, at) in enumerate(zip(source.stages, places, strict=True)):
@@ -174,7 +174,7 @@ def _lane(
                 path = _ribbon(at + NODE, end, edges, down)
                 bands.append(Band(path, "kept", _stage_tip(source, following)))
             if thick[index] - goes_on > 0.05:
-                # It bends away, but not into the lane below.
+                # Bend the dropped part away, but not into the lane below.
                 bend = 7.0
                 edges = (top + goes_on, top + thick[index], top + goes_on + bend, 0.0)
                 edges = (*edges[:3], top + thick[index] + bend)

@@ -1,4 +1,4 @@
-"""Numbers and foreign texts as the report shows them."""
+"""Formatting for the report: counts, sizes, percentages, invisible characters, text diffs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 _COUNTS = ("", "k", "M", "B", "T")
 _BYTES = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
-# Would vanish, end the page early or turn the text around them: controls, surrogates, marks of
-# direction, and the mark at the start of a file.
+# Would be invisible, end the page early or reverse the text around them: control characters,
+# surrogates, bidirectional marks, and the byte-order mark.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
@@ -18,7 +18,7 @@ _WORD = re.compile(r"\S+")
 
 
 def count(number: float) -> str:
-    """1234567 -> "1.23 M"; below ten thousand every digit."""
+    """1234567 -> "1.23 M"; below ten thousand all digits."""
     return f"{number:,.0f}" if abs(number) < 10_000 else _scaled(number, _COUNTS)
 
 
@@ -28,7 +28,7 @@ def size(num_bytes: float) -> str:
 
 
 def percent(part: float, whole: float) -> str:
-    """With as many digits as tell it from 0 and from 100; "–" where there is no whole."""
+    """With enough digits to distinguish it from 0 and 100; "–" if the whole is 0."""
     if whole <= 0:
         return "–"
     value = 100 * part / whole
@@ -40,7 +40,7 @@ def percent(part: float, whole: float) -> str:
 
 
 def length_range(bits: int) -> str:
-    """The lengths of `bits` bits: 10 -> "512 B to 1 KiB"."""
+    """Range of lengths with `bits` bits: 10 -> "512 B to 1 KiB"."""
     first = 1 << max(0, bits - 1)
     return f"{_length(first)} to {_length(2 * first)}"
 
@@ -61,7 +61,7 @@ def _scaled(number: float, units: Sequence[str]) -> str:
 
 
 def visible(text: str) -> str:
-    """The text with pictures or code points in place of characters that nobody sees."""
+    """The text with visible symbols or code points in place of invisible characters."""
     return _UNSEEN.sub(_picture, text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
@@ -74,14 +74,14 @@ def _picture(match: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A piece of a text; marked where the other text has something else there."""
+    """A span of a text; marked where the other texts differ."""
 
     text: str
     marked: bool
 
 
 def differing(text: str, others: Sequence[str]) -> list[Run]:
-    """The text in pieces, the words marked that some of the `others` do not have at that place."""
+    """The text as spans; words that some of the `others` do not have at that place are marked."""
     words = list(_WORD.finditer(text))
     own = [word[0] for word in words]
     marked = [False] * len(own)

@@ -1,6 +1,6 @@
-"""Looking at what a build dropped, and at what its edits did, by reading the raw files again.
+"""Inspects dropped documents and the effect of edits, by reading the raw files again.
 
-A documents folder keeps the place of every dropped document and not its text: the raw file has it.
+A documents folder stores the provenance of every dropped document and not its text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from data_pipeline.files.remote import Root
 
 @dataclass(frozen=True)
 class Drop:
-    """One dropped document, as the documents folder lists it."""
+    """One dropped document, as in the ledger."""
 
     reason: str
     source_file: str
@@ -38,7 +38,7 @@ class Drop:
 
     @property
     def why(self) -> str:
-        """What is known besides the reason; empty where nothing is."""
+        """The drop's detail; empty where there is none."""
         if self.kept_id is None:
             return self.detail or ""
         return f"{self.similarity:.3f} like {self.kept_source} {self.kept_id}"
@@ -46,7 +46,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Step:
-    """What one edit made of a document's text."""
+    """Effect of one edit on a document's text."""
 
     edit: str
     before: str
@@ -54,7 +54,7 @@ class Step:
 
 
 def drops(folder: Path, reason: str | None) -> Iterator[Drop]:
-    """The dropped documents of a documents folder in order; all, or those of one reason.
+    """The dropped documents of a documents folder in order; all, or those with one drop reason.
 
     ValueError for a reason that the folder does not have.
     """
@@ -80,9 +80,9 @@ def kept(folder: Path) -> Iterator[tuple[str, int | None]]:
 
 
 class RawDocuments:
-    """The documents of a source's raw files by their place.
+    """Looks up the documents of a source's raw files by file and offset.
 
-    A file is read from its start; asking for places in order reads every file once.
+    A file is read from its start; lookups in reading order read every file once.
     """
 
     def __init__(self, source: Source, root: Root) -> None:
@@ -91,7 +91,7 @@ class RawDocuments:
         self._open: tuple[str, Iterator[Document | Rejected]] | None = None
 
     def at(self, source_file: str, offset: int | None) -> Document | Rejected | None:
-        """What the reader finds there now; None where the file has gone or nothing is there."""
+        """What the reader yields there now; None if the file is gone or nothing is there."""
         file = self._files.get(source_file)
         if file is None:
             return None
@@ -114,7 +114,7 @@ class RawDocuments:
 
 
 def steps(source: Source, document: Document) -> tuple[list[Step], str | None]:
-    """What each edit did, and the reason for which an edit or a filter drops the document."""
+    """The effect of each edit, and the drop reason if an edit or filter drops the document."""
     done: list[Step] = []
     for edit in source.edits:
         edited = edit(document)
@@ -129,7 +129,7 @@ def steps(source: Source, document: Document) -> tuple[list[Step], str | None]:
 
 
 def difference(step: Step, *, max_lines: int) -> str:
-    """The lines that an edit took away (-) and put in their place (+)."""
+    """Diff of an edit: lines removed (-) and added (+)."""
     lines = list(
         difflib.unified_diff(
             step.before.splitlines(), step.after.splitlines(), n=1, lineterm="", fromfile="before"

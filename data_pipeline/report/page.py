@@ -1,8 +1,8 @@
-"""The report of a build as one HTML page that needs nothing else: no network, no other file.
+"""Renders the build report as one self-contained HTML page (no network, no other files).
 
-`page.html` is its template; style and script are put into the page. Whatever comes from
-documents is escaped by the template engine, and the page's content policy allows its own script
-only, so that a document cannot act even if it got past that.
+`page.html` is its Jinja template; style and script are inlined. All text from documents is escaped
+by the template engine, and the page's Content-Security-Policy allows its own script only, so that a
+document could not run a script even if it got past that.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from data_pipeline.report.flow import flows
 from data_pipeline.report.formatting import Run
 
 MAX_EXAMPLES = 4
-"""Shown per source and reason."""
+"""Maximum shown per source and reason."""
 MAX_CLUSTERS = 20
-"""Shown per rule."""
+"""Maximum shown per rule."""
 MAX_REMOVED = 4
-"""Shown beside the kept document of a cluster."""
+"""Maximum shown beside the kept document of a cluster."""
 MAX_NAMES = 8
-"""Languages or licences named per source; the rest is added up."""
-NUM_COLOURS = 10
+"""Languages or licences listed per source; the rest is summed."""
+NUM_COLORS = 10
 
 
 def write(account: BuildAccount, path: Path) -> None:
-    """The page as the file `path`, whole or not at all."""
+    """Write the page to the file `path`, atomically."""
     write_atomic(path, render(account).encode("utf-8"))
 
 
 def render(account: BuildAccount) -> str:
-    """The page."""
+    """The page as HTML."""
     folder = files("data_pipeline.report")
     script = folder.joinpath("page.js").read_text("utf-8")
     environment = jinja2.Environment(
@@ -66,7 +66,7 @@ def render(account: BuildAccount) -> str:
         style=Markup(folder.joinpath("page.css").read_text("utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        colours={source.name: i % NUM_COLOURS for i, source in enumerate(account.sources)},
+        colors={source.name: i % NUM_COLORS for i, source in enumerate(account.sources)},
         totals=_totals(account),
         flows=flows(account),
         reasons=_reasons(account),
@@ -75,11 +75,12 @@ def render(account: BuildAccount) -> str:
         languages={s.name: _parts(s.languages, "not known") for s in account.sources},
         licences={s.name: _licences(s) for s in account.sources},
         mixture=_mixture(account),
+        states_shares=any(row.stated_share is not None for row in account.mixture),
         max_examples=MAX_EXAMPLES,
         max_clusters=MAX_CLUSTERS,
-        num_colours=NUM_COLOURS,
+        num_colors=NUM_COLORS,
     )
-    # A lone surrogate cannot be written; only an account that was not read from Parquet has any.
+    # A lone surrogate cannot be encoded; only an account that was not read from Parquet has any.
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -119,7 +120,7 @@ class _PerSource:
     documents: int
     text_bytes: int
     share: float
-    """Of the most frequent reason's documents, in percent: the width of a bar."""
+    """Relative to the most frequent reason, in percent: the width of a bar."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class _Reason:
 
 
 def _reasons(account: BuildAccount) -> list[_Reason]:
-    """Most documents first."""
+    """Sorted by number of documents, descending."""
     counts: dict[tuple[str, str], list[tuple[str, DropAccount]]] = {}
     for source in account.sources:
         for drop in source.dropped:
@@ -177,7 +178,7 @@ class _ShownCluster:
     num_removed: int
     similarities: str
     is_equal: bool
-    """Nothing is marked."""
+    """No differences are marked."""
 
 
 def _clusters(clusters: Sequence[Cluster]) -> dict[str, list[_ShownCluster]]:
@@ -213,11 +214,11 @@ class _Bar:
     name: str
     value: int
     percent: float
-    """Of the highest bar, or of the whole."""
+    """Of the highest bar, or of the total."""
 
 
 def _histograms(sources: Sequence[SourceAccount]) -> dict[str, list[_Bar]]:
-    """Documents per length; every source over the same lengths."""
+    """Documents per length bucket; the same buckets for every source."""
     bits = [int(bucket) for source in sources for bucket in source.lengths]
     if not bits:
         return {}
@@ -233,7 +234,7 @@ def _histograms(sources: Sequence[SourceAccount]) -> dict[str, list[_Bar]]:
 
 
 def _parts(counts: Mapping[str, int], unknown: str) -> list[_Bar]:
-    """Names by count, with their share of all; those that are not among the first are added up."""
+    """The most frequent names with their shares; the rest is summed."""
     total = sum(counts.values())
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     bars = [
@@ -253,7 +254,7 @@ class _Licence:
 
 
 def _licences(source: SourceAccount) -> list[_Licence]:
-    """By number of documents; all of them, because each may oblige."""
+    """Sorted by number of documents; all of them, because each may impose obligations."""
     return [
         _Licence(name or "not stated per document", documents, source.licence_bytes.get(name))
         for name, documents in sorted(source.licences.items(), key=lambda i: (-i[1], i[0]))
@@ -265,11 +266,11 @@ class _Mixed:
     row: MixtureRow
     bytes_per_token: float
     epochs: float | None
-    """At the run's budget."""
+    """At the run's token budget."""
     repeats_after: float | None
-    """Tokens of the whole run after which all of this source has been seen once."""
+    """Tokens of the whole run after which this source has completed one epoch."""
     is_first: bool
-    """To run out."""
+    """Whether it is the first source to be repeated."""
 
 
 def _mixture(account: BuildAccount) -> list[_Mixed]:

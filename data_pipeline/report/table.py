@@ -1,4 +1,5 @@
-"""The table that a build prints: per source, what was read, kept and dropped, and why."""
+"""The summary table that a build prints: per source, documents read, kept, and dropped by
+reason."""
 
 from __future__ import annotations
 
@@ -9,7 +10,14 @@ from data_pipeline.documents_folder import Manifest
 from data_pipeline.filters.decontamination import IndexAccount
 
 _HEADINGS = ("source", "files", "MB", "ignored", "read", "kept", "text MB")
-_SET_HEADINGS = ("evaluation set", "items", "looked for", "too short", "no telling n-gram", "hits")
+_SET_HEADINGS = (
+    "evaluation set",
+    "items",
+    "looked for",
+    "too short",
+    "no distinctive n-gram",
+    "hits",
+)
 
 
 def table(
@@ -47,7 +55,7 @@ def _evaluation_lines(manifests: Mapping[str, Manifest], evaluations: IndexAccou
     hits = _hits(manifests, evaluations)
     rows: list[tuple[str, ...]] = [_SET_HEADINGS]
     for name, account in evaluations.sets.items():
-        numbers = (account.items, account.indexed, account.too_short, account.not_telling)
+        numbers = (account.items, account.indexed, account.too_short, account.not_distinctive)
         rows.append((name, *(f"{n:,}" for n in (*numbers, hits[name]))))
     problems = [f"not read: {p.file}: {p.reason}" for p in evaluations.problems]
     note = "hits: documents, dropped or flagged, that have an item; one may have items of many sets"

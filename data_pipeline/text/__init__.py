@@ -1,3 +1,3 @@
-"""Pure functions on strings: decoding, normal forms, word n-grams, licenses. They open no file and
+"""Pure functions on strings: decoding, normalization, word n-grams, licenses. They open no file and
 know no `Document`; everything may import them.
 """

@@ -1,4 +1,4 @@
-"""Bytes to clean Unicode text."""
+"""Decodes bytes to clean Unicode text: encoding detection, line ends, control characters, NFC."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable
 
 _BOMS = (
-    # UTF-32's little-endian mark begins with UTF-16's: it is looked for first.
+    # UTF-32's little-endian mark begins with UTF-16's, so it is tested first.
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -22,13 +22,13 @@ _NON_ASCII = bytes(range(0x80, 0x100))
 _CONTROLS = bytes(set(range(0x20)) - set(b"\t\n\f\r"))
 _NOT_IN_CP1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 _LINE_END = re.compile(r"\r\n?")
-# C0 and C1 controls but for tab and newline, lone surrogates, stray byte-order marks.
+# C0 and C1 controls except tab and newline, lone surrogates, stray byte-order marks.
 _LINE_END_SPACE = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
 _REMOVED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff]")
 
 
 class NotTextError(ValueError):
-    """The bytes are no text that we can decode; `reason` is the drop reason."""
+    """The bytes are not text that can be decoded; `reason` is the drop reason."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -36,15 +36,15 @@ class NotTextError(ValueError):
 
 
 def detect_encoding(chunks: Iterable[bytes]) -> str:
-    """Python's name of the encoding of a text given as consecutive pieces, in constant memory.
+    """Python's name of the encoding of a text given as consecutive chunks, in constant memory.
 
     A byte-order mark decides; else UTF-8 if all of it is valid; else Windows-1252, which is
     Latin-1 with the printable characters that its texts really use (WHATWG Encoding Standard,
     section 4.2, reads "latin1" so), or Latin-1 if bytes occur that Windows-1252 leaves undefined.
-    No statistical guess: guessers take short Western texts for Central European ones.
+    No statistical detection: detectors take short Western texts for Central European ones.
 
     NotTextError with reason "binary" (a NUL in the first 8,000 bytes, which is git's rule, or many
-    control characters) or "unknown_encoding" (so many non-ASCII bytes that it is no Western text).
+    control characters) or "unknown_encoding" (too many non-ASCII bytes for a Western text).
     """
     utf8 = codecs.getincrementaldecoder("utf-8")()
     is_utf8, fits_cp1252 = True, True
@@ -78,29 +78,29 @@ def detect_encoding(chunks: Iterable[bytes]) -> str:
 def decode(data: bytes) -> str:
     """The text of a whole file; NotTextError as `detect_encoding`.
 
-    Bytes that contradict a byte-order mark (a file cut in the middle of a character) become U+FFFD.
+    Bytes that are invalid under the byte-order mark's encoding (a truncated file) become U+FFFD.
     """
     return data.decode(detect_encoding([data] if data else []), errors="replace")
 
 
 def clean(text: str) -> str:
-    """Line ends as "\\n", no control characters but tab and newline, no lone surrogates, NFC."""
+    """Line ends as "\\n", no control characters except tab and newline, no lone surrogates, NFC."""
     if "\r" in text:
         text = _LINE_END.sub("\n", text)
     text = _REMOVED.sub("", text)
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def without_line_end_space(text: str) -> str:
-    """The text without white space at line ends and around it: the same to a reader."""
+def strip_trailing_whitespace(text: str) -> str:
+    """The text without trailing whitespace on lines and around it: a dedup key for equal texts."""
     return _LINE_END_SPACE.sub("", text).strip()
 
 
 def word_set(words: str) -> frozenset[str]:
-    """The words of a table in the source code."""
+    """The words of a table in the source code, separated by whitespace."""
     return frozenset(words.split())
 
 
 def name_set(names: str) -> frozenset[str]:
-    """The names of a table in the source code, which stand between commas and may have spaces."""
+    """The names of a table in the source code, separated by commas; names may contain spaces."""
     return frozenset(name for part in names.split(",") if (name := " ".join(part.split())))

@@ -1,7 +1,7 @@
 """Which licence a text is under: SPDX ids from package metadata and from licence texts.
 
-Reading what people wrote is guesswork, so it errs on the side of caution: what is not recognised
-is None, and where several licences are named all of them count ("A AND B").
+Recognition of free text is heuristic, so it is conservative: what is not recognized is None, and
+where several licences are named all of them count ("A AND B").
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NAMES = {
     "CC0-1.0": r"\bcc0\b",
     "BSL-1.0": r"\bboost\b|\bbsl-1",
 }
-"""What people call a licence in one line, lower case."""
+"""Common names of a licence in one line, lower case."""
 
 _ANY_BSD = re.compile(r"\b(?<!0)bsd\b")
 
@@ -51,7 +51,7 @@ _PHRASES = {
     "CC0-1.0": r"cc0 1\.0 universal",
     "BSL-1.0": r"boost software license - version 1\.0",
 }
-"""Telling phrases of licence texts: lower case, white space as single blanks."""
+"""Characteristic phrases of licence texts: lower case, whitespace as single spaces."""
 
 _HEADER_NAMES = {
     "Apache-2.0": r"\bapache(?: software)? licen[cs]e(?!.{0,20}\b1\.[01]\b)",
@@ -67,7 +67,7 @@ _HEADER_NAMES = {
     "LicenseRef-Proprietary": r"\bproprietary\b|\bunauthori[sz]ed copying\b"
     r"|\bcommunity licen[cs]e agreement\b",
 }
-"""What the notice at the head of a source file calls its licence."""
+"""Names of licences in the header comment of a source file."""
 
 _SPDX_LINE = re.compile(r"SPDX-License-Identifier:\s*([^\n*]+)", re.IGNORECASE)
 
@@ -100,8 +100,8 @@ def from_text(text: str) -> str | None:
 
 
 def from_header(notice: str) -> str | None:
-    """SPDX expression for the notice at the head of a source file, which may be the licence's
-    text, name it, or refer to it by an SPDX line; where several are named, all of them.
+    """SPDX expression for the header comment of a source file, which may contain the licence's
+    text, name it, or have an SPDX line; where several are named, all of them.
     """
     if lines := _SPDX_LINE.findall(notice):
         named = [from_name(line.strip(" \t\"'/->")) for line in lines]

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - the table is one of characters that look like others
-"""Forms of a text in which small differences do not count: for hashing paragraphs, and for scoring.
+"""Text normalization for paragraph hashing (deduplication) and for language-model scoring.
 
 Both follow the description in CCNet (Wenzek et al., arXiv 1911.00359).
 """
@@ -30,7 +30,7 @@ _ASCII_PUNCTUATION = {
     "...": "…",
     "%": "％",
 }
-"""What stands for typographic and East Asian punctuation in text that is scored (as in CCNet)."""
+"""ASCII replacements of typographic and East Asian punctuation, for scoring (as in CCNet)."""
 
 _CONTROLS = bytes(sorted({*range(0x20), 0x7F}))
 _ALL_CONTROLS = frozenset({*_CONTROLS, *range(0x80, 0xA0)})
@@ -60,8 +60,8 @@ _NOT_HASHED_ASCII = bytes(code for code in range(0x80) if code in _FOR_HASHING)
 
 
 def paragraph_key(paragraph: str) -> str:
-    """The form in which two paragraphs are the same: lower case, every digit "0", no accents, no
-    punctuation of any script, no control characters, no space around.
+    """The normalized form by which paragraphs are deduplicated: lower case, every digit "0", no
+    accents, no punctuation of any script, no control characters, no surrounding whitespace.
 
     That is what CCNet's paper says (section 3.1: "lower-casing all characters, replacing numbers by
     a placeholder (i.e. 0) and removing all Unicode punctuation and accent marks"). Its code keeps
@@ -81,13 +81,13 @@ def ascii_keys(paragraphs: bytes) -> list[bytes]:
     return list(map(bytes.strip, data.split(b"\n")))
 
 
-def scoring_text(text: str) -> str:
-    """The text as one line for the n-gram model: lower case, every digit "0", no accents,
-    typographic and East Asian punctuation as ASCII, no control characters, white space as single
-    blanks.
+def normalize_for_scoring(text: str) -> str:
+    """The text normalized to one line for the n-gram LM: lower case, every digit "0", no accents,
+    typographic and East Asian punctuation as ASCII, no control characters, whitespace as single
+    spaces.
 
-    CCNet's code joins the lines of a document without anything between them, which makes one word
-    of two; here a blank stands there. It also turns a full-width digit one into a quotation mark.
+    CCNet's code joins the lines of a document with nothing between them, which merges two words;
+    here a space separates them. It also turns a full-width digit one into a quotation mark.
     """
     if text.isascii():
         data = text.encode().translate(_LOWER_ZEROS_SPACES, _NOT_SCORED_ASCII)

@@ -1,6 +1,6 @@
-"""Hashes of the word n-grams of a text, in numpy.
+"""64-bit hashes of the words and word n-grams of a text, in numpy.
 
-A word is a longest run of letters and digits, in lower case: punctuation, markup signs and line
+A word is a maximal run of letters and digits, in lower case: punctuation, markup signs and line
 breaks do not count, so that two editions of a text compare by their words.
 """
 
@@ -17,14 +17,14 @@ Hashes = npt.NDArray[np.uint64]
 
 _CHUNK_CHARACTERS = 1 << 20
 _TOGETHER_CHARACTERS = 1 << 17
-"""Short texts hashed together: they stay in the processor's cache."""
+"""Short texts hashed together, sized to stay in the CPU cache."""
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _BASE_INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
 _NGRAM_BASE = np.uint64(0xD6E8FEB86659FD93)
 
 
 def word_hashes(text: str) -> Hashes:
-    """One hash of 64 bits per word, in order; words beyond a mega-character count as several.
+    """One 64-bit hash per word, in order; a word longer than 1 Mi characters counts as several.
 
     Needs about 60 MB besides the text and the result.
     """
@@ -33,9 +33,9 @@ def word_hashes(text: str) -> Hashes:
 
 
 def word_hashes_of_texts(texts: Sequence[str]) -> tuple[Hashes, npt.NDArray[np.int64]]:
-    """The word hashes of all texts, one text after another, and how many each text has.
+    """The word hashes of all texts, concatenated, and the number of words of each text.
 
-    Equals `word_hashes` of each; short texts are hashed together, which is many times as fast.
+    Equals `word_hashes` of each; hashing short texts together is many times as fast.
     """
     hashes: list[Hashes] = [np.empty(0, np.uint64)]
     counts = np.zeros(len(texts), np.int64)
@@ -68,7 +68,7 @@ def word_hashes_of_texts(texts: Sequence[str]) -> tuple[Hashes, npt.NDArray[np.i
 
 
 def ngram_hashes(words: Hashes, n: int) -> Hashes:
-    """One hash per n-gram of the words, in order; none if there are fewer than `n` words."""
+    """One hash per word n-gram, in order; none if there are fewer than `n` words."""
     if len(words) < n:
         return np.empty(0, np.uint64)
     count = len(words) - n + 1
@@ -80,7 +80,7 @@ def ngram_hashes(words: Hashes, n: int) -> Hashes:
 
 
 def ngram_hashes_at(words: Hashes, starts: npt.NDArray[np.int64], n: int) -> Hashes:
-    """`ngram_hashes(words, n)[starts]`; from each place there must be `n` words."""
+    """`ngram_hashes(words, n)[starts]`; every start must have `n` words from there on."""
     total = np.zeros(len(starts), np.uint64)
     for i in range(n):
         total *= _NGRAM_BASE
@@ -89,13 +89,13 @@ def ngram_hashes_at(words: Hashes, starts: npt.NDArray[np.int64], n: int) -> Has
 
 
 def distinct(values: Hashes) -> Hashes:
-    """Sorted, each once. Twenty times as fast as `np.unique`, which hashes."""
+    """Sorted unique values. Twenty times as fast as `np.unique`, which hashes."""
     values = np.sort(values)
     return values[np.flatnonzero(np.diff(values, prepend=~values[:1]))]
 
 
 def _chunks(text: str) -> Iterator[str]:
-    """Pieces of about a mega-character, cut between words where there is a blank to cut at."""
+    """Chunks of about 1 Mi characters, split at whitespace between words where there is any."""
     start = 0
     while len(text) - start > _CHUNK_CHARACTERS:
         end = start + _CHUNK_CHARACTERS
@@ -107,10 +107,10 @@ def _chunks(text: str) -> Iterator[str]:
 
 
 def _chunk_hashes(chunk: str) -> tuple[Hashes, npt.NDArray[np.int64]]:
-    """Hashes of the words of a text in lower case, and where each begins.
+    """Hashes of the words of a lower-case text, and the offset of each.
 
-    A word of codes c_0..c_k at position p hashes to the sum of c_i * BASE^i, modulo 2**64: a
-    difference of running sums of c_j * BASE^j, times BASE^-p.
+    Polynomial rolling hash: a word of codes c_0..c_k at position p hashes to the sum of
+    c_i * BASE^i, modulo 2**64: a difference of prefix sums of c_j * BASE^j, times BASE^-p.
     """
     codes: npt.NDArray[np.uint8] | npt.NDArray[np.uint32]
     if chunk.isascii():
@@ -132,7 +132,7 @@ def _chunk_hashes(chunk: str) -> tuple[Hashes, npt.NDArray[np.int64]]:
 
 
 def mix(values: Hashes) -> Hashes:
-    """Spread every bit over all (the finaliser of splitmix64; public domain, S. Vigna, 2015)."""
+    """Avalanche bits (the finalizer of splitmix64; public domain, S. Vigna, 2015)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
@@ -140,8 +140,8 @@ def mix(values: Hashes) -> Hashes:
 
 @cache
 def _powers(base: np.uint64, bits: int) -> Hashes:
-    """base**0, base**1, ..., 2**bits of them. Every worker makes its own: for texts that are hashed
-    together that takes milliseconds, for the longest chunks a tenth of a second."""
+    """base**0, base**1, ..., 2**bits of them. Computed once per worker: milliseconds for texts that
+    are hashed together, a tenth of a second for the longest chunks."""
     powers = np.full(1 << bits, base, np.uint64)
     powers[0] = 1
     return np.cumprod(powers)
@@ -149,8 +149,8 @@ def _powers(base: np.uint64, bits: int) -> Hashes:
 
 @cache
 def _alphanumeric() -> npt.NDArray[np.bool_]:
-    """Whether a code point is a letter or digit, as `str.isalnum` has it. Every worker makes this
-    table; by runs it takes a tenth of the time that a call for each code point takes."""
+    """Whether a code point is a letter or digit, as `str.isalnum` has it. Computed once per worker;
+    by runs it takes a tenth of the time of one call per code point."""
     codes = np.arange(0x110000, dtype="<u4").tobytes()
     table = np.zeros(0x110000, np.bool_)
     for run in re.finditer(r"[^\W_]+", codes.decode("utf-32-le", "surrogatepass")):

@@ -1,21 +1,20 @@
-"""Where a text can be cut so that its parts, encoded one by one, have the ids of the whole.
+"""Split points of a text at which BPE encoding of the parts equals encoding of the whole.
 
-SentencePiece's BPE starts from the text's characters and joins, again and again, the two
-neighbours whose union is the piece of the highest score, the leftmost among equals. So the unions
-within a stretch of text are those, in the same order, that the stretch would see alone, as long as
-none has crossed its borders. Two rules follow:
+SentencePiece's BPE starts from the text's characters and merges, again and again, the two
+neighbors whose union is the token of the highest score, the leftmost among equals. So the merges
+within a span of text are those, in the same order, that the span would see alone, as long as none
+has crossed its borders. Two rules follow:
 
-1. Two characters that are neighbours in no piece of the vocabulary can be cut apart: no union
-   crosses the place between them.
-2. Two parts can stand side by side if the last token of the one and the first of the next are
-   the tokens of these two encoded together, without what surrounds them. For the first union
-   across the place would join what had until then grown inside these two tokens alone, and would
-   be made where they stand alone, too.
+1. A text can be split between two characters that are adjacent in no token of the vocabulary: no
+   merge crosses the split point.
+2. Two parts can be encoded separately if the last token of the one and the first of the next are
+   the tokens of these two encoded together, without context. For the first merge across the split
+   point would join what had until then grown inside these two tokens alone, and would happen where
+   they are encoded alone, too.
 
-Both hold where the model is BPE, changes no text but for the blank in front and the mark for
-blanks, writes unknown characters as bytes (neighbours that are unknown would become one token), and
-has neither pieces that are matched before all else (user-defined) nor such that are taken apart
-again (unused).
+Both hold where the model is BPE, changes no text except for the dummy prefix and the blank symbol,
+has byte fallback (adjacent unknown characters would become one token otherwise), and has neither
+user-defined symbols, which are matched before all else, nor unused ones, which are split again.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from data_pipeline.tokens.huggingface_tokenizer import BLANK
 
-_proto: Any = sentencepiece_model_pb2  # generated, and has no types
+_proto: Any = sentencepiece_model_pb2  # generated, untyped
 
 
 def can_be_cut(processor: sentencepiece.SentencePieceProcessor) -> bool:
@@ -54,17 +53,19 @@ def can_be_cut(processor: sentencepiece.SentencePieceProcessor) -> bool:
 def literal_processor(
     processor: sentencepiece.SentencePieceProcessor,
 ) -> sentencepiece.SentencePieceProcessor:
-    """The same model without the blank in front of texts."""
+    """The same model without the dummy prefix (blank in front of texts)."""
     model = _proto.ModelProto.FromString(processor.serialized_model_proto())
     model.normalizer_spec.add_dummy_prefix = False
     return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
 
 
 class Cuts:
-    """Rule 1 on UTF-8, a byte at a time: it finds fewer places than there are, but no wrong one.
+    """Rule 1 on UTF-8, one byte at a time: it finds fewer split points than there are, but no wrong
+    one.
 
-    For each byte there is the set of kinds of characters that may follow it within a piece: eight
-    kinds, the bits of a byte. So two tables and one `&` tell whether two bytes hold together.
+    For each byte there is the set of classes of characters that may follow it within a token: eight
+    classes, the bits of a byte. So two lookup tables and one `&` decide whether two bytes may be
+    split.
     """
 
     def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
@@ -74,13 +75,13 @@ class Cuts:
                 continue
             for left, right in itertools.pairwise(processor.id_to_piece(i).replace(BLANK, " ")):
                 followers[left.encode()[-1]] |= _KINDS[right.encode()[0]]
-        followers[0x80:] |= _CONTINUATION  # the bytes of a character hold together
+        followers[0x80:] |= _CONTINUATION  # never split within a character
         self._followers = followers.tobytes()
 
     def between(self, text: bytes) -> npt.NDArray[np.bool_]:
-        """For each byte of `text` but the first: whether it may be cut before it.
+        """For each byte of `text` but the first: whether the text may be split before it.
 
-        `text` is UTF-8 without U+2581, for which SentencePiece has no use but as a blank.
+        `text` is UTF-8 without U+2581, which SentencePiece reserves for blanks.
         """
         followers = np.frombuffer(text.translate(self._followers), np.uint8)
         kinds = np.frombuffer(text.translate(_KINDS), np.uint8)
@@ -92,7 +93,7 @@ _CONTINUATION = 1 << 7
 
 
 def _kinds() -> bytes:
-    """For each byte the kind of the character that begins with it, as one bit."""
+    """For each byte the class of the character that begins with it, as one bit."""
     kinds = bytearray(256)
     for byte in range(128):
         character = chr(byte)
@@ -114,7 +115,7 @@ _KINDS = _kinds()
 
 
 class LongCuts:
-    """Rule 2, for stretches of text in which rule 1 finds no place."""
+    """Rule 2, for spans of text in which rule 1 finds no split point."""
 
     def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
         """`processor` is a `literal_processor`."""
@@ -126,9 +127,9 @@ class LongCuts:
         ]
 
     def places(self, text: bytes, size: int) -> list[int]:
-        """Offsets that cut `text` into parts of at most `size` bytes, and not much less.
+        """Offsets that split `text` into parts of at most `size` bytes, and not much less.
 
-        `text` is as for `Cuts.between`. No offsets where no such parts can be shown to be right.
+        `text` is as for `Cuts.between`. Empty where no such split can be shown to be exact.
         """
         places: list[int] = []
         start = 0
@@ -153,9 +154,9 @@ class LongCuts:
         return self._encode(text[start:end])
 
     def _are_apart(self, text: bytes, left: int, place: int, right: int) -> bool:
-        """Whether rule 2 allows a cut between the tokens `left` and `right`."""
+        """Whether rule 2 allows a split between the tokens `left` and `right`."""
         start, end = place - self._lengths[left], place + self._lengths[right]
-        # The tokens of an unknown character are its bytes, but it is one symbol.
+        # Byte fallback gives one token per byte of an unknown character, but it is one symbol.
         while _is_inside_character(text, start):
             start -= 1
         while _is_inside_character(text, end):
@@ -168,7 +169,7 @@ class LongCuts:
         return ids
 
 
-# The last tokens of a part may be others where the text goes on; places before them are tried,
+# The last tokens of a part may differ where the text goes on; split points before them are tried,
 # back to this many.
 _UNSURE_TOKENS = 32
 _TRIED_TOKENS = 128

@@ -1,10 +1,10 @@
-"""A SentencePiece BPE model as a Hugging Face tokenizer that gives the same ids for every string.
+"""Converts a SentencePiece BPE model to a Hugging Face tokenizer with identical ids for any string.
 
-Two things make that so:
+What makes them identical:
 
-- there is no pre-tokeniser; the normaliser is SentencePiece's dummy prefix (`Prepend`) and blank
-  symbol (`Replace`), which hold for text with leading spaces too;
-- there is one merge per piece (`_merges` says why), so that ties cannot fall differently.
+- there is no pre-tokenizer; the normalizer is SentencePiece's dummy prefix (`Prepend`) and blank
+  symbol (`Replace`), which are correct for text with leading spaces, too;
+- there is one merge per token (`_merges` says why), so that ties cannot be broken differently.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BLANK = "\u2581"  # SentencePiece writes a space as this character
 
 
 def to_huggingface(processor: sentencepiece.SentencePieceProcessor) -> tokenizers.Tokenizer:
-    """The exact counterpart of `processor`, with BOS in front; ValueError where there is none."""
+    """The exact equivalent of `processor`, with BOS in front; ValueError if none exists."""
     _check_expressible(processor)
     num_pieces = processor.vocab_size()
     pieces = [processor.id_to_piece(i) for i in range(num_pieces)]
@@ -72,22 +72,22 @@ def _check_expressible(processor: sentencepiece.SentencePieceProcessor) -> None:
     normalized = processor.normalize("  a \ufb01\t")
     if normalized != f"{BLANK}{BLANK}{BLANK}a{BLANK}\ufb01\t":
         raise ValueError(
-            "the SentencePiece model changes text (its normaliser is not identity with dummy "
+            "the SentencePiece model changes text (its normalizer is not identity with dummy "
             f"prefix and all spaces kept): two spaces, 'a ', a ligature, a tab gave {normalized!r}"
         )
 
 
 def _merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Merges in order, from pieces with their scores, such that both libraries merge alike.
+    """BPE merges in order, from tokens with their scores, such that both libraries merge alike.
 
-    SentencePiece joins the adjacent pair whose union has the highest score, the leftmost among
-    equals; Hugging Face joins the pair of lowest rank, the leftmost among equals. With one pair
+    SentencePiece merges the adjacent pair whose union has the highest score, the leftmost among
+    equals; Hugging Face merges the pair of lowest rank, the leftmost among equals. With one pair
     per union, and no two unions of equal score, the two rules are one. And one pair is enough:
-    as long as no merge has crossed the borders of a stretch of text, the merges inside it are
-    those, in the same order, that the stretch would see alone. So whenever two symbols join to
-    a piece, they are the two that it consists of last when it is encoded alone.
+    as long as no merge has crossed the borders of a span of text, the merges inside it are those,
+    in the same order, that the span would see alone. So whenever two symbols merge into a token,
+    they are the two that it consists of last when it is encoded alone.
 
-    LLaMA's own model gives one (lowest) score to all pieces of blanks; those get all their pairs,
+    LLaMA's own model gives one (lowest) score to all tokens of blanks; those get all their pairs,
     in order of id, and `_compare` tries runs of blanks.
     """
     unions = sorted((piece for piece in scores if len(piece) > 1), key=lambda p: -scores[p])
@@ -110,14 +110,14 @@ def _merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
 
 
 def _last_pair(piece: str, scores: Mapping[str, float]) -> tuple[str, str] | None:
-    """The two symbols that SentencePiece joins last in encoding `piece`; None if it never does."""
+    """The last pair that SentencePiece merges in encoding `piece`; None if it never does."""
     symbols = list(piece)
     while len(symbols) > 2:
         unions = [left + right for left, right in itertools.pairwise(symbols)]
         known = [i for i, union in enumerate(unions) if union in scores]
         if not known:
             return None
-        best = max(known, key=lambda i: scores[unions[i]])  # max keeps the first, so the leftmost
+        best = max(known, key=lambda i: scores[unions[i]])  # max returns the first, so the leftmost
         symbols[best : best + 2] = [unions[best]]
     left, right = symbols
     return left, right
@@ -128,7 +128,7 @@ def _compare(
     tokenizer: tokenizers.Tokenizer,
     pieces: Iterable[str],
 ) -> None:
-    """ValueError unless both give the same ids for every piece, chains of pieces and blanks."""
+    """ValueError unless both give equal ids for every token, sequences of tokens, and blanks."""
     words = [piece.replace(BLANK, " ") for piece in pieces]
     chains = ["".join(words[begin : begin + 8]) for begin in range(0, len(words), 8)]
     blanks = [" " * count for count in range(1, 200)]
@@ -137,6 +137,6 @@ def _compare(
     for text, ids in zip(samples, expected, strict=True):
         if tokenizer.encode(text, add_special_tokens=False).ids != ids:
             raise ValueError(
-                f"the SentencePiece model is not BPE of LLaMA's kind: for {text!r} its ids are "
-                "not those of the exported tokenizer"
+                f"the SentencePiece model is not BPE of LLaMA's kind: for {text!r} its ids differ "
+                "from those of the exported tokenizer"
             )

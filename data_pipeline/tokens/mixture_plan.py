@@ -1,4 +1,5 @@
-"""What a mixture means for a token budget: tokens and epochs per source, and who runs out first."""
+"""Data mixture for a token budget: sampling share, tokens and epochs per source, first
+repetition."""
 
 from __future__ import annotations
 
@@ -14,15 +15,15 @@ _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 
 @dataclass(frozen=True)
 class PlannedSource:
-    """One source in a run."""
+    """One source in a training run."""
 
     name: str
     num_tokens: int
-    """That there are to train on."""
+    """Available for training."""
     share: float
-    """Of the run's tokens."""
+    """Sampling share: fraction of the run's tokens."""
     seen_tokens: float
-    """In the run, repetitions counted."""
+    """Tokens drawn in the run, repetitions included."""
 
     @property
     def epochs(self) -> float:
@@ -30,20 +31,20 @@ class PlannedSource:
 
     @property
     def runs_out_after(self) -> float:
-        """Tokens of the run, of all sources, after which every one of this source is seen once."""
+        """Tokens of the run, of all sources, after which this source has completed one epoch."""
         return self.num_tokens / self.share
 
 
 @dataclass(frozen=True)
 class MixturePlan:
-    """A run of `num_tokens` tokens."""
+    """The mixture of a run of `num_tokens` tokens."""
 
     num_tokens: int
     sources: tuple[PlannedSource, ...]
 
     @property
     def first_to_run_out(self) -> PlannedSource:
-        """The source that is repeated soonest, if the run is long enough."""
+        """The source that is repeated first, if the run is long enough."""
         return min(self.sources, key=lambda source: source.runs_out_after)
 
     @property
@@ -52,7 +53,7 @@ class MixturePlan:
 
 
 def available_tokens(store: TokenStore) -> dict[str, int]:
-    """Tokens of each source's training split; sources without any are left out."""
+    """Tokens of each source's training split; sources without any are omitted."""
     counts = {
         source: splits["train"].num_tokens for source, splits in store.manifest.sources.items()
     }
@@ -67,14 +68,14 @@ def plan_mixture(
     epochs: Mapping[str, float] | None = None,
     without: Collection[str] = (),
 ) -> MixturePlan:
-    """The plan of a run over sources with so many tokens (`available`).
+    """The mixture of a run over sources with `available` tokens.
 
-    `shares` are taken in proportion. `epochs` are, too, if there is a token budget; without one the
-    run is as long as they say. With neither, a source's share is its size. Sources `without` are
-    dropped, and the others' shares grow in proportion. ValueError for sources that are not there.
+    `shares` are normalized. With a token budget `epochs` are relative weights; without one they
+    determine the run's length. With neither, a source's share is its size. Sources in `without` are
+    removed, and the others' shares are renormalized. ValueError for unknown sources.
     """
     if shares and epochs:
-        raise ValueError("shares and epochs both say how much of each source is seen; give one")
+        raise ValueError("shares and epochs both set the sampling weights; give only one")
     for option, values in (("shares", shares or {}), ("epochs", epochs or {})):
         _check(option, values, available)
     if unknown := sorted(set(without) - set(available)):
@@ -90,7 +91,7 @@ def plan_mixture(
     if num_tokens is None:
         if not epochs:
             raise ValueError(
-                "tokens: give the run's number of tokens, or epochs, from which it follows"
+                "tokens: give the run's number of tokens, or epochs, which determine it"
             )
         num_tokens = round(total)
     if num_tokens < 1:
@@ -105,9 +106,9 @@ def plan_mixture(
 def _check(option: str, values: Mapping[str, float], available: Mapping[str, int]) -> None:
     for name, value in values.items():
         if name not in available:
-            raise ValueError(f"{option}: source {name} is not there; {_known(available)}")
+            raise ValueError(f"{option}: unknown source {name}; {_known(available)}")
         if not value > 0:
-            raise ValueError(f"{option}: {name} ({value}) must be positive; leave it out for none")
+            raise ValueError(f"{option}: {name} ({value}) must be positive; omit it for none")
 
 
 def _known(available: Mapping[str, int]) -> str:
@@ -115,7 +116,7 @@ def _known(available: Mapping[str, int]) -> str:
 
 
 def drops(plan: MixturePlan) -> dict[str, MixturePlan]:
-    """The plan without each source in turn, as long as before, the others' shares grown."""
+    """Ablations: the plan without each source in turn, of equal length, shares renormalized."""
     if len(plan.sources) < 2:
         return {}
     available = {source.name: source.num_tokens for source in plan.sources}
@@ -130,7 +131,7 @@ def drops(plan: MixturePlan) -> dict[str, MixturePlan]:
 
 
 def as_json(plan: MixturePlan) -> dict[str, Any]:
-    """All numbers of the table, for programs."""
+    """All numbers of the table, machine-readable."""
     sources = [
         {**asdict(source), "epochs": source.epochs, "runs_out_after": source.runs_out_after}
         for source in plan.sources
@@ -140,7 +141,7 @@ def as_json(plan: MixturePlan) -> dict[str, Any]:
 
 
 def parse_count(text: str) -> int:
-    """Tokens as people write them: 1400000000000, 1.4T, 300B, 20M. ValueError for anything else."""
+    """Parse a token count: 1400000000000, 1.4T, 300B, 20M. ValueError for anything else."""
     match = re.fullmatch(r"([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([KMBGT]?)", text.strip().upper())
     if match is None:
         raise ValueError(f"tokens ({text}) must be a number with K, M, B or T, such as 1.4T")
@@ -159,7 +160,7 @@ def count_in_words(count: float) -> str:
 
 
 def as_text(plan: MixturePlan, before: MixturePlan | None = None) -> str:
-    """The plan as a table, and what it means; with `before`, the plan without dropping sources."""
+    """The plan as a table with a summary; `before`: the plan without removed sources."""
     old = before.epochs if before is not None else {}
     header = ["source", "tokens", "share", "seen", "epochs", "repeats after"]
     rows = [header + (["epochs before"] if old else [])]

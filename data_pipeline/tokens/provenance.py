@@ -1,8 +1,8 @@
-"""From a token of the store back to the document it is of, and to where that came from.
+"""Provenance: maps a token of the store to its document, and the document to its raw file.
 
 Beside every Arrow file of a store lies a Parquet file with the same rows: id, url, title, licence,
-timestamp, and the raw file with the place in it. Attribution, where a licence asks for it, is by
-title and address, which name the page that names the authors.
+timestamp, and the raw file with the offset in it. Attribution, where a licence requires it, is by
+title and URL, which identify the page that names the authors.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ COLUMNS = ("id", "url", "title", "language", "licence", "timestamp", "source_fil
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where one document of a store comes from."""
+    """Provenance of one document of a store."""
 
     source: str
     split: Split
     first: int
-    """Position of the document's BOS in the stream of its source and split."""
+    """Position of the document's BOS in the token stream of its source and split."""
     id: str
     url: str | None
     title: str | None
@@ -37,18 +37,19 @@ class Provenance:
 
 
 def document_at(store: TokenStore, source: str, split: Split, position: int) -> Provenance:
-    """The document of the token at `position` of a source's stream; reads its row alone.
+    """The document of the token at `position` of a source's stream; reads a single row.
 
-    ValueError if there is no such token, or the store was made without provenance.
+    ValueError if there is no such token, or the store was built without provenance.
     """
     stream = store.stream(source, split)
     if not 0 <= position < stream.num_tokens:
         raise ValueError(
-            f"position ({position}) is not among the {stream.num_tokens} tokens of {source}/{split}"
+            f"position ({position}) is out of range: "
+            f"the stream of {source}/{split} has {stream.num_tokens} tokens"
         )
     files = store.manifest.sources[source][split].provenance
     if not files:
-        raise ValueError(f"{store.path} was made without provenance; build it again")
+        raise ValueError(f"{store.path} was built without provenance; rebuild it")
     place = stream.place(position)
     row = _row(store.path / files[place.file].path, place.row)
     return Provenance(source=source, split=split, first=place.first, **row)

@@ -8,12 +8,11 @@ shards' files under second names.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from datasets import Features, List, Value
 from data_pipeline.documents_folder import read_manifest
 from data_pipeline.executors.executor import Executor
 from data_pipeline.files.atomic import atomic_directory, check_replaceable, link_or_copy
-from data_pipeline.tokens.encoder import Encoder, load_processor, token_dtype
+from data_pipeline.tokens.encoder import Encoder, TokenizerIdentity
 from data_pipeline.tokens.provenance import COLUMNS
 from data_pipeline.tokens.store import (
     FORMAT_VERSION,
@@ -39,6 +38,7 @@ from data_pipeline.tokens.store import (
     describe_file,
     describe_provenance,
 )
+from data_pipeline.tokens.tokenizer_folder import copy_tokenizer, load_encoder
 
 # Files of this size open fast, and there are not too many of them.
 _SHARD_BYTES = 256 << 20
@@ -94,32 +94,32 @@ def build_store(
     """
     check_replaceable(out, "manifest.json", "a token store")
     _check_names(documents, holdout_share)
-    processor = load_processor(tokenizer_dir)
-    sha256 = hashlib.sha256((tokenizer_dir / "tokenizer.model").read_bytes()).hexdigest()
+    identity = load_encoder(tokenizer_dir).identity
     counts = {source: _count(folder) for source, folder in documents.items()}
     _check_counts(counts, holdout_share)
     shards_folder = out.parent / ".shards" / out.name
     holdouts = _holdouts(documents, holdout_share, executor)
     shards = {
-        source: _shards(source, folder, shards_folder, tokenizer_dir, sha256, holdouts[source])
+        source: _shards(source, folder, shards_folder, tokenizer_dir, identity, holdouts[source])
         for source, folder in documents.items()
     }
     names = {source: [shard.folder.name for shard in found] for source, found in shards.items()}
-    fingerprint = _fingerprint([FORMAT_VERSION, sha256, holdout_share, names])
+    fingerprint = _fingerprint([FORMAT_VERSION, asdict(identity), holdout_share, names])
     if (current := _current_manifest(out, fingerprint)) is not None:
         return current
     everything = [shard for found in shards.values() for shard in found]
     missing = [shard for shard in everything if not (shard.folder / "counts.json").exists()]
     executor.map(_write_shard, missing, [shard.num_bytes for shard in missing], label="tokenise")
     with atomic_directory(out) as store:
-        shutil.copytree(tokenizer_dir, store / "tokenizer")
+        copy_tokenizer(tokenizer_dir, store / "tokenizer")
         manifest = StoreManifest(
             version=FORMAT_VERSION,
-            tokenizer_sha256=sha256,
-            vocab_size=processor.vocab_size(),
-            bos_token_id=processor.bos_id(),
-            eos_token_id=processor.eos_id(),
-            dtype=token_dtype(processor.vocab_size()),
+            tokenizer_sha256=identity.sha256,
+            tokenizer_kind=identity.kind,
+            vocab_size=identity.vocab_size,
+            bos_token_id=identity.bos_token_id,
+            eos_token_id=identity.eos_token_id,
+            dtype=identity.dtype,
             holdout_share=holdout_share,
             fingerprint=fingerprint,
             sources={
@@ -179,7 +179,7 @@ def _shards(
     folder: Path,
     shards_folder: Path,
     tokenizer_dir: Path,
-    sha256: str,
+    identity: TokenizerIdentity,
     holdout: Holdout,
 ) -> list[_Shard]:
     """Consecutive documents files, together up to `_SHARD_BYTES`; larger ones alone."""
@@ -191,7 +191,13 @@ def _shards(
         if end < len(files) and used + files[end].bytes <= _SHARD_BYTES:
             continue
         group = files[start:end]
-        about = [FORMAT_VERSION, sha256, source, vars(holdout), [file.xxh3_64 for file in group]]
+        about = [
+            FORMAT_VERSION,
+            asdict(identity),
+            source,
+            vars(holdout),
+            [file.xxh3_64 for file in group],
+        ]
         paths = tuple(folder / file.path for file in group)
         name = _fingerprint(about)
         shards.append(_Shard(source, paths, used, shards_folder / name, tokenizer_dir, holdout))
@@ -247,7 +253,7 @@ def _survey(task: tuple[Path, Holdout]) -> _Survey:
 
 def _write_shard(shard: _Shard) -> None:
     """The shard's folder: for each split that has documents an Arrow file and a Parquet file."""
-    encoder = Encoder(shard.tokenizer)
+    encoder = load_encoder(shard.tokenizer)
     with atomic_directory(shard.folder) as folder:
         writers = {split: _SplitWriter(folder, split, encoder) for split in SPLITS}
         for table in _batches(shard.documents):
@@ -282,7 +288,9 @@ class _SplitWriter:
 
     def __init__(self, folder: Path, split: Split, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._features = Features({"id": Value("string"), "input_ids": List(Value(encoder.dtype))})
+        self._features = Features(
+            {"id": Value("string"), "input_ids": List(Value(encoder.identity.dtype))}
+        )
         self._arrow, self._parquet = folder / f"{split}.arrow", folder / f"{split}.parquet"
         self._tokens: pa.ipc.RecordBatchStreamWriter | None = None
         self._provenance: pq.ParquetWriter | None = None

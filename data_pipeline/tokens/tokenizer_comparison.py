@@ -1,4 +1,5 @@
-"""Tokenizers side by side on the same text: bytes per token, and what they have no piece for."""
+"""Compares tokenizers on the same text: compression (bytes per token) and coverage (byte
+fallback)."""
 
 from __future__ import annotations
 
@@ -9,20 +10,21 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from data_pipeline.documents_folder import read_manifest
-from data_pipeline.tokens.encoder import Encoder
+from data_pipeline.tokens.tokenizer_folder import NOT_NEEDED, load_encoder
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a tokenizer fits the text of one source."""
+    """Compression and coverage of a tokenizer on the text of one source."""
 
     source: str
     tokenizer: str
     num_text_bytes: int
     num_tokens: int
-    """BOS and EOS left out."""
+    """Without BOS and EOS."""
     num_byte_tokens: int
-    """Tokens for single bytes of characters without a piece; line breaks do not count."""
+    """Byte-fallback tokens (characters that are not in the vocabulary), line breaks excluded; of a
+    tokenizer without byte fallback, unknown tokens."""
 
     @property
     def bytes_per_token(self) -> float:
@@ -30,18 +32,18 @@ class Fit:
 
     @property
     def coverage(self) -> float:
-        """Share of the text's bytes in characters that the vocabulary has."""
+        """Share of the text's bytes in characters that are in the vocabulary."""
         return 1 - self.num_byte_tokens / max(1, self.num_text_bytes)
 
 
 def compare_tokenizers(
     documents: Mapping[str, Path], tokenizers: Mapping[str, Path], *, bytes_per_source: int
 ) -> list[Fit]:
-    """For each documents folder, by source, and each tokenizer folder, by name, how they fit.
+    """Compare tokenizer folders, by name, on each documents folder, by source.
 
-    Documents are taken from all over a source, until they have `bytes_per_source` bytes.
+    Documents are sampled evenly over a source, up to `bytes_per_source` bytes.
     """
-    encoders = {name: Encoder(folder) for name, folder in tokenizers.items()}
+    encoders = {name: load_encoder(folder, NOT_NEEDED) for name, folder in tokenizers.items()}
     fits = []
     for source, folder in documents.items():
         texts = list(_sample(folder, bytes_per_source))
@@ -54,7 +56,7 @@ def compare_tokenizers(
 
 
 def _sample(folder: Path, num_bytes: int) -> Iterator[str]:
-    """Documents of every n-th row group, for an n that gives about enough."""
+    """Documents of every n-th row group, with n chosen to give about `num_bytes`."""
     manifest = read_manifest(folder)
     groups = [
         (folder / file.path, index)
@@ -76,7 +78,7 @@ def _sample(folder: Path, num_bytes: int) -> Iterator[str]:
 
 
 def table(fits: Sequence[Fit]) -> str:
-    """A line per source and tokenizer."""
+    """A table with one line per source and tokenizer."""
     rows = [("source", "tokenizer", "MB", "bytes per token", "covered bytes")]
     for fit in fits:
         size, ratio = f"{fit.num_text_bytes / 1e6:.2f}", f"{fit.bytes_per_token:.3f}"

@@ -1,36 +1,121 @@
-"""A tokenizer folder: `tokenizer.model` (SentencePiece), `tokenizer.json` and
-`tokenizer_config.json` (Hugging Face), `manifest.json`. Both forms give the same ids for every
-string (`huggingface_tokenizer` says how).
+"""A tokenizer folder, in one of two kinds, with the files by which `AutoTokenizer` opens it.
+
+- SentencePiece: `tokenizer.model`, and the same tokenizer as `tokenizer.json` (both give the same
+  ids for every string; `huggingface_tokenizer` says how);
+- Hugging Face: `tokenizer.json` alone.
+
+`manifest.json` says which one it is, and which tokens begin and end a document.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
-
 from data_pipeline.files.atomic import atomic_directory, check_replaceable
+from data_pipeline.tokens.encoder import Encoder
+from data_pipeline.tokens.huggingface_encoder import HuggingFaceEncoder, load_tokenizer
 from data_pipeline.tokens.huggingface_tokenizer import to_huggingface
+from data_pipeline.tokens.sentencepiece_encoder import SentencePieceEncoder, processor_of
+from data_pipeline.tokens.special_tokens import (
+    SpecialToken,
+    SpecialTokens,
+    read_object,
+    special_tokens,
+)
+
+TOKENIZER_FILES = (
+    *("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "chat_template.jinja", "manifest.json"),
+)
+"""What is copied of a tokenizer folder, which may also hold a model's weights."""
+NOT_NEEDED = SpecialTokens(SpecialToken(0, "", "not needed"), SpecialToken(0, "", "not needed"))
+"""For whoever encodes texts and leaves the documents' first and last token out."""
+
+
+def is_sentencepiece(folder: Path) -> bool:
+    """Whether the ids of a tokenizer folder are those of its tokenizer.model."""
+    return (folder / "tokenizer.model").is_file()
+
+
+def tokenizer_folder(
+    path: Path, out: Path, *, bos_token: str | None = None, eos_token: str | None = None
+) -> Path:
+    """The folder of a tokenizer that somebody names: `path` itself, where it has a SentencePiece
+    model; else `out`, made from a model file or a Hugging Face folder.
+
+    ValueError where it is no tokenizer, or BOS and EOS are neither known nor named.
+    """
+    if path.name == "tokenizer.json":
+        path = path.parent
+    if path.is_dir() and not is_sentencepiece(path):
+        import_huggingface(path, out, bos_token=bos_token, eos_token=eos_token)
+        return out
+    if bos_token is not None or eos_token is not None:
+        raise ValueError(
+            f"--tokenizer.bos-token and --tokenizer.eos-token are for a folder with tokenizer.json "
+            f"alone; the SentencePiece model of {path} says itself which they are"
+        )
+    if not path.is_dir():
+        export_tokenizer(path, out)
+        return out
+    return path
+
+
+def load_encoder(folder: Path, special: SpecialTokens | None = None) -> Encoder:
+    """The encoder of a tokenizer folder; ValueError where there is none.
+
+    `special`: BOS and EOS of a Hugging Face tokenizer; by default what its folder says.
+    """
+    if is_sentencepiece(folder):
+        return SentencePieceEncoder(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(
+            f"{folder} is not a tokenizer folder: it has neither tokenizer.model nor tokenizer.json"
+        )
+    if special is None:
+        special = special_tokens(folder, load_tokenizer(folder))
+    return HuggingFaceEncoder(folder, special)
+
+
+def copy_tokenizer(folder: Path, to: Path) -> None:
+    """Copy the tokenizer's own files into the new folder `to`."""
+    to.mkdir()
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            shutil.copy2(folder / name, to / name)
+
+
+# -- SentencePiece --------------------------------------------------------------------------------
 
 
 def export_tokenizer(model_file: Path, out: Path) -> None:
     """Write the tokenizer folder `out` for any SentencePiece BPE model of LLaMA's kind.
 
-    ValueError where the model cannot be expressed exactly: not BPE, no byte fallback, a
-    normaliser other than identity with dummy prefix, or scores whose ties Hugging Face's
-    tokenizers would resolve differently.
+    A folder that was made from the same model is kept. ValueError where the model cannot be
+    expressed exactly: not BPE, no byte fallback, a normaliser other than identity with dummy
+    prefix, or scores whose ties Hugging Face's tokenizers would resolve differently.
     """
-    check_replaceable(out, "tokenizer.model", "a tokenizer")
+    if not model_file.is_file():
+        raise ValueError(f"there is no tokenizer {model_file}")
+    model = model_file.read_bytes()
+    own = out / "tokenizer.model"
+    if own.is_file() and (out / "manifest.json").is_file() and own.read_bytes() == model:
+        return
+    check_replaceable(out, "tokenizer.json", "a tokenizer")
     with atomic_directory(out) as folder:
-        write_tokenizer(model_file.read_bytes(), folder, {})
+        write_tokenizer(model, folder, {}, name=str(model_file))
 
 
-def write_tokenizer(model: bytes, folder: Path, origin: Mapping[str, Any]) -> None:
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+def write_tokenizer(
+    model: bytes, folder: Path, origin: Mapping[str, Any], *, name: str = "tokenizer.model"
+) -> None:
+    """Both forms of a SentencePiece model; ValueError, with its `name`, if it is none."""
+    processor = processor_of(model, name)
     (folder / "tokenizer.model").write_bytes(model)
     to_huggingface(processor).save(str(folder / "tokenizer.json"))
     settings = {
@@ -42,10 +127,60 @@ def write_tokenizer(model: bytes, folder: Path, origin: Mapping[str, Any]) -> No
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    _write_json(folder / "tokenizer_config.json", settings)
     manifest = {
         "sha256": hashlib.sha256(model).hexdigest(),
         "vocab_size": processor.vocab_size(),
         **origin,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    _write_json(folder / "manifest.json", manifest)
+
+
+# -- Hugging Face ---------------------------------------------------------------------------------
+
+
+def import_huggingface(
+    folder: Path, out: Path, *, bos_token: str | None = None, eos_token: str | None = None
+) -> SpecialTokens:
+    """Write the tokenizer folder `out` for a Hugging Face folder with tokenizer.json.
+
+    tokenizer.json is copied byte for byte; `tokenizer_config.json` names the class that takes it as
+    it is, and BOS and EOS. ValueError where the folder does not say what these are.
+    """
+    found = special_tokens(folder, load_tokenizer(folder), bos_token=bos_token, eos_token=eos_token)
+    identity = HuggingFaceEncoder(folder, found).identity
+    settings = {
+        "clean_up_tokenization_spaces": False,
+        **read_object(folder / "special_tokens_map.json"),
+        **read_object(folder / "tokenizer_config.json"),
+        # The others build a tokenizer of their own from its vocabulary.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": found.bos.token,
+        "eos_token": found.eos.token,
+    }
+    settings.pop("auto_map", None)  # code of the model's, which would be run instead
+    manifest = {
+        "kind": identity.kind,
+        "sha256": identity.sha256,
+        "vocab_size": identity.vocab_size,
+        "bos_token": found.bos.token,
+        "bos_token_id": found.bos.id,
+        "bos_token_from": found.bos.rule,
+        "eos_token": found.eos.token,
+        "eos_token_id": found.eos.id,
+        "eos_token_from": found.eos.rule,
+    }
+    if read_object(out / "manifest.json") == manifest and (out / "tokenizer.json").is_file():
+        return found
+    check_replaceable(out, "tokenizer.json", "a tokenizer")
+    with atomic_directory(out) as new:
+        for name in ("tokenizer.json", "chat_template.jinja"):
+            if (folder / name).is_file():
+                shutil.copy2(folder / name, new / name)
+        _write_json(new / "tokenizer_config.json", settings)
+        _write_json(new / "manifest.json", manifest)
+    return found
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Documents -> SentencePiece tokenizer, with the settings of LLaMA's."""
+"""Trains a SentencePiece BPE tokenizer on documents, with LLaMA's settings."""
 
 from __future__ import annotations
 
@@ -29,31 +29,32 @@ from data_pipeline.sampling import keyed_hash
 from data_pipeline.tokens.tokenizer_folder import write_tokenizer
 from data_pipeline.tokens.word_counts import count_words
 
-# SentencePiece passes over a line of more bytes than its max_sentence_length, and over a line
-# with its reserved character U+2585. Lines are cut there instead; UTF-8 needs at most 4 bytes
+# SentencePiece skips lines of more bytes than its max_sentence_length, and lines with its reserved
+# character U+2585. Lines are split there instead; UTF-8 needs at most 4 bytes
 # per character.
 _LINE_CHARACTERS = 16_384
 _LINE_BREAK = re.compile("[\n\u2585]")
 _TAB = "\t"
-# A backspace; words that have one themselves are left out.
+# A backspace; words that contain one themselves are dropped.
 _STAND_IN = "\b"
 ONE_PROCESS = Processes(1)
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """How the tokenizer is trained. All else is as in LLaMA's published tokenizer.model."""
+    """Tokenizer training settings. All others are those of LLaMA's published tokenizer.model."""
 
     vocab_size: int = 32_000
     method: Literal["sample", "word_counts"] = "sample"
-    """Train on a sample of the documents, or on the counts of all words of all documents
-    (`word_counts`): the same tokenizer that all text would make."""
+    """Train on a sample of the documents, or on the word counts of all documents (`word_counts`):
+    the same tokenizer that all text would train."""
     sample_bytes: int = 1_000_000_000
-    """Text to train on at most, in UTF-8 bytes; training takes about 6 bytes of memory for each."""
+    """Maximum training text, in UTF-8 bytes; training takes about 6 bytes of memory for each."""
     seed: int = 0
-    """Chooses the documents where there is more text than sample_bytes."""
+    """Seed for sampling documents where there is more text than sample_bytes."""
     max_words: int = 20_000_000
-    """Of more words that are counted the rarest go; training takes about 200 bytes for each."""
+    """Maximum distinct words; above it the rarest are dropped. About 200 bytes of memory for
+    each."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "sample_bytes", "max_words"):
@@ -77,13 +78,12 @@ def train_tokenizer(
 ) -> None:
     """Train on documents folders, by source, and write the tokenizer folder `out`.
 
-    A sample has the sources' texts in proportion to `shares` (of a source with less text, all of
-    it), or by default to their sizes; counts are those of all text. `executor` counts. Equal text,
-    shares and config give equal bytes. A folder that was made
-    from the same is kept. ValueError where the text is empty or does not support
-    `config.vocab_size`.
+    A sample draws from the sources in proportion to `shares` (all of a source with less text), or
+    by default to their sizes; word counts cover all text. `executor` runs the counting.
+    Deterministic: equal text, shares and config give equal bytes. An up-to-date folder is kept.
+    ValueError where the text is empty or does not support `config.vocab_size`.
     """
-    check_replaceable(out, "tokenizer.model", "a tokenizer")
+    check_replaceable(out, "tokenizer.json", "a tokenizer")
     settings = dataclasses.asdict(config)
     manifests = {source: read_manifest(folder) for source, folder in documents.items()}
     texts = {name: [file.xxh3_64 for file in m.files] for name, m in manifests.items()}
@@ -123,13 +123,13 @@ def _is_tokenizer_current(folder: Path, fingerprint: str) -> bool:
 def _sampling_rates(
     manifests: Mapping[str, Manifest], sample_bytes: int, shares: Mapping[str, float] | None
 ) -> dict[str, float]:
-    """Share of each source's documents that are trained on.
+    """Fraction of each source's documents to train on.
 
-    Sources with less text than they are to give leave their room to the others, in proportion.
+    Where a source has less text than its share, the rest goes to the others, in proportion.
     """
     sizes = {source: manifest.num_text_bytes for source, manifest in manifests.items()}
     if shares is not None and (unknown := sorted(set(sizes) - set(shares))):
-        raise ValueError(f"shares name no share for {', '.join(unknown)}, which is trained on")
+        raise ValueError(f"shares has no share for {', '.join(unknown)}, which is trained on")
     weights = {source: shares[source] if shares else size for source, size in sizes.items()}
     rates: dict[str, float] = {}
     left, open_sources = float(sample_bytes), [name for name, size in sizes.items() if size > 0]
@@ -147,14 +147,14 @@ def _sampling_rates(
 
 
 class _Sample:
-    """Lines of the documents that a keyed hash of their ids chooses."""
+    """Lines of a sample of documents, selected by a keyed hash of their ids."""
 
     def __init__(
         self, documents: Mapping[str, Path], rates: Mapping[str, float], config: TokenizerConfig
     ) -> None:
         self._documents, self._rates, self._config = documents, rates, config
         self.num_bytes: dict[str, int] = {}
-        """UTF-8 bytes given out, per source."""
+        """UTF-8 bytes yielded, per source."""
 
     def lines(self) -> Iterator[str]:
         left = self._config.sample_bytes
@@ -164,7 +164,7 @@ class _Sample:
                 for text in self._texts(self._documents[source], rate):
                     for line in lines_for_training(text):
                         size = len(line.encode())
-                        if size > left:  # the hash chose a little more than was wanted
+                        if size > left:  # the hash selected slightly more than wanted
                             return
                         left -= size
                         self.num_bytes[source] += size
@@ -183,7 +183,7 @@ class _Sample:
 
 
 def lines_for_training(text: str) -> Iterator[str]:
-    """The lines of a text as SentencePiece takes them."""
+    """The lines of a text, split where SentencePiece would skip a line."""
     for line in _LINE_BREAK.split(text):
         for begin in range(0, len(line), _LINE_CHARACTERS):
             yield line[begin : begin + _LINE_CHARACTERS]
@@ -197,7 +197,7 @@ def _train_on_counts(
         words = count_words(
             documents, lines_for_training, Path(work), max_words=config.max_words, executor=executor
         )
-        # A tab parts the word from its count, so another character stands in for those in words.
+        # A tab separates the word from its count, so tabs within words are replaced.
         rows = (f"{w.replace(_TAB, _STAND_IN)}\t{n}" for w, n in words if w and _STAND_IN not in w)
         trained = _train_sentencepiece(rows, config, input_format="tsv")
     model: Any = sentencepiece_model_pb2.ModelProto.FromString(trained)  # type: ignore[attr-defined]
@@ -220,7 +220,7 @@ def _train_sentencepiece(lines: Iterator[str], config: TokenizerConfig, input_fo
             input_format=input_format,
             model_type="bpe",
             vocab_size=config.vocab_size,
-            # BPE training gains nothing from threads, and the model's bytes tell their number.
+            # BPE training gains nothing from threads, and their number is stored in the model file.
             num_threads=1,
             character_coverage=0.99995,
             split_digits=True,
@@ -242,7 +242,7 @@ def _train_sentencepiece(lines: Iterator[str], config: TokenizerConfig, input_fo
 
 
 def _training_error(message: str, vocab_size: int) -> Exception:
-    """SentencePiece's message in terms of the user's settings."""
+    """SentencePiece's error in terms of the user's settings."""
     if largest := re.search(r"too high.* <= (\d+)", message):
         return ValueError(
             f"tokenizer.vocab_size ({vocab_size}) is larger than the text supports "

@@ -1,12 +1,12 @@
-"""Counts of all words of a corpus, to train a tokenizer on everything in bounded memory.
+"""Word counts of a whole corpus, for tokenizer training on all text in bounded memory.
 
-SentencePiece's BPE trains on counts of words: it cuts every line before each run of blanks. Words
-that are counted here the same way, given to it with their counts, make the same tokenizer as all
-text would. A word is a run of blanks with what follows it; the blank that SentencePiece puts in
+SentencePiece's BPE trains on word counts: it splits every line before each run of blanks. Words
+counted here the same way, given to it with their counts, train the same tokenizer as all text
+would. A word is a run of blanks with what follows it; the dummy prefix that SentencePiece puts in
 front of a line is part of the line's first word.
 
-Each documents file is counted by a task, into files by a hash of the word, so that the counts of a
-word meet in one of the second stage's tasks. Of more words than are wanted the rarest go.
+Map-reduce: each documents file is counted by a task and partitioned by a hash of the word, so that
+all counts of a word meet in one task of the second stage. Above `max_words` the rarest are dropped.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from data_pipeline.files.atomic import atomic_directory
 
 _WORD = re.compile(" +[^ ]*")
 _SCHEMA = pa.schema([("word", pa.string()), ("count", pa.int64())])
-# Of text, the words of which fit into a task's memory: C4 has a new word in every 300 bytes.
+# Text whose words fit into a task's memory: C4 has a new word in every 300 bytes.
 _BYTES_PER_BUCKET = 8 << 30
 _MAX_HELD = 1 << 21
-"""Words that a task holds: some 300 MB."""
+"""Words that a task holds in memory: some 300 MB."""
 _COUNTS_TOLD_APART = 1_000
 
 
@@ -43,10 +43,11 @@ def count_words(
     max_words: int,
     executor: Executor,
 ) -> Iterator[tuple[str, int]]:
-    """Words with their counts, of all documents folders; without the blank in front that each has.
+    """Words with their counts, of all documents folders; without the dummy prefix of each.
 
-    `lines_of` (a module-level function) cuts a text into lines; `work` gets temporary files. Of
-    more than `max_words` words all go that are as rare as the rarest that has to.
+    `lines_of` (a module-level function) splits a text into lines; `work` is for temporary files.
+    Above `max_words`, all words with the smallest counts are dropped until at most that many
+    remain.
     """
     manifests = {source: read_manifest(folder) for source, folder in documents.items()}
     files = [documents[name] / file.path for name, m in manifests.items() for file in m.files]
@@ -92,7 +93,7 @@ class _Add:
 
 
 def _count_file(task: _Count) -> None:
-    """A Parquet file per bucket; a word may be in it several times."""
+    """Write a Parquet file per bucket; a word may occur in it several times."""
     with atomic_directory(task.work / f"counted-{task.index:06}") as folder:
         writers = [
             pq.ParquetWriter(folder / f"{bucket:05}.parquet", _SCHEMA, compression="zstd")
@@ -122,7 +123,7 @@ def _write(counts: Counter[str], writers: Sequence[pq.ParquetWriter]) -> None:
 
 
 def _add_up(task: _Add) -> Counter[int]:
-    """Write the bucket's words, each once; how many words have each count."""
+    """Sum the bucket's counts per word and write them; returns how many words have each count."""
     counts = Counter[str]()
     for index in range(task.num_files):
         path = task.work / f"counted-{index:06}" / f"{task.bucket:05}.parquet"
@@ -140,8 +141,8 @@ def _add_up(task: _Add) -> Counter[int]:
 
 
 def _smallest_kept(rare: Counter[int], max_words: int) -> int:
-    """The smallest count with which at most `max_words` words are left; counts above
-    `_COUNTS_TOLD_APART` are never cut."""
+    """The smallest count to keep so that at most `max_words` words remain; counts above
+    `_COUNTS_TOLD_APART` are never dropped."""
     left = rare.total()
     for count in sorted(rare):
         if left <= max_words or count == _COUNTS_TOLD_APART:

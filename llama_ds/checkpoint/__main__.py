@@ -45,13 +45,13 @@ def verify(run_dir: Path) -> int:
     """Print a line for each checkpoint, newest first; the exit code."""
     found = all_checkpoints(run_dir)
     if not found:
-        raise ValueError(f"{run_dir} holds no checkpoint; name another run folder")
+        raise ValueError(f"{run_dir} has no checkpoint; name another run folder")
     num_damaged = 0
     for path in found:
         damage = damage_of(path)
         if damage is None:
             size = sum(entry["bytes"] for entry in read_run(path)["files"].values())
-            print(f"{path.name}  whole, {size / 2**30:.2f} GiB")  # noqa: T201
+            print(f"{path.name}  complete, {size / 2**30:.2f} GiB")  # noqa: T201
         else:
             num_damaged += 1
             print(f"{path.name}  damaged: {damage}")  # noqa: T201

@@ -43,7 +43,7 @@ class Part:
     """First element held, in the flattened part of the tensor-parallel rank."""
     length: int
     master: Tensor
-    """fp32, the tensor that the optimiser updates; it may hold other parameters too."""
+    """fp32, the tensor that the optimizer updates; it may hold other parameters too."""
     offset: int
     """Where in it, flattened, the range begins."""
 

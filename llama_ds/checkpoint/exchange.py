@@ -88,7 +88,9 @@ class Exchange:
         self._snapshot = snapshot
         self._files = files
         self._sharding = sharding
-        self._tp_rank_of = [groups.layout.place(rank)[2] for rank in range(dist.get_world_size())]
+        self._tp_rank_of = [
+            groups.layout.coordinates(rank)[2] for rank in range(dist.get_world_size())
+        ]
         self._group = group
         own = torch.tensor(snapshot.ranges, dtype=torch.int64)
         tables = [torch.empty_like(own) for _ in self._tp_rank_of]

@@ -21,7 +21,7 @@ from llama_ds.checkpoint.tensor_files import SafetensorsWriter, index_path
 from llama_ds.checkpoint.verification import (
     checkpoint_path,
     damage_of,
-    newest_whole,
+    newest_complete,
     read_run,
 )
 
@@ -29,9 +29,9 @@ EXPORT_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def export(run_dir: Path, out_dir: Path, step: int | None = None, dtype: str | None = None) -> Path:
-    """Write a run's newest whole checkpoint (or that of `step`) as a Hugging Face model folder.
+    """Write a run's newest complete checkpoint (or that of `step`) as a Hugging Face model folder.
 
-    The weights are the optimiser's fp32 copies, stored in `dtype` ("bf16" or "fp32"; the run's by
+    The weights are the optimizer's fp32 copies, stored in `dtype` ("bf16" or "fp32"; the run's by
     default), with the run's tokenizer beside them. `out_dir` must not exist; it appears when it is
     complete. Returns the checkpoint that it was made from. ValueError where that is damaged.
     """
@@ -49,12 +49,12 @@ def export(run_dir: Path, out_dir: Path, step: int | None = None, dtype: str | N
 
 
 def newest(run_dir: Path, step: int | None = None) -> Path:
-    """The newest whole checkpoint of a run, or that of `step`.
+    """The newest complete checkpoint of a run, or that of `step`.
 
     ValueError where there is none. Damaged ones that are passed over are named on stderr.
     """
     if step is None:
-        found = newest_whole(run_dir, damage_of, functools.partial(print, file=sys.stderr))
+        found = newest_complete(run_dir, damage_of, functools.partial(print, file=sys.stderr))
         if found is not None:
             return found
     else:
@@ -62,8 +62,8 @@ def newest(run_dir: Path, step: int | None = None) -> Path:
         damage = damage_of(path) if path.is_dir() else "missing"
         if damage is None:
             return path
-        raise ValueError(f"{run_dir} holds no whole checkpoint of step {step} ({damage})")
-    raise ValueError(f"{run_dir} holds no checkpoint; train first, or name another run folder")
+        raise ValueError(f"{run_dir} has no complete checkpoint of step {step} ({damage})")
+    raise ValueError(f"{run_dir} has no checkpoint; train first, or pass another run_dir")
 
 
 def _cast_weights(source: Path, target: Path, dtype: torch.dtype) -> None:

@@ -1,4 +1,4 @@
-"""Resuming: the newest whole checkpoint into an engine of any layout, ZeRO stage and dtype.
+"""Resuming: the newest complete checkpoint into an engine of any layout, ZeRO stage and dtype.
 
 Nothing is converted. Each rank reads from the files the ranges that it holds, with at most a part
 of a row more, and never a whole tensor that it has a part of.
@@ -24,7 +24,7 @@ from llama_ds.checkpoint.tensor_files import TensorReader
 from llama_ds.checkpoint.verification import (
     checkpoints_folder,
     damage_of,
-    newest_whole,
+    newest_complete,
     read_run,
 )
 from llama_ds.parallel.groups import ParallelGroups
@@ -38,17 +38,17 @@ def resume(
     groups: ParallelGroups,
     sharding: Sharding,
 ) -> int:
-    """Load the newest whole checkpoint into `engine`; returns its step, 0 where there is none.
+    """Load the newest complete checkpoint into `engine`; returns its step, 0 where there is none.
 
     Every rank must call it. A damaged checkpoint is passed over with a warning. ValueError where
-    none is whole, or where the checkpoint belongs to another run than `identity` describes.
+    none is complete, or where the checkpoint belongs to another run than `identity` describes.
     """
     if dist.get_rank() == 0 and checkpoints_folder(run_dir).is_dir():
         # Left by killed jobs; of one run there is one job at a time.
         remove_unfinished_directories(checkpoints_folder(run_dir))
         clean_up_replaced_directories(checkpoints_folder(run_dir))
     dist.barrier()
-    path = newest_whole(run_dir, functools.partial(agreed_damage, group=None), _warn)
+    path = newest_complete(run_dir, functools.partial(agreed_damage, group=None), _warn)
     if path is None:
         return 0
     run = read_run(path)
@@ -68,7 +68,7 @@ def agreed_damage(path: Path, group: dist.ProcessGroup | None) -> str | None:
 def load(
     engine: Any, path: Path, run: dict[str, Any], groups: ParallelGroups, sharding: Sharding
 ) -> None:
-    """Fill `engine` from a whole checkpoint at `path`, whose `run.json` is `run`. Collective.
+    """Fill `engine` from a complete checkpoint at `path`, whose `run.json` is `run`. Collective.
 
     ValueError where a name or a shape of the model is not that of the files.
     """
@@ -97,8 +97,8 @@ def _require_same_run(path: Path, saved: dict[str, Any], current: dict[str, Any]
     for key in sorted(saved.keys() | current.keys()):
         if saved.get(key) != current.get(key):
             raise ValueError(
-                f"checkpoint {path} was made with {key} = {saved.get(key)}, this run has "
-                f"{current.get(key)}; restore it, or choose another run_dir"
+                f"checkpoint {path} has {key} = {saved.get(key)}, but this run has "
+                f"{current.get(key)}; set {key} back to {saved.get(key)}, or use a new run_dir"
             )
 
 

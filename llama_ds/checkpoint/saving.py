@@ -168,9 +168,11 @@ class CheckpointSaver:
         return self._saved
 
     def close(self) -> None:
-        """Give back the process group; a save in flight, after an error in training, is dropped."""
-        if not self.is_writing:
-            dist.destroy_process_group(self._group)
+        """Release the process group; a save in flight, after an error in training, is dropped."""
+        if self._thread is not None and self._thread.is_alive():
+            self._group.abort()  # the thread may wait for a rank that has failed
+            self._thread.join()
+        dist.destroy_process_group(self._group)
 
     # -- in the thread ----------------------------------------------------------------------------
 

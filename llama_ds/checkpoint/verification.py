@@ -1,4 +1,4 @@
-"""Whether a checkpoint is whole: one answer for resuming, exporting, deleting and listing.
+"""Whether a checkpoint is complete: one answer for resuming, exporting, deleting and listing.
 
 `run.json` names every other file of the folder with its size and checksum, and holds a checksum of
 its own content. Whatever cannot be read, does not parse or differs is damage, told in words.
@@ -50,7 +50,7 @@ def step_of(path: Path) -> int:
 
 
 def all_checkpoints(run_dir: Path) -> list[Path]:
-    """Published checkpoints, newest first, whole or not."""
+    """Published checkpoints, newest first, complete or not."""
     folder = checkpoints_folder(run_dir)
     if not folder.is_dir():
         return []
@@ -76,8 +76,8 @@ def read_run(path: Path) -> dict[str, Any]:
     if not file.is_file():
         if (path / OLD_FORMAT_FILE).is_file():
             raise ValueError(
-                f"format version 1, this program reads {FORMAT_VERSION}; resume or export it with "
-                "the release that wrote it"
+                f"format version 1, this program reads version {FORMAT_VERSION}; resume or export "
+                "it with the release that wrote it"
             )
         raise ValueError(f"{RUN_FILE}: missing")
     data = file.read_bytes()
@@ -90,7 +90,7 @@ def read_run(path: Path) -> dict[str, Any]:
     if run.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{RUN_FILE}: format version {run.get('format_version')}, this program reads "
-            f"{FORMAT_VERSION}; resume or export it with the release that wrote it"
+            f"version {FORMAT_VERSION}; resume or export it with the release that wrote it"
         )
     stated = run.pop("checksum", None)
     if stated != _checksum_of(run) or data != _encoded(run):
@@ -113,10 +113,10 @@ def _checksum_of(run: dict[str, Any]) -> str:
 
 
 def damage_of(path: Path, share: int = 0, num_shares: int = 1) -> str | None:
-    """What is wrong with a checkpoint; None where it is whole.
+    """What is wrong with a checkpoint; None where it is complete.
 
     The checksums can be shared out: share number `share` takes every `num_shares`-th file, and the
-    checkpoint is whole where every share says so.
+    checkpoint is complete where every share says so.
     """
     try:
         run = read_run(path)
@@ -147,8 +147,8 @@ def _wrong_size(path: Path, name: str, entry: Any) -> str | None:
     return f"{name}: {found}, expected {entry['bytes']} bytes"
 
 
-def newest_whole(run_dir: Path, damage: Damage, on_damage: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint of a run; None where it has no checkpoint at all.
+def newest_complete(run_dir: Path, damage: Damage, on_damage: Callable[[str], None]) -> Path | None:
+    """The newest complete checkpoint of a run; None where it has no checkpoint at all.
 
     Every damaged one that is passed over is reported. ValueError where all are damaged: a run that
     has got somewhere must not silently begin again.
@@ -163,7 +163,7 @@ def newest_whole(run_dir: Path, damage: Damage, on_damage: Callable[[str], None]
         reasons.append(f"{path.name}: {reason}")
     if found:
         raise ValueError(
-            f"{run_dir} has {len(found)} checkpoints and none is whole ({'; '.join(reasons)}); "
-            "restore one of them, or choose another run_dir"
+            f"{run_dir} has {len(found)} checkpoints and none is complete ({'; '.join(reasons)}); "
+            "restore one of them, or use a new run_dir"
         )
     return None

@@ -16,12 +16,13 @@ FLOORS = {
     "llama_ds": (
         {"train"},
         {"engine", "checkpoint", "auto_classes"},
-        {"model", "data", "metrics"},
-        {"loss", "planning"},
+        {"model", "data", "metrics", "store_verification"},
+        {"loss", "planning", "pretrained_model"},
         {"layer", "deepspeed_config", "weights"},
         {"parallel"},
         {"batch"},
         {"config"},
+        {"parallel_config"},
         {"model_config", "save_policy"},
     ),
     "data_pipeline": (

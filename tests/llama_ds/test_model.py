@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 from transformers.models.llama import modeling_llama as stock
 
 from llama_ds import LlamaForCausalLM, LlamaModel, register, unregister
+from llama_ds.layer.options import LayerOptions
 from llama_ds.model import hf_config
 from llama_ds.model_config import ModelConfig
 
@@ -54,11 +55,15 @@ def config(**overrides: Any) -> LlamaConfig:
     return LlamaConfig(**(sizes | more | overrides))
 
 
-def pair(*, attention: str = "sdpa", **overrides: Any) -> tuple[Any, Any]:
+def pair(
+    *, attention: str = "sdpa", loss_chunk_tokens: int = 1024, **overrides: Any
+) -> tuple[Any, Any]:
     """Our model and transformers', with equal weights, in evaluation mode."""
     # Models that share a configuration object would share the choice of the attention back end.
     first, second = config(**overrides), config(**overrides)
-    ours = LlamaForCausalLM._from_config(first, attn_implementation=attention)
+    ours = LlamaForCausalLM._from_config(
+        first, attn_implementation=attention, loss_chunk_tokens=loss_chunk_tokens
+    )
     theirs = stock.LlamaForCausalLM._from_config(second, attn_implementation=attention)
     theirs.load_state_dict(ours.state_dict())
     return ours.eval(), theirs.eval()
@@ -243,8 +248,7 @@ def test_packed_documents_train_as_if_apart(attention: str) -> None:
 def test_loss_and_gradients(
     dtype: torch.dtype, bound: float, overrides: dict[str, Any], num_items: int | None
 ) -> None:
-    ours, theirs = (model.to(dtype) for model in pair(**overrides))
-    ours.loss_chunk_tokens = 10
+    ours, theirs = (model.to(dtype) for model in pair(loss_chunk_tokens=10, **overrides))
     labels = tokens().masked_fill(tokens() % 5 == 0, -100)
     for training in (True, False):
         losses = []
@@ -260,7 +264,7 @@ def test_loss_and_gradients(
 def test_activation_checkpointing_gives_the_same_gradients() -> None:
     ours, _ = pair(**GQA)
     plain, checkpointed = ours.train(), copy.deepcopy(ours).train()
-    plain.model.save_policy = None  # the modules, as under checkpointing
+    plain.model.layer_options = LayerOptions(fused=False)  # the modules, as under checkpointing
     with warnings.catch_warnings():
         # Newer transformers prefer a name that older ones lack.
         warnings.simplefilter("ignore", FutureWarning)
@@ -287,7 +291,7 @@ def test_shift_labels_win_and_logits_on_request() -> None:
         assert (out.logits is None) == (training if skip is None else skip)
         # fp32 sums in another order.
         torch.testing.assert_close(out.loss, expected, rtol=1e-6, atol=0)
-    with pytest.raises(ValueError, match="skip_logits=True without labels"):
+    with pytest.raises(ValueError, match="skip_logits=True needs labels"):
         ours(tokens(), skip_logits=True)
 
 
@@ -370,7 +374,11 @@ def test_bf16_load(tmp_path: Path) -> None:
     ]
     assert torch.equal(*(model(tokens()).logits for model in loaded))
     assert loaded[0].model.rotary_emb.inv_freq.dtype == torch.float32
-    loaded[0].model.save_policy = None  # the fused layer rounds less often than the modules
+    # The fused layer rounds less often than the modules.
+    loaded[0] = LlamaForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.bfloat16, layer_options=LayerOptions(fused=False)
+    )
+    assert not loaded[0].model.layer_options.fused
     losses = [model.train()(tokens(), labels=tokens()).loss for model in loaded]
     torch.testing.assert_close(*losses, rtol=1e-6, atol=0)  # fp32 sums of equal bf16 logits
 

@@ -18,7 +18,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from llama_ds.batch import data_parallel_size
 from llama_ds.checkpoint.export import export
 from llama_ds.config import Recipe
 from llama_ds.metrics import read_metrics
@@ -292,7 +291,7 @@ def test_held_out_loss_does_not_depend_on_the_layout(
         ),
         (
             {"parallel.tp": 2, "train.save_policy": "no_mlp", "train.mlp_tiles": 17},
-            r"mlp_tiles \(17\) must not exceed the positions of a row that a rank has \(16\)",
+            r"mlp_tiles \(17\) must not exceed the positions of a rank's sequence shard \(16\)",
         ),
         ({"parallel.tp": 0}, r"parallel\.tp \(0\) must be positive"),
         ({"parallel.sp": -1}, r"parallel\.sp \(-1\) must be positive"),
@@ -311,10 +310,3 @@ def test_held_out_loss_does_not_depend_on_the_layout(
 def test_what_does_not_divide_is_refused(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_recipe(Path("store"), Path("run"), **overrides)
-
-
-def test_ranks_must_divide_into_replicas() -> None:
-    recipe = tiny_recipe(Path("store"), Path("run"), **{"parallel.tp": 2})
-    assert data_parallel_size(recipe, 6) == 3
-    with pytest.raises(ValueError, match=r"5 processes .* parallel\.tp \(2\) x parallel\.sp \(1\)"):
-        data_parallel_size(recipe, 5)

@@ -250,10 +250,10 @@ def test_a_longer_schedule_may_be_cut_into_jobs(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train.seed": 1}, r"made with train.seed = 0, this run has 1"),
-        ({"train.tokens_per_step": 512}, r"train.tokens_per_step = 256, this run has 512"),
-        ({"data.block_rows": 5}, r"data.block_rows = 10, this run has 5"),
-        ({"data.shares": {"web": 1.0}}, r"data.shares = .*books.*, this run has .*web"),
+        ({"train.seed": 1}, r"has train.seed = 0, but this run has 1; set train.seed back to 0"),
+        ({"train.tokens_per_step": 512}, r"train.tokens_per_step = 256, but this run has 512"),
+        ({"data.block_rows": 5}, r"data.block_rows = 10, but this run has 5"),
+        ({"data.shares": {"web": 1.0}}, r"data.shares = .*books.*, but this run has .*web"),
     ],
 )
 def test_another_run_is_not_resumed(
@@ -342,7 +342,7 @@ def test_export_gives_a_stock_model_and_tokenizer(straight: Straight, tmp_path: 
     assert tokenizer.decode(ids, skip_special_tokens=True) == "the cat"
     with pytest.raises(ValueError, match="exists already"):
         export(recipe.run_dir, tmp_path / "bf16")
-    with pytest.raises(ValueError, match="no whole checkpoint of step 5"):
+    with pytest.raises(ValueError, match="no complete checkpoint of step 5"):
         export(recipe.run_dir, tmp_path / "other", step=5)
 
 
@@ -360,8 +360,8 @@ def test_training_starts_from_a_hugging_face_model(
         assert column(second, "loss", "eval")[0] == pytest.approx(expected, rel=1e-6)
     (tmp_path / "model" / "tokenizer.model").write_bytes(b"another tokenizer")
     errors = gloo(2, training_error, second)
-    assert "was made with another tokenizer" in errors[0]
+    assert "was tokenized with another tokenizer" in errors[0]
     (tmp_path / "model" / "tokenizer.model").unlink()
     wrong = {"train.init_from": tmp_path / "model", "model.num_hidden_layers": 3}
     errors = gloo(2, training_error, tiny_recipe(store, tmp_path / "third", **wrong))
-    assert "has num_hidden_layers = 2, the recipe has model.num_hidden_layers = 3" in errors[0]
+    assert "has num_hidden_layers 2, but the recipe has model.num_hidden_layers 3" in errors[0]

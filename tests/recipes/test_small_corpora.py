@@ -1,17 +1,13 @@
 """The corpora that the recipes offer, on what this machine has."""
 
-import os
 import sysconfig
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from data_pipeline.build.build_corpus import build_corpus
 from data_pipeline.documents_folder import load_documents
-from data_pipeline.executors.local import Processes
 from data_pipeline.text.licences import is_allowed
-from recipes.small_corpora import PERMISSIVE, builtin_corpus, folder_corpus
+from recipes.small_corpora import PERMISSIVE, builtin_corpus
 
 
 def test_builtin_corpus(tmp_path: Path) -> None:
@@ -43,26 +39,3 @@ def test_builtin_corpus_reads_this_python() -> None:
     roots = [root for _, root in builtin_corpus().sources]
     assert (roots[0] / "argparse.py").exists()
     assert roots[1] == Path(sysconfig.get_path("purelib"))
-
-
-def test_folder_corpus_of_one_file(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"body": "one"}\n{"body": "two"}\n')
-    corpus = folder_corpus(path, text_field="body")
-    manifests = build_corpus(corpus.sources, tmp_path / "out")
-    assert manifests["folder"].num_kept == 2
-    with pytest.raises(ValueError, match="max_document_bytes"):
-        folder_corpus(path, max_document_bytes=3)
-
-
-def test_samples_books_as_a_corpus(tmp_path: Path) -> None:
-    samples = os.environ.get("LLAMA_DS_SAMPLES")
-    if samples is None:
-        pytest.skip("LLAMA_DS_SAMPLES is not set: no sample books")
-    corpus = folder_corpus(Path(samples, "raw", "books"))
-    manifest = build_corpus(corpus.sources, tmp_path, executor=Processes(2))["folder"]
-    # 47 books, cut into pieces of 256 KiB; nothing in them is damaged.
-    assert manifest.num_kept > 100
-    assert set(manifest.dropped) <= {"duplicate"}
-    texts = load_documents(tmp_path / "folder")["text"]
-    assert max(len(text.encode()) for text in texts) <= 256 * 1024

@@ -113,7 +113,10 @@ def test_a_tokenizer_is_trained_on_what_there_is_at_most() -> None:
     ("options", "message"),
     [
         ({"jobs": 0}, r"jobs \(0\) must be at least 1"),
-        ({"extra": {"paragraphs": ["c4", "web"]}}, "paragraphs is for web, of which no size"),
+        (
+            {"extra": {"paragraphs": ["c4", "web"]}},
+            "paragraphs applies to web, for which sizes gives no size",
+        ),
     ],
 )
 def test_what_cannot_be_predicted(options: dict[str, Any], message: str) -> None:

@@ -32,15 +32,17 @@ from data_pipeline.build.fingerprint import (
 from data_pipeline.build.module_definitions import Reference, parse_module
 from data_pipeline.build.reachable_code import ReachableCode, reachable_code
 from data_pipeline.build.run_rules import run_rules
+from data_pipeline.corpus import Deduplication
 from data_pipeline.document import Document, Source
 from data_pipeline.filters import heuristics as filters
 from data_pipeline.sources import folder
-from recipes.llama1_corpus import CrawlModels, Deduplication, llama1_corpus
+from recipes.llama1_corpus import llama1_corpus
 
 PACKAGE = Path(fingerprint.__file__).parents[1]
 ROOT = PACKAGE.parent
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
-CORPUS = llama1_corpus(Path("raw"), CrawlModels(), Deduplication(near_duplicates=0.8))
+PAPER = llama1_corpus(Path("raw"))
+CORPUS = PAPER.with_rules(Deduplication(near_duplicates=0.8).rules(PAPER))
 SOURCES = {source.name: source for source, _ in CORPUS.sources}
 
 

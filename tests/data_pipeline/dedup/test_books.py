@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline.dedup.books import overlapping_books
+from data_pipeline.dedup.books import find_overlapping_books
 from data_pipeline.dedup.rule import DocumentFile
 from data_pipeline.document import Document
 from data_pipeline.text.word_ngrams import distinct, ngram_hashes, word_hashes
@@ -61,7 +61,7 @@ def with_typos(text: str, share: float, seed: int = 0) -> str:
 def removed(
     folder: Path, *shards: dict[str, str], max_samples: int = 1 << 16
 ) -> list[tuple[str, str]]:
-    found = overlapping_books(
+    found = find_overlapping_books(
         write_shards(folder, shards), min_overlap=0.9, max_samples=max_samples
     )
     books = [book for shard in shards for book in shard.items()]
@@ -159,7 +159,7 @@ def test_against_all_pairs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("min_overlap", [0.4, 1.0])
 def test_bound_out_of_range(tmp_path: Path, min_overlap: float) -> None:
     with pytest.raises(ValueError, match="min_overlap"):
-        overlapping_books([], min_overlap=min_overlap)
+        find_overlapping_books([], min_overlap=min_overlap)
 
 
 def test_only_rows_that_are_kept_are_compared(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_only_rows_that_are_kept_are_compared(tmp_path: Path) -> None:
     books = {"a": A, "b": B, "copy of a": A, "copy of b": B, "again": A}
     (file,) = write_shards(tmp_path, [books])
     keep = np.array([False, True, True, True, True])
-    found = overlapping_books([replace(file, keep=keep), file], min_overlap=0.9)
+    found = find_overlapping_books([replace(file, keep=keep), file], min_overlap=0.9)
     assert [(gone, kept) for gone, kept, _ in found.tolist()] == [
         *((3, 1), (4, 2), (5, 2), (6, 1), (7, 2), (8, 1), (9, 2))
     ]
@@ -226,7 +226,7 @@ def test_editions_among_real_books(samples: Path, tmp_path: Path) -> None:
             # The copy that is equal is the pipeline's to remove.
             if isinstance(edited, Document) and edited.text not in texts.values():
                 texts[file.source_file] = edited.text
-    found = overlapping_books(write_shards(tmp_path, [texts]), min_overlap=0.9)
+    found = find_overlapping_books(write_shards(tmp_path, [texts]), min_overlap=0.9)
     gone = {list(texts)[number] for number in found["removed"]}
     pairs = [
         line.split(":")[0].split(" ~ ")

@@ -140,7 +140,7 @@ def test_numbers_and_idioms_do_not_count(tmp_path: Path) -> None:
     assert not index.hits(idiom)
     assert not index.hits(numbers)
     short = account.sets["short"]
-    assert (short.items, short.indexed, short.too_short, short.not_telling) == (2, 0, 1, 1)
+    assert (short.items, short.indexed, short.too_short, short.not_distinctive) == (2, 0, 1, 1)
 
 
 def test_passages_count_only_if_asked_for(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_damage_and_unknown_files_are_reported(evaluations: Path) -> None:
     assert reasons >= {
         ("cut.jsonl.gz", "damaged"),
         ("noise.jsonl.gz", "damaged"),
-        ("notes.txt", "unknown format; known are .csv, .json, .jsonl, .ndjson, .parquet, .tsv, "
+        ("notes.txt", "unknown format; supported are .csv, .json, .jsonl, .ndjson, .parquet, .tsv, "
          "compressed or not"),
         ("lines.jsonl", "line 2 is not JSON"),
         ("lines.jsonl", "record 2 has no strings"),
@@ -306,7 +306,7 @@ def test_every_sample_item_is_found(samples: Path) -> None:
             text = BEFORE + "\n".join(string.text for string in item.strings) + AFTER
             if file.name not in index.hits(text):
                 missed[file.name] = missed.get(file.name, 0) + 1
-    expected = {n: s.too_short + s.not_telling for n, s in account.sets.items()}
+    expected = {n: s.too_short + s.not_distinctive for n, s in account.sets.items()}
     assert missed == {name: count for name, count in expected.items() if count}
     # Six-word questions, and six completions such as "return 1".
     assert sum(missed.values()) <= 5

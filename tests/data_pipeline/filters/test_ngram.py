@@ -149,11 +149,11 @@ def test_arpa_of_other_programs(tmp_path: Path) -> None:
     [
         ("\\data\\", "", "ends before"),
         ("ngram  1= 4\nngram 2=2\n", "", "no 'ngram 1='"),
-        ("\\2-grams:", "\\3-grams:", "'\\\\3-grams:' where '\\\\2-grams:' should stand"),
-        ("ngram 2=2", "ngram 2=3", "2-grams: has a line that is no 2-gram"),
-        ("-0.2 a </s>", "-0.2 a b </s> 0 0", "2-grams: has a line"),
+        ("\\2-grams:", "\\3-grams:", "expected '\\\\2-grams:', found '\\\\3-grams:'"),
+        ("ngram 2=2", "ngram 2=3", "2-grams: a line is not a 2-gram"),
+        ("-0.2 a </s>", "-0.2 a b </s> 0 0", "2-grams: a line is not"),
         ("-0.2 a </s>", "zero a </s>", "2-grams: .*zero"),
-        ("-0.2 a </s>", "-0.2 a nowhere", "'nowhere', which is no unigram"),
+        ("-0.2 a </s>", "-0.2 a nowhere", "'nowhere', which is not a unigram"),
         ("\\end\\", "", "ends before"),
         ("<s>", "x", "no unigram '<s>'"),
     ],
@@ -172,7 +172,7 @@ def test_a_context_that_is_missing(tmp_path: Path) -> None:
             "\\end\\", "\\3-grams:\n-0.1 a a a\n\n\\end\\"
         )
     )
-    with pytest.raises(ValueError, match="first 2 words are no n-gram"):
+    with pytest.raises(ValueError, match="first 2 words of a 3-gram are not an n-gram"):
         read_arpa(path)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from data_pipeline.filters.reference_urls import (
     ReferenceUrls,
     collect_reference_urls,
-    normalise_url,
+    normalize_url,
     reference_urls,
 )
 
@@ -87,8 +87,8 @@ def test_long_hostile_text_is_read_once(piece: str) -> None:
     ],
 )
 def test_forms_of_one_address(same: tuple[str, ...]) -> None:
-    assert len({normalise_url(url) for url in same}) == 1
-    assert normalise_url(same[0]) is not None
+    assert len({normalize_url(url) for url in same}) == 1
+    assert normalize_url(same[0]) is not None
 
 
 def test_different_addresses_stay_apart() -> None:
@@ -101,7 +101,7 @@ def test_different_addresses_stay_apart() -> None:
         "f.org/a",
         "e.org/a/b",
     )
-    assert len({normalise_url(f"http://{url}") for url in urls}) == len(urls)
+    assert len({normalize_url(f"http://{url}") for url in urls}) == len(urls)
 
 
 @pytest.mark.parametrize(
@@ -109,15 +109,15 @@ def test_different_addresses_stay_apart() -> None:
     ["", "mailto:a@b.org", "ftp://e.org/a", "http://", "http://[x", "http://e.org:x/", "word"],
 )
 def test_no_addresses(url: str) -> None:
-    assert normalise_url(url) is None
+    assert normalize_url(url) is None
     assert url not in ReferenceUrls.of([url])
 
 
 @given(st.text(max_size=60))
 def test_any_text_is_an_address_or_none(text: str) -> None:
-    normal = normalise_url(f"http://e.org/{text}")
-    assert normal is None or normalise_url(f"//{normal}") == normal
-    normalise_url(text)
+    normal = normalize_url(f"http://e.org/{text}")
+    assert normal is None or normalize_url(f"//{normal}") == normal
+    normalize_url(text)
 
 
 def test_sets(tmp_path: Path) -> None:

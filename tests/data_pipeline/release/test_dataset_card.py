@@ -125,7 +125,7 @@ def test_card_says_what_was_built() -> None:
     assert "| books | Project Gutenberg's plain texts | 61,300 files, 10.9 GB | 46,773 |" in text
     assert "| github | clean | licence | 4,499,800 |" in text
     assert "| github | MIT | 2,899,391 |" in text
-    assert "- undone, so its findings are kept: `url`" in text
+    assert "- undone, so its duplicates are kept: `url`" in text
     assert "Books3 is not public" in text
     for line in text.splitlines():
         assert not line.startswith("|") or line.endswith("|")

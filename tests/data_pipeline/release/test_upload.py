@@ -174,7 +174,7 @@ def test_what_is_not_copied(dataset: Path, tmp_path: Path, bucket: MemoryFileSys
     with pytest.raises(ValueError, match=r"holds something else \(diary.txt\)"):
         publish_copy(dataset, URL)
     assert bucket.cat_file("/bucket/copy/diary.txt") == b"keep me"
-    with pytest.raises(ValueError, match="holds no finished dataset"):
+    with pytest.raises(ValueError, match="is not a finished dataset"):
         publish_copy(tmp_path / "nothing", "memory://bucket/other")
     next((dataset / "store").rglob("*.arrow")).unlink()
     with pytest.raises(ValueError, match="missing shard"):

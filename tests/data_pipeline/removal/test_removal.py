@@ -34,6 +34,7 @@ from data_pipeline.tokens.encoder import Encoder
 from data_pipeline.tokens.provenance import document_at
 from data_pipeline.tokens.store import SPLITS, TokenStore
 from data_pipeline.tokens.store_building import build_store
+from data_pipeline.tokens.tokenizer_folder import load_encoder
 from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_tokenizer
 from tests.support.tokenizer_texts import corpus, prose
 
@@ -179,7 +180,7 @@ def test_requested_documents_are_gone_from_the_store(dataset: Path) -> None:
     gone = {content_id(TEXTS["text"][n]) for n in GONE}
     found: list[str] = []
     by_id = {content_id(text): text for text in TEXTS["text"]}
-    encoder = Encoder(store.tokenizer_dir)
+    encoder = load_encoder(store.tokenizer_dir)
     for split in SPLITS:
         stream = store.stream("text", split)
         rows = load_from_disk(dataset / "store" / "text" / split)

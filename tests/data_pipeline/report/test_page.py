@@ -245,7 +245,7 @@ def test_account_survives_json() -> None:
     assert BuildAccount.from_json(account.to_json()) == account
     with pytest.raises(ValueError, match="corpus"):
         BuildAccount.from_json(b'{"created": ""}')
-    later = account.to_json().replace(b'"version": 1', b'"version": 99')
+    later = account.to_json().replace(b'"version": 2', b'"version": 99')
     with pytest.raises(ValueError, match="version 99"):
         BuildAccount.from_json(later)
 

@@ -11,7 +11,7 @@ from data_pipeline.text.decoding import (
     clean,
     decode,
     detect_encoding,
-    without_line_end_space,
+    strip_trailing_whitespace,
 )
 
 FRENCH = "Un café déjà très sucré \u2013 «voilà» l\u2019élève"
@@ -95,5 +95,5 @@ def test_clean_properties(text: str) -> None:
 
 
 def test_without_line_end_space() -> None:
-    assert without_line_end_space("\n  a \t\n\tb\n \nc  d \n\n") == "a\n\tb\n\nc  d"
-    assert without_line_end_space(" " * 200_000 + "a") == "a"
+    assert strip_trailing_whitespace("\n  a \t\n\tb\n \nc  d \n\n") == "a\n\tb\n\nc  d"
+    assert strip_trailing_whitespace(" " * 200_000 + "a") == "a"

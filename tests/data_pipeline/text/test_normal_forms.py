@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.text.normal_forms import paragraph_key, scoring_text
+from data_pipeline.text.normal_forms import normalize_for_scoring, paragraph_key
 
 
 @pytest.mark.parametrize(
@@ -41,14 +41,14 @@ def test_paragraph_key(text: str, expected: str) -> None:
     ],
 )
 def test_scoring_text(text: str, expected: str) -> None:
-    assert scoring_text(text) == expected
+    assert normalize_for_scoring(text) == expected
 
 
 @given(st.text(max_size=80))
 def test_forms_are_settled_after_one_pass(text: str) -> None:
-    scored = scoring_text(text)
+    scored = normalize_for_scoring(text)
     assert "\n" not in scored
-    assert scoring_text(scored) == scored
+    assert normalize_for_scoring(scored) == scored
     key = paragraph_key(text)
     assert paragraph_key(key) == key
 
@@ -60,4 +60,6 @@ def test_ascii_is_treated_as_all_other_text(text: str) -> None:
         paragraph_key(text + "x\u5ddd")
         == (paragraph_key("x" + text + "x")[1:-1] + "x\u5ddd").lstrip()
     )
-    assert scoring_text(text + " \u5ddd") == f"{scoring_text(text)} \u5ddd".strip()
+    assert (
+        normalize_for_scoring(text + " \u5ddd") == f"{normalize_for_scoring(text)} \u5ddd".strip()
+    )

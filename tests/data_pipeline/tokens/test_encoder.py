@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.tokens import exact_cuts, unit_encoder
-from data_pipeline.tokens.encoder import Encoder
 from data_pipeline.tokens.exact_cuts import Cuts, LongCuts, can_be_cut, literal_processor
 from data_pipeline.tokens.huggingface_tokenizer import BLANK
+from data_pipeline.tokens.sentencepiece_encoder import SentencePieceEncoder
 from data_pipeline.tokens.tokenizer_comparison import compare_tokenizers, table
 from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_tokenizer
 from tests.support.tokenizer_texts import HOSTILE, corpus, prose
@@ -53,7 +53,7 @@ def processor_of(folder: Path) -> sentencepiece.SentencePieceProcessor:
     return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
 
 
-def same_ids(encoder: Encoder, folder: Path, texts: Sequence[str]) -> None:
+def same_ids(encoder: SentencePieceEncoder, folder: Path, texts: Sequence[str]) -> None:
     encoded = encoder.encode(texts)
     assert encoded.num_byte_tokens == encoder.num_byte_tokens(encoded.tokens)
     expected = processor_of(folder).encode(list(texts), add_bos=True, add_eos=True, num_threads=1)
@@ -96,7 +96,7 @@ ALPHABET = (
 def test_any_text(folder: Path) -> None:
     processor = processor_of(folder)
     pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
-    encoder = Encoder(folder)
+    encoder = SentencePieceEncoder(folder)
 
     @settings(max_examples=150, deadline=None)
     @given(
@@ -137,7 +137,7 @@ def test_long_units_are_cut_where_tokens_prove_it(
     rng = random.Random(0)
     alphabets = ("ab", "aeio", "e中😀", "ACGT", BLANK + " ", "😀👍🏽", "\u0430", "===-")
     texts = ["".join(rng.choices(alphabet, k=300)) for alphabet in alphabets for _ in range(10)]
-    same_ids(Encoder(folder), folder, texts)
+    same_ids(SentencePieceEncoder(folder), folder, texts)
     # In so few tokens there is not always a place.
     assert sum(size <= 20 for size in sizes) >= 10
 
@@ -157,12 +157,16 @@ def test_neighbours_of_every_kind(folder: Path) -> None:
     processor = processor_of(folder)
     pieces = [processor.id_to_piece(i).replace(BLANK, " ") for i in range(3, len(processor))]
     texts = ["".join(rng.choices(ALPHABET, k=rng.randrange(1, 60))) for _ in range(1_000)]
-    same_ids(Encoder(folder), folder, texts)
-    same_ids(Encoder(folder), folder, ["".join(rng.choices(pieces, k=8)) for _ in range(2_000)])
+    same_ids(SentencePieceEncoder(folder), folder, texts)
+    same_ids(
+        SentencePieceEncoder(folder),
+        folder,
+        ["".join(rng.choices(pieces, k=8)) for _ in range(2_000)],
+    )
 
 
 def test_hostile_texts_in_one_batch_and_in_many(folder: Path) -> None:
-    encoder = Encoder(folder)
+    encoder = SentencePieceEncoder(folder)
     texts = [*HOSTILE, *prose(), "x" * 200_000, "ab" * 100_000, "", ""]
     same_ids(encoder, folder, texts)
     for text in texts:  # now with what is known from before
@@ -177,14 +181,14 @@ def test_samples(folder: Path, samples: Path) -> None:
     for path in sorted((samples / "raw").rglob("*")):
         if path.is_file():  # as it is, compressed or not
             texts.append(path.read_bytes()[:20_000].decode("utf-8", "replace"))
-    same_ids(Encoder(folder), folder, texts)
+    same_ids(SentencePieceEncoder(folder), folder, texts)
 
 
 def test_one_long_document(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Several windows, and a unit that is longer than one.
     monkeypatch.setattr(unit_encoder, "_WINDOW_BYTES", 1 << 17)
     texts = "".join(text + " " for text in prose())
-    same_ids(Encoder(folder), folder, [texts * 5 + "e" * 500_000 + texts * 5])
+    same_ids(SentencePieceEncoder(folder), folder, [texts * 5 + "e" * 500_000 + texts * 5])
 
 
 def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +211,7 @@ def test_ids_of_four_bytes(tmp_path: Path) -> None:
     folder = train(tmp_path)
     tokens, _ = unit_encoder.UnitEncoder(processor_of(folder), "uint32").encode(HOSTILE)
     assert tokens.dtype == np.uint32
-    assert tokens.tolist() == Encoder(folder).encode(HOSTILE).tokens.tolist()
+    assert tokens.tolist() == SentencePieceEncoder(folder).encode(HOSTILE).tokens.tolist()
 
 
 @pytest.mark.parametrize(
@@ -226,7 +230,7 @@ def test_ids_of_four_bytes(tmp_path: Path) -> None:
 def test_other_models_go_through_sentencepiece(tmp_path: Path, options: dict[str, Any]) -> None:
     folder = train(tmp_path, **options)
     assert not can_be_cut(processor_of(folder))
-    same_ids(Encoder(folder), folder, [*HOSTILE, *prose()])
+    same_ids(SentencePieceEncoder(folder), folder, [*HOSTILE, *prose()])
 
 
 def test_words_are_units_of_llama(samples: Path) -> None:

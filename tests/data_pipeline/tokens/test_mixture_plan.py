@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.commands.plan_mixture import PlanMixture, paper_tokens
+from data_pipeline.commands.plan_mixture import PlanMixture, stated_tokens
+from data_pipeline.corpus import text_corpus
 from data_pipeline.tokens.mixture_plan import (
     MixturePlan,
     as_json,
@@ -26,7 +27,9 @@ from data_pipeline.tokens.store import FORMAT_VERSION, SplitManifest, StoreManif
 from llama_ds.data import Mixture
 from recipes.launch import parse
 from recipes.llama import LLAMA1_EPOCHS, LLAMA1_SHARES, llama_7b
+from recipes.llama1_corpus import llama1_corpus
 
+LLAMA1 = llama1_corpus(Path("raw"))
 AVAILABLE = {"a": 600, "b": 300, "c": 100}
 
 
@@ -78,9 +81,9 @@ def test_dropping_one_makes_the_others_shares_grow() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shares": {"x": 1.0}}, "shares: source x is not there; the sources are a, b, c"),
+        ({"shares": {"x": 1.0}}, "shares: unknown source x; the sources are a, b, c"),
         ({"epochs": {"a": 0.0}}, r"epochs: a \(0.0\) must be positive"),
-        ({"shares": {"a": 1.0}, "epochs": {"a": 1.0}}, "shares and epochs both say"),
+        ({"shares": {"a": 1.0}, "epochs": {"a": 1.0}}, "shares and epochs both set"),
         ({"without": {"x", "y"}}, r"without \(x, y\): the sources are a, b, c"),
         ({"shares": {"a": 1.0}, "without": {"a"}}, r"without \(a\): no source is left"),
         ({"num_tokens": None}, "tokens: give the run's number of tokens, or epochs"),
@@ -128,9 +131,9 @@ def test_counts_in_words() -> None:
 
 
 def test_the_paper_s_sizes_give_the_paper_s_epochs() -> None:
-    plan = plan_mixture(paper_tokens(), 1_400_000_000_000, shares=LLAMA1_SHARES)
+    plan = plan_mixture(stated_tokens(LLAMA1), 1_400_000_000_000, shares=LLAMA1_SHARES)
     assert plan.epochs == {name: pytest.approx(e, rel=1e-9) for name, e in LLAMA1_EPOCHS.items()}
-    text = PlanMixture().run()
+    text = PlanMixture().run(LLAMA1)
     assert "wikipedia runs out first, after 571.4B of 1.400T tokens" in text
 
 
@@ -160,21 +163,35 @@ def test_a_store_s_sizes(tmp_path: Path) -> None:
     store = write_manifest(tmp_path / "store", {"books": 100, "c4": 1_000, "notes": 7, "web": 0})
     assert available_tokens(store) == {"books": 100, "c4": 1_000, "notes": 7}
     plan = PlanMixture(store=tmp_path / "store", tokens="1K")
-    text = plan.run()
+    text = plan.run(LLAMA1)
     # The paper's 4.5 and 15 %, of what there is.
     assert "23.08%" in text
     assert "not in the store: common_crawl, github, wikipedia, arxiv, stack_exchange" in text
     assert "in no share, and never seen: notes" in text
-    numbers = json.loads(dataclasses.replace(plan, json=True).run())
+    numbers = json.loads(dataclasses.replace(plan, json=True).run(LLAMA1))
     assert [source["name"] for source in numbers["sources"]] == ["c4", "books"]
-    dropped = dataclasses.replace(plan, without=("books",)).run()
+    dropped = dataclasses.replace(plan, without=("books",)).run(LLAMA1)
     assert "epochs before" in dropped
     assert "0.77" in dropped  # of c4, before
 
 
+def test_a_corpus_that_states_nothing_needs_a_store_and_a_length(tmp_path: Path) -> None:
+    corpus = text_corpus(tmp_path)
+    with pytest.raises(ValueError, match="name a token store with --store"):
+        PlanMixture(tokens="1K").run(corpus)
+    write_manifest(tmp_path / "store", {"text": 100, "code": 300})
+    with pytest.raises(ValueError, match="states no token budget; give --tokens or --epochs"):
+        PlanMixture(store=tmp_path / "store").run(corpus)
+    numbers = json.loads(PlanMixture(tmp_path / "store", tokens="1K", json=True).run(corpus))
+    assert {source["name"]: source["share"] for source in numbers["sources"]} == {
+        "text": 0.25,
+        "code": 0.75,
+    }
+
+
 def test_the_command_prints_a_plan_or_one_line_of_error() -> None:
     def run(*options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "data_pipeline.commands.plan_mixture", *options]
+        command = [sys.executable, "-m", "recipes.build_dataset", "plan", *options]
         root = Path(__file__).resolve().parents[3]
         return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 

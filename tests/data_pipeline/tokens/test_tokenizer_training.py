@@ -18,8 +18,8 @@ from transformers import AutoTokenizer
 
 from data_pipeline.executors.local import Processes
 from data_pipeline.tokens import word_counts
-from data_pipeline.tokens.encoder import load_processor
 from data_pipeline.tokens.huggingface_tokenizer import BLANK
+from data_pipeline.tokens.sentencepiece_encoder import load_processor
 from data_pipeline.tokens.tokenizer_folder import export_tokenizer
 from data_pipeline.tokens.tokenizer_training import (
     TokenizerConfig,

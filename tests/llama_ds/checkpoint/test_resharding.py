@@ -200,14 +200,31 @@ def trained(gloo: Gloo, store: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def load_and_save(recipe: Recipe, shard_bytes: int) -> dict[str, Any]:
-    """Resume, and save to `again` at once; what stands in the model and the optimiser."""
-    from llama_ds.checkpoint import saving
-    from llama_ds.train import build_job
+    """Resume, and save to `again` at once; what stands in the model and the optimizer."""
+    with job_of(recipe) as (job, step):
+        return save_again(job, step, shard_bytes)
 
-    job, step = build_job(recipe, 0, {})
-    job.saver.close()
-    if job.log is not None:
-        job.log.close()
+
+@contextlib.contextmanager
+def job_of(recipe: Recipe) -> Iterator[tuple[Any, int]]:
+    """A training job that has resumed, and its step."""
+    from llama_ds import train
+    from llama_ds.engine import init_distributed, release_engine
+
+    device = init_distributed(0)
+    with train.build_groups(recipe) as groups:
+        job, step = train.build_job(recipe, groups, device, 0, {})
+        yield job, step
+        job.saver.close()
+        if job.log is not None:
+            job.log.close()
+        release_engine(job.engine)
+
+
+def save_again(job: Any, step: int, shard_bytes: int) -> dict[str, Any]:
+    from llama_ds.checkpoint import saving
+
+    recipe = job.recipe
     engine, sharding = job.engine, job.engine.module.tp.sharding
     description = saving.RunDescription({}, {}, 8, recipe.data.store / "tokenizer")
     saver = saving.CheckpointSaver(
@@ -301,7 +318,6 @@ def elements_read(recipe: Recipe) -> tuple[int, int]:
 
     from llama_ds.checkpoint import tensor_files
     from llama_ds.checkpoint.engine_state import EngineState
-    from llama_ds.train import build_job
 
     read = 0
 
@@ -327,13 +343,10 @@ def elements_read(recipe: Recipe) -> tuple[int, int]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensor_files, "safe_open", counted)
-        job, step = build_job(recipe, 0, {})
-    assert step == 2
-    job.saver.close()
-    if job.log is not None:
-        job.log.close()
-    state = EngineState(job.engine, job.engine.module.tp.sharding)
-    return read, 3 * sum(part.length for part in state.parts)
+        with job_of(recipe) as (job, step):
+            assert step == 2
+            state = EngineState(job.engine, job.engine.module.tp.sharding)
+            return read, 3 * sum(part.length for part in state.parts)
 
 
 @pytest.mark.parametrize(
@@ -354,17 +367,11 @@ def test_a_rank_reads_what_it_holds(
 
 
 def logits_of_the_run(recipe: Recipe) -> torch.Tensor:
-    from llama_ds.train import build_job
-
-    job, _ = build_job(recipe, 0, {})
-    job.saver.close()
-    if job.log is not None:
-        job.log.close()
-    job.engine.eval()
-    with torch.no_grad():
+    with job_of(recipe) as (job, _), torch.no_grad():
+        job.engine.eval()
         rows: torch.Tensor = torch.arange(64).view(2, 32)
         logits: torch.Tensor = job.engine(input_ids=rows, use_cache=False).logits
-    return logits
+        return logits
 
 
 @pytest.mark.parametrize(

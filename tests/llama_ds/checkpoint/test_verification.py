@@ -102,7 +102,7 @@ def test_any_damage_to_any_file_is_seen_and_named(run_dir: Path) -> None:
         # Shared out, one of the shares sees it.
         assert any(damage_of(path, share, 3) for share in range(3))
         assert newest(run_dir) == checkpoint(run_dir, 4), (kind, names)
-        with pytest.raises(ValueError, match="no whole checkpoint of step 6"):
+        with pytest.raises(ValueError, match="no complete checkpoint of step 6"):
             newest(run_dir, 6)
         # It is not counted among those to keep, and is not deleted either.
         found = all_checkpoints(run_dir)
@@ -163,7 +163,7 @@ def test_a_run_of_damaged_checkpoints_does_not_begin_again(gloo: Gloo, run_dir: 
     for step in (2, 4, 6):
         (checkpoint(run_dir, step) / "run.json").write_text("{")
     for error in gloo(2, resuming_error, run_dir):
-        assert "has 3 checkpoints and none is whole" in error
+        assert "has 3 checkpoints and none is complete" in error
         assert "step_00000002: run.json: not valid JSON" in error
         assert "\n" not in error
     assert len(all_checkpoints(run_dir)) == 3
@@ -176,8 +176,8 @@ def test_a_run_of_damaged_checkpoints_does_not_begin_again(gloo: Gloo, run_dir: 
         ("[]", "not a JSON object"),
         ("null", "not a JSON object"),
         ("[" * 100_000, "not valid JSON"),
-        ("{}", "format version None, this program reads 2"),
-        ('{"format_version": 3}', "format version 3, this program reads 2"),
+        ("{}", "format version None, this program reads version 2"),
+        ('{"format_version": 3}', "format version 3, this program reads version 2"),
         ('{"format_version": 2}', "its own checksum differs"),
         ('{"format_version": 2, "step": 6, "files": {}, "checksum": "0"}', "checksum differs"),
     ],
@@ -231,7 +231,7 @@ def test_an_older_format_is_named(gloo: Gloo, tmp_path: Path) -> None:
     (path / "state").mkdir(parents=True)
     (path / "manifest.json").write_text(json.dumps({"version": 1, "step": 100}))
     for error in gloo(2, resuming_error, tmp_path / "run"):
-        assert "format version 1, this program reads 2" in error
+        assert "format version 1, this program reads version 2" in error
         assert "the release that wrote it" in error
     with pytest.raises(ValueError, match="format version 1"):
         newest(tmp_path / "run")
@@ -241,11 +241,11 @@ def test_verify_lists_all(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["verify", str(run_dir)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines] == [
-        f"step_0000000{step}  whole" for step in (6, 4, 2)
+        f"step_0000000{step}  complete" for step in (6, 4, 2)
     ]
     (checkpoint(run_dir, 4) / "tokenizer.model").write_bytes(b"")
     assert main(["verify", str(run_dir)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("step_00000004  damaged: tokenizer.model: 0 bytes, expected")
     assert main(["verify", str(run_dir / "none")]) == 2
-    assert "holds no checkpoint" in capsys.readouterr().err
+    assert "has no checkpoint" in capsys.readouterr().err

@@ -1,0 +1,133 @@
+"""Your own text -> documents, tokenizer, token store; or a corpus that you write as a function.
+
+    RAW  ->  OUT/documents/text/  ->  OUT/tokenizer/  ->  OUT/store/
+             OUT/documents/README.md (dataset card), OUT/report.html, OUT/report.json
+
+Started as `bash recipes/build_text.sh`, or as `llama-ds-build` where the package is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import tyro
+
+from data_pipeline.commands import command_line
+from data_pipeline.commands.build import build_or_inspect
+from data_pipeline.commands.command_line import Command, printed
+from data_pipeline.commands.compare_tokenizers import CompareTokenizers
+from data_pipeline.commands.find_document import FindDocument
+from data_pipeline.commands.options import BuildOptions
+from data_pipeline.commands.plan_mixture import PlanMixture
+from data_pipeline.commands.remove import RemoveDocuments
+from data_pipeline.commands.verify_store import VerifyStore
+from data_pipeline.corpus import Corpus, CorpusFunction, text_corpus
+from data_pipeline.files.remote import root_of
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How your own files are read."""
+
+    text_field: str = "text"
+    """Field of JSON lines, or column of Parquet, that holds the text."""
+    max_document_bytes: int = 256 * 1024
+    """Larger plain-text files become several documents, cut at blank lines."""
+
+
+@dataclass(frozen=True)
+class BuildText:
+    """Build a token store from your own text: .txt, .md and the like, JSON lines, Parquet.
+
+    Other jobs, each with its own --help: plan, compare-tokenizers, find-document, remove, verify.
+    """
+
+    raw: str
+    """Folder, or single file, with the text, compressed (.gz, .zst) or not; or its URL (s3://,
+    gs://, hf://), from which each file is copied while it is read."""
+    build: Annotated[BuildOptions, tyro.conf.arg(name="")]
+    corpus: str | None = None
+    """FILE.py:FUNCTION, a function that is given the place of the raw files and returns a
+    data_pipeline.corpus.Corpus; by default one source, `text`, of all files that hold text."""
+    text: Annotated[TextOptions, tyro.conf.arg(name="")] = field(default_factory=TextOptions)
+
+
+def main() -> NoReturn:
+    """The console command."""
+    command_line.main(lambda arguments: run(arguments, prog="llama-ds-build"))
+
+
+def run(arguments: Sequence[str], *, prog: str) -> int:
+    """What the command line asks for; the exit code. ValueError for wrong options."""
+    program = prog if "/" not in prog else f"bash {prog}"
+    default = Command(BuildText, lambda options: _build(options, program))
+    others = {
+        "plan": Command(PlanMixture, printed(lambda plan: plan.run(text_corpus(Path("text"))))),
+        **DATASET_JOBS,
+    }
+    return command_line.run(arguments, default, others, prog=prog)
+
+
+DATASET_JOBS = {
+    "compare-tokenizers": Command(CompareTokenizers, printed(CompareTokenizers.run)),
+    "find-document": Command(FindDocument, printed(FindDocument.run)),
+    "remove": Command(RemoveDocuments, printed(RemoveDocuments.run)),
+    "verify": Command(VerifyStore, printed(VerifyStore.run)),
+}
+"""What is done with a built dataset, whatever its corpus."""
+
+
+def _build(options: BuildText, program: str) -> int:
+    return build_or_inspect(_corpus(options), options.build, program=program)
+
+
+def _corpus(options: BuildText) -> Corpus:
+    root, text = root_of(options.raw), options.text
+    if options.corpus is None:
+        return text_corpus(
+            root, text_field=text.text_field, max_document_bytes=text.max_document_bytes
+        )
+    if text != TextOptions():
+        raise ValueError(
+            "--text-field and --max-document-bytes are for files that are read without --corpus; "
+            "the corpus's own sources say how theirs are read"
+        )
+    return _checked(corpus_function(options.corpus)(root), options.corpus)
+
+
+def _checked(corpus: object, name: str) -> Corpus:
+    if not isinstance(corpus, Corpus):
+        raise ValueError(
+            f"--corpus {name} returned a {type(corpus).__name__}, not a data_pipeline.corpus.Corpus"
+        )
+    return corpus
+
+
+def corpus_function(place: str) -> CorpusFunction:
+    """The function that FILE.py:FUNCTION names; ValueError where there is none.
+
+    The file becomes a module by its own name, from its own folder, so that processes of this
+    machine find its functions; machines of a Ray cluster need that folder on their PYTHONPATH.
+    """
+    file, separator, name = place.rpartition(":")
+    path = Path(file)
+    if not separator or path.suffix != ".py" or not path.is_file():
+        raise ValueError(f"--corpus: {place} is not FILE.py:FUNCTION of a file that exists")
+    if not path.stem.isidentifier():
+        raise ValueError(f"--corpus: {path.name} cannot be imported by its name; rename the file")
+    sys.path.insert(0, str(path.resolve().parent))
+    module = importlib.import_module(path.stem)
+    if Path(str(module.__file__)).resolve() != path.resolve():
+        raise ValueError(
+            f"--corpus: another module is called {path.stem} ({module.__file__}); rename {path}"
+        )
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"--corpus: {path} has no function {name}")
+    found: CorpusFunction = function
+    return found
