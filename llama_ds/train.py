@@ -15,12 +15,10 @@ import hashlib
 import json
 import math
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -31,6 +29,7 @@ from data_pipeline.tokens.store import TOKENIZER_FILES, TokenizerKind, TokenStor
 from llama_ds.batch import BatchPlan, batch_plan
 from llama_ds.checkpoint.resuming import resume
 from llama_ds.checkpoint.saving import CheckpointSaver, RunDescription
+from llama_ds.checkpoint.verification import step_of
 from llama_ds.config import Recipe
 from llama_ds.data import IGNORED, Batch, HeldOutData, TrainingData, check_vocab, prefetch
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
@@ -45,6 +44,7 @@ from llama_ds.engine import (
 from llama_ds.metrics import MetricsLog, Throughput, peak_memory_bytes, peak_tflops
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.sequence import SequenceParallel
+from llama_ds.stop_signal import StopSignal
 from llama_ds.store_verification import StoreVerification
 
 
@@ -154,10 +154,8 @@ def settle_checkpoint(job: Job) -> None:
     """Wait for the save in flight and report it; OSError on every rank where it has failed."""
     saved = job.saver.settle()
     if job.log is not None:
-        job.log.say(
-            f"checkpoint {saved.path}  stall {saved.stall_seconds:.1f} s, "
-            f"written in {saved.write_seconds:.1f} s"
-        )
+        times = f"stall {saved.stall_seconds:.1f} s, written in {saved.write_seconds:.1f} s"
+        job.log.say(f"step {step_of(saved.path):>6}  checkpoint {saved.path}  {times}")
 
 
 # -- one step -------------------------------------------------------------------------------------
@@ -407,41 +405,7 @@ def open_run(recipe: Recipe, store: TokenStore, ds_config: dict[str, Any], step:
     return MetricsLog(recipe, step)
 
 
-# -- signals and reports --------------------------------------------------------------------------
-
-
-class StopSignal:
-    """While open, SIGTERM and SIGINT request a checkpoint and a stop after the current step."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.number: int | None = None
-        """The signal on which all ranks have agreed to stop."""
-        self._received = 0
-        self._device = device
-        self._previous: dict[int, Any] = {}
-
-    def agree(self, *, is_writing: bool) -> bool:
-        """All-reduce the signal, which ranks may receive at different steps or not at all.
-
-        Returns whether any rank is still writing a checkpoint, from the same all-reduce.
-        """
-        values = torch.tensor([self._received, is_writing], device=self._device)
-        dist.all_reduce(values, op=dist.ReduceOp.MAX)
-        number, any_is_writing = values.tolist()
-        self.number = number or None
-        return bool(any_is_writing)
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self._received = number
-
-    def __enter__(self) -> StopSignal:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._remember)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+# -- reports --------------------------------------------------------------------------------------
 
 
 def _record(job: Job, result: StepResult, step: int, seconds: float) -> dict[str, Any]:

@@ -12,7 +12,6 @@ each sends a share or only the first does, so that every element travels once.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -153,8 +152,3 @@ class Exchange:
         assert received == local.numel(), (
             f"{name}: the ranks hold {received} of {local.numel()} elements"
         )
-
-
-def largest_tensor(files: Sequence[TensorFile]) -> int:
-    """Elements of the largest tensor in the files."""
-    return max(math.prod(shape) for file in files for shape in file.shapes.values())

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.optim import AdamW
 from transformers import LlamaConfig
 
+from llama_ds.checkpoint.saving import CheckpointSaver, RunDescription
+from llama_ds.config import CheckpointConfig
 from llama_ds.model import LlamaForCausalLM
+from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.parallel.tensor import Sharding
+
+RANKS = 2
+CHANGES = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 
 CONFIG = LlamaConfig(
     vocab_size=64,
@@ -92,7 +103,40 @@ def damaged_versions(checkpoint: Path) -> Iterator[tuple[str, list[str]]]:
             other.write_bytes(contents[1])
 
 
-def description(tokenizer_dir: Path, **identity: Any) -> Any:
-    from llama_ds.checkpoint.saving import RunDescription
-
+def description(tokenizer_dir: Path, **identity: Any) -> RunDescription:
     return RunDescription(identity, {"zero.stage": 0}, 8, tokenizer_dir)
+
+
+def saver_of(engine: SmallEngine, run_dir: Path, keep_last: int = 1) -> CheckpointSaver:
+    return CheckpointSaver(
+        engine,
+        run_dir,
+        CheckpointConfig(keep_last=keep_last),
+        description(tokenizer_folder(run_dir.parent / "tokenizer"), run="test"),
+        ParallelGroups.build(),
+        Sharding(1, 2),
+        shard_bytes=5_000,
+    )
+
+
+def save_as_rank(rank: int, run_dir: Path, step: int, killed: tuple[int, int] | None) -> None:
+    """Save a checkpoint; the rank `killed[0]` is killed before its `killed[1]`-th change."""
+    store = f"file://{run_dir.parent}/meeting-{run_dir.name}-{step}"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=RANKS)
+    saver = saver_of(SmallEngine(float(step)), run_dir)
+    if killed is not None and killed[0] == rank:
+        left = killed[1]
+
+        def watch(name: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal left
+            if name == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
+                return
+            if name in CHANGES:
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(watch)
+    saver.save(step)
+    saver.settle()
+    os._exit(0)  # no process group is missed, and no time lost

@@ -7,7 +7,6 @@ import itertools
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,38 +21,21 @@ from safetensors.torch import load_file
 
 from llama_ds.checkpoint import tensor_files
 from llama_ds.checkpoint.export import newest
-from llama_ds.checkpoint.saving import CheckpointSaver
 from llama_ds.checkpoint.verification import all_checkpoints, damage_of
-from llama_ds.config import CheckpointConfig, Recipe
+from llama_ds.config import Recipe
 from llama_ds.metrics import read_metrics
-from llama_ds.parallel.groups import ParallelGroups
-from llama_ds.parallel.tensor import Sharding
-from tests.support.checkpoints import SmallEngine, description, tokenizer_folder
+from tests.support.checkpoints import RANKS, SmallEngine, save_as_rank, saver_of
 from tests.support.tiny_run import make_store, run_training, tiny_recipe
 
 pytestmark = pytest.mark.dist
 
 Gloo = Callable[..., list[Any]]
-RANKS = 2
-CHANGES = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def server(gloo: Gloo) -> None:
     """Start the server from which processes are forked, with everything imported."""
     gloo(1, os.getpid)
-
-
-def saver_of(engine: SmallEngine, run_dir: Path, keep_last: int = 1) -> CheckpointSaver:
-    return CheckpointSaver(
-        engine,
-        run_dir,
-        CheckpointConfig(keep_last=keep_last),
-        description(tokenizer_folder(run_dir.parent / "tokenizer"), run="test"),
-        ParallelGroups.build(),
-        Sharding(1, 2),
-        shard_bytes=5_000,
-    )
 
 
 def value_in(path: Path) -> float:
@@ -70,29 +52,6 @@ def value_in(path: Path) -> float:
 
 
 # -- kills ----------------------------------------------------------------------------------------
-
-
-def save_as_rank(rank: int, run_dir: Path, step: int, killed: tuple[int, int] | None) -> None:
-    """Save a checkpoint; the rank `killed[0]` is killed before its `killed[1]`-th change."""
-    store = f"file://{run_dir.parent}/meeting-{run_dir.name}-{step}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=RANKS)
-    saver = saver_of(SmallEngine(float(step)), run_dir)
-    if killed is not None and killed[0] == rank:
-        left = killed[1]
-
-        def watch(name: str, arguments: tuple[Any, ...]) -> None:
-            nonlocal left
-            if name == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
-                return
-            if name in CHANGES:
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(watch)
-    saver.save(step)
-    saver.settle()
-    os._exit(0)  # no process group is missed, and no time lost
 
 
 def save(run_dir: Path, step: int, killed: tuple[int, int] | None = None) -> list[int | None]:
