@@ -242,9 +242,9 @@ def test_the_model_class_needs_only_what_the_package_asks_for(
 
 
 def test_the_command_names_the_extra_that_it_needs(installed: Path, tmp_path: Path) -> None:
-    code = "from llama_ds.export_command import main; sys.exit(main(['run', 'out']))"
+    code = "from llama_ds.checkpoint.__main__ import main; sys.exit(main(['verify', 'run']))"
     result = _run_alone(installed, code, tmp_path)
     assert result.returncode == 2, result.stderr
     (line,) = result.stderr.splitlines()
     assert line.endswith("is not installed; pip install 'llama-ds[train]'")
-    assert (installed / "bin" / "llama-ds-export").exists()
+    assert (installed / "bin" / "llama-ds-checkpoint").exists()
