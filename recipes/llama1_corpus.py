@@ -202,7 +202,7 @@ def arxiv_source() -> Source:
             partial(filters.too_short, min_characters=500),
         ),
         origin="arXiv's bulk access (s3://arxiv/src)",
-        terms="each paper's own licence",
+        terms="each paper's own license",
     )
 
 
@@ -272,9 +272,9 @@ def github_source() -> Source:
         # "Boilerplate such as headers" (paper).
         edits=(github.without_notices,),
         filters=(
-            # "Only projects under the Apache, BSD and MIT licences" (paper).
+            # "Only projects under the Apache, BSD and MIT licenses" (paper).
             partial(
-                filters.licence_not_allowed,
+                filters.license_not_allowed,
                 allowed=frozenset({"Apache-2.0", "MIT", "BSD", "BSD-2-Clause", "BSD-3-Clause"}),
             ),
             # Our own: the phrases of generated files; the paper has no such rule.
@@ -288,7 +288,7 @@ def github_source() -> Source:
         # "Deduplicated at the file level, with exact matches" (paper). The header is off by then.
         same_text=strip_trailing_whitespace,
         origin="BigQuery's public data set of GitHub, and checkouts",
-        terms="each repository's licence",
+        terms="each repository's license",
     )
 
 
