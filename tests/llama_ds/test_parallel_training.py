@@ -265,8 +265,11 @@ def test_held_out_loss_does_not_depend_on_the_layout(
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (Case(1, 1, 2), r"parallel\.sp = 1, this run has 2|parallel\.tp = 2, this run has 1"),
-        (Case(2, 1, 1), r"parallel\.tp = 2, this run has 1"),
+        (
+            Case(1, 1, 2),
+            r"parallel\.sp = 1, but this run has 2|parallel\.tp = 2, but this run has 1",
+        ),
+        (Case(2, 1, 1), r"parallel\.tp = 2, but this run has 1"),
     ],
     ids=str,
 )
@@ -310,7 +313,7 @@ def training_error(recipe: Recipe) -> str:
         ),
         (
             {"parallel.tp": 2, "train.sequence_length": 31, "train.tokens_per_step": 31},
-            r"sequence_length \(31\) .* x parallel\.tp \(2\), or parallel\.sequence_parallel off",
+            r"sequence_length \(31\) .* parallel\.tp \(2\); or set parallel\.sequence_parallel ",
         ),
         (
             {"parallel.tp": 2, "train.dtype": "bf16", "zero.stage": 0},

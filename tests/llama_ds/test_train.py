@@ -250,10 +250,10 @@ def test_a_longer_schedule_may_be_cut_into_jobs(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train.seed": 1}, r"made with train.seed = 0, this run has 1"),
-        ({"train.tokens_per_step": 512}, r"train.tokens_per_step = 256, this run has 512"),
-        ({"zero.stage": 2}, r"zero.stage = 1, this run has 2"),
-        ({"data.shares": {"web": 1.0}}, r"data.shares = .*books.*, this run has .*web"),
+        ({"train.seed": 1}, r"has train.seed = 0, but this run has 1"),
+        ({"train.tokens_per_step": 512}, r"train.tokens_per_step = 256, but this run has 512"),
+        ({"zero.stage": 2}, r"zero.stage = 1, but this run has 2"),
+        ({"data.shares": {"web": 1.0}}, r"data.shares = .*books.*, but this run has .*web"),
     ],
 )
 def test_another_run_is_not_resumed(
@@ -283,7 +283,7 @@ def training_error(recipe: Recipe) -> str:
 
 def test_another_world_size_is_not_resumed(gloo: Gloo, straight: Straight) -> None:
     (error,) = gloo(1, training_error, straight())
-    assert "world_size = 2, this run has 1" in error
+    assert "world_size = 2, but this run has 1" in error
 
 
 def test_a_disk_without_room_is_an_error_that_says_so(
@@ -347,7 +347,7 @@ def test_export_gives_a_stock_model_and_tokenizer(straight: Straight, tmp_path: 
     assert tokenizer.decode(ids, skip_special_tokens=True) == "the cat"
     with pytest.raises(ValueError, match="exists already"):
         export(recipe.run_dir, tmp_path / "bf16")
-    with pytest.raises(ValueError, match="no whole checkpoint of step 5"):
+    with pytest.raises(ValueError, match="no complete checkpoint of step 5"):
         export(recipe.run_dir, tmp_path / "other", step=5)
 
 
