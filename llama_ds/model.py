@@ -129,12 +129,15 @@ class LlamaModel(LlamaPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states [B, S, D] after the final norm; arguments as in transformers' LlamaModel.
 
+        `cache` is the name of `past_key_values` from transformers 5.24 on; either is taken.
         ValueError unless exactly one of `input_ids` and `inputs_embeds` is given.
         """
+        past_key_values = cache if past_key_values is None else past_key_values
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
@@ -148,12 +151,13 @@ class LlamaModel(LlamaPreTrainedModel):
         rows, s = hidden_states.shape[0], self.tp.sequence_length(hidden_states.shape[1])
         mask = None
         if fused is None:
+            # By position, here and in the outputs: the cache has another name from 5.24 on.
             mask = create_causal_mask(
-                config=self.config,
+                self.config,
                 # Attention sees whole sequences; only shape, dtype and device of this are read.
-                inputs_embeds=hidden_states.new_empty(1).expand(rows, s * self.sp.size, 1),
-                attention_mask=self._whole(attention_mask),
-                past_key_values=past_key_values,
+                hidden_states.new_empty(1).expand(rows, s * self.sp.size, 1),
+                self._whole(attention_mask),
+                past_key_values,
                 position_ids=self._whole(position_ids),
             )
         if use_cache and past_key_values is None and not self.training:
@@ -177,9 +181,7 @@ class LlamaModel(LlamaPreTrainedModel):
             use_cache=use_cache,
             **kwargs,
         )
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPast(self.norm(hidden_states), past_key_values)
 
     def _fused_context(
         self,
@@ -356,6 +358,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [B, S, V], and the loss where labels are given; arguments as in transformers.
@@ -375,7 +378,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            past_key_values=cache if past_key_values is None else past_key_values,
             inputs_embeds=inputs_embeds,
             # The configuration's default, True, makes transformers warn when checkpointing.
             use_cache=False if self.training else use_cache,
@@ -398,12 +401,9 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
                     shift_labels=targets.shift_labels,
                     **kwargs,
                 )
+        cached = outputs.get("past_key_values")
         return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            loss, logits, cached, outputs.hidden_states, outputs.attentions
         )
 
     def _skips_logits(

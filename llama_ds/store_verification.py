@@ -41,11 +41,12 @@ class StoreVerification:
         store: TokenStore,
         mode: StoreVerificationMode,
         *,
-        reads: bool,
+        machine: str,
         device: torch.device,
         bytes_per_second: float = BYTES_PER_SECOND,
     ) -> None:
-        """`reads`: whether this rank reads for its node. `device`: of the collectives' tensors."""
+        """`machine`: name of this rank's node; one rank of each node reads. `device`: of the
+        collectives' tensors."""
         self._store = store
         self._mode = mode
         self._device = device
@@ -56,12 +57,12 @@ class StoreVerification:
         self._result: Future[str] | None = None
         self._rest: Sequence[ShardFile] = ()
         if mode != "off":
-            files = _own_files(store, reads)
+            files = _own_files(store, machine)
             self.num_files = int(self._sums([len(files)])[0])
             sample = _beginning(files, SAMPLE_BYTES)
             self._rest = files[len(sample) :]
-            damage = self._first_damage(sample) if reads else ""
-            self._raise_together((store.damage_of_tokenizer() if reads else "") or damage)
+            damage = self._first_damage(sample)
+            self._raise_together((store.damage_of_tokenizer() if files else "") or damage)
             self.agree()
 
     def agree(self) -> None:
@@ -131,16 +132,17 @@ class _StoppedError(Exception):
     """The run has ended while a file was being read."""
 
 
-def _own_files(store: TokenStore, reads: bool) -> list[ShardFile]:
+def _own_files(store: TokenStore, machine: str) -> list[ShardFile]:
     """This rank's share of the store's token files, in a deterministic, shuffled order."""
     # Nodes that see the same copy of the store see the same inode and ctime; copies differ in them.
     info = (store.path / "manifest.json").stat()
-    seen = (info.st_ino, info.st_ctime_ns) if reads else None
-    copies: list[tuple[int, int] | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(copies, seen)
-    if seen is None:
+    copy = (info.st_ino, info.st_ctime_ns)
+    seen = [(machine, copy)] * dist.get_world_size()
+    dist.all_gather_object(seen, (machine, copy))
+    readers = [rank for rank, what in enumerate(seen) if seen.index(what) == rank]
+    sharing = [rank for rank in readers if seen[rank][1] == copy]
+    if dist.get_rank() not in sharing:
         return []
-    sharing = [rank for rank, copy in enumerate(copies) if copy == seen]
     key = store.manifest.fingerprint
     files = sorted(store.shards, key=lambda f: hashlib.blake2b(f"{key} {f.path}".encode()).digest())
     return files[sharing.index(dist.get_rank()) :: len(sharing)]

@@ -34,7 +34,7 @@ class CrawlModels:
     identify_language: bool = True
     """Keep English pages only; off, pages in every language."""
     language: Path | None = None
-    """fastText model that identifies languages; by default lid.176.ftz, which is installed."""
+    """fastText model that identifies languages; by default lid.176.ftz of data_pipeline."""
     perplexity: Path | None = None
     """Folder with the n-gram model of good English, as `train-perplexity` writes it."""
     reference: Path | None = None
@@ -323,7 +323,7 @@ def common_crawl_source(
     """English CommonCrawl (paper, section 2.1): CCNet's steps, then the classifier of references.
 
     `identify_language` False keeps every language. `language_model`: fastText model that identifies
-    languages; None takes the installed lid.176.ftz. `perplexity_models`: for each language the
+    languages; None takes lid.176.ftz of data_pipeline. `perplexity_models`: for each language the
     folder of its models (`perplexity.perplexity_model`); None leaves the perplexity filter out.
     `reference_model`: the classifier; None leaves it out.
     ValueError for a path that leads to no model, or languages without one.

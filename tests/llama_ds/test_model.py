@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from llama_ds import LlamaForCausalLM
 from llama_ds.layer.options import LayerOptions
@@ -131,6 +132,19 @@ def test_generate(how: dict[str, Any], padded: bool) -> None:
         how = {"do_sample": False, "max_new_tokens": 12, "pad_token_id": 0} | how
         written.append(model.generate(**inputs, **how))
     assert torch.equal(*written)
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_a_cache_is_taken_by_either_name(name: str) -> None:
+    """transformers 5.24 calls it `cache`; not to hear of it would generate from the last token."""
+    ours, _ = pair()
+    whole = ours(tokens()).logits[:, -1:]
+    for model in (ours, ours.model):
+        cache = DynamicCache(config=model.config)
+        model(tokens()[:, :-1], **{name: cache})
+        assert cache.get_seq_length() == 23
+    last = ours(tokens()[:, -1:], **{name: cache}).logits
+    torch.testing.assert_close(last, whole, rtol=0, atol=1e-5)  # as with embeddings as input
 
 
 def test_training_makes_no_cache() -> None:

@@ -156,6 +156,12 @@ def test_plan_states_the_host_memory_of_offloaded_activations() -> None:
     assert re.search(r"host, activations +2.00 GiB of pinned memory per GPU", text)
 
 
+def test_plan_states_the_host_memory_of_checkpoints() -> None:
+    # 12 bytes of 6.738 B parameters / 256 ranks, and the embedding of 32,000 x 4,096 in fp32.
+    text = plan_text(build("llama_7b"), 256, A100, {})
+    assert re.search(r"host, checkpoint +0.78 GiB of host memory per GPU", text)
+
+
 @pytest.mark.parametrize(
     ("recipe", "world_size", "numbers"),
     [
@@ -339,9 +345,9 @@ def test_set_up_twice_installs_once(tmp_path: Path, bare_path: Path) -> None:
         assert result.returncode == 0, result.stderr
     calls = (environment / "calls").read_text().splitlines()
     assert len(calls) == 3
-    assert calls[0].endswith("requirements.txt")
-    assert calls[1].endswith("requirements-no-deps.txt")
-    assert "--no-deps" in calls[1]
+    assert calls[0].endswith(f"recipes/keep_torch.py {ROOT} {environment}")
+    chosen = f"-r {environment}/llama-ds-requirements.txt -c {environment}/llama-ds-constraints.txt"
+    assert calls[1].endswith(chosen)
     assert calls[2].endswith(f"--no-deps --no-build-isolation -e {ROOT}")
 
 
