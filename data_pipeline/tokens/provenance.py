@@ -1,8 +1,8 @@
 """Provenance: maps a token of the store to its document, and the document to its raw file.
 
 Beside every Arrow file of a store lies a Parquet file with the same rows: id, url, title, licence,
-timestamp, the raw file with the offset in it, and the text's size. Attribution, where a licence requires it, is by
-title and URL, which identify the page that names the authors.
+timestamp, the raw file with the offset in it, and the text's size. Attribution, where a licence
+requires it, is by title and URL, which identify the page that names the authors.
 """
 
 from __future__ import annotations
