@@ -1,2 +1,2 @@
-"""What the project costs in time and memory: one script a claim, and `results/`. Imports everything
-but tests; nothing imports it."""
+"""Benchmarks of time and memory: one script per claim, and `results/`. Imports everything but
+tests; nothing imports it."""

@@ -1,4 +1,4 @@
-"""transformers' automatic classes, made to build this package's model."""
+"""Registration of this package's model with transformers' AutoModel classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _AUTO_CLASSES = ((AutoModel, LlamaModel), (AutoModelForCausalLM, LlamaForCausalL
 def register() -> None:
     """Make AutoModel and AutoModelForCausalLM (so `pipeline` too) build these classes.
 
-    It acts on this process only. A checkpoint does not show which class wrote it.
+    It affects this process only. A checkpoint does not record which class wrote it.
     """
     for auto_class, model_class in _AUTO_CLASSES:
         auto_class.register(LlamaConfig, model_class, exist_ok=True)
@@ -26,7 +26,7 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Undo `register`: the automatic classes build transformers' own models again."""
+    """Undo `register`: the AutoModel classes build transformers' own models again."""
     for auto_class, model_class in _AUTO_CLASSES:
         extra = auto_class._model_mapping._extra_content
         if extra.get(LlamaConfig) is model_class:

@@ -1,4 +1,4 @@
-"""Batch arithmetic: how one optimiser step is cut over ranks and micro-batches."""
+"""Batch arithmetic: micro-batches and accumulation steps that make up the global batch."""
 
 from __future__ import annotations
 
@@ -8,19 +8,9 @@ from llama_ds.config import Recipe
 from llama_ds.model_config import require
 
 
-def data_parallel_size(recipe: Recipe, world_size: int) -> int:
-    """Data-parallel ranks among `world_size`; ValueError where tp and sp do not divide it."""
-    tp, sp = recipe.parallel.tp, recipe.parallel.sp
-    require(
-        world_size % (tp * sp) == 0,
-        f"{world_size} processes must be a multiple of parallel.tp ({tp}) x parallel.sp ({sp})",
-    )
-    return world_size // (tp * sp)
-
-
 @dataclass(frozen=True)
 class BatchPlan:
-    """How one optimiser step is cut over ranks and micro-batches; the product is exact."""
+    """The global batch as data-parallel ranks x micro-batch size x accumulation steps, exactly."""
 
     dp_size: int
     micro_batch_size: int
@@ -38,16 +28,17 @@ class BatchPlan:
 
 
 def batch_plan(recipe: Recipe, dp_size: int) -> BatchPlan:
-    """Batch arithmetic for `dp_size` data-parallel ranks; ValueError where it does not divide."""
+    """The plan for `dp_size` data-parallel ranks; ValueError where the batch does not divide."""
     train = recipe.train
     rows = train.tokens_per_step // train.sequence_length
     rows_per_pass = dp_size * train.micro_batch_size
     require(
         rows % rows_per_pass == 0,
-        f"{rows} rows per step (train.tokens_per_step {train.tokens_per_step} / "
-        f"train.sequence_length {train.sequence_length}) do not divide over {dp_size} "
-        f"data-parallel ranks of train.micro_batch_size {train.micro_batch_size} "
-        f"({rows_per_pass} rows at once)",
+        f"the global batch of {rows} sequences (train.tokens_per_step {train.tokens_per_step} / "
+        f"train.sequence_length {train.sequence_length}) must be a multiple of {dp_size} "
+        f"data-parallel ranks x train.micro_batch_size ({train.micro_batch_size}) = "
+        f"{rows_per_pass} sequences; change train.micro_batch_size, train.tokens_per_step or the "
+        "number of processes",
     )
     return BatchPlan(
         dp_size=dp_size,

@@ -1,17 +1,19 @@
-"""Token store -> micro-batches. Which row comes when is arithmetic on (seed, row number).
+"""Data loader: token store -> micro-batches, in an order computed from (seed, row number).
 
-1. A source's stream is cut into windows of `sequence_length + 1` tokens that overlap by one, so
-   that every token but the first is predicted once per epoch.
-2. Row numbers fall into blocks of `block_rows`. Each block holds every source's share exactly,
-   rounded to whole rows; a keyed permutation scatters the sources over the block.
+A row is one training sequence.
+
+1. A source's token stream is split into windows of `sequence_length + 1` tokens that overlap by
+   one, so that every token but the first is predicted once per epoch.
+2. Row numbers are grouped in blocks of `block_rows`. Each block has exactly every source's share,
+   rounded to whole rows; a keyed permutation shuffles the sources within the block.
 3. A source's n-th row overall is row `n % rows_per_epoch` of epoch `n // rows_per_epoch`; another
-   keyed permutation, a new one each epoch, says which window that is.
-4. A step's rows go to micro-batches and ranks in row order, so that the rows of a step are the
+   keyed permutation, reshuffled each epoch, maps it to a window.
+4. The rows of a global batch go to micro-batches and ranks in row order, so that the batch is the
    same for every number of ranks.
 
-Nothing is stored: a run's position is the number of rows it has seen.
+The loader is stateless: a run resumes from the number of rows it has consumed.
 
-Shapes: B rows, S sequence_length. All tensors are int64 on the CPU.
+Shapes: B sequences of the micro-batch, S sequence_length. All tensors are int64 on the CPU.
 """
 
 from __future__ import annotations
@@ -34,18 +36,20 @@ from data_pipeline.tokens.store import TokenStore, TokenStream
 from llama_ds.batch import BatchPlan
 from llama_ds.config import DataConfig
 
-IGNORED = -100  # label of a position without a target; PyTorch's and Hugging Face's value
+IGNORED = -100  # label that the loss ignores; PyTorch's and Hugging Face's value
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Batch:
+    """A micro-batch of one rank."""
+
     input_ids_BS: torch.Tensor
     labels_BS: torch.Tensor
-    """Already shifted: labels_BS[b, s] is the token that follows input_ids_BS[b, s], or -100."""
+    """Pre-shifted: labels_BS[b, s] is the token that follows input_ids_BS[b, s], or -100."""
     position_ids_BS: torch.Tensor | None
-    """With document masking only: 0 at each document's first token, counting up from there."""
+    """With document masking only: restart at 0 at each document's first token."""
     num_targets: int
     """Labels that are not -100."""
 
@@ -54,33 +58,33 @@ def check_vocab(store: TokenStore, vocab_size: int, tokenizer_sha256: str | None
     """ValueError unless a model of `vocab_size` can train on `store`.
 
     With `tokenizer_sha256` (of tokenizer.model, or of tokenizer.json where the store has no other),
-    also unless that tokenizer made the store.
+    also unless the store was tokenized with it.
     """
     manifest = store.manifest
     if manifest.vocab_size > vocab_size:
         raise ValueError(
-            f"model.vocab_size ({vocab_size}) is smaller than the vocabulary of the tokenizer that "
-            f"made the token store {store.path} ({manifest.vocab_size}); set --model.vocab-size "
-            f"{manifest.vocab_size}, or use a store made with the model's tokenizer"
+            f"model.vocab_size ({vocab_size}) must not be below the vocabulary size of data.store "
+            f"{store.path} ({manifest.vocab_size}); set --model.vocab-size {manifest.vocab_size}, "
+            "or use a store tokenized with the model's tokenizer"
         )
     if tokenizer_sha256 is not None and manifest.tokenizer_sha256 != tokenizer_sha256:
         raise ValueError(
-            f"data.store: {store.path} was made with another tokenizer (sha256 "
-            f"{manifest.tokenizer_sha256[:12]}…) than this model's (sha256 "
-            f"{tokenizer_sha256[:12]}…)"
+            f"data.store {store.path} was tokenized with another tokenizer (sha256 "
+            f"{manifest.tokenizer_sha256[:12]}…) than that of train.init_from (sha256 "
+            f"{tokenizer_sha256[:12]}…); set data.store to a store made with the model's tokenizer"
         )
 
 
-# --- order ------------------------------------------------------------------------------------
+# --- sampling order ---------------------------------------------------------------------------
 
 _WORD = (1 << 64) - 1
 # Four rounds make a Feistel network a pseudo-random permutation in theory (Luby & Rackoff 1988);
-# the domains here can be a few bits wide, where more rounds mix visibly better.
+# domains here can be a few bits wide, where more rounds mix better.
 _ROUNDS = 8
 
 
 def permute(index: int, size: int, key: int) -> int:
-    """Where the permutation of range(size) that `key` names sends `index`; O(1) on average.
+    """Image of `index` under the pseudo-random permutation of range(size) with key `key`; O(1).
 
     A balanced Feistel network permutes range(4**k) for the smallest k >= 1 with 4**k >= size;
     values outside range(size) are sent through it again until one falls inside ("cycle walking",
@@ -114,7 +118,7 @@ def _key(*parts: int | str) -> int:
 
 
 class Place(NamedTuple):
-    """One row of training: a window of a source's stream, and which epoch of it this is."""
+    """One training row: a window of a source's token stream, and the epoch of that source."""
 
     source: str
     epoch: int
@@ -122,10 +126,11 @@ class Place(NamedTuple):
 
 
 class Mixture:
-    """Order of all rows, for ever.
+    """Infinite, deterministic sampling order over all sources.
 
-    `quotas` says how many rows of each source a block of `block_rows` holds: the shares, scaled
-    to sum to one, rounded by largest remainder. Empty shares stand for the sources' own sizes.
+    `quotas` are the rows of each source in a block of `block_rows`: the shares, normalized and
+    rounded by largest remainder. Empty shares mean shares in proportion to the sources' sizes.
+    ValueError where `block_rows` is too small for a source's share.
     """
 
     def __init__(
@@ -143,7 +148,7 @@ class Mixture:
                 share = shares[source] / sum(shares.values())
                 raise ValueError(
                     f"data.block_rows ({block_rows}) is too small for source {source} with share "
-                    f"{share:.3g}: it would never be seen; set --data.block-rows to "
+                    f"{share:.3g}: it would never be sampled; set --data.block-rows to "
                     f"{math.ceil(1 / share)} or more"
                 )
         self._rows_per_epoch = {source: rows_per_epoch[source] for source in shares}
@@ -153,7 +158,7 @@ class Mixture:
         self._seed = seed
 
     def locate(self, row: int) -> Place:
-        """The place of row number `row`, counted from the run's start."""
+        """Source, epoch and window of row number `row` of the run, from 0."""
         index, ordinal = self._source_row(row)
         source = self._sources[index]
         rows = self._rows_per_epoch[source]
@@ -172,7 +177,7 @@ class Mixture:
         }
 
     def _source_row(self, row: int) -> tuple[int, int]:
-        """Which source row `row` is of, and how many rows of that source come before it."""
+        """Index of the source of row `row`, and the number of earlier rows of that source."""
         block, index = divmod(row, self._block_rows)
         slot = permute(index, self._block_rows, _key(self._seed, "block", block))
         source = bisect.bisect_right(self._starts, slot) - 1
@@ -184,7 +189,7 @@ def _apportion(total: int, weights: list[float]) -> list[int]:
     """Whole numbers with sum `total`, in proportion to `weights`, by largest remainder."""
     scale = total / sum(weights)
     exact = [weight * scale for weight in weights]
-    # An exact whole number can come out a hair below itself; it must not lose a row.
+    # Floating-point rounding can put a whole number just below itself.
     counts = [math.floor(value + 1e-9) for value in exact]
     by_remainder = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
     for i in by_remainder[: total - sum(counts)]:
@@ -196,7 +201,7 @@ def _apportion(total: int, weights: list[float]) -> list[int]:
 
 
 class TrainingData:
-    """The training split of a store as an endless, numbered sequence of rows."""
+    """The training split of a store as an infinite, indexed sequence of rows."""
 
     def __init__(
         self, store: TokenStore, config: DataConfig, sequence_length: int, seed: int
@@ -212,7 +217,7 @@ class TrainingData:
         self._document_masking = config.document_masking
 
     def rows(self, indices: range) -> Batch:
-        """Rows by number: one batch row for each."""
+        """A batch of the rows with these numbers."""
         places = [self.mixture.locate(index) for index in indices]
         rows = [
             _read_row(
@@ -226,7 +231,7 @@ class TrainingData:
         return _stack(rows, self._document_masking)
 
     def micro_batch(self, step: int, accum_step: int, dp_rank: int, plan: BatchPlan) -> Batch:
-        """What rank `dp_rank` computes on in pass `accum_step` of `step`, all counted from 0."""
+        """Micro-batch `accum_step` of rank `dp_rank` in `step`, all counted from 0."""
         rows_per_pass = plan.dp_size * plan.micro_batch_size
         first = (
             step * plan.rows_per_step + accum_step * rows_per_pass + dp_rank * plan.micro_batch_size
@@ -253,9 +258,9 @@ def _check_lengths(
     if short and (all_needed or len(short) == len(rows)):
         source = max(short, key=lambda name: streams[name].num_tokens)
         raise ValueError(
-            f"train.sequence_length ({sequence_length}) is too long for the token store: source "
-            f"{source} has {streams[source].num_tokens} training tokens, and a row takes "
-            f"{sequence_length + 1}; lower --train.sequence-length, or add text"
+            f"train.sequence_length ({sequence_length}) is too long for data.store: source "
+            f"{source} has {streams[source].num_tokens} training tokens, and a sequence takes "
+            f"{sequence_length + 1}; lower --train.sequence-length, or add data to the source"
         )
 
 
@@ -263,7 +268,7 @@ def _check_lengths(
 
 
 class HeldOutData:
-    """Rows spread evenly over the validation splits, in a fixed order.
+    """Validation sequences, evenly spaced over the validation splits, in a fixed order.
 
     Up to `num_rows`, in proportion to the sources' sizes with at least one for each source that
     has held-out text. A stream's last window is padded (label -100), so that short ones count too.
@@ -296,8 +301,8 @@ class HeldOutData:
         return len(self._places)
 
     def micro_batches(self, dp_rank: int, dp_size: int, micro_batch_size: int) -> Iterator[Batch]:
-        """This rank's part of all rows. Every rank gets equally many batches of equal shape;
-        rows beyond the last have no targets."""
+        """This rank's shard of all rows. Every rank gets equally many batches of equal shape;
+        padding rows have no targets."""
         rows_per_pass = dp_size * micro_batch_size
         for first in range(dp_rank * micro_batch_size, self._padded(rows_per_pass), rows_per_pass):
             rows = [self._row(index) for index in range(first, first + micro_batch_size)]
@@ -317,7 +322,7 @@ class HeldOutData:
 
 
 def _spread(available: Mapping[str, int], num_rows: int) -> dict[str, int]:
-    """How many rows of each source to take; all of them where `num_rows` allows."""
+    """Rows of each source to take; all of them where `num_rows` allows."""
     if num_rows == 0 or not available:
         return {}
     total = sum(available.values())
@@ -350,7 +355,7 @@ def _read_row(
     positions = np.arange(sequence_length, dtype=np.int64)
     if document_masking:
         starts = stream.window_starts(start, length)
-        # A document's first token does not follow from the document before it.
+        # The first token of a document is not predicted from the previous document.
         labels[starts[starts > 0] - 1] = IGNORED
         begins = np.zeros(sequence_length, np.int64)
         inside = starts[starts < sequence_length]
@@ -374,7 +379,7 @@ def _stack(rows: list[_Row], document_masking: bool) -> Batch:
 
 
 def prefetch(items: Iterator[T], depth: int) -> Iterator[T]:
-    """The same items, up to `depth` of them made ahead in a thread; exceptions come through."""
+    """The same items, up to `depth` of them prefetched in a thread; exceptions propagate."""
 
     def take() -> list[T]:
         return list(itertools.islice(items, 1))

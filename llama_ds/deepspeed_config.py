@@ -1,9 +1,9 @@
-"""Recipe -> DeepSpeed JSON.
+"""DeepSpeed configuration (JSON) from a recipe.
 
-Every key that the training loop relies on is stated, also where DeepSpeed's default would do, so
-that a new DeepSpeed cannot change a run silently. A user's own keys (`--deepspeed-json`) are merged
-over the result; one that contradicts the recipe is refused, because two sources for one number
-would leave the recipe stored in the run folder untrue.
+Every key that the training loop relies on is set explicitly, also where it is DeepSpeed's default,
+so that a new DeepSpeed cannot change a run silently. A user's own keys (`--deepspeed-json`) are
+merged over the result; one that contradicts the recipe is an error, because the recipe stored in
+the run folder would no longer describe the run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OWNED_BY_RECIPE = {
     "optimizer.params.betas": "optimizer.beta1, optimizer.beta2",
     "optimizer.params.eps": "optimizer.eps",
     "optimizer.params.weight_decay": "optimizer.weight_decay",
-    # DeepSpeed's own parallelism would act beside the recipe's: the model shards itself.
+    # DeepSpeed's own parallelism would shard in addition to the recipe's: the model shards itself.
     "tensor_parallel": "parallel.tp",
     "sequence_parallel_size": "parallel.sp",
     "activation_checkpointing": "activation_checkpointing",
@@ -45,8 +45,8 @@ def deepspeed_config(recipe: Recipe, plan: BatchPlan, device_type: str) -> dict[
     """The DeepSpeed configuration of a run on `device_type` ("cuda" or "cpu")."""
     bf16 = recipe.train.dtype == "bf16"
     config: dict[str, Any] = {
-        # DeepSpeed takes the sp ranks for data-parallel ones (see `ParallelGroups`), and this for
-        # the product of the next two and their number.
+        # DeepSpeed counts the sp ranks as data-parallel ranks (see `ParallelGroups`), and requires
+        # this to be the product of the next two and the number of these ranks.
         "train_batch_size": plan.rows_per_step * recipe.parallel.sp,
         "train_micro_batch_size_per_gpu": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.grad_accum_steps,
@@ -55,18 +55,18 @@ def deepspeed_config(recipe: Recipe, plan: BatchPlan, device_type: str) -> dict[
         "gradient_predivide_factor": 1.0,
         "bf16": {"enabled": bf16},
         "fp16": {"enabled": False},
-        # Gradients are summed over ranks in fp32: bf16 has 8 bits, a run has thousands of terms.
+        # Gradients are reduced in fp32: bf16 has 8 bits of mantissa, the sum thousands of terms.
         "communication_data_type": "fp32",
         "optimizer": _optimizer(recipe, device_type),
         "zero_optimization": _zero(recipe, device_type),
         "zero_allow_untested_optimizer": False,
         "checkpoint": {"tag_validation": "Fail", "load_universal": False},
-        "steps_per_print": 2**31 - 1,  # metrics.py reports; DeepSpeed's own line is noise
+        "steps_per_print": 2**31 - 1,  # metrics.py reports instead
         "wall_clock_breakdown": False,
         "dump_state": False,
     }
     if bf16 and recipe.zero.stage > 0:
-        # Micro-batches accumulate in fp32. Stage 0 has no such mode in DeepSpeed 0.19.
+        # Gradient accumulation in fp32, which stage 0 of DeepSpeed 0.19 does not support.
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     if recipe.activation_checkpointing.number_checkpoints:
         config["activation_checkpointing"] = dataclasses.asdict(recipe.activation_checkpointing)
@@ -118,7 +118,7 @@ def read_overrides(path: Path) -> dict[str, Any]:
     try:
         overrides = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"--deepspeed-json: there is no file {path}") from None
+        raise ValueError(f"--deepspeed-json: file {path} does not exist") from None
     except ValueError as error:
         raise ValueError(f"--deepspeed-json: {path} is not valid JSON: {error}") from None
     if not isinstance(overrides, dict):
@@ -138,9 +138,9 @@ def _merge_into(target: dict[str, Any], overrides: dict[str, Any], prefix: str) 
         path = f"{prefix}{key}"
         if path in OWNED_BY_RECIPE and target.get(key) != value:
             raise ValueError(
-                f"--deepspeed-json sets {path} to {json.dumps(value)}, but the recipe's "
-                f"{OWNED_BY_RECIPE[path]} gives {json.dumps(target.get(key))}; change the recipe "
-                "field"
+                f"--deepspeed-json sets {path} to {json.dumps(value)}, but the recipe sets it to "
+                f"{json.dumps(target.get(key))}; remove the key, and set the recipe's "
+                f"{OWNED_BY_RECIPE[path]} instead"
             )
         if isinstance(value, dict) and isinstance(target.get(key), dict):
             _merge_into(target[key], value, prefix=f"{path}.")
@@ -150,8 +150,9 @@ def _merge_into(target: dict[str, Any], overrides: dict[str, Any], prefix: str) 
 
 
 def _refuse_replaced_section(target: dict[str, Any], key: str, path: str) -> None:
-    """A scalar in place of a section would drop every owned key below it."""
+    """ValueError for a scalar in place of a section, which would drop the recipe's keys in it."""
     if isinstance(target.get(key), dict):
         raise ValueError(
-            f"--deepspeed-json sets {path} to a single value where DeepSpeed takes a section"
+            f"--deepspeed-json sets {path} to a single value, but it must be a JSON object; set "
+            "the keys inside it"
         )

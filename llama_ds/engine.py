@@ -1,4 +1,4 @@
-"""The model and DeepSpeed's engine of a recipe, on this rank's device."""
+"""Builds a recipe's model and its DeepSpeed engine on this rank's device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import deepspeed
 import deepspeed.ops
 import deepspeed.utils
 import torch
-from torch.optim.lr_scheduler import LambdaLR
+from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 from transformers import LlamaConfig
 from transformers.initialization import no_init_weights
 from transformers.integrations.deepspeed import prevent_arange_dtype_change
@@ -21,6 +21,7 @@ from data_pipeline.tokens.store import TokenStore
 from llama_ds import weights
 from llama_ds.config import OptimizerConfig, Recipe
 from llama_ds.layer.modules import LlamaDecoderLayer
+from llama_ds.layer.options import LayerOptions
 from llama_ds.layer.recomputation import Recomputation
 from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.parallel.groups import ParallelGroups
@@ -29,13 +30,13 @@ TORCH_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def init_distributed(local_rank: int) -> torch.device:
-    """Join the process group of the launcher and return this rank's device."""
+    """Initialize the launcher's process group; returns this rank's device."""
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
         device = torch.device("cuda", local_rank)
     else:
         device = torch.device("cpu")
-        # DeepSpeed would compile a shared-memory collective for the CPU; gloo needs no compiler.
+        # DeepSpeed would compile its shared-memory collectives for the CPU; gloo needs no compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(
@@ -51,27 +52,19 @@ def build_model(
     ds_config: dict[str, Any],
     device: torch.device,
 ) -> LlamaForCausalLM:
-    """This rank's part of the model with its initial or given weights.
+    """This rank's shard of the model, with its initial weights or those of `train.init_from`.
 
-    Under ZeRO-3 it is partitioned from the start: each module as soon as it exists.
+    Under ZeRO-3 each module is sharded as soon as it exists. ValueError where `train.init_from` has
+    another architecture than the recipe.
     """
     torch.manual_seed(recipe.train.seed)
     dtype = TORCH_DTYPE[recipe.train.dtype]
-    init_from = recipe.train.init_from
-    if init_from is None:
-        config = hf_config(
-            recipe.model,
-            bos_token_id=store.manifest.bos_token_id,
-            eos_token_id=store.manifest.eos_token_id,
-            dtype=dtype,
-        )
-    else:
-        config = LlamaConfig.from_pretrained(init_from, dtype=dtype)
-        _require_same_architecture(config, recipe)
+    config = _hf_config(recipe, store, dtype)
+    options = _layer_options(recipe, groups, ds_config, device)
     with contextlib.ExitStack() as stack:
         stack.enter_context(no_init_weights())
         stack.enter_context(local_torch_dtype(dtype))
-        stack.enter_context(device)  # a large model is not held by the host once per rank
+        stack.enter_context(device)  # otherwise every rank holds a full model in host memory
         if recipe.zero.stage == 3:
             # zero.Init would make the rotary frequencies bf16.
             stack.enter_context(prevent_arange_dtype_change())
@@ -83,37 +76,58 @@ def build_model(
                 )
             )
         model = LlamaForCausalLM(
-            config, groups, sequence_parallel=recipe.parallel.sequence_parallel
+            config,
+            groups,
+            sequence_parallel=recipe.parallel.sequence_parallel,
+            layer_options=options,
+            loss_chunk_tokens=recipe.train.loss_chunk_tokens,
         )
-    if init_from is None:
-        weights.initialise(model, groups)
+    if recipe.train.init_from is None:
+        weights.initialize(model, groups)
     else:
-        weights.load(model, init_from, model.tp, groups)
-    model.loss_chunk_tokens = recipe.train.loss_chunk_tokens
-    model.model.save_policy = recipe.train.saved
-    model.model.attention = recipe.train.attention
-    model.model.elementwise = recipe.train.elementwise
-    model.model.mlp_tiles = recipe.train.mlp_tiles
-    overlap = recipe.parallel.overlap
-    # On a CPU the processes of gloo take the cores that the matmuls need.
-    model.model.overlap = overlap == "on" or (overlap == "auto" and device.type == "cuda")
-    model.model.overlap_chunks = recipe.parallel.overlap_chunks
-    if "activation_checkpointing" in ds_config:
-        model.model.recomputation = _deepspeed_recomputation(
-            groups, ds_config["activation_checkpointing"]
-        )
+        weights.load(model, recipe.train.init_from, model.tp, groups)
     if recipe.zero.stage == 3:
-        # The fused layer reads all its weights at once, so they are gathered at once.
+        # The fused layer reads all its weights at once, so they are all-gathered at once.
         deepspeed.utils.set_z3_leaf_modules(model, [LlamaDecoderLayer])
     model.train()
     return model
 
 
-def _deepspeed_recomputation(groups: ParallelGroups, section: dict[str, Any]) -> Recomputation:
-    """DeepSpeed's activation checkpointing as its JSON section says.
+def _hf_config(recipe: Recipe, store: TokenStore, dtype: torch.dtype) -> LlamaConfig:
+    if recipe.train.init_from is not None:
+        config = LlamaConfig.from_pretrained(recipe.train.init_from, dtype=dtype)
+        _require_same_architecture(config, recipe)
+        return config
+    return hf_config(
+        recipe.model,
+        bos_token_id=store.manifest.bos_token_id,
+        eos_token_id=store.manifest.eos_token_id,
+        dtype=dtype,
+    )
 
-    DeepSpeed reads the section and heeds none of it before `configure`, whose settings are global
-    to the process; `reset` drops the buffers that an earlier engine has left.
+
+def _layer_options(
+    recipe: Recipe, groups: ParallelGroups, ds_config: dict[str, Any], device: torch.device
+) -> LayerOptions:
+    train, overlap = recipe.train, recipe.parallel.overlap
+    section = ds_config.get("activation_checkpointing")
+    return LayerOptions(
+        save_policy=train.resolved_save_policy,
+        attention=train.attention,
+        elementwise=train.elementwise,
+        # On a CPU gloo's threads take the cores that the matmuls need.
+        overlap=overlap == "on" or (overlap == "auto" and device.type == "cuda"),
+        overlap_chunks=recipe.parallel.overlap_chunks,
+        mlp_tiles=train.mlp_tiles,
+        recomputation=None if section is None else _deepspeed_recomputation(groups, section),
+    )
+
+
+def _deepspeed_recomputation(groups: ParallelGroups, section: dict[str, Any]) -> Recomputation:
+    """DeepSpeed's activation checkpointing, configured by its JSON section.
+
+    DeepSpeed parses this section but ignores it until `checkpointing.configure`, whose settings are
+    global to the process; `reset` frees the buffers of an earlier engine.
     """
     deepspeed.checkpointing.configure(
         groups,
@@ -134,15 +148,15 @@ def _require_same_architecture(config: LlamaConfig, recipe: Recipe) -> None:
         found = found_by_name[name]
         if name != "initializer_range" and found != value:
             raise ValueError(
-                f"train.init_from {recipe.train.init_from} has {name} = {found}, the recipe has "
-                f"model.{name} = {value}; change the recipe to match"
+                f"train.init_from ({recipe.train.init_from}) has {name} {found}, but the "
+                f"recipe has model.{name} {value}; set model.{name} to {found}"
             )
 
 
 def build_engine(
     model: LlamaForCausalLM, recipe: Recipe, groups: ParallelGroups, ds_config: dict[str, Any]
 ) -> Any:
-    """DeepSpeed's engine: AdamW with decay on matrices only, cosine schedule."""
+    """The DeepSpeed engine: AdamW with weight decay on matrices only, at the peak learning rate."""
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def is_matrix(parameter: torch.nn.Parameter) -> bool:
@@ -154,10 +168,6 @@ def build_engine(
             {"params": [p for p in parameters if is_matrix(p)]},
             {"params": [p for p in parameters if not is_matrix(p)], "weight_decay": 0.0},
         ],
-        lr_scheduler=lambda optimizer: LambdaLR(
-            optimizer,
-            lambda step: learning_rate_scale(step, recipe.optimizer, recipe.train.num_steps),
-        ),
         config=ds_config,
         mpu=groups,
         dist_init_required=False,
@@ -167,12 +177,24 @@ def build_engine(
     return engine
 
 
+def release_engine(engine: Any) -> None:
+    """Release what DeepSpeed still references of a finished engine, such as its model at ZeRO-3.
+
+    Synchronizes with the device. The last process group of activation checkpointing stays
+    referenced until the next `configure`.
+    """
+    engine.destroy()
+    # DeepSpeed 0.19 leaves each model that it has hooked at the bottom of this stack.
+    if engine.module in FWD_MODULE_STACK:
+        FWD_MODULE_STACK.remove(engine.module)
+
+
 @torch.no_grad()
 def _undo_step_at_start(engine: Any) -> None:
-    """Take back the optimiser step that DeepSpeed 0.19 makes to allocate states at stage 0 in bf16.
+    """Undo the optimizer step by which DeepSpeed 0.19 allocates states at stage 0 in bf16.
 
-    Its gradients are zero, but it decays the fp32 weights once and counts as Adam's first step, so
-    that the bias correction of every later step would be that of the next one. The other stages
+    Its gradients are zero, but it applies weight decay to the fp32 master weights and counts as
+    Adam's first step, which shifts the bias correction of every later step by one. The other stages
     do not do this (`tests/llama_ds/test_train.py` compares all of them with plain PyTorch).
     """
     wrapper = engine.optimizer
@@ -182,11 +204,22 @@ def _undo_step_at_start(engine: Any) -> None:
             master.copy_(weight)
 
 
-def learning_rate_scale(step: int, optimizer: OptimizerConfig, num_steps: int) -> float:
-    """Share of the peak rate for the step counted from 0: linear warm-up, then half a cosine.
+def set_learning_rate(engine: Any, recipe: Recipe, step: int) -> None:
+    """Give the optimizer the rate of `step`, counted from 0.
 
-    The first step takes 1/warmup_steps of the peak, not zero, and the last step of the run the
-    minimum (paper, section 2.3: the final rate is 10 % of the peak).
+    It is set before every step and never stored: after a resume, in another layout, or after steps
+    that were passed over, it is a function of the step alone.
+    """
+    scale = learning_rate_scale(step, recipe.optimizer, recipe.train.num_steps)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = recipe.optimizer.peak_learning_rate * scale
+
+
+def learning_rate_scale(step: int, optimizer: OptimizerConfig, num_steps: int) -> float:
+    """Fraction of the peak learning rate at `step`, from 0: linear warmup, then cosine decay.
+
+    The first step has 1/warmup_steps of the peak, not zero, and the last step of the run the
+    minimum (paper, section 2.3: the final learning rate is 10 % of the peak).
     """
     if step < optimizer.warmup_steps:
         return (step + 1) / optimizer.warmup_steps

@@ -1,17 +1,18 @@
-"""Output head and cross-entropy fused, over chunks of tokens.
+"""Fused output head and cross-entropy, in chunks of tokens.
 
 The logits of a LLaMA batch are larger than any other activation (2,048 tokens of 32,000 in fp32 are
-262 MB), and they are needed for one number. Here a chunk's logits are made, give their loss and
-their gradients, and are dropped before the next chunk's; so at most `chunk_tokens * V` exist, and
-none is made a second time in the backward pass. The gradients wait for the backward pass as one
-tensor of the hidden states' shape and one of the head's.
+262 MB), and are needed for one number. Here a chunk's loss and gradients are computed from its
+logits, which are freed before the next chunk's; so at most `chunk_tokens * V` exist, and none is
+recomputed in the backward pass. What is saved for backward are the gradients: one tensor of the
+hidden states' shape and one of the head's.
 
-Under tensor parallelism each rank has the logits of its rows of the head, v = V / tp. Ranks send
-each other two numbers per token: the log-sum-exp of their logits, and the target's logit where it
-is theirs. The loss is the same on every rank; the gradient of the hidden states is this rank's term
-of a sum that whoever divided the work (`TensorParallel.enter`) takes.
+Under tensor parallelism each rank has the logits of its shard of the vocabulary, v = V / tp. Ranks
+all-gather two numbers per token: the log-sum-exp of their logits, and the target's logit where it
+is in their shard. The loss is the same on every rank; the gradient of the hidden states is a
+partial sum, which the backward of `TensorParallel.enter` reduces.
 
-Shapes in names: B rows, S sequence, D hidden, V vocabulary, T = B * S tokens, C a chunk's tokens.
+Shapes in names: B sequences of the micro-batch, S sequence length, D hidden, V vocabulary,
+T = B * S tokens, C a chunk's tokens.
 """
 
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from llama_ds.layer.functional import accumulation_dtype
-from llama_ds.parallel.collectives import gathered
+from llama_ds.parallel.collectives import all_gather_no_grad
 from llama_ds.parallel.tensor import (
     SINGLE_RANK,
     ColumnParallelLinear,
@@ -31,13 +32,14 @@ from llama_ds.parallel.tensor import (
 )
 
 IGNORE_INDEX = -100
-"""Label of a token that is not to be predicted, as in Hugging Face."""
+"""Label that is ignored by the loss, as in PyTorch and Hugging Face."""
+DEFAULT_LOSS_CHUNK_TOKENS = 1024
 
 
 class LlamaHead(ColumnParallelLinear):
-    """The output head; with labels it gives the loss and never holds all logits.
+    """The output head; with labels it returns the loss, and never holds all logits.
 
-    The loss is computed inside this module's forward, so that whoever gathers a module's weights
+    The loss is computed inside this module's forward, so that what all-gathers a module's weights
     just before its forward (ZeRO-3, FSDP, offloading) has gathered the head's.
     """
 
@@ -55,7 +57,7 @@ class LlamaHead(ColumnParallelLinear):
         input: Tensor,
         labels: Tensor | None = None,
         num_items: Tensor | float | None = None,
-        chunk_tokens: int = 1024,
+        chunk_tokens: int = DEFAULT_LOSS_CHUNK_TOKENS,
     ) -> Tensor:
         """Logits [..., V]; with `labels` (shifted, see `chunked_cross_entropy`) the scalar loss."""
         hidden_states = self.tp.enter(input)
@@ -76,12 +78,13 @@ def chunked_cross_entropy(
 ) -> Tensor:
     """Sum of the tokens' cross-entropies divided once by `num_items`; a scalar, fp32 or wider.
 
-    `labels_BS` are already shifted: each is the token to predict at its own position, IGNORE_INDEX
-    where none is. `num_items` None means the number of labels that count. Where it is 0 the loss
-    is 0. Under autocast the matmuls run in autocast's dtype, as `F.linear` would.
+    `labels_BS` are pre-shifted: each is the token to predict at its own position, or IGNORE_INDEX.
+    `num_items` None means the number of labels that are not ignored. Where it is 0 the loss is 0.
+    Under autocast the matmuls run in autocast's dtype, as `F.linear` would. ValueError for
+    `chunk_tokens` below 1.
     """
     if chunk_tokens < 1:
-        raise ValueError(f"loss chunk of {chunk_tokens} tokens: loss_chunk_tokens must be positive")
+        raise ValueError(f"loss_chunk_tokens ({chunk_tokens}) must be positive")
     assert labels_BS.shape == hidden_BSD.shape[:-1], (
         f"labels {tuple(labels_BS.shape)} must match hidden states {tuple(hidden_BSD.shape[:-1])}"
     )
@@ -92,7 +95,7 @@ def chunked_cross_entropy(
     labels_T = labels_BS.reshape(-1).to(device)
     if num_items is None:
         num_items = (labels_T != IGNORE_INDEX).sum()
-    # A tensor is never read here, because that would make the host wait for a GPU.
+    # The value of a tensor is never read here, because that would synchronize with the GPU.
     items = torch.as_tensor(num_items, device=device, dtype=accumulation_dtype(hidden_BSD.dtype))
     items = torch.where(items == 0, torch.ones_like(items), items).reshape(())
     grad_enabled = torch.is_grad_enabled()
@@ -122,8 +125,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         need_dhidden: bool,
         need_dweight: bool,
     ) -> Tensor:
-        # Gradients of the sum are kept, not of the mean: they are of order one, so that a narrow
-        # dtype holds them whatever the batch size.
+        # Gradients of the sum are saved, not of the mean: they are of order one, which bf16 and
+        # fp16 represent for every batch size.
         sum_dtype = accumulation_dtype(hidden_TD.dtype)
         loss_sum = torch.zeros((), dtype=sum_dtype, device=hidden_TD.device)
         dhidden_TD = torch.empty_like(hidden_TD) if need_dhidden else None
@@ -147,7 +150,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             loss_sum += losses_C.masked_fill(~counted_C, 0.0).sum()
             if not (need_dhidden or need_dweight):
                 continue
-            # d loss / d logits = softmax - one_hot(target), in the memory of the logits.
+            # d loss / d logits = softmax - one_hot(target), in place of the logits.
             dlogits_CV = logits_CV.sub_(lse_C1).exp_()
             dlogits_CV.scatter_add_(-1, row_C1, -is_own_C1.to(sum_dtype))
             dlogits_CV.masked_fill_(~counted_C.unsqueeze(-1), 0.0)
@@ -172,10 +175,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def _over_vocabulary(
     lse_C1: Tensor, target_C1: Tensor, tp: TensorParallel
 ) -> tuple[Tensor, Tensor]:
-    """Log-sum-exp and target logit over all ranks' rows of the head; one all-gather."""
+    """Log-sum-exp and target logit over all ranks' vocabulary shards; one all-gather."""
     if tp.size == 1:
         return lse_C1, target_C1
-    ranks_C2R = gathered(torch.cat((lse_C1, target_C1), dim=-1).unsqueeze(-1), -1, tp.group)
+    ranks_C2R = all_gather_no_grad(
+        torch.cat((lse_C1, target_C1), dim=-1).unsqueeze(-1), -1, tp.group
+    )
     lse_CR, target_CR = ranks_C2R.unbind(1)
     return lse_CR.logsumexp(-1, keepdim=True), target_CR.sum(-1, keepdim=True)
 
@@ -189,5 +194,5 @@ def _add_matmul(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def _scaled(grad: Tensor | None, scale: Tensor) -> Tensor | None:
-    # Scaled in scale's dtype: rounding the scale itself to bf16 would bias every gradient alike.
+    # Scaled in scale's dtype: rounding the scale to bf16 would bias all gradients by one factor.
     return None if grad is None else (grad.to(scale.dtype) * scale).to(grad.dtype)

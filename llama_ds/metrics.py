@@ -1,14 +1,14 @@
-"""What a run reports: one record per logged step, to JSON lines, TensorBoard, the console and W&B.
+"""Metrics of a run, one record per logged step: JSON lines, TensorBoard, console and W&B.
 
-Rates count whole steps, from the first batch fetched to the last weight updated, evaluation and
-checkpoints excluded. MFU is named by how it counts attention: `mfu_noncausal` takes the full score
-matrix (PaLM's convention, the one most published figures use), `mfu_causal` only the half that a
-causal model needs.
+Throughput is of whole steps, data loading and optimizer included, evaluation and checkpoints
+excluded. MFU is named by how it counts attention FLOPs: `mfu_noncausal` of the full score matrix
+(PaLM's convention, which most publications use), `mfu_causal` of the half that causal models need.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import resource
@@ -39,7 +39,7 @@ PEAK_TFLOPS_BF16 = (
 def peak_tflops(
     config: MetricsConfig, device: torch.device, dtype: torch.dtype
 ) -> tuple[float, str]:
-    """(TFLOP/s of one device that MFU is measured against, where the figure comes from)."""
+    """(peak TFLOP/s of one device, the denominator of MFU; its source)."""
     if config.peak_tflops is not None:
         return config.peak_tflops, "metrics.peak_tflops"
     if device.type == "cuda" and dtype == torch.bfloat16:
@@ -51,7 +51,7 @@ def peak_tflops(
 
 
 def measured_matmul_tflops(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """Rate of a square matmul that is large enough to be bound by arithmetic."""
+    """TFLOP/s of a square matmul that is large enough to be compute-bound."""
     size = 8192 if device.type == "cuda" else 1024
     a = torch.randn(size, size, device=device, dtype=dtype)
     b = torch.randn(size, size, device=device, dtype=dtype)
@@ -61,13 +61,13 @@ def measured_matmul_tflops(device: torch.device, dtype: torch.dtype, seconds: fl
     while (start := time.perf_counter()) < end:
         torch.matmul(a, b)
         _synchronize(device)
-        # The fastest: what else runs on the machine can only slow a matmul down.
+        # The fastest: other processes can only slow a matmul down.
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best / 1e12
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory this process has held: on the GPU, or resident on the host without one."""
+    """Peak memory of this process: allocated on the GPU, or without one resident on the host."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
@@ -79,7 +79,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 class Throughput:
-    """Turns seconds per step into tokens/s, tokens/s per device and MFU."""
+    """Tokens/s, tokens/s per device and MFU from seconds per step."""
 
     def __init__(self, recipe: Recipe, world_size: int, peak: float) -> None:
         length = recipe.train.sequence_length
@@ -104,8 +104,8 @@ class Throughput:
 class MetricsLog:
     """Writes the records of one run; only rank 0 has one.
 
-    A resumed run drops the records after the step it resumes from, so that `metrics.jsonl` is
-    always one curve.
+    A resumed run deletes the records after the step it resumes from, so that `metrics.jsonl` has
+    one record per step.
     """
 
     def __init__(self, recipe: Recipe, resume_step: int) -> None:
@@ -118,7 +118,7 @@ class MetricsLog:
             unit="step",
             desc=recipe.name,
             dynamic_ncols=True,
-            # A log file needs no animation.
+            # Rarely in a log file.
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
         )
         self._tensorboard: Any = None
@@ -145,7 +145,7 @@ class MetricsLog:
         self.say(_console_line(kind, step, values))
 
     def say(self, line: str) -> None:
-        """A line on the console that does not break the progress bar."""
+        """Print a line above the progress bar."""
         self._bar.write(line)
 
     def advance(self, step: int) -> None:
@@ -167,8 +167,8 @@ def _start_wandb(recipe: Recipe) -> Any:
         import wandb
     except ImportError:
         raise ValueError(
-            "metrics.wandb is on, but the package wandb is not installed: "
-            "pip install wandb, or leave out --metrics.wandb"
+            "metrics.wandb needs the package wandb, which is not installed; install it, or set "
+            "metrics.wandb to False"
         ) from None
     return wandb.init(
         project="llama-ds",
@@ -193,31 +193,37 @@ def _console_line(kind: str, step: int, values: dict[str, Any]) -> str:
 
 
 def read_metrics(path: Path, kind: str) -> Iterator[dict[str, Any]]:
-    """The records of one kind, in order; a line cut off by a crash ends the file."""
+    """The records of one kind, in order; ends at a line that a crash has truncated."""
+    for _, record in _whole_records(path):
+        if record["kind"] == kind:
+            yield record
+
+
+def _whole_records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Lines and their records, up to the first that is truncated or corrupt."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for line in file:
-            if not line.endswith("\n"):
+            try:
+                record = json.loads(line)
+            except ValueError:
                 return
-            record = json.loads(line)
-            if record["kind"] == kind:
-                yield record
+            is_whole = isinstance(record, dict) and {"kind", "step"} <= record.keys()
+            if not is_whole or not line.endswith(b"\n"):
+                return
+            yield line, record
 
 
 def _keep_records_up_to(path: Path, step: int) -> None:
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
-            break
-        kept.append(line)
-    write_atomic(path, "".join(kept).encode("utf-8"))
+    kept = itertools.takewhile(lambda found: found[1]["step"] <= step, _whole_records(path))
+    write_atomic(path, b"".join(line for line, _ in kept))
 
 
 def plot_losses(run_dir: Path) -> Path:
-    """Draw the training and held-out loss of a run; returns the PNG's path."""
+    """Plot the training and validation loss of a run; returns the PNG's path."""
     from matplotlib.figure import Figure
 
     train = list(read_metrics(run_dir / "metrics.jsonl", "train"))
@@ -231,7 +237,7 @@ def plot_losses(run_dir: Path) -> Path:
         )
     axes.set_xlabel("tokens")
     axes.set_ylabel("loss (nats per token)")
-    axes.set_title(json.loads((run_dir / "recipe.json").read_text(encoding="utf-8"))["name"])
+    axes.set_title(_name_of_run(run_dir))
     axes.grid(alpha=0.3)
     axes.legend()
     path = run_dir / "loss.png"
@@ -239,3 +245,12 @@ def plot_losses(run_dir: Path) -> Path:
     figure.savefig(image, format="png", dpi=150)
     write_atomic(path, image.getvalue())
     return path
+
+
+def _name_of_run(run_dir: Path) -> str:
+    """The recipe's name; the folder's where `recipe.json` is missing or damaged."""
+    try:
+        recipe = json.loads((run_dir / "recipe.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return run_dir.name
+    return str(recipe["name"]) if isinstance(recipe, dict) and "name" in recipe else run_dir.name

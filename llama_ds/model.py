@@ -2,56 +2,54 @@
 
 What differs from the class in transformers:
 
-- `LlamaHead` fuses the output head with the loss, so that training never holds all logits;
+- `LlamaHead` fuses the output head with cross-entropy, so that training never holds all logits;
 - every initial weight depends on the seed and its own name only (`initial_weight`);
-- documents packed into one row never see each other when `position_ids` restart at 0 and no
+- attention is masked across packed documents when `position_ids` restart at 0 and no
   `attention_mask` is given, also where a cache is asked for; training makes no cache;
 - training runs on the fused layer of `layer/fused.py`, wherever nothing needs its modules;
-- given `ParallelGroups`, a rank has its part of the weights (`parallel/tensor.py`) and of the
+- given `ParallelGroups`, a rank holds its shards of the weights (`parallel/tensor.py`) and of the
   sequence (`parallel/sequence.py`); without, this is one whole model.
 
-Shapes in names: B rows, S sequence, D hidden, V vocabulary.
+Shapes in names: B sequences of the micro-batch, S sequence length, D hidden, V vocabulary.
 """
 # transformers' base classes, decorators and functions carry no types.
 # mypy: disable-error-code="no-untyped-call, untyped-decorator"
-# transformers reads lists and dicts from class attributes.
+# transformers reads dicts from class attributes.
 # ruff: noqa: RUF012
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import GenerationMixin, LlamaConfig
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import PreTrainedModel, local_torch_dtype
+from transformers.modeling_utils import local_torch_dtype
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from llama_ds import weights
-from llama_ds.config import AttentionName, ElementwiseName
-from llama_ds.layer import elementwise
-from llama_ds.layer.attention import choose
+from llama_ds.layer import attention, elementwise
 from llama_ds.layer.attention_kernels import Documents
-from llama_ds.layer.eligibility import against_fusing
-from llama_ds.layer.functional import initial_weight, kept_positions
-from llama_ds.layer.modules import LlamaAttention, LlamaDecoderLayer, LlamaRMSNorm
+from llama_ds.layer.context import ForwardContext
+from llama_ds.layer.eligibility import reason_not_fusable
+from llama_ds.layer.functional import kept_positions
+from llama_ds.layer.modules import LlamaDecoderLayer, LlamaRMSNorm
 from llama_ds.layer.offload import Offload
-from llama_ds.layer.recomputation import Recomputation, run_layers
-from llama_ds.layer.tensors import FusedOptions
-from llama_ds.loss import IGNORE_INDEX, LlamaHead
+from llama_ds.layer.options import LayerOptions
+from llama_ds.layer.recomputation import run_layers
+from llama_ds.loss import DEFAULT_LOSS_CHUNK_TOKENS, IGNORE_INDEX, LlamaHead
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.sequence import SequenceParallel
 from llama_ds.parallel.tensor import TensorParallel, VocabParallelEmbedding
-from llama_ds.save_policy import PRESETS, SavePolicy
+from llama_ds.pretrained_model import LlamaPreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -80,94 +78,11 @@ def hf_config(
     )
 
 
-class LlamaPreTrainedModel(PreTrainedModel):
-    config_class = LlamaConfig
-    config: LlamaConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["LlamaDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _can_compile_fullgraph = True
-    _supports_attention_backend = True
-    tp: TensorParallel
-    _can_record_outputs = {"hidden_states": LlamaDecoderLayer, "attentions": LlamaAttention}
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Initial values of one module's own parameters, where no checkpoint has given them.
-
-        Matrices by `initial_weight` with the seed of `torch.manual_seed`, biases zero; norms one
-        and rotary frequencies as transformers does.
-        """
-        if not isinstance(module, nn.Linear | nn.Embedding):
-            super()._init_weights(module)
-            return
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            init.zeros_(module.bias)
-        weight = module.weight
-        # On the meta device there is nothing to fill, and drawing a large model takes minutes.
-        if weight.is_meta or getattr(weight, "_is_hf_initialized", False):
-            return
-        name = f"{self._initial_name(module)}.weight"
-        if weight.numel() == 0:
-            raise ValueError(
-                f"{name} is partitioned by DeepSpeed before it has its initial value; build the "
-                "model with from_config or from_pretrained while an HfDeepSpeedConfig exists, in "
-                "place of deepspeed.zero.Init"
-            )
-        value = initial_weight(
-            name,
-            self._full_shape(name, weight),
-            self.config.initializer_range,
-            torch.initial_seed(),
-            weight.dtype,
-            torch.device("cpu"),
-        )
-        value = self.tp.sharding.shard(name, value, self.tp.rank).to(weight.device)
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            value[module.padding_idx] = 0.0
-        if isinstance(weight, DTensor):
-            # Every rank has drawn the same full weight and keeps its own part.
-            value = distribute_tensor(
-                value, weight.device_mesh, weight.placements, src_data_rank=None
-            )
-        init.copy_(weight, value)
-
-    def _full_shape(self, name: str, weight: Tensor) -> tuple[int, ...]:
-        """Shape of the whole weight of which this rank has `weight`."""
-        shape = list(weight.shape)
-        dim = self.tp.sharding.dim(name)
-        if dim is not None:
-            shape[dim] *= self.tp.size // self.tp.sharding.replicas(name)
-        return tuple(shape)
-
-    def _initial_name(self, module: nn.Module) -> str:
-        names: dict[nn.Module, str] = {child: name for name, child in self.named_modules()}
-        if module in names:
-            return names[module].removeprefix("model.")
-        # `resize_token_embeddings` initialises the new embedding and head before they are attached.
-        return "embed_tokens" if isinstance(module, nn.Embedding) else "lm_head"
+DEFAULT_LAYER_OPTIONS = LayerOptions()
 
 
 class LlamaModel(LlamaPreTrainedModel):
     """The decoder without an output head."""
-
-    save_policy: SavePolicy | None = PRESETS["linear_outputs"]
-    """What the fused layer keeps for its backward pass; None: the layer's modules are called."""
-    attention: AttentionName = "auto"
-    """The fused layer's attention kernel; the modules use transformers' attn_implementation."""
-    elementwise: ElementwiseName = "auto"
-    """What runs the fused layer's norms, rotary embedding and SwiGLU."""
-    overlap: bool = False
-    """The fused layer computes while tensors are sent, in `overlap_chunks` where it must cut."""
-    overlap_chunks: int = 2
-    mlp_tiles: int = 1
-    """Parts of the sequence that the fused layer's MLP works on one after another."""
-    recomputation: Recomputation | None = None
-    """Groups of layers that training runs again before their backward pass."""
 
     def __init__(
         self,
@@ -175,12 +90,15 @@ class LlamaModel(LlamaPreTrainedModel):
         groups: ParallelGroups | None = None,
         *,
         sequence_parallel: bool = True,
+        layer_options: LayerOptions = DEFAULT_LAYER_OPTIONS,
     ) -> None:
-        """With `groups`, this rank's part; `sequence_parallel` is Megatron's, within tp.
+        """With `groups`, this rank's shards; `sequence_parallel` is Megatron's, within tp.
 
-        Under sp, `input_ids`, `position_ids` and `attention_mask` are this rank's slices.
+        Under sp, `input_ids`, `position_ids` and `attention_mask` are this rank's sequence shards.
         """
         super().__init__(config)
+        # Read in every forward pass; may be replaced between passes.
+        self.layer_options = layer_options
         num_kv_heads = config.num_key_value_heads or config.num_attention_heads
         self.tp = TensorParallel.of(
             groups, sequence_parallel=sequence_parallel, num_key_value_heads=num_kv_heads
@@ -198,7 +116,7 @@ class LlamaModel(LlamaPreTrainedModel):
         self.norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps, self.tp)
         self.rotary_emb = LlamaRotaryEmbedding(config)
         self.gradient_checkpointing = False
-        self._reasons_told: set[str] = set()
+        self._logged_reasons: set[str] = set()
         self.post_init()
 
     @merge_with_config_defaults
@@ -211,31 +129,35 @@ class LlamaModel(LlamaPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states [B, S, D] after the final norm; arguments as in transformers' LlamaModel.
 
+        `cache` is the name of `past_key_values` from transformers 5.24 on; either is taken.
         ValueError unless exactly one of `input_ids` and `inputs_embeds` is given.
         """
+        past_key_values = cache if past_key_values is None else past_key_values
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             hidden_states = self.embed_tokens(input_ids)
         else:
             hidden_states = self.tp.outside(inputs_embeds)
-        # The mask is made before any cache and from the caller's position_ids: transformers looks
-        # for packed documents only without a cache, and looking makes the host wait for a GPU.
+        # The mask is made before any cache and from the caller's position_ids: transformers detects
+        # packed documents only without a cache, and detecting them synchronizes with the GPU.
         uses_cache = past_key_values is not None or bool(use_cache and not self.training)
-        fused = self._fused(hidden_states, attention_mask, position_ids, uses_cache, kwargs)
+        fused = self._fused_context(hidden_states, attention_mask, position_ids, uses_cache, kwargs)
         rows, s = hidden_states.shape[0], self.tp.sequence_length(hidden_states.shape[1])
         mask = None
         if fused is None:
+            # By position, here and in the outputs: the cache has another name from 5.24 on.
             mask = create_causal_mask(
-                config=self.config,
-                # Attention sees whole rows; only shape, dtype and device are read of this argument.
-                inputs_embeds=hidden_states.new_empty(1).expand(rows, s * self.sp.size, 1),
-                attention_mask=self._whole(attention_mask),
-                past_key_values=past_key_values,
+                self.config,
+                # Attention sees whole sequences; only shape, dtype and device of this are read.
+                hidden_states.new_empty(1).expand(rows, s * self.sp.size, 1),
+                self._whole(attention_mask),
+                past_key_values,
                 position_ids=self._whole(position_ids),
             )
         if use_cache and past_key_values is None and not self.training:
@@ -245,9 +167,9 @@ class LlamaModel(LlamaPreTrainedModel):
             positions = self.sp.positions(s, hidden_states.device)
             position_ids = (positions + seen).unsqueeze(0)
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
-        run = run_layers
-        if self.recomputation is not None and self.training and torch.is_grad_enabled():
-            run = self.recomputation.run
+        run, recomputation = run_layers, self.layer_options.recomputation
+        if recomputation is not None and self.training and torch.is_grad_enabled():
+            run = recomputation.run
         hidden_states = run(
             list(self.layers[: self.config.num_hidden_layers]),
             hidden_states,
@@ -259,53 +181,46 @@ class LlamaModel(LlamaPreTrainedModel):
             use_cache=use_cache,
             **kwargs,
         )
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPast(self.norm(hidden_states), past_key_values)
 
-    def _fused(
+    def _fused_context(
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
         uses_cache: bool,
         kwargs: dict[str, Any],
-    ) -> FusedOptions | None:
-        """Options for the fused layer; None where the layer's modules must be called.
+    ) -> ForwardContext | None:
+        """The fused layers' context of this forward pass; None where the modules must be called.
 
-        The reason is logged once; not without gradients, where there is nothing to save.
+        The reason is logged once; not without gradients, where nothing is saved for backward.
         """
-        if self.save_policy is None:
+        options = self.layer_options
+        if not options.fused:
             return None
-        reason = self._against_fusing(hidden_states, attention_mask, uses_cache, kwargs)
+        reason = self._reason_not_fusable(hidden_states, attention_mask, uses_cache, kwargs)
         if reason is not None:
-            if torch.is_grad_enabled() and reason not in self._reasons_told:
-                self._reasons_told.add(reason)
+            if torch.is_grad_enabled() and reason not in self._logged_reasons:
+                self._logged_reasons.add(reason)
                 logger.warning("decoder layers run unfused, without a save policy: %s", reason)
             return None
-        # As in transformers, an attention mask ends the search for packed documents.
+        # As in transformers, with an attention mask packed documents are not looked for.
         packed = None if attention_mask is not None else self._whole(position_ids)
         documents = None if packed is None else Documents.of(packed)
         head_dim = self.config.head_dim or (
             self.config.hidden_size // self.config.num_attention_heads
         )
         queries = hidden_states.new_empty(0, head_dim)
-        kernel = choose(self.attention, queries, packed=documents is not None)
-        return FusedOptions(
-            self.save_policy,
-            kernel,
+        offloads = torch.is_grad_enabled() and bool(options.save_policy.offloaded())
+        return ForwardContext(
+            options,
+            attention.choose(options.attention, queries, packed=documents is not None),
             documents,
-            elementwise.choose(self.elementwise, hidden_states.device),
-            Offload(hidden_states.device) if self._offloads() else None,
-            overlap=self.overlap,
-            overlap_chunks=self.overlap_chunks,
-            mlp_tiles=self.mlp_tiles,
+            elementwise.choose(options.elementwise, hidden_states.device),
+            Offload(hidden_states.device) if offloads else None,
         )
 
-    def _offloads(self) -> bool:
-        return torch.is_grad_enabled() and bool(self.save_policy and self.save_policy.offloaded())
-
-    def _against_fusing(
+    def _reason_not_fusable(
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None,
@@ -316,14 +231,35 @@ class LlamaModel(LlamaPreTrainedModel):
             return "a key/value cache is in use"
         if kwargs.get("output_attentions", self.config.output_attentions):
             return "output_attentions is set"
-        # Looking makes the host wait for a GPU; without padding nothing need be given.
+        # all() synchronizes with the GPU; without padding no mask need be given.
         if attention_mask is not None and not (attention_mask.ndim == 2 and attention_mask.all()):
-            return "attention_mask hides positions"
+            return "attention_mask masks positions"
         layers = list(self.layers)
-        return against_fusing(layers, self.config, hidden_states, training=self.training)
+        return reason_not_fusable(layers, self.config, hidden_states, training=self.training)
 
     def _whole(self, x_Bs: Tensor | None) -> Tensor | None:
         return None if x_Bs is None else self.sp.whole(x_Bs)
+
+
+class _Targets(NamedTuple):
+    """What the loss is computed from, beside the hidden states."""
+
+    labels: Tensor | None
+    shift_labels: Tensor | None
+    """Pre-shifted, and in place of `labels`."""
+    num_items: Tensor | float | None
+    """Divisor of the summed token losses; None: their number."""
+
+    @property
+    def are_given(self) -> bool:
+        return self.labels is not None or self.shift_labels is not None
+
+    def shifted(self) -> Tensor:
+        """The label of each position is the token that follows it."""
+        if self.shift_labels is not None:
+            return self.shift_labels
+        assert self.labels is not None, "neither labels nor shift_labels are given"
+        return nn.functional.pad(self.labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
 
 
 class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
@@ -334,19 +270,24 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
     _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # type: ignore[dict-item]
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
-    loss_chunk_tokens: int = 1024
-    """Tokens whose logits exist at once while training."""
-
     def __init__(
         self,
         config: LlamaConfig,
         groups: ParallelGroups | None = None,
         *,
         sequence_parallel: bool = True,
+        layer_options: LayerOptions = DEFAULT_LAYER_OPTIONS,
+        loss_chunk_tokens: int = DEFAULT_LOSS_CHUNK_TOKENS,
     ) -> None:
-        """As `LlamaModel`; under sp the loss is that of this rank's slice."""
+        """As `LlamaModel`; under sp the loss is that of this rank's sequence shard.
+
+        `loss_chunk_tokens`: tokens whose logits exist at once in training.
+        """
         super().__init__(config)
-        self.model = LlamaModel(config, groups, sequence_parallel=sequence_parallel)
+        self.model = LlamaModel(
+            config, groups, sequence_parallel=sequence_parallel, layer_options=layer_options
+        )
+        self.loss_chunk_tokens = loss_chunk_tokens
         self.groups = groups
         self.tp, self.sp = self.model.tp, self.model.sp
         self.vocab_size = config.vocab_size
@@ -357,38 +298,39 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any
     ) -> "LlamaForCausalLM":
-        """As in transformers; with `groups`, this rank's part of a stock checkpoint folder.
+        """As in transformers, with the constructor's keywords.
 
-        A rank then reads only what it holds. Keywords beside `groups`: `sequence_parallel`, `dtype`
-        (the checkpoint's by default). Collective; the files must be safetensors.
+        With `groups`, this rank's shards of a stock checkpoint folder, of which it reads nothing
+        else; further keywords are then the constructor's and `dtype` (the checkpoint's by default).
+        Collective; the files must be safetensors.
         """
         groups = kwargs.pop("groups", None)
         if groups is None:
             return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        return cls._from_slices(Path(pretrained_model_name_or_path), groups, **kwargs)
+        return cls._from_sharded_read(Path(pretrained_model_name_or_path), groups, **kwargs)
 
     @classmethod
-    def _from_slices(
+    def _from_sharded_read(
         cls,
         folder: Path,
         groups: ParallelGroups,
         *,
-        sequence_parallel: bool = True,
         dtype: torch.dtype | None = None,
+        **model_kwargs: Any,
     ) -> "LlamaForCausalLM":
         config = LlamaConfig.from_pretrained(folder)
-        made_in: Any = dtype or config.dtype or torch.float32
-        config.dtype = made_in
-        with init.no_init_weights(), local_torch_dtype(made_in):
-            model = cls(config, groups, sequence_parallel=sequence_parallel)
+        model_dtype: Any = dtype or config.dtype or torch.float32
+        config.dtype = model_dtype
+        with init.no_init_weights(), local_torch_dtype(model_dtype):
+            model = cls(config, groups, **model_kwargs)
         weights.load(model, folder, model.tp, groups)
         model.eval()
         return model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As in transformers; a model in parts writes the stock checkpoint of the whole.
+        """As in transformers; a sharded model writes the stock checkpoint of the full model.
 
-        That is collective, and rank 0 holds no more than one file of `max_shard_size` bytes.
+        That is collective, and rank 0 holds at most one file of `max_shard_size` bytes.
         """
         if self.groups is None:
             super().save_pretrained(save_directory, *args, **kwargs)
@@ -396,7 +338,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
             weights.save_pretrained(self, Path(save_directory), self.tp, self.groups, **kwargs)
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Put another output head in place, as `resize_token_embeddings` does."""
+        """Replace the output head, as `resize_token_embeddings` does."""
         if type(new_embeddings) is nn.Linear and new_embeddings.bias is None:
             rows, columns = new_embeddings.weight.shape
             with torch.device("meta"):
@@ -416,70 +358,77 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [B, S, V], and the loss where labels are given; arguments as in transformers.
 
-        `labels` are aligned with `input_ids`, -100 where nothing is to be predicted. Keywords:
-        `shift_labels` are labels shifted by the caller and win over `labels`; `num_items_in_batch`
-        divides the sum over tokens (default: their number); `skip_logits` True gives the loss in
-        chunks and no logits (default: when training with labels).
+        `labels` are aligned with `input_ids`, -100 where ignored. Keywords: `shift_labels` are
+        labels shifted by the caller and override `labels`; `num_items_in_batch` divides the summed
+        token losses (default: their number); `skip_logits` True computes the loss in chunks and no
+        logits (default: when training with labels). ValueError for labels that contradict these.
         """
-        # `shift_labels` is no parameter, because Trainer takes every parameter with "label" in its
-        # name for required, and would give no evaluation loss.
-        shift_labels = kwargs.pop("shift_labels", None)
-        num_items = kwargs.pop("num_items_in_batch", None)
-        skip_logits = kwargs.pop("skip_logits", None)
-        has_labels = labels is not None or shift_labels is not None
-        if skip_logits and not has_labels:
-            raise ValueError("skip_logits=True without labels or shift_labels leaves no output")
-        if self.sp.size > 1 and (labels is not None or num_items is None) and has_labels:
-            raise ValueError(
-                "a slice of the sequence needs shift_labels, shifted before the cut, and "
-                "num_items_in_batch, which counts all slices' labels"
-            )
-        if skip_logits is None:
-            keeps_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
-            skip_logits = self.training and has_labels and keeps_all
+        # `shift_labels` is no parameter, because Trainer requires every parameter with "label" in
+        # its name, and would compute no evaluation loss.
+        targets = _Targets(
+            labels, kwargs.pop("shift_labels", None), kwargs.pop("num_items_in_batch", None)
+        )
+        skip_logits = self._skips_logits(targets, kwargs.pop("skip_logits", None), logits_to_keep)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            past_key_values=cache if past_key_values is None else past_key_values,
             inputs_embeds=inputs_embeds,
-            # The configuration's default is True, of which transformers warns when checkpointing.
+            # The configuration's default, True, makes transformers warn when checkpointing.
             use_cache=False if self.training else use_cache,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
         loss = logits = None
-        if skip_logits and self._head_gives_loss():
-            if labels is not None and shift_labels is None:
-                shift_labels = nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
-            loss = self.lm_head(hidden_states, shift_labels, num_items, self.loss_chunk_tokens)
+        if skip_logits and self._head_computes_loss():
+            loss = self.lm_head(
+                hidden_states, targets.shifted(), targets.num_items, self.loss_chunk_tokens
+            )
         else:
             logits = self.lm_head(kept_positions(hidden_states, logits_to_keep))
-            if has_labels:
+            if targets.are_given:
                 loss = self.loss_function(
                     logits=logits,
-                    labels=labels,
+                    labels=targets.labels,
                     vocab_size=self.config.vocab_size,
-                    num_items_in_batch=num_items,
-                    shift_labels=shift_labels,
+                    num_items_in_batch=targets.num_items,
+                    shift_labels=targets.shift_labels,
                     **kwargs,
                 )
+        cached = outputs.get("past_key_values")
         return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            loss, logits, cached, outputs.hidden_states, outputs.attentions
         )
 
-    def _head_gives_loss(self) -> bool:
-        """False where somebody has replaced the head or the loss, or has sharded the head's rows.
+    def _skips_logits(
+        self, targets: _Targets, requested: bool | None, logits_to_keep: int | Tensor
+    ) -> bool:
+        """Whether only the loss is computed; ValueError where `targets` do not allow it."""
+        if requested and not targets.are_given:
+            raise ValueError(
+                "skip_logits=True needs labels or shift_labels: there is no other output"
+            )
+        is_pre_shifted = targets.labels is None and targets.num_items is not None
+        if self.sp.size > 1 and targets.are_given and not is_pre_shifted:
+            raise ValueError(
+                f"with sequence parallelism (sp {self.sp.size}), pass pre-shifted shift_labels in "
+                "place of labels, and the global num_items_in_batch"
+            )
+        if requested is not None:
+            return requested
+        wants_all_logits = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        return self.training and targets.are_given and wants_all_logits
 
-        transformers' own tensor parallelism gathers what the head returns along the vocabulary.
+    def _head_computes_loss(self) -> bool:
+        """False where the head or the loss was replaced, or transformers has sharded the head.
+
+        transformers' own tensor parallelism all-gathers the head's output along the vocabulary.
         """
         return (
             isinstance(self.lm_head, LlamaHead)

@@ -1,4 +1,4 @@
-"""The architecture of a model: sizes, their rules, and what follows from them."""
+"""Model architecture: sizes, their rules, parameter counts and FLOPs."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ class ModelConfig:
             )
         require(
             self.hidden_size % (2 * self.num_attention_heads) == 0,
-            f"model.hidden_size ({self.hidden_size}) must divide into "
-            f"model.num_attention_heads ({self.num_attention_heads}) heads of even width",
+            f"model.hidden_size ({self.hidden_size}) must be a multiple of 2 x "
+            f"model.num_attention_heads ({self.num_attention_heads}): rotary embedding needs an "
+            "even head dim",
         )
         require(
             self.num_attention_heads % self.num_key_value_heads == 0,
@@ -79,12 +80,12 @@ class ModelConfig:
         return self.num_hidden_layers * self.num_layer_parameters + self.hidden_size + embeddings
 
     def flops_per_token(self, sequence_length: int, *, causal: bool) -> float:
-        """Floating-point operations of forward and backward, per trained token.
+        """FLOPs per trained token, forward and backward, without recomputation.
 
         6 per weight that takes part in a matmul (the input embedding does not) plus
         12 * layers * hidden_size * sequence_length for attention scores and values, as in
         PaLM (arXiv 2204.02311, appendix B). The causal count halves the attention term,
-        because masked scores need no work.
+        because masked scores need not be computed.
         """
         norms = (2 * self.num_hidden_layers + 1) * self.hidden_size
         matmul_parameters = self.num_parameters - self.vocab_size * self.hidden_size - norms

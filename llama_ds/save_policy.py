@@ -1,14 +1,15 @@
-"""What the decoder layer keeps for its backward pass, tensor by tensor.
+"""Save policy of the decoder layer: which activations it saves for backward, which it recomputes.
 
-A tensor is kept on the device, kept in the host's memory (`offload.py`), or computed again. The
-presets, dearest in memory first:
+An activation is saved in device memory, offloaded to host memory (`layer/offload.py`), or
+recomputed in the backward pass (selective recomputation, arXiv 2205.05198). Presets, from most to
+least activation memory:
 
-- `keep_all`: nothing is computed or sent a second time;
-- `linear_outputs`: the paper's choice (arXiv 2302.13971, section 2.4). What the linear layers and
-  attention return is kept; elementwise functions are computed again, and what tensor or sequence
-  parallelism brings together is sent again: no matmul is repeated and no attention;
-- `no_mlp`: as that, but the MLP's two wide matmuls are repeated;
-- `layer_input`: the layer is computed again (activation checkpointing).
+- `keep_all`: saves everything; no recomputation, no repeated communication;
+- `linear_outputs`: the paper's choice (arXiv 2302.13971, section 2.4). Saves the outputs of linear
+  layers and attention, recomputes elementwise functions, and repeats the all-gathers and
+  all-to-alls of tensor and sequence parallelism: no matmul and no attention is recomputed;
+- `no_mlp`: the same, but recomputes the MLP's gate and up projections;
+- `layer_input`: saves the layer's input only and recomputes the layer (activation checkpointing).
 """
 
 from __future__ import annotations
@@ -24,26 +25,26 @@ _INPUTS = ("attn_in", "mlp_in")
 
 @dataclass(frozen=True)
 class SavePolicy:
-    """A choice for every tensor of the layer, in the order of the forward pass (`layer/fused.py`).
+    """A choice for every activation of the layer, in forward order (`layer/fused.py`).
 
-    `regather` exists for the two inputs of column-parallel matrices only: this rank's part of the
-    sequence, the result of the norm, is kept, and the whole is gathered again. Where nothing is
-    gathered it keeps as much as `keep`.
+    `regather` exists for the two inputs of column-parallel matrices only: this rank's sequence
+    shard, the output of the norm, is saved, and all-gathered again in the backward pass. Where
+    nothing is all-gathered it saves as much as `keep`.
     """
 
     x: Choice = "keep"
-    """The layer's input, from which the others follow: it cannot be computed again."""
+    """The layer's input, from which the others are recomputed; cannot be recomputed itself."""
     attn_in: Choice = "keep"
     """The normalised input of attention."""
     q: Choice = "keep"
-    """Queries, keys and values as attention takes them: rotated, and exchanged under Ulysses."""
+    """Queries, keys and values as attention takes them: after rotary and Ulysses' all-to-all."""
     k: Choice = "keep"
     v: Choice = "keep"
     attn_out: Choice = "keep"
     lse: Choice = "keep"
-    """Log-sum-exp of attention's scores; attention gives it with `attn_out`."""
+    """Log-sum-exp of the attention scores, computed together with `attn_out`."""
     o_in: Choice = "keep"
-    """`attn_out` as the output projection takes it: the same tensor but under Ulysses."""
+    """Input of the output projection: `attn_out`, after the all-to-all under Ulysses."""
     mid: Choice = "keep"
     """The residual stream between attention and MLP."""
     mlp_in: Choice = "keep"
@@ -62,51 +63,52 @@ class SavePolicy:
                 possible.remove("recompute")
             if choice not in possible:
                 raise ValueError(
-                    f"train.save_tensors: {field.name} cannot be {choice!r}, only "
-                    + " or ".join(possible)
+                    f"train.save_tensors: {field.name} ({choice}) must be " + " or ".join(possible)
                 )
         if (self.attn_out == "recompute") != (self.lse == "recompute"):
             raise ValueError(
-                f"train.save_tensors: attn_out ({self.attn_out}) and lse ({self.lse}): recompute "
-                "both or neither, because one attention gives both"
+                f"train.save_tensors: attn_out ({self.attn_out}) and lse ({self.lse}) must both be "
+                "recompute or neither: one attention call computes both"
             )
         if self.o_in not in ("recompute", self.attn_out):
             raise ValueError(
-                f"train.save_tensors: o_in ({self.o_in}) must be recompute or as attn_out "
-                f"({self.attn_out}), of which it is a copy that attention's backward pass needs"
+                f"train.save_tensors: o_in ({self.o_in}) must be recompute or the same as attn_out "
+                f"({self.attn_out}), of which it is a copy that attention's backward needs"
             )
 
     @classmethod
     def of(cls, preset: SavePolicyName, **choices: Choice) -> SavePolicy:
-        """A preset, with other `choices` for some tensors; ValueError where they contradict."""
+        """A preset with exceptions by activation; ValueError where they contradict each other."""
         unknown = sorted(set(choices) - {field.name for field in fields(cls)})
         if unknown:
             names = ", ".join(field.name for field in fields(cls))
-            raise ValueError(f"train.save_tensors: {unknown[0]} is none of {names}")
+            raise ValueError(
+                f"train.save_tensors: unknown activation {unknown[0]}; must be one of {names}"
+            )
         return replace(PRESETS[preset], **choices)
 
-    def kept(self) -> tuple[str, ...]:
-        """The tensors kept on the device, by their names in `layer_tensors.Activations`."""
-        part = {"attn_in": "attn_normed", "mlp_in": "mlp_normed"}
+    def saved(self) -> tuple[str, ...]:
+        """Activations saved in device memory, by their names in `layer.tensors.Activations`."""
+        shard = {"attn_in": "attn_normed", "mlp_in": "mlp_normed"}
         names = []
         for field in fields(self):
             choice = getattr(self, field.name)
             if choice in ("keep", "regather"):
-                names.append(part[field.name] if choice == "regather" else field.name)
+                names.append(shard[field.name] if choice == "regather" else field.name)
         return tuple(names)
 
-    def require_tiles_pay(self) -> None:
-        """ValueError where the MLP's tiles would save little: what is kept is there for all."""
-        kept = [name for name in ("gate", "up", "product") if getattr(self, name) != "recompute"]
-        if kept:
+    def require_tiles_save_memory(self) -> None:
+        """ValueError where tiling the MLP saves no memory: its wide activations are all saved."""
+        saved = [name for name in ("gate", "up", "product") if getattr(self, name) != "recompute"]
+        if saved:
             raise ValueError(
-                f"train.mlp_tiles is to hold {', '.join(kept)} of one tile at a time, but "
-                f"train.save_policy and save_tensors keep {'it' if len(kept) == 1 else 'them'} of "
-                "all; set save_policy to no_mlp or layer_input, or mlp_tiles to 1"
+                "train.mlp_tiles > 1 saves no memory while train.save_policy and save_tensors keep "
+                f"{', '.join(saved)} of the whole sequence; set save_policy to no_mlp or "
+                "layer_input, or mlp_tiles to 1"
             )
 
     def offloaded(self) -> tuple[str, ...]:
-        """The tensors kept in the host's memory, by the same names."""
+        """Activations offloaded to host memory, by the same names."""
         return tuple(field.name for field in fields(self) if getattr(self, field.name) == "offload")
 
 

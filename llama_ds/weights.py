@@ -1,10 +1,10 @@
-"""The weights of a model of which each rank holds a part: initial values, and stock checkpoints.
+"""Initialization, loading and saving of sharded weights, as stock Hugging Face checkpoints.
 
-A full parameter never meets another one: loading reads from the files what this rank holds and
-nothing more, and saving brings the ranks' parts together one parameter at a time. Where ZeRO-3 has
-partitioned the parameters, each is gathered for the moment in which it is filled or read.
+Memory holds at most one full parameter: loading reads only this rank's shards from the files, and
+saving gathers one parameter at a time. Parameters that ZeRO-3 has sharded are all-gathered one by
+one while they are written or read.
 
-Every rank must call these functions, as they are collective.
+All functions are collective: every rank must call them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from data_pipeline.files.atomic import (
     unfinished_directory,
     write_atomic,
 )
-from llama_ds.parallel.collectives import gathered
+from llama_ds.parallel.collectives import all_gather_no_grad
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.tensor import TensorParallel
 
@@ -39,21 +39,21 @@ INDEX = "model.safetensors.index.json"
 
 @contextlib.contextmanager
 def _whole(parameters: list[nn.Parameter], *, modified: bool) -> Iterator[None]:
-    """While open, parameters that ZeRO-3 has partitioned are whole; a change is kept on leaving.
+    """While open, parameters sharded by ZeRO-3 are all-gathered; `modified`: re-shard changes.
 
-    The change that is kept is that of the first replica, which is the only one that needs to read.
+    The changes are those of the first replica, which is the only one that needs to read files.
     """
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         yield
         return
-    import deepspeed  # present: it has partitioned the parameters
+    import deepspeed  # installed: it has sharded the parameters
 
     with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if modified else None):
         yield
 
 
-def initialise(model: Any, groups: ParallelGroups) -> None:
-    """Give every parameter its initial value (`LlamaPreTrainedModel._init_weights`)."""
+def initialize(model: Any, groups: ParallelGroups) -> None:
+    """Initialize all parameters (`LlamaPreTrainedModel._init_weights`)."""
     for module in model.modules():
         parameters = list(module.parameters(recurse=False))
         if not parameters:
@@ -72,15 +72,15 @@ def _is_source(parameters: list[nn.Parameter], groups: ParallelGroups) -> bool:
 
 
 def load(model: nn.Module, folder: Path, tp: TensorParallel, groups: ParallelGroups) -> None:
-    """Fill `model` from the safetensors of a stock Hugging Face folder, each rank its slices.
+    """Load the safetensors of a stock Hugging Face folder into `model`, each rank its shards.
 
-    ValueError where a name or a shape of the model is not that of the files.
+    ValueError where names or shapes of the model and the files differ.
     """
     files = _files_by_name(folder)
     parameters = dict(model.named_parameters())
     _require_same_names(set(parameters), set(files), folder, _tied_names(model))
     for name, parameter in parameters.items():
-        # Opened for each parameter: what was read of a file counts as memory while it is open.
+        # Opened for each parameter: pages that were read count as memory while a file is open.
         with safe_open(folder / files[name], "pt") as file:
             entry = file.get_slice(name)
             index = tp.sharding.local_slice(name, tuple(entry.get_shape()), tp.rank)
@@ -96,8 +96,8 @@ def _files_by_name(folder: Path) -> dict[str, str]:
         return dict(index["weight_map"])
     if not (folder / WEIGHTS).is_file():
         raise ValueError(
-            f"{folder} holds neither {WEIGHTS} nor {INDEX}; save the model with transformers' "
-            "save_pretrained, which writes one of them"
+            f"{folder} has neither {WEIGHTS} nor {INDEX}; pass a folder that transformers' "
+            "save_pretrained has written"
         )
     with safe_open(folder / WEIGHTS, "pt") as file:
         return dict.fromkeys(file.keys(), WEIGHTS)
@@ -109,14 +109,14 @@ def _tied_names(model: nn.Module) -> set[str]:
 
 
 def _require_same_names(model: set[str], files: set[str], folder: Path, tied: set[str]) -> None:
-    # Rotary frequencies were once saved with the weights; they follow from the configuration.
+    # Old checkpoints contain the rotary frequencies, which follow from the configuration.
     extra = {name for name in files - model - tied if not name.endswith("rotary_emb.inv_freq")}
     missing = model - files
-    for names, what in ((missing, "lacks"), (extra, "has, beside the model's,")):
+    for names, what in ((missing, "missing"), (extra, "unexpected")):
         if names:
             raise ValueError(
-                f"{folder} {what} {len(names)} weights, the first is {min(names)}; its config.json "
-                "is not that of its weights"
+                f"config.json does not match the checkpoint {folder}: {len(names)} {what} keys, "
+                f"first {min(names)}; use the config.json that was saved with the weights"
             )
 
 
@@ -127,8 +127,9 @@ def _require_same_shape(
     found = tuple(part.stop - part.start for part in index)
     if found != expected:
         raise ValueError(
-            f"{folder}: {name} gives a rank the shape {found}, the model has {expected}; its "
-            "config.json is not that of its weights"
+            f"config.json does not match the checkpoint {folder}: shard of {name} has shape "
+            f"{found}, the model expects {expected}; use the config.json that was saved with the "
+            "weights"
         )
 
 
@@ -165,10 +166,10 @@ def _full_bytes(name: str, local: nn.Parameter, tp: TensorParallel) -> int:
 
 
 def _full(name: str, local: Tensor, tp: TensorParallel) -> Tensor:
-    """The whole parameter, on every rank of the tp group."""
+    """The full parameter, all-gathered over the tp group."""
     if tp.sharding.dim(name) is None:
         return local.clone()
-    parts = gathered(local.unsqueeze(0), 0, tp.group)
+    parts = all_gather_no_grad(local.unsqueeze(0), 0, tp.group)
     return tp.sharding.unshard(name, list(parts.unbind(0)))
 
 
@@ -220,7 +221,7 @@ def save_pretrained(
     *,
     max_shard_size: int = 5 * 10**9,
 ) -> None:
-    """A stock Hugging Face folder of the whole model; it appears when it is complete.
+    """Write the full model as a stock Hugging Face folder, which appears when it is complete.
 
     ValueError where `folder` exists.
     """

@@ -24,7 +24,7 @@ from data_pipeline.commands.options import BuildOptions
 from data_pipeline.commands.plan_mixture import PlanMixture
 from data_pipeline.commands.train_crawl_models import TrainPerplexity, TrainReferences
 from data_pipeline.files.remote import root_of
-from recipes.llama1_corpus import CrawlModels, llama1_corpus
+from recipes.llama1_corpus import C4Files, CrawlModels, llama1_corpus
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class BuildDataset:
     """Build the token store of a corpus from the raw files of the public sources.
 
     Other jobs, each with its own --help: plan, train-perplexity, train-references,
-    compare-tokenizers, find-document, remove.
+    compare-tokenizers, find-document, remove, verify.
     """
 
     raw: str
@@ -42,6 +42,7 @@ class BuildDataset:
     corpus: Literal["llama1"] = "llama1"
     """Which sources, with which thresholds: recipes/llama1_corpus.py."""
     models: CrawlModels = field(default_factory=CrawlModels)
+    c4: C4Files = field(default_factory=C4Files)
 
 
 JOBS = {
@@ -58,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _build(options: BuildDataset) -> int:
-    corpus = llama1_corpus(root_of(options.raw), options.models)
+    corpus = llama1_corpus(root_of(options.raw), options.models, options.c4)
     return build_or_inspect(corpus, options.build, program="bash recipes/build_dataset.sh")
 
 

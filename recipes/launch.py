@@ -22,11 +22,17 @@ from typing import Annotated, get_args
 import tyro
 
 from data_pipeline.commands.one_line_errors import errors_in_one_line
-from llama_ds.batch import batch_plan, data_parallel_size
+from llama_ds.batch import BatchPlan, batch_plan
 from llama_ds.config import Recipe
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides, read_overrides
+from llama_ds.parallel.layout import layout_of
 from recipes.command_line import bad_input
-from recipes.llama import Cluster
+from recipes.llama import (
+    DEVICE_BYTES,
+    PAPER_TOKENS_PER_SECOND,
+    Cluster,
+    intended_world_size,
+)
 
 RecipeFunction = Callable[[Cluster], Recipe]
 
@@ -97,9 +103,7 @@ def _train(launch: Launch) -> int:
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // local_ranks)))
     world_size = int(os.environ["WORLD_SIZE"])
-    batch_plan(
-        launch.recipe, data_parallel_size(launch.recipe, world_size)
-    )  # refuses before torch is loaded
+    _batch_plan(launch.recipe, world_size)  # refuses before torch is loaded
     overrides = read_overrides(launch.deepspeed_json) if launch.deepspeed_json else None
 
     from llama_ds.train import train
@@ -172,16 +176,28 @@ def _option_names(default: Launch) -> list[str]:
 def _plan(launch: Launch) -> int:
     if os.environ.get("RANK", "0") != "0":
         return 0
-    from recipes.llama import intended_world_size
-    from recipes.plan import print_plan
+    from llama_ds.planning import dry_run
 
-    world_size = launch.world_size or intended_world_size(launch.recipe, launch.cluster)
-    plan = batch_plan(launch.recipe, data_parallel_size(launch.recipe, world_size))
-    config = deepspeed_config(launch.recipe, plan, "cuda")
+    recipe = launch.recipe
+    world_size = launch.world_size or intended_world_size(recipe, launch.cluster)
+    config = deepspeed_config(recipe, _batch_plan(recipe, world_size), "cuda")
     if launch.deepspeed_json is not None:
         config = merge_overrides(config, read_overrides(launch.deepspeed_json))
-    print_plan(launch.recipe, world_size, launch.cluster, config)
+    plan = dry_run.plan_text(
+        recipe,
+        world_size,
+        dry_run.DeviceType(launch.cluster, DEVICE_BYTES[launch.cluster]),
+        config,
+        paper_tokens_per_second=PAPER_TOKENS_PER_SECOND.get(recipe.name),
+    )
+    print(plan)
     return 0
+
+
+def _batch_plan(recipe: Recipe, world_size: int) -> BatchPlan:
+    parallel = recipe.parallel
+    layout = layout_of(world_size, tp_size=parallel.tp, sp_size=parallel.sp)
+    return batch_plan(recipe, layout.dp_size)
 
 
 def _stand_alone_defaults() -> None:

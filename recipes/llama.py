@@ -11,16 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llama_ds.config import (
-    CheckpointConfig,
-    DataConfig,
-    OptimizerConfig,
-    ParallelConfig,
-    Recipe,
-    TrainConfig,
-    ZeroConfig,
-)
+from llama_ds.config import CheckpointConfig, DataConfig, OptimizerConfig, Recipe, TrainConfig
 from llama_ds.model_config import ModelConfig
+from llama_ds.parallel_config import ParallelConfig, ZeroConfig
 from llama_ds.save_policy import SavePolicyName
 
 Cluster = Literal["a100-80gb", "h100-80gb", "h200-141gb"]
@@ -47,6 +40,21 @@ LLAMA1_EPOCHS = {
 """How often each source is seen in `LLAMA1_TOKENS` tokens (paper, table 1)."""
 LLAMA1_TOKENS = 1_400_000_000_000
 """Training tokens of the 33B and 65B models."""
+PAPER_TOKENS_PER_SECOND = {
+    "llama_7b": 3_370,
+    "llama_13b": 2_055,
+    "llama_33b": 733,
+    "llama_65b": 380,
+}
+"""Tokens per second per A100-80GB. 65B: stated in the paper (section 2.4). The others follow from
+its GPU-hours (table 15) and training tokens."""
+DEVICE_BYTES: dict[Cluster, int] = {
+    "a100-80gb": 79 * 2**30,
+    "h100-80gb": 79 * 2**30,
+    "h200-141gb": 139 * 2**30,
+}
+"""What torch reports as the device's total memory, rounded down: less than the name says, because
+the driver and error correction reserve a part."""
 
 
 @dataclass(frozen=True)

@@ -34,17 +34,38 @@ class CrawlModels:
     identify_language: bool = True
     """Keep English pages only; off, pages in every language."""
     language: Path | None = None
-    """fastText model that identifies languages; by default lid.176.ftz, which is installed."""
+    """fastText model that identifies languages; by default lid.176.ftz of data_pipeline."""
     perplexity: Path | None = None
     """Folder with the n-gram model of good English, as `train-perplexity` writes it."""
     reference: Path | None = None
     """fastText model of Wikipedia's references, as `train-references` writes it."""
 
 
+@dataclass(frozen=True)
+class C4Files:
+    """What the folder c4/ holds: by default C4 as published."""
+
+    from_crawl: bool = False
+    """CommonCrawl's text (WET files), to which C4's rules are applied."""
+    bad_words: Path | None = None
+    """With --c4.from-crawl: pages with a word of this list, one a line, go; by default no word is
+    looked for."""
+
+    def __post_init__(self) -> None:
+        if self.bad_words is not None and not self.from_crawl:
+            raise ValueError(
+                f"--c4.bad-words ({self.bad_words}) is a rule for pages of the crawl, and C4 as "
+                "published has been through it; give --c4.from-crawl, or leave it out"
+            )
+
+
 NO_MODELS = CrawlModels()
+C4_AS_PUBLISHED = C4Files()
 
 
-def llama1_corpus(raw: Root, models: CrawlModels = NO_MODELS) -> Corpus:
+def llama1_corpus(
+    raw: Root, models: CrawlModels = NO_MODELS, c4_files: C4Files = C4_AS_PUBLISHED
+) -> Corpus:
     """The sources under `raw`, the cleanest first: of equal texts the first stays.
 
     The paper says nothing of decontamination, and none is done here; a build adds it to all sources
@@ -56,7 +77,9 @@ def llama1_corpus(raw: Root, models: CrawlModels = NO_MODELS) -> Corpus:
         arxiv_source(),
         stack_exchange_source(),
         github_source(),
-        c4_source(),
+        c4_from_crawl_source(language_model=models.language, bad_words=c4_files.bad_words)
+        if c4_files.from_crawl
+        else c4_source(),
         common_crawl_source(
             identify_language=models.identify_language,
             language_model=models.language,
@@ -76,14 +99,14 @@ def llama1_corpus(raw: Root, models: CrawlModels = NO_MODELS) -> Corpus:
                 sources=frozenset({"books"}),
             ),
         ),
-        left_out=tuple(_left_out(models)),
+        left_out=tuple(_left_out(models, c4_files)),
         shares=LLAMA1_SHARES,
         epochs=LLAMA1_EPOCHS,
         token_budget=LLAMA1_TOKENS,
     )
 
 
-def _left_out(models: CrawlModels) -> Iterator[str]:
+def _left_out(models: CrawlModels, c4_files: C4Files) -> Iterator[str]:
     if models.perplexity is None:
         yield (
             "common_crawl: n-gram perplexity (no model; build_dataset.sh train-perplexity makes "
@@ -96,6 +119,8 @@ def _left_out(models: CrawlModels) -> Iterator[str]:
         )
     if not models.identify_language:
         yield "common_crawl: language identification (--models.no-identify-language)"
+    if c4_files.from_crawl and c4_files.bad_words is None:
+        yield "c4: pages with bad words (no list; --c4.bad-words names one)"
 
 
 # -- Wikipedia ------------------------------------------------------------------------------------
@@ -298,7 +323,7 @@ def common_crawl_source(
     """English CommonCrawl (paper, section 2.1): CCNet's steps, then the classifier of references.
 
     `identify_language` False keeps every language. `language_model`: fastText model that identifies
-    languages; None takes the installed lid.176.ftz. `perplexity_models`: for each language the
+    languages; None takes lid.176.ftz of data_pipeline. `perplexity_models`: for each language the
     folder of its models (`perplexity.perplexity_model`); None leaves the perplexity filter out.
     `reference_model`: the classifier; None leaves it out.
     ValueError for a path that leads to no model, or languages without one.

@@ -1,1 +1,1 @@
-"""Costs of the dataset job: each source, deduplication, tokenization, executors, memory."""
+"""Benchmarks of the data pipeline: sources, deduplication, tokenization, executors, memory."""

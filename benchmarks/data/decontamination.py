@@ -1,11 +1,11 @@
-"""Decontamination: documents compared with evaluation sets, against GPT-3's rule in plain Python.
+"""Decontamination throughput, against GPT-3's rule in plain Python.
 
     python -m benchmarks.data.decontamination [--samples FOLDER] [--rehearse]
 
-FOLDER holds `eval` (evaluation sets) and `raw/books` (`*.txt`, cut into documents here); without it
-both are made here. Speed is on the process's own CPU time; contenders take turns in every round; a
-ratio is the median over rounds of ratios within a round. The plain form keeps every run of 13
-words of the items as a string in a set.
+FOLDER holds `eval` (evaluation sets) and `raw/books` (`*.txt`, split into documents here); without
+it both are synthetic. Throughput is per CPU second of the process; contenders take turns in every
+round; a ratio is the median over rounds of ratios within a round. The plain version keeps every
+13-gram of the items as a string in a set.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Near-duplicates: speed, accuracy against exact similarities, memory, and two processes.
+"""Near-duplicate removal: throughput, accuracy against exact Jaccard indexes, memory, scaling to 2.
 
     pip install -r benchmarks/requirements.txt
     python -m benchmarks.data.dedup [--megabytes 200] [--memory-multiple 4] [--rehearse]
 
-Texts are what this machine has (documentation, manual pages, programs), with edited copies planted
-among them. What is right is known exactly: the Jaccard index of all pairs (`exact_jaccard.py`).
-Speed is on the process's own CPU time, from texts to the list of those that go, words cut and
-n-grams hashed; contenders take turns in every round, and a ratio is the median over rounds of
-ratios within a round. datatrove is slow and gets a part of the texts, with ours beside it. A peer
-that is not installed is named and left out.
+Texts are files of this machine (documentation, manual pages, programs), with edited copies planted
+among them. Ground truth is exact: the Jaccard index of all pairs (`exact_jaccard.py`). Throughput
+is per CPU second of the process, from texts to the list of removed ones, tokenization into words
+and shingling included; contenders take turns in every round, and a ratio is the median over rounds
+of ratios within a round. datatrove is slow and gets a subset of the texts, on which ours is
+measured, too. A peer that is not installed is named and skipped.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ from benchmarks.data.near_duplicate_tools import (
 )
 from data_pipeline.dedup.minhash import choose_bands
 
-# `report` and matplotlib are imported where they are used: PyTorch would be measured with the rest.
+# `report` and matplotlib are imported lazily: PyTorch would be measured with the rest.
 
 
 @dataclass(frozen=True)
 class Size:
     megabytes: float
     part_megabytes: float
-    """Of texts for datatrove."""
+    """Text for datatrove."""
     rounds: int
     thresholds: tuple[float, ...]
-    """Of the curve."""
+    """Of the precision-recall curve."""
     memory_budgets: tuple[int, ...]
     memory_multiple: int
-    """Memory is measured of so many times the texts, too."""
+    """Memory is also measured on the texts repeated this many times."""
 
 
 WHOLE = Size(200, 6, 3, (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95), (1 << 30, 1 << 26), 4)
@@ -73,13 +73,13 @@ class Results:
     num_texts: int
     megabytes: float
     num_pairs: int
-    """From the threshold on."""
+    """Pairs at or above the threshold."""
     num_planted: int
     tools: list[Measured]
     part: list[Measured]
-    """Ours and datatrove, on a part."""
+    """Ours and datatrove, on a subset."""
     curve: dict[float, Accuracy]
-    """Ours at other thresholds; what is right stays what it is at `THRESHOLD`."""
+    """Ours at other thresholds; the ground truth remains that at `THRESHOLD`."""
     memory: list[Memory]
     jobs: Jobs | None
     """None on one core."""
@@ -109,7 +109,7 @@ def curve(truth: Truth, thresholds: Sequence[float]) -> dict[float, Accuracy]:
     return {t: accuracy(truth, ours(truth.corpus.texts, t), THRESHOLD) for t in thresholds}
 
 
-# -- what is shown --------------------------------------------------------------------------------
+# -- report ---------------------------------------------------------------------------------------
 
 
 def targets(results: Results) -> list[tuple[str, str, str, str]]:
@@ -176,7 +176,7 @@ def bins_table(results: Results) -> tuple[tuple[str, ...], list[tuple[str, ...]]
 
 
 def plot(results: Results, path: Path) -> None:
-    """Left: what becomes of planted pairs by similarity. Right: recall and precision of them."""
+    """Left: share of planted pairs found, by similarity. Right: their recall and precision."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -200,10 +200,12 @@ def plot(results: Results, path: Path) -> None:
         shares = [np.nan if share is None else share for share in found.found_by_similarity]
         left.plot(middles, shares, "o-", label=result.tool)
         right.plot(found.planted_recall, found.planted_precision, "o", label=result.tool)
-    left.set(xlabel="Jaccard index of a planted pair", ylabel="share of pairs of which one goes")
+    left.set(
+        xlabel="Jaccard index of a planted pair", ylabel="share of pairs of which one is removed"
+    )
     right.set(xlabel="recall of planted pairs", ylabel="precision")
     left.set_title(f"threshold {THRESHOLD}")
-    right.set_title(f"right: pairs from {THRESHOLD} on")
+    right.set_title(f"positives: pairs from {THRESHOLD} on")
     for axis in (left, right):
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
@@ -224,8 +226,8 @@ def paragraphs(results: Results, missing: Sequence[str], picture: str, about: st
         f"of {THRESHOLD} or more; {results.num_planted:,} planted pairs that are like no other "
         "text.",
         report.table(("", "target", "measured", "reached"), targets(results)),
-        "Precision: of the texts that go, those with a similar one. Pairs left: similar pairs of "
-        "which both stay. The last two columns are about planted pairs alone.",
+        "Precision: share of removed texts with a similar one. Pairs left: similar pairs of "
+        "which both are kept. The last two columns are about planted pairs alone.",
         report.table(TOOL_HEADER, [tool_row(result) for result in results.tools]),
     ]
     if len(results.part) > 1:
@@ -233,10 +235,10 @@ def paragraphs(results: Results, missing: Sequence[str], picture: str, about: st
     if missing:
         parts.append(f"Not installed, and left out: {', '.join(missing)}.")
     parts += [
-        f"Share of planted pairs of which one text goes, at a threshold of {THRESHOLD}:",
+        f"Share of planted pairs of which one text is removed, at a threshold of {THRESHOLD}:",
         report.table(header, rows),
         f"![planted pairs by similarity; recall and precision]({picture})",
-        "Ours at other thresholds, where the right pairs stay those from "
+        "Ours at other thresholds, with positives still those from "
         f"{THRESHOLD} on; and at the threshold itself:",
         report.table(
             ("threshold", "removed", "planted: precision", "planted: recall"),

@@ -1,4 +1,4 @@
-"""What `dedup.py` measures: speed and accuracy of each tool, memory, and two processes."""
+"""Measurements of `dedup.py`: throughput and accuracy of each tool, memory, and scaling to 2."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from benchmarks.measuring.peak_memory import peak_bytes
 
 THRESHOLD = 0.8
 LOWEST = 0.5
-"""Similarity from which on pairs are known: to a planted copy no other text may be so similar."""
+"""Similarity from which on pairs are known: no other text may be this similar to a planted copy."""
 BINS = np.linspace(0.5, 1.0, 11)
 MIN_PLANTED = 5
-"""Planted pairs that a bin needs to be shown."""
+"""Minimum planted pairs in a bin to be shown."""
 Flags = npt.NDArray[np.bool_]
 
 
@@ -41,7 +41,7 @@ class Planted:
         return Planted(self.first[chosen], self.second[chosen], self.similarity[chosen])
 
     def found(self, gone: Flags) -> Flags:
-        """Of which pairs one text went."""
+        """Of which pairs one text was removed."""
         return gone[self.first] | gone[self.second]
 
 
@@ -62,14 +62,14 @@ class Truth:
 class Accuracy:
     num_removed: int
     precision: float
-    """Share of what goes that is as similar to some other text as the threshold."""
+    """Share of removed texts that are similar to some other text, by the threshold."""
     left: float
-    """Share of the pairs from the threshold on of which both stay."""
+    """Missed pairs: share of the pairs above the threshold of which both are kept."""
     planted_precision: float
     planted_recall: float
-    """Of planted pairs, those from the threshold on being the right ones."""
+    """On planted pairs, with those above the threshold as positives."""
     found_by_similarity: list[float | None]
-    """Share of planted pairs of which one goes, for each of `BINS`."""
+    """Share of planted pairs of which one is removed, per bin of `BINS`."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ class Measured:
     tool: str
     megabytes: float
     rates: list[float]
-    """MB/s of CPU time in every round."""
+    """MB per CPU second in every round."""
     ours_is_faster: float
-    """By this factor, on the same texts."""
+    """Speedup of ours on the same texts."""
     accuracy: Accuracy
 
 
@@ -89,7 +89,7 @@ class Memory:
     """Of text."""
     budget: int
     idle_bytes: int
-    """Of a process that only imports the libraries."""
+    """Peak of a process that only imports the libraries."""
     peak_bytes: int
 
     @property
@@ -100,7 +100,7 @@ class Memory:
 @dataclass(frozen=True)
 class Jobs:
     one: list[float]
-    """Seconds by the wall in every round."""
+    """Wall seconds in every round."""
     two: list[float]
 
     @property
@@ -108,18 +108,18 @@ class Jobs:
         return statistics.median(a / b for a, b in zip(self.one, self.two, strict=True))
 
 
-# -- what is right --------------------------------------------------------------------------------
+# -- ground truth ---------------------------------------------------------------------------------
 
 
 def known(corpus: Corpus) -> Truth:
     sets = NgramSets(corpus.texts, NGRAM_WORDS)
     pairs = sets.similar_pairs(LOWEST)
-    neighbours = np.bincount(np.concatenate([pairs.first, pairs.second]), minlength=len(sets.sizes))
+    neighbors = np.bincount(np.concatenate([pairs.first, pairs.second]), minlength=len(sets.sizes))
     planted = []
     for one, other in corpus.planted:
         similarity = sets.similarity(one, other)
-        # Each counts as the other's neighbour, if they are similar enough to be known.
-        if max(neighbours[one], neighbours[other]) <= int(similarity >= LOWEST):
+        # Each counts as the other's neighbor, if they are similar enough to be known.
+        if max(neighbors[one], neighbors[other]) <= int(similarity >= LOWEST):
             planted.append((one, other, similarity))
     first, second, similarities = np.array(planted, np.float64).reshape(-1, 3).T
     return Truth(
@@ -129,10 +129,10 @@ def known(corpus: Corpus) -> Truth:
 
 def accuracy(truth: Truth, removed: Sequence[int], threshold: float) -> Accuracy:
     count = len(truth.corpus.texts)
-    gone, has_neighbour = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+    gone, has_neighbor = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
     gone[list(removed)] = True
     pairs = truth.pairs.at_least(threshold)
-    has_neighbour[pairs.first] = has_neighbour[pairs.second] = True
+    has_neighbor[pairs.first] = has_neighbor[pairs.second] = True
     planted, found = truth.planted, truth.planted.found(gone)
     is_right = planted.similarity >= threshold
     bins = np.digitize(planted.similarity, BINS) - 1
@@ -142,7 +142,7 @@ def accuracy(truth: Truth, removed: Sequence[int], threshold: float) -> Accuracy
     ]
     return Accuracy(
         num_removed=len(removed),
-        precision=share_of(has_neighbour[gone], 1.0),
+        precision=share_of(has_neighbor[gone], 1.0),
         left=share_of(~gone[pairs.first] & ~gone[pairs.second], 0.0),
         planted_precision=share_of(is_right[found], 1.0),
         planted_recall=share_of(found[is_right], 1.0),
@@ -163,7 +163,7 @@ def compare(truth: Truth, tools: Sequence[Tool], rounds: int) -> list[Measured]:
     rates: dict[str, list[float]] = {tool.name: [] for tool in tools}
     found: dict[str, Accuracy] = {}
     for tool in tools:
-        tool.remove(truth.corpus.texts[:10], THRESHOLD)  # packages are imported, tables made
+        tool.remove(truth.corpus.texts[:10], THRESHOLD)  # warm-up: imports and tables
     for _ in range(rounds):
         for tool in tools:
             start = time.process_time()
@@ -186,11 +186,12 @@ def compare(truth: Truth, tools: Sequence[Tool], rounds: int) -> list[Measured]:
 
 
 def nothing() -> None:
-    """The libraries alone."""
+    """Baseline: the libraries alone."""
 
 
 def copies(corpus: Corpus, count: int) -> Iterator[str]:
-    """The texts, and again with other letters, so that they are other texts of the same make."""
+    """The texts, then again with letters substituted, so that they are distinct texts of the same
+    kind."""
     letters = string.ascii_lowercase
     for number in range(count):
         shuffled = "".join(random.Random(number).sample(letters, len(letters)))
@@ -200,7 +201,7 @@ def copies(corpus: Corpus, count: int) -> Iterator[str]:
 
 
 def measure_memory(corpus: Corpus, budgets: Sequence[int], multiple: int) -> list[Memory]:
-    """Of the texts with each budget, then of `multiple` times as many with the least."""
+    """On the texts with each budget, then on `multiple` times as many with the smallest."""
     _, idle = peak_bytes(nothing)
     results = []
     for times, some_budgets in ((1, budgets), (multiple, budgets[-1:])):

@@ -1,15 +1,16 @@
-"""How a build scales with processes, what Ray costs, and whether memory depends on the amount.
+"""Scaling of a build with processes, Ray's overhead, and memory against input size.
 
     python -m benchmarks.data.engines [--megabytes 200] [--large 4000] [--rounds 3] [--rehearse]
 
-A build is C4's: gzipped JSON lines made by code, through the source's reader and filters, to a
-documents folder of distinct texts. All tasks, the rule that compares documents, and publishing
-count; starting Ray does not. The engines take turns in every round, each build in a process of its
-own, and a ratio is the median over rounds. Times are by the wall, so the machine should be idle;
-what two processes can have of it at all is measured in every round too, by a loop that only counts.
+A build is C4's: synthetic gzipped JSON lines, through the source's reader and filters, to a
+documents folder without exact duplicates. All tasks, the deduplication rule, and publishing are
+timed; starting Ray is not. The executors take turns in every round, each build in a process of its
+own, and a ratio is the median over rounds. Times are wall times, so the machine should be idle; the
+machine's own scaling to two processes is measured in every round, too, by a CPU-bound counting
+loop.
 
-Memory is the largest resident set of a worker after any of its tasks, and of the process that leads
-the build, with two workers: on --megabytes and on --large (0: not measured).
+Memory is the peak resident set of a worker after any of its tasks, and of the driver process, with
+two workers: on --megabytes and on --large (0: not measured).
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ from data_pipeline.executors.local import Processes
 from data_pipeline.executors.ray import ray_cluster
 from recipes.llama1_corpus import c4_source
 
-# `report` is imported where it is used: it brings PyTorch, which would be measured with the rest.
+# `report` is imported lazily: it imports PyTorch, which would be measured with the rest.
 
 ENGINES = ("1 process", "2 processes", "Ray, 2 workers")
-# (what is compared, with what, the least times as fast)
+# (contender, baseline, minimum speedup)
 TARGETS = (("2 processes", "1 process", 1.8), ("Ray, 2 workers", "2 processes", 0.9))
-_FILE_BYTES = 8_000_000  # of text; many for every worker, so that none waits long at the end
-_MEMORY_BUDGET = 16 << 20  # for comparing: the least there is, so that it hides no other growth
+_FILE_BYTES = 8_000_000  # of text; many for every worker, so that none is idle long at the end
+_MEMORY_BUDGET = 16 << 20  # for deduplication: the minimum, so that it hides no other growth
 _FLAT = 1.2
-"""Memory counts as flat if it grows by less, however much more there is to build."""
+"""Memory counts as constant if it grows by less than this factor with the input size."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Build:
 
 
 def write_raw_files(folder: Path, megabytes: float) -> None:
-    """C4's files with `megabytes` of text, every page another one, one in ten a second time."""
+    """C4's files with `megabytes` of text, all pages distinct, except one in ten, which is
+    repeated."""
     drawn = random.Random(0)
     words = ["".join(drawn.choices("etaoinshrdlu", k=drawn.randrange(2, 10))) for _ in range(5_000)]
     sentences = [
@@ -95,7 +97,7 @@ def _rows(drawn: random.Random, sentences: Sequence[str], num_bytes: int) -> Ite
 
 @contextmanager
 def started(name: str, shared: Path) -> Iterator[Executor]:
-    """The engine, with its workers running where they outlive a task."""
+    """The executor, with its workers running if they outlive a task."""
     if name in ENGINES[:2]:
         yield Processes(1 + ENGINES.index(name))
         return
@@ -106,7 +108,7 @@ def started(name: str, shared: Path) -> Iterator[Executor]:
 
 
 def build(name: str, raw: Path) -> tuple[float, int, int]:
-    """(seconds, documents, bytes of the largest worker)."""
+    """(seconds, documents, peak bytes of the largest worker)."""
     with tempfile.TemporaryDirectory(dir=raw.parent) as folder:
         out = Path(folder, "out")
         with started(name, Path(folder)) as engine:
@@ -128,7 +130,8 @@ def measured(name: str, raw: Path, megabytes: float) -> Build:
 def speeds(
     megabytes: float, rounds: int, steps: int, folder: Path
 ) -> tuple[list[Build], list[float]]:
-    """Of every engine in turn, in every round; and how many times as fast two processes count."""
+    """Builds of every executor, in turns, in every round; and the counting loop's speedup by
+    two."""
     raw = folder / "speed"
     write_raw_files(raw, megabytes)
     builds: list[Build] = []
@@ -153,17 +156,17 @@ def memory(megabytes: float, folder: Path, engines: Sequence[str]) -> list[Build
     return [measured(name, raw, megabytes) for name in engines]
 
 
-# -- what is shown --------------------------------------------------------------------------------
+# -- report ---------------------------------------------------------------------------------------
 
 
 def ratio(builds: Sequence[Build], name: str, base: str) -> float:
-    """How many times as fast `name` is as `base`: the median over rounds."""
+    """Speedup of `name` over `base`: the median over rounds."""
     of = {engine: [b.seconds for b in builds if b.engine == engine] for engine in (name, base)}
     return statistics.median(b / a for a, b in zip(of[name], of[base], strict=True))
 
 
 def growth(builds: Sequence[Build], name: str) -> tuple[float, float]:
-    """(workers', leader's) memory with the most data, to that with the least."""
+    """(workers', driver's) memory with the largest input, relative to that with the smallest."""
     of = sorted((b for b in builds if b.engine == name), key=lambda b: b.megabytes)
     return (
         of[-1].worker_peak_bytes / of[0].worker_peak_bytes,

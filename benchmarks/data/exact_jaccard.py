@@ -1,9 +1,10 @@
-"""All pairs of texts whose sets of word n-grams are similar, exactly: no hashes, no estimates.
+"""Exact set-similarity join: all pairs of texts with a given Jaccard index of word n-grams.
 
-A set-similarity join by prefixes (Bayardo, Ma, Srikant, "Scaling Up All Pairs Similarity Search",
-2007; Xiao et al., "Efficient Similarity Joins for Near Duplicate Detection", 2008). With the rarest
-n-grams first, two sets of Jaccard index t or more share one of the first |x| - t |x| + 1 of the
-larger set and the first |y| - 2t/(1+t) |y| + 1 of the smaller. Pairs that do are counted in full.
+A prefix-filtering join (Bayardo, Ma, Srikant, "Scaling Up All Pairs Similarity Search", 2007; Xiao
+et al., "Efficient Similarity Joins for Near Duplicate Detection", 2008), without hashes or
+estimates. With the rarest n-grams first, two sets of Jaccard index t or more share one of the first
+|x| - t |x| + 1 of the larger set and the first |y| - 2t/(1+t) |y| + 1 of the smaller. Such pairs
+are verified in full.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ _EPSILON = 1e-9  # a threshold such as 0.7 is not a binary fraction
 
 @dataclass(frozen=True)
 class Similar:
-    """Pairs, each once, in ascending order."""
+    """Distinct pairs, in ascending order."""
 
     first: Ints
     second: Ints
-    """Above `first`."""
+    """Larger than `first`."""
     similarity: npt.NDArray[np.float64]
 
     def at_least(self, similarity: float) -> Similar:
@@ -36,13 +37,13 @@ class Similar:
         return Similar(self.first[chosen], self.second[chosen], self.similarity[chosen])
 
     def within(self, num_texts: int) -> Similar:
-        """Those among the first texts."""
+        """The pairs among the first `num_texts` texts."""
         chosen = self.second < num_texts
         return Similar(self.first[chosen], self.second[chosen], self.similarity[chosen])
 
 
 class NgramSets:
-    """The set of word n-grams of each text, as numbers: the rarer an n-gram, the lower its number.
+    """The set of word n-grams of each text, as ids: the rarer an n-gram, the smaller its id.
     Every text needs n words."""
 
     def __init__(self, texts: Sequence[str], n: int) -> None:
@@ -63,13 +64,13 @@ class NgramSets:
         return self.members[self.starts[text] : self.starts[text] + self.sizes[text]]
 
     def similarity(self, one: int, other: int) -> float:
-        """The Jaccard index of two sets."""
+        """Jaccard index of two sets."""
         a, b = self.of(one), self.of(other)
         common = len(np.intersect1d(a, b, assume_unique=True))
         return common / (len(a) + len(b) - common)
 
     def similar_pairs(self, min_similarity: float) -> Similar:
-        """All pairs of texts that are at least so similar."""
+        """All pairs of texts with at least this Jaccard index."""
         parts = [np.empty(0, np.int64)]
         parts += [_distinct(some) for some in self._candidates(min_similarity)]
         pairs = _distinct(np.concatenate(parts))
@@ -79,8 +80,8 @@ class NgramSets:
         return Similar(first, second, similarity).at_least(min_similarity)
 
     def _prefixes(self, share: float) -> tuple[Ints, Ints, Ints]:
-        """Member, text and place of the first size - share * size + 1 members of each set, but for
-        those that no other set has."""
+        """Member, text and position of the first size - share * size + 1 members of each set,
+        except for members of no other set."""
         lengths = self.sizes - np.ceil(share * self.sizes - _EPSILON).astype(np.int64) + 1
         texts = np.repeat(np.arange(len(self.sizes)), self.sizes)
         places = np.arange(len(self.members)) - self.starts[texts]
@@ -88,7 +89,7 @@ class NgramSets:
         return self.members[chosen], texts[chosen], places[chosen]
 
     def _candidates(self, t: float) -> Iterator[Ints]:
-        """Pairs that may be similar, as numbers: first text x number of texts + second."""
+        """Candidate pairs, encoded as first text x number of texts + second."""
         factor = int(self.sizes.max(initial=0)) + 1
         member, small, small_place = self._prefixes(2 * t / (1 + t))
         keys = member * factor + self.sizes[small]
@@ -103,7 +104,7 @@ class NgramSets:
             before = np.cumsum(counts[part]) - counts[part]
             other = np.arange(len(place)) - np.repeat(before - low[part], counts[part])
             one, two = large[place], small[other]
-            # Where this is the first member that they share, no more than the rest can be.
+            # If this is the first shared member, the intersection is at most what remains.
             rest = np.minimum(
                 size[place] - large_place[place], self.sizes[two] - small_place[other]
             )
@@ -114,7 +115,7 @@ class NgramSets:
 
 
 def _slices(counts: Ints) -> Iterator[slice]:
-    """Consecutive pieces in which the counts sum to a bounded number."""
+    """Consecutive slices in which the counts sum to a bounded number."""
     ends = np.cumsum(counts)
     start = 0
     while start < len(counts):
@@ -125,7 +126,8 @@ def _slices(counts: Ints) -> Iterator[slice]:
 
 
 def _ngrams(texts: Sequence[str], n: int) -> tuple[Ints, Ints]:
-    """A number for each n-gram, and how many each text has: equal n-grams have equal numbers."""
+    """An id for each n-gram, and the number of n-grams of each text: equal n-grams have equal
+    ids."""
     vocabulary: dict[str, int] = {}
     words: list[int] = []
     counts = []
@@ -137,7 +139,7 @@ def _ngrams(texts: Sequence[str], n: int) -> tuple[Ints, Ints]:
     ids = np.array(words, np.int64)
     numbers = ids
     for length in range(2, n + 1):
-        # Numbers of the shorter n-grams, each followed by a word.
+        # Ids of the shorter n-grams, each combined with the next word.
         following = ids[length - 1 :]
         _, numbers = np.unique(
             numbers[: len(following)] * len(vocabulary) + following, return_inverse=True

@@ -1,7 +1,7 @@
-"""Texts that a machine has, with near-duplicates planted among them.
+"""Corpus for the near-duplicate benchmark: files of this machine, with planted near-duplicates.
 
-Documentation, manual pages and programs hold many near-duplicates of their own: licences,
-translations, versions of one library. Of equal texts one is taken.
+Documentation, manual pages and programs contain many near-duplicates of their own: licences,
+translations, versions of one library. Exact duplicates are removed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SUFFIXES = frozenset(
     [".py", ".txt", ".rst", ".md", ".html", ".h", ".hpp", ".1", ".2", ".3", ".4", ".5", ".7", ".8"]
 )
 CHARACTERS = range(300, 40_000)
-"""Of a text that is taken."""
+"""Allowed length of a text."""
 MIN_WORDS = 50
 PLANTED_SHARE = 0.1
 SIMILARITIES = (0.4, 1.0)
@@ -40,15 +40,15 @@ _FILE_BYTES = 8 << 20
 class Corpus:
     texts: tuple[str, ...]
     planted: tuple[tuple[int, int], ...]
-    """(original, copy) of each planted pair, by their places in `texts`."""
+    """(original, copy) of each planted pair, by index in `texts`."""
 
     @property
     def num_bytes(self) -> int:
         return sum(len(text.encode()) for text in self.texts)
 
     def part(self, num_bytes: int) -> Corpus:
-        """The first texts, up to a size, with the planted copies among them; a copy may be beyond
-        the end, so that there are fewer."""
+        """The first texts, up to a size, with the planted copies among them; copies beyond the end
+        are lost, so that there are fewer."""
         size = 0
         end = 0
         while end < len(self.texts) and size < num_bytes:
@@ -59,8 +59,8 @@ class Corpus:
 
 def make_corpus(num_bytes: int, ngram_words: int, seed: int = 0) -> Corpus:
     """About `num_bytes` of texts from `FOLDERS`, or all there are; one in eleven is an edited copy
-    of another, at n-gram similarities spread over `SIMILARITIES`. Copies stand near their
-    originals, before or after them.
+    of another, at n-gram similarities spread over `SIMILARITIES`. Copies are near their originals,
+    before or after them.
     """
     rng = random.Random(seed)
     texts: list[str] = []
@@ -75,7 +75,7 @@ def make_corpus(num_bytes: int, ngram_words: int, seed: int = 0) -> Corpus:
             added.append(edited(text, rng.uniform(*SIMILARITIES), ngram_words, rng))
         texts += added
         size += sum(len(some.encode()) for some in added)
-    # Neighbours within a window change places: copies do not always come second.
+    # Shuffled within a window, so that copies do not always come second.
     order = sorted(range(len(texts)), key=lambda place: place + rng.uniform(0, 200))
     places = {old: new for new, old in enumerate(order)}
     pairs = tuple((places[one], places[other]) for one, other in planted)
@@ -83,7 +83,7 @@ def make_corpus(num_bytes: int, ngram_words: int, seed: int = 0) -> Corpus:
 
 
 def machine_texts(rng: random.Random) -> Iterator[str]:
-    """Distinct texts, in an order that the generator chooses."""
+    """Distinct texts, in an order chosen by the generator."""
     paths = sorted(
         path
         for folder in FOLDERS
@@ -115,10 +115,10 @@ def _text_of(path: Path) -> str | None:
 
 
 def edited(text: str, similarity: float, ngram_words: int, rng: random.Random) -> str:
-    """With single words replaced, so many that about this similarity of n-grams is left.
+    """`text` with single words replaced, so many that about this Jaccard index of n-grams is left.
 
-    An n-gram stays if none of its words goes. If a share q of them stays, of both texts' n-grams
-    together q / (2 - q) are in both.
+    An n-gram is kept if none of its words is replaced. If a share q is kept, the Jaccard index of
+    both texts' n-grams is q / (2 - q).
     """
     left = 2 * similarity / (1 + similarity)
     replaced = 1 - left ** (1 / ngram_words)
@@ -130,7 +130,7 @@ def edited(text: str, similarity: float, ngram_words: int, rng: random.Random) -
 
 
 def write_documents(texts: Iterable[str], folder: Path) -> None:
-    """As Parquet files like a build's."""
+    """Write Parquet files like a build's."""
     group: list[str] = []
     first = size = num_files = 0
 

@@ -1,8 +1,8 @@
-"""Who is compared: this project's rule, and packages that find near-duplicates by MinHash.
+"""Contenders of the near-duplicate benchmark: this project's rule, and MinHash packages.
 
-Each gets the texts in order and says which go. Similarity is that of sets of word n-grams, a word
-being a run of letters and digits in lower case; datatrove cuts words in its own way. Where two
-texts are similar, the first is kept.
+Each gets the texts in order and returns which to remove. Similarity is the Jaccard index of sets of
+word n-grams, a word being a run of letters and digits in lower case; datatrove splits words in its
+own way. Of two similar texts, the first is kept.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ NUM_HASHES = 128
 OURS, DATATROVE, DATASKETCH, RENSA = "ours", "datatrove", "datasketch", "rensa"
 
 Remover = Callable[[Sequence[str], float], list[int]]
-"""Places of the texts that go, of texts and the similarity from which on they do."""
+"""(texts, minimum similarity) -> indexes of the texts to remove."""
 
 
 @dataclass(frozen=True)
 class Tool:
     name: str
     package: str | None
-    """Of which the version is named; None for ours."""
+    """Package whose version is reported; None for ours."""
     remove: Remover
 
     def is_installed(self) -> bool:
@@ -43,7 +43,7 @@ class Tool:
 def remove_from_folder(
     folder: Path, min_similarity: float, jobs: int = 1, memory_budget: int = 1 << 30
 ) -> list[int]:
-    """Ours, of the documents in a folder of Parquet files."""
+    """Ours, on the documents in a folder of Parquet files."""
     files = [DocumentFile.whole(path) for path in sorted(folder.glob("*.parquet"))]
     with (
         tempfile.TemporaryDirectory() as work,
@@ -56,7 +56,7 @@ def remove_from_folder(
 
 
 def ours(texts: Sequence[str], min_similarity: float) -> list[int]:
-    """Writing the texts to files is a part of it, since the others get them in memory."""
+    """Includes writing the texts to files, since the others get them in memory."""
     with tempfile.TemporaryDirectory() as folder:
         write_documents(texts, Path(folder))
         return remove_from_folder(Path(folder), min_similarity)
@@ -68,7 +68,8 @@ def word_ngrams(text: str) -> list[str]:
 
 
 def datasketch(texts: Sequence[str], min_similarity: float) -> list[int]:
-    """Its index, with the bands that it chooses for the threshold, by the faster of its hashes."""
+    """Its LSH index, with the bands that it chooses for the threshold, by the faster of its
+    hashes."""
     import xxhash
     from datasketch import MinHash, MinHashLSH
 
@@ -85,8 +86,8 @@ def datasketch(texts: Sequence[str], min_similarity: float) -> list[int]:
 
 
 def rensa(texts: Sequence[str], min_similarity: float) -> list[int]:
-    """Its deduplicator, which verifies candidates by their sketches. Sixteen bands: with the eight
-    that it has by default it leaves six times as many pairs."""
+    """Its deduplicator, which verifies candidates by their sketches. Sixteen bands: with its
+    default of eight it misses six times as many pairs."""
     from rensa import RMinHashDeduplicator
 
     deduplicator = RMinHashDeduplicator(
@@ -100,8 +101,8 @@ def rensa(texts: Sequence[str], min_similarity: float) -> list[int]:
 
 def datatrove(texts: Sequence[str], min_similarity: float) -> list[int]:
     """Its first three steps with its defaults: English words, fourteen buckets of eight hashes.
-    These fix its threshold (its source names 0.72), whatever is asked for here. It keeps one text
-    of a cluster, not always the first."""
+    These fix its threshold (its source states 0.72), regardless of `min_similarity`. It keeps one
+    text of a cluster, not always the first."""
     import xxhash
     from datatrove.data import Document
     from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
@@ -116,7 +117,7 @@ def datatrove(texts: Sequence[str], min_similarity: float) -> list[int]:
             Document(text=text, id=str(place)) for place, text in enumerate(texts)
         )
         sign = MinhashDedupSignature(signatures, config)
-        # It was written for xxhash 3, which encodes a string by itself.
+        # It was written for xxhash 3, which encodes strings itself.
         sign._hash_func = lambda ngram: xxhash.xxh64_intdigest(ngram.encode())
         sign.run(documents)
         for bucket in range(config.num_buckets):

@@ -1,12 +1,12 @@
-"""How fast repeated paragraphs are found and removed, against plain Python, and in what memory.
+"""Paragraph-level deduplication: throughput against plain Python, and memory.
 
     python -m benchmarks.data.paragraphs [--samples FOLDER] [--megabytes 32] [--rehearse]
 
-One core, the process's own CPU time; the contenders take turns in every round, and a ratio is the
-median over rounds. All of them normalise, hash, decide and remove, and remove the same. Texts:
-pages made by code, with the same menus and notices around paragraphs of their own; and where FOLDER
-has `raw/`, documents of C4 and CommonCrawl, with a word added to every line of a repetition so that
-its paragraphs are new. The target is 26 MB/s, the pace of a numpy version of the same rule.
+One core, per CPU second of the process; the contenders take turns in every round, and a ratio is
+the median over rounds. All of them normalize, hash, decide and remove, with equal results. Texts:
+synthetic pages with shared menus and notices around unique paragraphs; and where FOLDER has `raw/`,
+documents of C4 and CommonCrawl, repeated with a word added to every line so that the paragraphs are
+new. The target is 26 MB/s, the throughput of a numpy version of the same rule.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from data_pipeline.executors.local import Processes
 from data_pipeline.sources import c4, common_crawl
 from data_pipeline.text.normal_forms import paragraph_key
 
-# `report` is imported where it is used: it brings PyTorch, which would be measured with the rest.
+# `report` is imported lazily: it imports PyTorch, which would be measured with the rest.
 
 TARGET_MB_PER_SECOND = 26.0
 Remover = Callable[[Sequence[str]], list[str]]
@@ -49,9 +49,9 @@ class Speed:
     removed_share: float
     """Of the characters."""
     megabytes_per_second: dict[str, float]
-    """Of each contender, the median over rounds."""
+    """Per contender, the median over rounds."""
     ratios: dict[str, float]
-    """Ours to each other one."""
+    """Speedup of ours over each other contender."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def ours(texts: Sequence[str]) -> list[str]:
 
 
 def plain_python(texts: Sequence[str]) -> list[str]:
-    """A set of hashes: the first 64 bits of SHA-1 of each normalised line, as in CCNet."""
+    """A set of hashes: the first 64 bits of SHA-1 of each normalized line, as in CCNet."""
     seen: set[bytes] = set()
     result = []
     for text in texts:
@@ -134,7 +134,7 @@ _LETTERS = {
 
 
 def made_texts(language: str, megabytes: float) -> Iterator[str]:
-    """Pages of 20 lines, four of which stand in many others."""
+    """Synthetic pages of 20 lines, four of which are boilerplate shared with many others."""
     drawn = random.Random(0)
     letters = _LETTERS[language]
     words = ["".join(drawn.choices(letters, k=drawn.randrange(2, 10))) for _ in range(5_000)]
@@ -148,7 +148,7 @@ def made_texts(language: str, megabytes: float) -> Iterator[str]:
 
 
 def real_texts(samples: Path) -> dict[str, list[str]]:
-    """Of each source, the texts as its reader gives them."""
+    """Per source, the texts as its reader yields them."""
     readers = {
         "C4": (c4.inputs(samples / "raw" / "c4"), partial(c4.read, language="en")),
         "CommonCrawl": (
@@ -165,7 +165,7 @@ def real_texts(samples: Path) -> dict[str, list[str]]:
 
 
 def repeated(texts: Sequence[str], megabytes: float) -> list[str]:
-    """The texts again and again, other paragraphs each time."""
+    """The texts repeated, with distinct paragraphs each time."""
     result = []
     size = 0
     for number in itertools.count():
@@ -193,18 +193,20 @@ def compare_random(folder: Path, memory_budget: int) -> None:
 
 
 def write_random_hashes(folder: Path, count: int, num_parts: int) -> None:
-    """Half of all paragraphs are copies."""
+    """Half of all paragraphs are duplicates."""
     drawn = np.random.default_rng(0)
     for part in range(num_parts):
         (folder / f"part-{part}").mkdir()
         hashes = drawn.integers(0, count // 2, count // num_parts).astype(np.uint64)
-        hashes *= np.uint64(0x9E3779B97F4A7C15)  # an odd factor: different numbers stay different
+        hashes *= np.uint64(
+            0x9E3779B97F4A7C15
+        )  # an odd factor is a bijection: distinct stay distinct
         np.save(folder / f"part-{part}" / HASHES, hashes)
         np.save(folder / f"part-{part}" / COUNTS, np.full(len(hashes) // 10, 10, np.uint32))
 
 
 def nothing() -> None:
-    """The libraries alone."""
+    """Baseline: the libraries alone."""
 
 
 def measure_memory(megabytes: float, count: int) -> list[Memory]:
@@ -223,7 +225,7 @@ def measure_memory(megabytes: float, count: int) -> list[Memory]:
     return results
 
 
-# -- what is shown --------------------------------------------------------------------------------
+# -- report ---------------------------------------------------------------------------------------
 
 
 def speed_row(result: Speed) -> tuple[str, ...]:

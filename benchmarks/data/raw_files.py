@@ -1,6 +1,6 @@
-"""Large raw files of the sources, made by code: a few documents over and over, of any size.
+"""Generates large synthetic raw files of each source: a few documents repeated, of any size.
 
-A size is that before compression, and is reached within one document or one compressed piece.
+A size is that before compression, rounded up to a document or a compressed chunk.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pathlib import Path
 
 SENTENCE = "The river rose slowly over the fields, and the people of the town watched it rise. "
 PARAGRAPH = SENTENCE * 4
-_PIECE_BYTES = 1 << 20  # what is compressed at once and then repeated
+_PIECE_BYTES = 1 << 20  # compressed once and then repeated
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """One raw file of a source, under the name that tells the source what it is."""
+    """One raw file of a source, with a name that the source recognizes."""
 
     source: str
     path: str
-    """Under the source's folder."""
+    """Path under the source's folder."""
     write: Callable[[Path, int], None]
-    """Makes the file of about so many bytes."""
+    """Generates the file with about this many bytes."""
 
 
 def warc_record(kind: str, content_type: str, url: str, block: bytes) -> bytes:
@@ -69,7 +69,7 @@ def write_c4(path: Path, num_bytes: int) -> None:
 
 
 def write_github(path: Path, num_bytes: int) -> None:
-    """Rows as BigQuery exports them, each with a notice to remove."""
+    """Rows as BigQuery exports them, each with a licence notice to strip."""
     notice = "# Copyright 2020 The Authors\n# SPDX-License-Identifier: MIT\n\n"
     body = "".join(f"def add_{i}(first, second):\n    return first + {i}\n\n\n" for i in range(80))
     row = {"repo_name": "a/b", "path": "src/f.py", "license": "mit", "content": notice + body}
@@ -152,7 +152,7 @@ def _json_line(row: dict[str, str]) -> bytes:
 
 
 def _repeated(pack: Callable[[bytes], bytes], item: bytes, num_bytes: int) -> Iterator[bytes]:
-    """One compressed piece over and over: every reader takes streams that follow one another."""
+    """One compressed chunk repeated: every reader supports concatenated streams."""
     piece = item * max(1, min(_PIECE_BYTES, num_bytes) // len(item))
     return itertools.repeat(pack(piece), 1 + num_bytes // len(piece))
 

@@ -1,13 +1,12 @@
-"""Peak memory of a build's worker on one large file of each format that is read as a stream.
+"""Peak memory of a build's worker on one large file of each streaming format.
 
     python -m benchmarks.data.reader_memory [--bytes 2147483648] [--formats warc wet ...]
         [--rehearse]
 
-Each file is made here, of a few documents repeated, and becomes a part of a build in a process of
-its own: read, edited, filtered and written. What is measured is the largest resident set of that
-process, beside that of a process that has only prepared the sources ("idle"). Every result is
-printed and written as soon as it is there; those of other formats of the same size and code are
-kept.
+Each file is synthetic, a few documents repeated, and becomes a part of a build in a process of its
+own: read, edited, filtered and written. The peak resident set of that process is measured, beside
+that of a process that has only prepared the sources ("idle"). Every result is printed and written
+as soon as it is available; results of other formats with the same size and code are kept.
 """
 
 from __future__ import annotations
@@ -37,19 +36,19 @@ class Result:
     format: str
     commit: str
     num_bytes: int
-    """Of the file before compression, about."""
+    """Approximate size of the file before compression."""
     file_bytes: int
     num_read: int
     num_kept: int
     seconds: float
     """CPU time of the worker."""
     idle_bytes: int
-    """Largest resident set of a process that only prepares the sources (`prepare`)."""
+    """Peak resident set of a process that only prepares the sources (`prepare`)."""
     peak_bytes: int
 
 
 def measure(name: str, num_bytes: int, commit: str, idle: int) -> Result:
-    """Make the file, build it in a fresh process, forget it."""
+    """Generate the file, build it in a fresh process, delete it."""
     raw_file = RAW_FILES[name]
     with tempfile.TemporaryDirectory() as folder:
         raw, out = Path(folder, "raw"), Path(folder, "out")
@@ -62,7 +61,7 @@ def measure(name: str, num_bytes: int, commit: str, idle: int) -> Result:
 
 
 def build(source_name: str, raw: Path, out: Path) -> tuple[int, int, float]:
-    """Documents read and kept, and the CPU time."""
+    """(documents read, documents kept, CPU seconds)."""
     corpus = llama1_corpus(raw, CrawlModels())
     ((source, root),) = (pair for pair in corpus.sources if pair[0].name == source_name)
     part = Part(source, source.inputs(root).files, out)
@@ -74,15 +73,15 @@ def build(source_name: str, raw: Path, out: Path) -> tuple[int, int, float]:
 
 
 def prepare() -> None:
-    """What every worker has before it opens a file: libraries, and the model of languages."""
+    """What every worker loads before it opens a file: libraries, and the language model."""
     llama1_corpus(Path(), CrawlModels())
 
 
-# -- what is shown --------------------------------------------------------------------------------
+# -- report ---------------------------------------------------------------------------------------
 
 
 def row(result: Result) -> tuple[str, ...]:
-    """The result's line in the table."""
+    """The result's row in the table."""
     return (
         result.format,
         f"{result.num_bytes / 1e6:,.1f}",

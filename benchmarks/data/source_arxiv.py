@@ -1,14 +1,14 @@
-"""LaTeX cleaning: ours, pylatexenc's parser, and regular expressions without arguments.
+"""LaTeX cleaning: ours against pylatexenc's parser and regular expressions without arguments.
 
     pip install -r benchmarks/requirements.txt
     python -m benchmarks.data.source_arxiv [--samples FOLDER] [--rehearse]
 
-Every contender works on the same texts in one process on one thread; a rate is the text's UTF-8
-bytes by the process's own CPU time, the best of several rounds; "ours by" is our rate divided by
-the contender's. Left over are uses of macros that
-the paper itself defines, found by a search that knows nothing of our expander. pylatexenc parses
-and does not expand: it stands for the cost of a full parse. Without `--samples` the paper is made
-here; with it, every paper under FOLDER is measured.
+Every contender works on the same texts in one process on one thread; throughput is the text's UTF-8
+bytes per CPU second of the process, the best of several rounds; "ours by" is the speedup of ours
+over the contender. "left" counts remaining uses of macros that the paper itself defines, found by a
+search that is independent of our expander. pylatexenc parses and does not expand: it represents the
+cost of a full parse. Without `--samples` the paper is synthetic; with it, every paper under FOLDER
+is measured.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Result:
 
 
 def made_paper(rng: Random, num_characters: int) -> str:
-    """A paper with fifty macros, about one use in 150 characters, comments and a bibliography."""
+    """A synthetic paper with fifty macros, a use about every 150 characters, comments, a
+    bibliography."""
     names = [f"my{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(50)]
     forms = {name: rng.choice(_FORMS) for name in names}
     lines = ["\\documentclass{article}"]
@@ -81,9 +82,9 @@ def ours(text: str) -> str:
 
 
 def regexes_without_arguments(text: str) -> str:
-    """What cleaning by regular expressions alone comes to: macros with a braced name and without
-    arguments, each replaced where a character that is no letter follows; comments from a percent
-    sign on; from the first section to the bibliography.
+    """Cleaning by regular expressions alone: macros with a braced name and without arguments, each
+    replaced where a non-letter follows; comments from a percent sign on; from the first section to
+    the bibliography.
     """
     definition = (
         r"\\newcommand\*?\{\\([a-zA-Z0-9]+)\}\{(.*)\}\s*$|\\def\\([a-zA-Z0-9]+)\{(.*)\}\s*$"
@@ -107,7 +108,7 @@ def defined_names(text: str) -> set[str]:
     text = re.sub(r"(?m)(?<!\\)%.*", "", text)
     named = r"\\(?:(?:new|renew|provide)command|DeclareMathOperator|[gex]?def|let)\*?"
     found = set(re.findall(named + r"\s*\{?\s*\\([A-Za-z@]+)", text))
-    return found - {"section", "subsection"}  # they keep their names, whoever redefines them
+    return found - {"section", "subsection"}  # kept on purpose, even if redefined
 
 
 def num_uses(text: str, names: set[str]) -> int:

@@ -1,14 +1,14 @@
-"""Books: Project Gutenberg's texts and overlaps, against packages that do a part of it.
+"""Books: Project Gutenberg boilerplate and book overlap, against packages that do a part of it.
 
     pip install -r benchmarks/requirements.txt
     python -m benchmarks.data.source_books [--samples FOLDER] [--rehearse]
     python -m benchmarks.data.source_books --gib 2
 
-FOLDER holds raw/books (`*.txt`); without it books are made here. `--gib` shows the memory and time
-that the overlaps of so many GiB of books take, and nothing else. Speed is on the process's own CPU
-time; contenders take turns in every round, and a ratio is the median over rounds of ratios within
-a round. gutenberg-cleaner takes header and footer off; datasketch estimates the Jaccard index of
-sets of 5-grams, which is not containment: a book in an omnibus is none of its finds.
+FOLDER holds raw/books (`*.txt`); without it books are synthetic. `--gib` shows only the memory and
+time of the overlaps of that many GiB of books. Throughput is per CPU second of the process;
+contenders take turns in every round, and a ratio is the median over rounds of ratios within a
+round. gutenberg-cleaner strips header and footer; datasketch estimates the Jaccard index of sets of
+5-grams, which is not containment: it does not find a book in an omnibus.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ TELLING = ("gutenberg", "proofread", "transcriber's note", "etext edition", "pgd
 
 
 def made(num_books: int, num_words: int) -> dict[str, str]:
-    """Books of a common vocabulary, every fourth a copy of the one before with 1 % typos."""
+    """Synthetic books of a common vocabulary, every fourth a copy of the one before with 1 %
+    typos."""
     rng = random.Random(0)
     vocabulary = ["".join(rng.choices("abcdefghij", k=rng.randrange(2, 9))) for _ in range(9_000)]
     texts: dict[str, str] = {}
@@ -72,14 +73,14 @@ def overlaps(texts: dict[str, str], folder: Path) -> Removals:
 
 
 def overlaps_of(gib: float) -> None:
-    """Overlaps of many made books, every fourth a copy with typos."""
+    """Overlaps of many synthetic books, every fourth a copy with typos."""
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "books.parquet"
         few = list(made(4, 90_000).values())
         size = 0
         with pq.ParquetWriter(path, pa.schema([("id", pa.string()), ("text", pa.string())])) as out:
             while size < gib * (1 << 30):
-                # Other letters make another book of the same structure.
+                # Substituted letters make a distinct book of the same structure.
                 seed = random.Random(size)
                 key = str.maketrans("abcdefghij", "".join(seed.sample("abcdefghijklmnopq", 10)))
                 texts = [text.translate(key) for text in few]

@@ -1,9 +1,9 @@
-"""How fast CommonCrawl and C4 are read and judged, against the bare libraries and datatrove.
+"""CommonCrawl and C4: throughput of reading and filtering, against bare libraries and datatrove.
 
     python -m benchmarks.data.source_common_crawl [--samples FOLDER] [--rehearse]
 
 The contenders of a target take turns in every round, in one process on one core, timed by the
-process's own CPU time; a ratio is the median over the rounds. Data is made by code, but for the
+process's own CPU time; a ratio is the median over the rounds. Data is synthetic, except the
 documents where FOLDER has `raw/c4`. `--rehearse` runs everything in a small size.
 """
 
@@ -41,7 +41,7 @@ _SYLLABLES = [f"{a}{b}" for a in "bcdfghklmnprstvwz" for b in ("a", "e", "i", "o
 
 
 def _vocabulary() -> list[str]:
-    """Made words, short ones first; by Zipf's law they compress as text does, to a quarter."""
+    """Synthetic words, short ones first; with Zipf's law they compress like text, to a quarter."""
     rng = random.Random(7)
     words = {"".join(rng.choices(_SYLLABLES, k=rng.randrange(1, 5))) for _ in range(12_000)}
     return sorted(words, key=lambda word: (len(word), word))
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def warc_reading(archive: Path) -> dict[str, Work]:
-    """Records of an archive, each read: target 0.9 of bare fastwarc."""
+    """Reading all records of an archive: target 0.9 of bare fastwarc."""
 
     def ours() -> None:
         for block in records(archive, max_block_bytes=MAX_BLOCK_BYTES):
@@ -116,7 +116,7 @@ def html_to_text(pages: list[bytes]) -> dict[str, Work]:
 
 
 def language_id(documents: list[Document]) -> dict[str, Work]:
-    """Languages of documents: target is the pace of fastText itself on 1,000 characters."""
+    """Language identification: target is the throughput of fastText itself on 1,000 characters."""
     model = language_model(None)
     bare_model = fasttext.load_model(str(model.path))
 
@@ -132,7 +132,7 @@ def language_id(documents: list[Document]) -> dict[str, Work]:
 
 
 def rule_filters(documents: list[Document]) -> dict[str, Work]:
-    """All of C4's rules on one document after the other: target 20 MB/s."""
+    """All of C4's filters, one document at a time: target 20 MB/s."""
     rules = (
         c4_rules.placeholder_text,
         c4_rules.curly_bracket,
@@ -164,7 +164,7 @@ def _datatrove(documents: list[Document]) -> dict[str, Work]:
 
 
 def ngram_training(folder: Path, ids: Ints, names: Sequence[str]) -> dict[str, Work]:
-    """A 5-gram model, counted, smoothed and written as ARPA: target 0.6 M tokens/s."""
+    """Training a 5-gram model: counting, smoothing and writing ARPA; target 0.6 M tokens/s."""
 
     def counted() -> None:
         train_model(ids, names, order=5, begin=1, end=2)
@@ -177,10 +177,10 @@ def ngram_training(folder: Path, ids: Ints, names: Sequence[str]) -> dict[str, W
 
 
 def _sentences(num_sentences: int) -> tuple[Ints, tuple[str, ...]]:
-    """Tokens of made sentences, and the tokens' names."""
+    """Token ids of synthetic sentences, and the tokens' names."""
     rng = np.random.default_rng(0)
     num_words = 20_000
-    # Words come by Zipf's law, and half of all sentences are made of phrases that come again.
+    # Word frequencies follow Zipf's law, and half of all sentences consist of repeated phrases.
     frequencies = 1 / np.arange(1, num_words + 1)
     words = rng.choice(num_words, (num_sentences, 20), p=frequencies / frequencies.sum()) + 3
     words[::2] = words[rng.integers(0, num_sentences // 10, len(words[::2]))]

@@ -1,9 +1,9 @@
-"""GitHub source: filters against loops over characters, rows against bare JSON, notices.
+"""GitHub source: filters against loops over characters, notices, rows against bare JSON parsing.
 
     python -m benchmarks.data.source_github [--samples FOLDER] [--rehearse]
 
-FOLDER holds raw/github with rows (`*.jsonl.gz`); without it they are made here. Contenders take
-turns in every round, on the process's own CPU time; a ratio is the median over rounds of ratios
+FOLDER holds raw/github with rows (`*.jsonl.gz`); without it they are synthetic. Contenders take
+turns in every round, timed by CPU time of the process; a ratio is the median over rounds of ratios
 within a round.
 """
 
@@ -28,7 +28,7 @@ SOURCE = github_source()
 
 
 def loops(documents: Sequence[Document]) -> int:
-    """The four rules as one writes them first, character by character."""
+    """The four filters naively, character by character."""
     dropped = 0
     for document in documents:
         lengths = [len(line) for line in document.text.split("\n")]

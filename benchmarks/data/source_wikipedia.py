@@ -2,9 +2,9 @@
 
     python -m benchmarks.data.source_wikipedia [--samples FOLDER] [--rehearse]
 
-Both take turns on the same pages in one process; time is the process's own CPU time, and the ratio
-is the median over rounds. `--samples` names a folder with `raw/wikipedia`; without it pages are
-made by code. Residue is markup that is left in the text.
+Both take turns on the same pages in one process, timed by CPU time of the process, and the ratio is
+the median over rounds. `--samples` names a folder with `raw/wikipedia`; without it pages are
+synthetic. Residue is markup that is left in the text.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WORDS = "the river of a city which was built in and near its old bridge"
 
 
 def made_page(rng: random.Random, num_paragraphs: int = 20) -> str:
-    """Wikitext with the constructs of an article, about as dense as in one."""
+    """Synthetic wikitext with the constructs of an article, at a similar density."""
     words = _WORDS.split()
 
     def sentence() -> str:
@@ -66,7 +66,7 @@ def sample_pages(folder: Path) -> list[str]:
 
 
 def measure(pages: Sequence[str], rounds: int) -> None:
-    """Print rates and residue of both, and what ours has of the prose."""
+    """Print throughput and residue of both, and the coverage of the prose by ours."""
     size = sum(len(page.encode()) for page in pages) / 1e6
     converters: dict[str, Callable[[str], str]] = {"ours": to_text, "mwparserfromhell": _strip_code}
     work: dict[str, Work] = {
@@ -90,20 +90,20 @@ def _strip_code(page: str) -> str:
 
 
 def _prose(page: str) -> str:
-    """mwparserfromhell's text without what is left out on purpose, by its own parse."""
+    """mwparserfromhell's text without constructs dropped on purpose, by its own parser."""
     code = mwparserfromhell.parse(page)
     unwanted = [
         *(tag for tag in code.filter_tags() if str(tag.tag).strip().lower() in _LEFT_OUT),
         *(link for link in code.filter_wikilinks() if _NAMESPACE.match(str(link.title))),
     ]
     for node in unwanted:
-        with suppress(ValueError):  # it was inside another one
+        with suppress(ValueError):  # it was nested in another one
             code.remove(node)
     return str(code.strip_code())
 
 
 def _word_share(ours: Sequence[str], theirs: Sequence[str]) -> float:
-    """Words of letters that both have, among those of `theirs`."""
+    """Share of the words of `theirs` that `ours` has, too (words of letters)."""
     word = re.compile(r"[^\W\d_]{3,}")
     pairs = [
         (set(word.findall(a)), set(word.findall(b))) for a, b in zip(ours, theirs, strict=True)

@@ -1,11 +1,11 @@
-"""Every `source_*.py` of this folder, one after another, and what they print in one result file.
+"""Runs every `source_*.py` of this folder, and writes their output to one result file.
 
     pip install -r benchmarks/requirements.txt
     python -m benchmarks.data.sources [--samples FOLDER] [--rehearse]
 
-FOLDER holds `raw/<source>/` with real files. The result is written after each script, so that what
-was measured is kept if the run is stopped. A peer that is not installed is named; scripts that can
-do without it compare with the others. The exit code is 1 if a script failed.
+FOLDER holds `raw/<source>/` with real files. The result is written after each script, so that
+finished measurements are kept if the run is stopped. A peer that is not installed is named; scripts
+that can do without it compare with the others. The exit code is 1 if a script failed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TARGETS = (
     ("wikitext to text", "mwparserfromhell", "its MB/s, and none of its residue"),
     ("LaTeX", "regular expressions, pylatexenc", "at least 5 MB/s, and no user macro left"),
 )
-"""(stage, peer, what ours should reach on one core)."""
+"""(stage, peer, target on one core)."""
 
 
 def peers(script: Path, requirements: str) -> tuple[str, ...]:
@@ -49,7 +49,7 @@ def run(script: Path, options: Sequence[str]) -> tuple[int, str]:
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-        assert process.stdout is not None, "it was asked for as a pipe"
+        assert process.stdout is not None, "it was requested as a pipe"
         for line in process.stdout:
             print(line, end="", flush=True)
             lines.append(line)
@@ -57,7 +57,7 @@ def run(script: Path, options: Sequence[str]) -> tuple[int, str]:
 
 
 def section(script: Path, options: Sequence[str], packages: Sequence[str]) -> tuple[bool, str]:
-    """Whether the script ran to its end, and its part of the result."""
+    """Whether the script succeeded, and its section of the result."""
     heading = f"## {script.name}\n\n{results.versions(*packages)}"
     missing = [package for package in packages if results.installed_version(package) is None]
     print(f"\n== {script.name}", flush=True)

@@ -1,12 +1,12 @@
-"""What each source costs in each stage of a build, on one core: the rates behind `costs.py`.
+"""Throughput of each source in each stage of a build, on one core: the rates behind `costs.py`.
 
     python -m benchmarks.data.stage_rates --samples FOLDER [--sources NAME ...] [--rehearse]
 
 FOLDER holds `raw/<source>/` with real files, and `tokenizer/` with a tokenizer.model. Each source
-is built by itself, in one process; its tasks' CPU time is divided by the bytes of its files as they
-are (compressed or not), and of its texts. Built at least twice, the shortest time counts: samples
-are small, and a first run also pays for what it imports. `--rehearse` builds once. Last comes the
-table for `data_pipeline/build/costs.py`.
+is built by itself, in one process; its tasks' CPU time is divided by the bytes of its input files
+(compressed or not), and of its texts. It is built at least twice, and the shortest time counts:
+samples are small, and a first run includes imports. `--rehearse` builds once. The last output is
+the table for `data_pipeline/build/costs.py`.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ class Measured:
     kind: str
     input_megabytes: float
     extracted_megabytes: float
-    """Of text that the reader gives."""
+    """Text that the reader yields."""
     text_megabytes: float
-    """Of text that is kept."""
+    """Text that is kept."""
     num_documents: int
     reader_seconds: float
     """CPU time of reading alone, without edits, filters and writing."""
     read_seconds: float
-    """Of the tasks that make parts."""
+    """Of the tasks that build parts."""
     compare_seconds: float
-    """Of the build without the tasks that read and publish: comparing for exact duplicates, and
-    keeping account."""
+    """Of the build without the tasks that read and publish: exact deduplication, and
+    bookkeeping."""
     publish_seconds: float
     parts_bytes: int
     bytes_per_token: float
@@ -63,8 +63,8 @@ class Measured:
 def measure(
     kind: str, source: Source, root: Root, files: Sequence[InputFile], tokenizer: Path, runs: int
 ) -> tuple[Measured, list[str]]:
-    """What was measured, and the texts that are kept."""
-    # Repeated paragraphs have a benchmark of their own.
+    """The measurement, and the texts that are kept."""
+    # Repeated paragraphs have their own benchmark.
     these = partial(_these, files=tuple(files))
     chosen = replace(source, inputs=these, paragraph_group_bytes=None)
     best: dict[str, float] = {}
@@ -91,7 +91,7 @@ def measure(
     measured = Measured(
         kind=kind,
         input_megabytes=sum(file.size for file in files) / 1e6,
-        # Counted in characters, which are taken to be as long as those of the texts kept.
+        # Counted in characters, assumed as long in bytes as those of the texts kept.
         extracted_megabytes=extracted / 1e6 * num_bytes / max(1, sum(map(len, texts))),
         text_megabytes=num_bytes / 1e6,
         num_documents=len(texts),
@@ -130,7 +130,7 @@ def _texts(folder: Path) -> Iterator[str]:
 def kinds(
     samples: Path, names: Sequence[str]
 ) -> Iterator[tuple[str, Source, Root, list[InputFile]]]:
-    """Every kind of input that the samples have, with its files."""
+    """Every kind of input in the samples, with its files."""
     corpus = llama1_corpus(samples / "raw", CrawlModels())
     for source, root in corpus.sources:
         if names and source.name not in names:
@@ -143,7 +143,7 @@ def kinds(
 
 
 def train_tokenizer(texts: Sequence[str]) -> float:
-    """CPU seconds of training SentencePiece with LLaMA's settings, which decide about the time."""
+    """CPU seconds of training SentencePiece with LLaMA's settings, which determine the time."""
     start = time.process_time()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=(line for text in texts for line in text.split("\n")),

@@ -1,13 +1,13 @@
-"""What the dataset job is measured by: every script of it, and its targets in one table.
+"""Runs the benchmarks of the data pipeline, and collects their targets in one table.
 
     pip install -r benchmarks/requirements.txt
     python -m benchmarks.data.summary [--samples FOLDER] [--scripts dedup engines ...] [--rehearse]
                               [--megabytes 200] [--large 4000]
 
-FOLDER holds `raw/<source>/` with real files, for the scripts that can use them. --megabytes are the
-texts of dedup.py and engines.py, --large those on which engines.py measures memory. Each script
-writes its own result file; here its tables of targets are put together. The result is written after
-each script, so that what was measured is kept if the run is stopped. The exit code is 1 if a script
+FOLDER holds `raw/<source>/` with real files, for the scripts that can use them. --megabytes is the
+text size of dedup.py and engines.py, --large that on which engines.py measures memory. Each script
+writes its own result file; here its target tables are collected. The result is written after each
+script, so that finished measurements are kept if the run is stopped. The exit code is 1 if a script
 failed.
 """
 
@@ -31,7 +31,7 @@ TAKE_SAMPLES = frozenset({"paragraphs", "tokenization"})
 
 
 def target_tables(text: str) -> Iterator[str]:
-    """Tables of a script's output that say which target was reached."""
+    """Tables of a script's output that have a column "reached"."""
     for table in re.findall(r"(?m)(?:^\|.*\n?)+", text):
         header = table.split("\n", 1)[0]
         if "target" in header and "reached" in header:
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def options_of(name: str, arguments: argparse.Namespace) -> Sequence[str]:
-    """The command line of a script."""
+    """Command-line options of a script."""
     options = ["--out", str(arguments.out)]
     if arguments.rehearse:
         options.append("--rehearse")

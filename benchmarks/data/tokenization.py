@@ -1,17 +1,17 @@
-"""Text to token ids: speed, equality with SentencePiece, two processes, and memory.
+"""Tokenization: throughput, equality with SentencePiece, scaling to two processes, and memory.
 
     python -m benchmarks.data.tokenization [--samples FOLDER] [--megabytes 20] [--rehearse]
 
-Texts: what this machine has (documentation, manual pages, programs); and where FOLDER has
-`raw/<source>/`, what the sources' readers make of it. The tokenizer is LLaMA's published one where
-FOLDER has `tokenizer/tokenizer.model`, and is else trained on the texts. Speed is on the process's
-own CPU time, from texts to arrays of ids with BOS and EOS; contenders take turns in every round,
-and a ratio is the median over rounds of ratios within a round. Each begins every round, with every
-kind of text, anew: nothing is known from before ('again': all is). All ids of all are compared with
-SentencePiece's.
+Texts: files of this machine (documentation, manual pages, programs); and where FOLDER has
+`raw/<source>/`, documents of the sources' readers. The tokenizer is LLaMA's published one where
+FOLDER has `tokenizer/tokenizer.model`, and is else trained on the texts. Throughput is per CPU
+second of the process, from texts to arrays of ids with BOS and EOS; contenders take turns in every
+round, and a ratio is the median over rounds of ratios within a round. Each starts every round with
+a cold cache for every kind of text ('again': warm cache). All ids of all contenders are compared
+with SentencePiece's.
 
-Two processes are timed by the wall, so the machine should be idle; what two can have of it at all
-is measured in every round too, by a loop that only counts. Memory is the largest resident set.
+Two processes are timed by wall time, so the machine should be idle; the machine's own scaling to
+two processes is measured in every round, too, by a counting loop. Memory is the peak resident set.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from data_pipeline.tokens.sentencepiece_encoder import SentencePieceEncoder
 from data_pipeline.tokens.tokenizer_folder import export_tokenizer
 from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_on_lines
 
-# `report` is imported where it is used: it brings PyTorch, which would be measured with the rest.
+# `report` is imported lazily: it imports PyTorch, which would be measured with the rest.
 
 TARGET_MB_PER_SECOND = 7.0
 TARGET_TWO_PROCESSES = 1.8
 FLAT = 1.2
-"""Memory counts as flat if it grows by less, however much more text there is."""
+"""Memory counts as constant if it grows by less than this factor with the amount of text."""
 _NUM_FILES = 8
 _LEAST_CHARACTERS = 100_000
-"""Less is done too fast to be timed."""
+"""Smaller inputs are too fast to be timed."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Speed:
     num_documents: int
     bytes_per_token: float
     megabytes_per_second: dict[str, float]
-    """Of each contender, the median over rounds."""
+    """Per contender, the median over rounds."""
     ratios: dict[str, float]
-    """Ours to each other one."""
+    """Speedup of ours over each other contender."""
     again: float
-    """MB/s of ours when all has been met before, as is most of a large corpus."""
+    """MB/s of ours with a warm cache, as in most of a large corpus."""
     different_documents: dict[str, int]
-    """Those whose ids are not SentencePiece's."""
+    """Documents whose ids differ from SentencePiece's."""
 
 
 def measure(name: str, texts: Sequence[str], tokenizer: Path, rounds: int) -> Speed:
@@ -75,7 +75,7 @@ def measure(name: str, texts: Sequence[str], tokenizer: Path, rounds: int) -> Sp
     different = dict.fromkeys(CONTENDERS, 0)
     expected = run(SentencePiece(tokenizer), texts)
     for make in CONTENDERS.values():
-        run(make(tokenizer), texts[:1])  # what is imported at the first call
+        run(make(tokenizer), texts[:1])  # warm-up: imports of the first call
     for _ in range(rounds):
         for contender, make in CONTENDERS.items():
             made = make(tokenizer)
@@ -108,7 +108,7 @@ def measure(name: str, texts: Sequence[str], tokenizer: Path, rounds: int) -> Sp
 
 
 def real_texts(samples: Path, num_bytes: float) -> Iterator[tuple[str, list[str]]]:
-    """Of every kind of input that the samples have enough of, the first that its reader gives."""
+    """Per kind of input that has enough samples, the first documents of its reader."""
     from benchmarks.data.stage_rates import kinds
 
     for kind, source, _, files in kinds(samples, ()):
@@ -140,7 +140,7 @@ def texts_of_machine(num_bytes: float) -> list[str]:
 
 
 def made_words(num_bytes: float) -> str:
-    """Words as often as in Zipf's law; a million of them may come."""
+    """Synthetic words by Zipf's law, from a million distinct ones."""
     drawn = np.random.default_rng(0)
     numbers = (1e6 ** drawn.random(int(num_bytes / 6))).astype(int)
     text = " ".join(map(np.base_repr, numbers, itertools.repeat(36))).lower()
@@ -151,7 +151,7 @@ def made_words(num_bytes: float) -> str:
 
 
 def encode_file(task: tuple[Path, Path]) -> tuple[float, float, int]:
-    """When it began and ended, and the number of tokens."""
+    """(start, end, number of tokens)."""
     tokenizer, path = task
     start = time.monotonic()
     count = sum(map(len, run(Ours(tokenizer), pq.read_table(path).column("text").to_pylist())))
@@ -161,7 +161,7 @@ def encode_file(task: tuple[Path, Path]) -> tuple[float, float, int]:
 def two_processes(
     texts: Sequence[str], tokenizer: Path, rounds: int, steps: int
 ) -> tuple[list[float], list[float]]:
-    """How many times as fast two are as one after their start, and two that only count."""
+    """Speedup of two processes over one, startup excluded, and that of a counting loop."""
     ratios, counting = [], []
     with tempfile.TemporaryDirectory() as folder:
         tasks = []
@@ -190,7 +190,7 @@ def two_processes(
 
 
 def encode_many(tokenizer: Path, num_bytes: int) -> None:
-    """Batches of documents in which most words are new, so that what is kept is always full."""
+    """Batches of documents in which most words are new, so that the cache is always full."""
     encoder = SentencePieceEncoder(tokenizer)
     for index in range(num_bytes // 1_000_000):
         drawn = np.random.default_rng(index)
@@ -234,7 +234,7 @@ def measure_memory(tokenizer: Path, sizes: Sequence[int]) -> list[Memory]:
     return results
 
 
-# -- what is shown --------------------------------------------------------------------------------
+# -- report ---------------------------------------------------------------------------------------
 
 
 def speed_row(result: Speed) -> tuple[str, ...]:

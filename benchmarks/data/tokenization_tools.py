@@ -1,4 +1,5 @@
-"""What tokenizes, in one form: ours, and what it is compared with."""
+"""Contenders of the tokenization benchmark behind one interface: ours, SentencePiece,
+tokenizers."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from data_pipeline.tokens.huggingface_tokenizer import to_huggingface
 from data_pipeline.tokens.sentencepiece_encoder import SentencePieceEncoder, load_processor
 
 _BATCH = 256
-"""Texts at once, as the token store has them."""
+"""Texts per batch, as in the token store."""
 Ids = npt.NDArray[Any]
 
 
@@ -36,7 +37,7 @@ class Ours:
 
 
 class SentencePiece:
-    """Its own batches, in the form that is the fastest to make an array of."""
+    """Its own batches, in the output type that converts to an array fastest."""
 
     def __init__(self, tokenizer: Path) -> None:
         self._processor = load_processor(tokenizer)
@@ -65,8 +66,8 @@ class Tokenizers:
 
 
 class WordTable:
-    """Words that a dictionary knows, the others from SentencePiece: exact where no piece crosses
-    from a word to a blank."""
+    """Words from a dictionary, the others from SentencePiece: exact where no token of the
+    vocabulary spans a word and a blank."""
 
     _WORD = re.compile(" +[^ ]*|[^ ]+")
 
@@ -83,7 +84,7 @@ class WordTable:
             for word in self._WORD.findall(" " + text) if text else ():
                 known = self._ids.get(word)
                 if known is None:
-                    # SentencePiece puts the first blank back.
+                    # SentencePiece adds the first blank back (dummy prefix).
                     known = self._ids[word] = self._processor.encode(word[1:], num_threads=1)
                 ids += known
             ids.append(eos)

@@ -1,4 +1,4 @@
-"""What the benchmark of engines runs in workers: these import it by name, but cannot a script."""
+"""Executor wrapper that records workers' peak memory (importable by workers, unlike a script)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from data_pipeline.executors.executor import Executor, Result, Task
 
 
 def start_worker(make_source: Callable[[], Source]) -> None:
-    """Import what the source's tasks need, and take so long that every worker gets a call."""
+    """Import what the source's tasks need, and take long enough that every worker gets a call."""
     make_source()
     time.sleep(1)
 
 
 def count_up(steps: int) -> int:
-    """Work of a core and nothing else: no memory, no files."""
+    """CPU-bound loop: no memory, no files."""
     total = 0
     for number in range(steps):
         total += number
@@ -28,11 +28,11 @@ def count_up(steps: int) -> int:
 
 @dataclass
 class WatchedEngine:
-    """Runs tasks with `engine`; what they compute is the same. Linux only."""
+    """Runs tasks with `engine` and records memory; results are unchanged. Linux only."""
 
     engine: Executor
     peak_bytes: int = 0
-    """The largest resident set of a process after any of its tasks."""
+    """Peak resident set of a worker process after any of its tasks."""
 
     def map(
         self,
@@ -42,7 +42,7 @@ class WatchedEngine:
         *,
         label: str,
     ) -> list[Result]:
-        """As the engine's own."""
+        """As `engine.map`."""
         pairs = self.engine.map(partial(_watched, function), tasks, sizes, label=label)
         self.peak_bytes = max([self.peak_bytes, *(peak for _, peak in pairs)])
         return [result for result, _ in pairs]

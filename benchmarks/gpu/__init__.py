@@ -1,1 +1,1 @@
-"""One large GPU under a budget of time (`benchmarks/gpu.sh`)."""
+"""Benchmarks on one large GPU within a time budget (`benchmarks/gpu.sh`)."""

@@ -1,11 +1,11 @@
-"""What this project reaches on one large GPU: ceilings, correctness, and LLaMA's training steps.
+"""Training throughput on one large GPU: hardware ceilings, correctness, LLaMA-7B and 13B steps.
 
     bash benchmarks/gpu.sh [--out benchmarks/results] [--budget-seconds 480] [--without-deepspeed]
                            [--rehearse]
 
-Everything happens in worker processes under a budget of time, phase by phase. A phase may use what
-earlier ones have left over; what there is no time for is given up and named in the report.
-`--rehearse` runs all of it in a tiny size, on the CPU where there is no GPU.
+Everything runs in worker processes within a time budget, phase by phase. A phase may use time that
+earlier ones have left over; what does not fit is skipped and listed in the report. `--rehearse`
+runs all of it in a tiny size, on the CPU where there is no GPU.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from llama_ds.save_policy import SavePolicyName
 from recipes.llama import PLACEMENTS, llama_7b, llama_13b
 
 OURS = ours("linear_outputs")
-"""The base of all candidates with a policy."""
+"""Base name of all candidates with a save policy."""
 STATE_BYTES = {"torch": 18, "deepspeed": 22}
-"""Per parameter: bf16 weight 2, fp32 gradient 4, fp32 master and Adam's moments 12. DeepSpeed's
-ZeRO-2 flattens the fp32 gradients into a copy when it steps."""
+"""Bytes per parameter: bf16 weight 2, fp32 gradient 4, fp32 master and Adam's moments 12.
+DeepSpeed's ZeRO-2 flattens the fp32 gradients into a copy in the optimizer step."""
 POLICIES: tuple[SavePolicyName, ...] = ("linear_outputs", "keep_all", "no_mlp", "layer_input")
 """In the order in which they are tried."""
 USABLE = 0.93
-"""Share of the memory that a model's depth is planned with; the rest is the context, libraries and
-fragments."""
+"""Share of the GPU memory for which a model's depth is planned; the rest is CUDA context, libraries
+and fragmentation."""
 ALMOST_ALL = 0.97
 """Share up to which a candidate is tried; it may run out of memory."""
 
-# Share of the budget that is over at a phase's end at the latest.
+# Share of the time budget at which a phase ends at the latest.
 PHASES = {
-    "ceilings": 0.10,  # and the start of the first process
+    "ceilings": 0.10,  # and starting the first process
     "attention kernels": 0.14,
     "fused layer": 0.18,
     "7B ours": 0.43,
@@ -63,13 +63,13 @@ PHASES = {
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes of everything."""
+    """Sizes of all measurements."""
 
     recipes: dict[str, Recipe]
-    """By name of the model; `tokens_per_step` is one GPU's share."""
+    """By model name; `tokens_per_step` is one GPU's share."""
     micro_batch_sizes: tuple[int, ...]
     memory_bytes: int | None
-    """To plan depths with, in place of the GPU's."""
+    """Used to plan depths, in place of the GPU's."""
     matmul_seconds: float
     copy_bytes: int
     attention_shape: tuple[int, int, int, int]
@@ -100,7 +100,7 @@ def full_scale() -> Scale:
 
 
 def rehearsal_scale() -> Scale:
-    """Tiny; the larger model does not fit whole, so that its depth is extrapolated."""
+    """Tiny; the larger model does not fit at full depth, so that its time is extrapolated."""
     recipes = {}
     for name, recipe, layers in (("LLaMA-7B", llama_7b(), 2), ("LLaMA-13B", llama_13b(), 8)):
         model = dataclasses.replace(
@@ -129,14 +129,14 @@ def rehearsal_scale() -> Scale:
 
 
 def _for_one_gpu(recipe: Recipe, tokens_per_step: int) -> Recipe:
-    """`recipe` with one GPU's share of the step, at its peak learning rate from the start."""
+    """`recipe` with one GPU's share of the step, at peak learning rate from the start."""
     return dataclasses.replace(
         recipe,
         train=dataclasses.replace(
             recipe.train, tokens_per_step=tokens_per_step, micro_batch_size=1, dtype="bf16"
         ),
         optimizer=dataclasses.replace(recipe.optimizer, warmup_steps=0),
-        # On one GPU nothing is sent, and large buckets would only take memory.
+        # One GPU does not communicate, and large buckets would only take memory.
         zero=dataclasses.replace(recipe.zero, stage=2, reduce_bucket_elements=50_000_000),
     )
 
@@ -146,7 +146,7 @@ def _for_one_gpu(recipe: Recipe, tokens_per_step: int) -> Recipe:
 
 @dataclass
 class Session:
-    """Tasks under deadlines; what is given up is written down."""
+    """Tasks under deadlines; skipped ones are noted."""
 
     worker: Worker
     budget_seconds: float
@@ -163,7 +163,7 @@ class Session:
     def run(
         self, what: str, task: Task, arguments: dict[str, Any], share: float = 1.0
     ) -> list[Record]:
-        """The records of `task`, which may use `share` of the phase's time that is left."""
+        """The records of `task`, which may use `share` of the phase's remaining time."""
         seconds = (self.deadline - time.monotonic()) * share
         if seconds <= 0:
             self.note(what, "not run, the time for it was used up")
@@ -244,7 +244,7 @@ def measure_models(session: Session, scale: Scale, findings: Findings) -> None:
         recipe = with_depth(scale.recipes[model], depth.layers)
         known = None
         if contender == COMPILED:
-            # Stock's choice: each shape would be compiled anew.
+            # Chosen by stock: each shape would be compiled anew.
             known = runs.get(STOCK, Run()).candidate or Candidate(1)
         arguments = {"recipe": recipe, "contender": contender, "attention": findings.attention}
         left = depth.memory_bytes * ALMOST_ALL - depth.state_bytes * recipe.model.num_parameters
@@ -261,7 +261,7 @@ def one_run(
     tried: list[Candidate],
     known: Candidate | None,
 ) -> Run:
-    """Search for the best candidate, unless it is `known`, and whole steps of it."""
+    """Search for the best candidate, unless it is `known`, and time full steps of it."""
     layers = arguments["recipe"].model.num_hidden_layers
     what = f"{arguments['contender']}, {layers} layers"
     run = Run(candidate=known)
@@ -289,7 +289,7 @@ def one_run(
 def candidates(
     scale: Scale, recipe: Recipe, contender: str, memory_bytes: float
 ) -> list[Candidate]:
-    """Micro-batch sizes, for the fused layer with each policy for which they should fit."""
+    """Micro-batch sizes, for the fused layer with each save policy for which they should fit."""
     rows = recipe.train.tokens_per_step // recipe.train.sequence_length
     sizes = [size for size in scale.micro_batch_sizes if rows % size == 0]
     if contender != OURS:
@@ -302,7 +302,7 @@ def candidates(
 
     pairs = [(size, policy) for policy in POLICIES for size in sizes]
     fitting = [Candidate(*pair) for pair in pairs if need(*pair) <= memory_bytes]
-    # The least of all is tried whatever the estimate says.
+    # The smallest is tried whatever the estimate says.
     return fitting or [Candidate(sizes[0], "layer_input")]
 
 
@@ -310,12 +310,12 @@ def candidates(
 
 
 def fitting_layers(recipe: Recipe, memory_bytes: int, state_bytes: int) -> int:
-    """Layers with which a whole step of stock transformers fits at one row per micro-batch.
+    """Layers with which a full step of stock transformers fits at one sequence per micro-batch.
 
-    Whole depth, or else an even number: half of it is measured as well. Stock saves
-    10 d + 4 f elements of a token and layer in bf16 and rounds its norms' inputs to fp32 in
-    between, d + d elements more (`benchmarks/model/layer.py`), and its logits in bf16 and fp32
-    with the gradients of both.
+    Full depth, or else an even number: half of it is measured as well. Stock saves 10 d + 4 f
+    elements per token and layer in bf16, and its norms' inputs in fp32, d + d elements more
+    (`benchmarks/model/layer.py`), and its logits in bf16 and fp32 with the gradients of
+    both.
     """
     model, tokens = recipe.model, recipe.train.sequence_length
     outside = model.num_parameters - model.num_hidden_layers * model.num_layer_parameters
@@ -334,7 +334,7 @@ def with_depth(recipe: Recipe, layers: int) -> Recipe:
 
 
 def fastest_kernel(kernels: list[Record]) -> AttentionName:
-    """The attention kernel that is right and takes the least time; auto where none was measured."""
+    """The fastest correct attention kernel; auto where none was measured."""
     right = [record for record in kernels if record.get("is_right")]
     if not right:
         return "auto"
@@ -364,7 +364,7 @@ def main() -> None:
     findings.seconds = time.monotonic() - session.start
     what = "rehearsal" if arguments.rehearse else "gpu"
     stem = results.result_stem(arguments.out, what, device)
-    # The numbers first: whatever goes wrong with words, they are kept.
+    # The numbers are written first: they are kept if formatting the text fails.
     results.write_json(stem, gpu_report.raw(findings))
     print(results.write_markdown(stem, gpu_report.paragraphs(findings, code)))
 

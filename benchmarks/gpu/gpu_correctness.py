@@ -1,6 +1,6 @@
-"""Is it right on this device, in bf16: each attention kernel, and the fused layer.
+"""Correctness on this GPU in bf16: attention kernels, and the fused layer.
 
-The yardstick is fp32 on the same rounded inputs. Errors are norms of differences over norms.
+The reference is fp32 on the same rounded inputs. Errors are relative, in the Euclidean norm.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llama_ds.save_policy import PRESETS
 KERNEL_TOLERANCE = 0.02
 """bf16 has 8 bits, and inputs, weights, products and results are rounded, by up to 2^-9 each."""
 LAYER_TOLERANCE = 1.5
-"""The fused layer's error over the plain layer's, which rounds as often at other places."""
+"""Error of the fused layer relative to the plain layer's, which rounds as often elsewhere."""
 
 
 def relative_error(got: Tensor, wanted: Tensor) -> float:
@@ -44,7 +44,8 @@ def check_kernel(
     num_kv_heads: int,
     timed_rows: int,
 ) -> None:
-    """Errors of `name` on [B, S, H, E], and its time on `timed_rows` rows with as many kv heads."""
+    """Errors of `name` on [B, S, H, E], and its time on `timed_rows` sequences with as many kv
+    heads."""
     q, k, v, dout = _attention_inputs(shape, num_kv_heads, bench.device)
     try:
         kernel = choose(name, q, packed=False)
@@ -61,7 +62,7 @@ def check_kernel(
     run = partial(_forward_and_backward, kernel, *inputs)
     run()
     duration = min(seconds(run, bench.device)[0] for _ in range(5))
-    # Two matmuls forward and five backward, of half the score matrix.
+    # Two matmuls forward and five backward, on half the score matrix (causal).
     flops = 7 * 2 * rows * heads * length**2 * width / 2
     bench.emit(
         {
@@ -94,7 +95,8 @@ def _forward_and_backward(kernel: Any, q: Tensor, k: Tensor, v: Tensor, dout: Te
 
 
 def check_layer(bench: Bench, *, model: ModelConfig, rows: int, length: int) -> None:
-    """Loss and weight gradients of a shallow model in bf16: plain, and fused by each policy."""
+    """Loss and weight gradients of a shallow model in bf16: plain, and fused with each save
+    policy."""
     generator = torch.Generator().manual_seed(1)
     input_ids = torch.randint(model.vocab_size, (rows, length), generator=generator)
     input_ids = input_ids.to(bench.device)

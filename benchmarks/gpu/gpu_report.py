@@ -1,4 +1,4 @@
-"""What `gpu.py` has found, in words and tables."""
+"""Formats the results of `gpu.py` as text and tables."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Depth:
-    """How many of a model's layers fit, and the work of a step."""
+    """The layers of a model that fit, and the work per step."""
 
     model: ModelConfig
     """Whole."""
     layers: int
     tokens_per_step: int
     memory_bytes: int
-    """Of the device."""
+    """GPU memory."""
     state_bytes: int
-    """Of weight, gradient and optimiser per parameter."""
+    """Weight, gradient and optimizer state per parameter."""
 
     @property
     def is_whole(self) -> bool:
@@ -65,16 +65,16 @@ class Run:
 
     @property
     def seconds(self) -> float | None:
-        """Median of the whole steps; None without any."""
+        """Median of the full steps; None without any."""
         return statistics.median(self.step_seconds) if self.step_seconds else None
 
 
 @dataclass
 class Findings:
     notes: list[str]
-    """What was given up, and why."""
+    """What was skipped, and why."""
     no_deepspeed: str
-    """Why steps ran without it; empty where they ran through it."""
+    """Why steps ran without DeepSpeed; empty where they ran with it."""
     sequence_length: int
     is_rehearsal: bool
     seconds: float = 0.0
@@ -87,10 +87,10 @@ class Findings:
     runs: dict[str, dict[str, Run]] = field(default_factory=dict)
     """By model and contender."""
     half_runs: dict[str, Run] = field(default_factory=dict)
-    """Of `OURS` at half the depth, where the model does not fit."""
+    """`OURS` at half the depth, where the model does not fit."""
 
     def whole_seconds(self, model: str) -> float | None:
-        """A step of `OURS` at the model's whole depth: measured, or on the line through two."""
+        """Step time of `OURS` at full depth: measured, or extrapolated linearly from two depths."""
         depth, run = self.depths[model], self.runs.get(model, {}).get(OURS, Run())
         if depth.is_whole or run.seconds is None:
             return run.seconds
@@ -102,7 +102,7 @@ class Findings:
 
 
 def raw(findings: Findings) -> dict[str, Any]:
-    """Every number, for the JSON file."""
+    """All numbers, for the JSON file."""
     return dataclasses.asdict(findings)
 
 
@@ -123,7 +123,7 @@ def paragraphs(findings: Findings, code: str) -> list[str]:
     parts += ["## Targets", _targets(findings), "## Given up"]
     parts.append("\n".join(f"- {note}" for note in findings.notes) or "Nothing.")
     parts.append(
-        "Not measured: several GPUs, and with them all communication; an optimiser offloaded to "
+        "Not measured: several GPUs, and with them all communication; an optimizer offloaded to "
         "the host; packed documents; reading data and writing checkpoints."
     )
     return parts
@@ -152,7 +152,7 @@ def _setting(findings: Findings, code: str) -> str:
         + (f" ({memory / GIB:.1f} GiB)" if memory else "")
         + (f", CUDA {found['cuda']}" if found.get("cuda") else "")
         + f"; {versions}; commit {code}. {steps} A step is forward, loss, backward, clipping and "
-        "optimiser over the tokens that one of the recipe's GPUs has per step, all on random "
+        "optimizer over the tokens that one of the recipe's GPUs has per step, all on random "
         f"tokens in rows of {findings.sequence_length}. The run took {findings.seconds:.0f} s. "
         "Command: `bash benchmarks/gpu.sh`."
     )
@@ -232,7 +232,7 @@ def _depth_in_words(depth: Depth, name: str) -> str:
     if depth.is_whole:
         return f"All {total} layers. {work}"
     return (
-        f"{name} with its optimiser ({depth.state_bytes} bytes per parameter: "
+        f"{name} with its optimizer ({depth.state_bytes} bytes per parameter: "
         f"{depth.state_bytes * depth.model.num_parameters / GIB:.3f} GiB) and activations does not "
         f"fit into {depth.memory_bytes / GIB:.3f} GiB: measured with {depth.layers} of {total} "
         f"layers, embedding and head whole, and ours also with {depth.half}. All layers cost the "

@@ -1,4 +1,4 @@
-"""Ceilings of the device, and whole training steps of one contender on it."""
+"""Hardware ceilings of the device, and full training steps of one contender."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from benchmarks.measuring.results import hardware, seconds, synchronize
 from benchmarks.model.contenders import COMPILED, Contender, contenders
 from benchmarks.model.steppers import BACKWARD, FORWARD, HEAD, Parts, Stepper
 from llama_ds.config import AttentionName, Recipe
+from llama_ds.layer.options import LayerOptions
 from llama_ds.metrics import PEAK_TFLOPS_BF16, measured_matmul_tflops
 from llama_ds.model import hf_config
 from llama_ds.save_policy import PRESETS, SavePolicyName
@@ -26,7 +27,7 @@ SEARCH_MICRO_BATCHES = 2
 
 
 def ceilings(bench: Bench, *, seconds: float, copy_bytes: int) -> None:
-    """Who the device is, and how fast it multiplies and copies."""
+    """Device name, and its matmul and copy throughput."""
     device, is_cuda = bench.device, bench.device.type == "cuda"
     name = hardware(device)
     bench.emit(
@@ -61,11 +62,11 @@ def _wall_seconds(run: Any, device: torch.device) -> float:
 class Candidate:
     micro_batch_size: int
     policy: SavePolicyName | None = None
-    """Of the fused layer; None for stock."""
+    """Save policy of the fused layer; None for stock."""
 
 
 REPEATS_MATMULS: tuple[SavePolicyName, ...] = ("no_mlp", "layer_input")
-"""Worth trying only with micro-batches for which other policies keep too much."""
+"""Worth trying only with micro-batches for which other policies save too much."""
 
 
 def search(
@@ -76,7 +77,7 @@ def search(
     attention: AttentionName,
     candidates: list[Candidate],
 ) -> None:
-    """Rate of forward and backward of each candidate, as long as there is time."""
+    """Throughput of forward and backward of each candidate, while time remains."""
     recipe = with_batch(recipe, micro_batch_size=1, num_rows=SEARCH_MICRO_BATCHES)
     entrant = contenders(with_gpu_packages=True)[contender]
     model, stepper = _built(bench, recipe, entrant)
@@ -100,7 +101,7 @@ def search(
         if "out_of_memory" not in result:
             fitting_sizes.add(size)
         elif candidate.policy is None or not stepper.forget():
-            # Stock's candidates grow; an engine cannot go on.
+            # Stock's candidates grow, so larger ones fail too; a DeepSpeed engine cannot recover.
             break
     stepper.close()
 
@@ -125,7 +126,7 @@ def timed(
     attention: AttentionName,
     candidate: Candidate,
 ) -> None:
-    """Whole steps of `recipe`'s tokens; where its time ends earlier, fewer of them."""
+    """Full steps of `recipe`'s tokens; fewer where its time ends earlier."""
     rows = recipe.train.tokens_per_step // recipe.train.sequence_length
     recipe = with_batch(recipe, candidate.micro_batch_size, rows)
     entrant = contenders(with_gpu_packages=True)[contender]
@@ -152,7 +153,7 @@ def timed(
 
 
 def with_batch(recipe: Recipe, micro_batch_size: int, num_rows: int) -> Recipe:
-    """`recipe` with steps of `num_rows` rows."""
+    """`recipe` with `num_rows` sequences per step."""
     train = dataclasses.replace(
         recipe.train,
         micro_batch_size=micro_batch_size,
@@ -169,7 +170,7 @@ def _built(bench: Bench, recipe: Recipe, entrant: Contender) -> tuple[Any, Stepp
 
 def _choose(model: Any, policy: SavePolicyName | None, attention: AttentionName) -> None:
     if policy is not None:
-        model.model.save_policy, model.model.attention = PRESETS[policy], attention
+        model.model.layer_options = LayerOptions(save_policy=PRESETS[policy], attention=attention)
 
 
 def _tokens(recipe: Recipe, shape: tuple[int, int, int], device: torch.device) -> list[Tensor]:

@@ -1,7 +1,7 @@
-"""A process that measures, so that whatever goes wrong there ends one measurement and not the run.
+"""Worker process for measurements: a crash, hang or leak ends one measurement and not the run.
 
-A kernel may break the GPU's context, a compiler may run for minutes, an engine may never give its
-memory back: the worker is then killed or replaced, and what it had reported until then is kept.
+A kernel may corrupt the CUDA context, a compiler may run for minutes, a DeepSpeed engine may never
+free its memory: the worker is then killed or replaced, and its results so far are kept.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from benchmarks.model.steppers import Stepper, stepping
 
 Record = dict[str, Any]
 GRACE_SECONDS = 5.0
-"""A task ends itself when its time is over; after this long it is ended."""
+"""A task ends itself at its deadline; after this long it is killed."""
 HELD_BYTES = 2**30
-"""A worker that holds more of the GPU than this between tasks is replaced."""
+"""A worker that holds more GPU memory than this between tasks is replaced."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What a task works with."""
+    """The context passed to a task."""
 
     device: torch.device
     make_stepper: Callable[..., Stepper]
     deadline: float
-    """On `time.monotonic`: a task gives up what it cannot begin before."""
+    """By `time.monotonic`: a task skips what it cannot start before."""
     emit: Callable[[Record], None]
-    """Reports a result, which from then on is kept."""
+    """Reports a result, which is kept from then on."""
 
     @property
     def seconds_left(self) -> float:
@@ -45,18 +45,18 @@ class Bench:
 
 
 Task = Callable[..., None]
-"""`task(bench, **arguments)`, a function of a module."""
+"""`task(bench, **arguments)`, a module-level function."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     records: list[Record]
     ended: str
-    """Why the task did not reach its end; empty where it did."""
+    """Why the task did not finish; empty if it did."""
 
 
 class Worker:
-    """The parent's side; a process is started when one is needed."""
+    """The parent's side; a process is started on demand."""
 
     def __init__(self, *, deepspeed: bool) -> None:
         self.deepspeed = deepspeed
@@ -91,7 +91,7 @@ class Worker:
         return Outcome(records, f"stopped after {seconds:.0f} s")
 
     def close(self) -> None:
-        """End the process: idle it ends itself, when nothing more can come."""
+        """End the process: if idle, it exits when its pipe is closed."""
         if self._process is not None:
             self._pipe.close()
             self._process.join(0 if self._is_busy else GRACE_SECONDS)
@@ -117,7 +117,7 @@ def _serve(pipe: Connection, deepspeed: bool) -> None:
         makers: list[Callable[..., Stepper]] = []
 
         def make_stepper(*arguments: Any) -> Stepper:
-            # Only for those who train: importing DeepSpeed takes its time.
+            # Imported only for training: importing DeepSpeed takes time.
             if not makers:
                 makers.append(stack.enter_context(stepping(device, deepspeed=deepspeed)))
             return makers[0](*arguments)

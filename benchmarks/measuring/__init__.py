@@ -1,1 +1,1 @@
-"""Clocks, paired ratios, peak memory, result files: how all benchmarks measure and report."""
+"""Shared by all benchmarks: timing, paired ratios, peak memory, result files."""

@@ -1,4 +1,4 @@
-"""Largest memory of a call, measured in a process of its own."""
+"""Peak memory (resident set) of a call, measured in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 
 def peak_bytes(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
-    """What `function(*arguments)` gives, and the largest resident set of the process that ran it.
+    """Result of `function(*arguments)`, and the peak resident set of the process that ran it, in
+    bytes.
 
     The process imports `function`'s module, which is part of what is measured. Linux only.
     """
@@ -20,7 +21,8 @@ def peak_bytes(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]
     process.start()
     writer.close()
     try:
-        # Before it is waited for: a pipe holds little, and the process ends when all is read.
+        # Read before waiting for the process: a pipe's buffer is small, and it ends when all is
+        # read.
         result, peak = reader.recv()
     except EOFError:
         process.join()
@@ -31,7 +33,7 @@ def peak_bytes(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]
 
 def _run(writer: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     result = function(*arguments)
-    # Not getrusage: its maximum includes that of the process before it was replaced by this one.
+    # Not getrusage: its maximum includes the process before exec.
     status = Path("/proc/self/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
     writer.send((result, int(line.split()[1]) << 10))

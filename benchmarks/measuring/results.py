@@ -1,6 +1,6 @@
-"""What the benchmarks of this folder share: clocks, ratios, tables, and the files they write.
+"""Timing, ratios, tables, and result files of the benchmarks.
 
-A result is one Markdown file for people and one JSON file with every number in it, named
+A result is one Markdown file and one JSON file with all numbers, named
 `<what>_<hardware>_<yyyymm>`.
 """
 
@@ -40,9 +40,9 @@ def synchronize(device: torch.device) -> None:
 
 
 def seconds(function: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """(duration, result): a GPU's by the wall, a CPU's as the process's own CPU time.
+    """(duration, result): wall time on a GPU, CPU time of the process on a CPU.
 
-    Other processes disturb a process's own CPU time least.
+    CPU time of the process is least disturbed by other processes.
     """
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     synchronize(device)
@@ -53,15 +53,15 @@ def seconds(function: Callable[[], Any], device: torch.device) -> tuple[float, A
 
 
 def paired_ratio(own: Sequence[float], base: Sequence[float]) -> float:
-    """Median over rounds of own / base within a round: both met the machine at the same pace."""
+    """Median over rounds of own / base within a round, which cancels changes of machine speed."""
     return statistics.median(a / b for a, b in zip(own, base, strict=True))
 
 
-# -- what was measured, and on what ---------------------------------------------------------------
+# -- environment ----------------------------------------------------------------------------------
 
 
 def commit() -> str:
-    """Of the code that is measured: asked at the start, since a run takes minutes."""
+    """Git commit of the measured code: queried at the start, since a run takes minutes."""
     answer = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=ROOT,
@@ -73,8 +73,7 @@ def commit() -> str:
 
 
 def command() -> str:
-    """The command line, but for where the results go and where a folder of this machine lies: what
-    prints them again."""
+    """The command line to reproduce the result, without output and local folders."""
     arguments = ["FOLDER" if os.path.isabs(word) else word for word in sys.argv[1:]]
     if "--out" in arguments:
         at = arguments.index("--out")
@@ -85,7 +84,7 @@ def command() -> str:
 
 
 def hardware(device: torch.device) -> str:
-    """The device's name for people."""
+    """The device's name, human-readable."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return platform.processor() or "CPU"
@@ -112,7 +111,7 @@ def installed_version(package: str) -> str | None:
 
 
 def result_stem(folder: Path, what: str, device: torch.device) -> Path:
-    """`<what>_<hardware>_<yyyymm>` in `folder`, without an ending: `layer_cpu_202611`."""
+    """`<what>_<hardware>_<yyyymm>` in `folder`, without a suffix: `layer_cpu_202611`."""
     name = "cpu"
     if device.type == "cuda":
         words = re.findall(r"[a-z0-9]+", torch.cuda.get_device_name(device).lower())
@@ -128,7 +127,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write(stem: Path, parts: Sequence[str], raw: Any) -> str:
-    """Write both files of a result; the Markdown text."""
+    """Write both files of a result; returns the Markdown text."""
     write_json(stem, raw)
     return write_markdown(stem, parts)
 
@@ -139,7 +138,7 @@ def write_json(stem: Path, raw: Any) -> None:
 
 
 def write_markdown(stem: Path, parts: Sequence[str]) -> str:
-    """Write `parts` as paragraphs; the text."""
+    """Write `parts` as paragraphs; returns the text."""
     text = "\n\n".join(parts) + "\n"
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".md").write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Contenders that take turns, measured on the process's own CPU time."""
+"""Interleaved comparison of contenders, timed by CPU time of the process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Work = Callable[[], object]
 def compare(
     title: str, contenders: dict[str, Work], amount: float, rounds: int, *, unit: str = "MB"
 ) -> None:
-    """Print how many `unit`s a second every contender does (medians over rounds), and the ratio of
-    the first to each other: the median over rounds of ratios within a round.
+    """Print each contender's throughput in `unit`s per second (medians over rounds), and the
+    speedup of the first over each other: the median over rounds of ratios within a round.
 
-    `amount` is what each does when it is called once, in `unit`s.
+    `amount` is the work of one call, in `unit`s.
     """
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):

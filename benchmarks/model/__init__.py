@@ -1,1 +1,1 @@
-"""Costs of the model: layer, step, communication, activation memory."""
+"""Benchmarks of the model: layer, step, communication, activation memory."""

@@ -1,4 +1,4 @@
-"""What a forward pass leaves for the backward pass, and the most that both hold at once."""
+"""Activation memory: bytes saved for backward, and the peak of forward and backward."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def saved_bytes(module: nn.Module, forward: Callable[[], Any]) -> int:
-    """Bytes of the distinct storages that `forward` keeps by autograd's account, weights left out.
+    """Bytes of the distinct storages that autograd saves for backward, weights excluded.
 
     It does not see what a kernel hides from autograd, such as gradients computed in a forward pass
     and kept in `ctx`'s attributes; `peak_bytes` does.
@@ -34,7 +34,7 @@ def saved_bytes(module: nn.Module, forward: Callable[[], Any]) -> int:
 
 
 def peak_bytes(run: Callable[[], Any], device: torch.device) -> int:
-    """Most bytes of the device's memory that `run` holds at once beyond what was held before."""
+    """Peak bytes of device memory that `run` allocates beyond what was allocated before."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -1,4 +1,4 @@
-"""Who is compared: stock transformers in its usual forms, and this project's model.
+"""Contenders: stock transformers in its usual configurations, and this project's model.
 
 All of them are Hugging Face causal language models of one configuration with the same weights, so
 that their losses are equal up to rounding.
@@ -7,6 +7,7 @@ that their losses are equal up to rounding.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_utils import local_torch_dtype
 from transformers.models.llama import modeling_llama
 
-from llama_ds.config import ElementwiseName
+from llama_ds.layer.options import LayerOptions
 from llama_ds.model import LlamaForCausalLM
-from llama_ds.save_policy import PRESETS, SavePolicy
+from llama_ds.save_policy import PRESETS
 
 STOCK, CHECKPOINTED = "stock sdpa", "stock + checkpointing"
 LIGER, COMPILED = "stock + Liger", "stock + torch.compile"
@@ -41,7 +42,7 @@ class Contender:
     missing: str = ""
     """Why it cannot run here; empty where it can."""
     surroundings: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
-    """What its steps run inside of."""
+    """Context manager for its steps."""
 
 
 def contenders(*, with_gpu_packages: bool, with_compiled: bool = False) -> dict[str, Contender]:
@@ -51,10 +52,11 @@ def contenders(*, with_gpu_packages: bool, with_compiled: bool = False) -> dict[
     chosen = [Contender(STOCK, _stock), Contender(CHECKPOINTED, _checkpointed)]
     if with_gpu_packages:
         chosen += [_liger(), Contender(COMPILED, _compiled)]
-    chosen.append(Contender(PLAIN, _ours(None)))
-    chosen += [Contender(ours(name), _ours(policy)) for name, policy in PRESETS.items()]
+    chosen.append(Contender(PLAIN, _ours(LayerOptions(fused=False))))
+    for name, policy in PRESETS.items():
+        chosen.append(Contender(ours(name), _ours(LayerOptions(save_policy=policy))))
     if with_compiled:
-        chosen.append(Contender(OURS_COMPILED, _ours(PRESETS["linear_outputs"], "compile")))
+        chosen.append(Contender(OURS_COMPILED, _ours(LayerOptions(elementwise="compile"))))
     return {contender.name: contender for contender in chosen}
 
 
@@ -80,20 +82,13 @@ def _compiled(config: LlamaConfig, device: torch.device) -> Any:
     return model
 
 
-def _ours(
-    policy: SavePolicy | None, elementwise: ElementwiseName = "auto"
-) -> Callable[[LlamaConfig, torch.device], Any]:
-    def build(config: LlamaConfig, device: torch.device) -> Any:
-        model = _built(LlamaForCausalLM, config, device)
-        model.model.save_policy = policy
-        model.model.elementwise = elementwise
-        return model
-
-    return build
+def _ours(options: LayerOptions) -> Callable[[LlamaConfig, torch.device], Any]:
+    model_class = functools.partial(LlamaForCausalLM, layer_options=options)
+    return functools.partial(_built, model_class)
 
 
 def _built(model_class: Any, config: LlamaConfig, device: torch.device) -> Any:
-    """Drawn on the device: a large model's weights would take minutes on the host."""
+    """Initialized on the device: a large model's weights would take minutes on the host."""
     dtype: Any = config.dtype
     with no_init_weights(), local_torch_dtype(dtype), device:
         model = model_class(config)
@@ -132,8 +127,8 @@ def _liger() -> Contender:
 
 @contextlib.contextmanager
 def _replaced(module: Any, names: dict[str, Any]) -> Iterator[None]:
-    """Liger replaces names of transformers' module, which every stock model looks up as it runs;
-    here that holds for its own steps only."""
+    """Liger replaces names of transformers' module, which every stock model looks up at run time;
+    here they are replaced during its own steps only."""
     before = {name: vars(module)[name] for name in names}
     vars(module).update(names)
     try:

@@ -1,13 +1,13 @@
-"""Time and saved bytes of a decoder layer: stock transformers, our plain layer, our fused layer.
+"""Time and saved activations of a decoder layer: stock transformers, our plain and fused layer.
 
     python -m benchmarks.model.layer [--out benchmarks/results] [--compile] [--rehearse]
 
-Every contender is a stack of layers with the same weights, in one process on one thread, on the
-GPU where there is one. The contenders take turns in every round, so that a change of the machine's
-pace meets all of them; a ratio is the median over rounds of ratios within a round. On a CPU, time
-is the process's own CPU time, which other processes disturb least.
+Every contender is a stack of layers with the same weights, in one process on one thread, on the GPU
+where there is one. The contenders take turns in every round, so that changes of machine speed
+affect all of them; a ratio is the median over rounds of ratios within a round. On a CPU, time is
+CPU time of the process, which other processes disturb least.
 
-Saved bytes are what one layer more leaves for the backward pass, by autograd's own account.
+Saved bytes are what one more layer saves for backward, as counted by autograd's saved-tensor hooks.
 `--compile` adds our layer with its elementwise functions through torch.compile. `--rehearse` runs
 everything in a small size.
 """
@@ -28,9 +28,9 @@ from torch import Tensor
 from benchmarks.measuring import results as report
 from benchmarks.model.activation_memory import saved_bytes
 from benchmarks.model.contenders import CHECKPOINTED, STOCK, Contender, contenders, ours
-from llama_ds.config import ParallelConfig
 from llama_ds.model import hf_config
 from llama_ds.model_config import ModelConfig
+from llama_ds.parallel_config import ParallelConfig
 from llama_ds.planning.memory import activation_bytes
 from llama_ds.save_policy import PRESETS
 
@@ -39,7 +39,7 @@ WIDTHS = {torch.float32: 4, torch.bfloat16: 2}
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured."""
+    """Sizes of the measurement."""
 
     model: ModelConfig
     rows: int
@@ -231,7 +231,7 @@ def paragraphs(
         parts += [f"## {dtype}", table(chosen)]
     parts.append(f"![step time against saved bytes]({picture})")
     parts.append(
-        "Not measured: embedding, output head and optimiser; grouped-query heads; several ranks"
+        "Not measured: embedding, output head and optimizer; grouped-query heads; several ranks"
         + ("." if is_cuda else "; any GPU.")
     )
     return parts

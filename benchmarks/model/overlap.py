@@ -1,25 +1,24 @@
-"""How much of a decoder layer's communication is hidden behind its computation.
+"""Communication overlap: share of a decoder layer's communication hidden behind its computation.
 
     python -m benchmarks.model.overlap [--processes 2] [--link 2gbit] [--out FOLDER] [--rehearse]
 
 A stack of layers, forward and backward, on processes that this program starts: with NCCL where
 every process has a GPU, else with gloo on the CPU, one thread each. Without overlap and with it,
-cut into more and more chunks, the contenders take turns in every round; a ratio is the median over
-rounds of ratios within a round. Two answers to how much is hidden:
+split into more and more chunks, the contenders take turns in every round; a ratio is the median
+over rounds of ratios within a round. The hidden share is measured in two ways:
 
-- by the clock: (step without overlap - step with it) / communication alone, where that is the time
-  that the step's collectives take back to back with nothing else to do. Below 0, overlap costs more
+- by the clock: (step without overlap - step with it) / communication alone, where the latter is the
+  time of the step's collectives back to back without computation. Below 0, overlap costs more
   than it hides.
-- by the trace: the part of the collectives' time that lies under matmuls and attention (on a GPU:
-  under any other kernel). It does not say that these ran as fast as they would have alone.
+- by the trace: the part of the collectives' time that overlaps matmuls and attention (on a GPU: any
+  other kernel). It does not show whether these ran as fast as they would have alone.
 
-On a CPU gloo's loopback is memory that the cores copy, and what they copy they do not compute.
-`--link 2gbit` runs the processes in a network of their own (Linux, `unshare` and `tc`), whose only
-link lets no more than that through: there a rank waits for the link, as a GPU does, and does not
-work for it.
+On a CPU gloo's loopback is memory that the cores copy, time in which they do not compute. `--link
+2gbit` runs the processes in a network namespace (Linux, `unshare` and `tc`), whose only link is
+limited to that rate: there a rank waits for the link, as a GPU does, and does no work for it.
 
 Each contender's trace of rank 0 is written as `overlap_*.trace.json.gz`, which Perfetto and
-chrome://tracing open; on a CPU one layer's backward pass is drawn from it. `--rehearse` runs
+chrome://tracing open; on a CPU one layer's backward pass is plotted from it. `--rehearse` runs
 everything in a small size.
 """
 
@@ -46,6 +45,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.measuring import results as report
 from benchmarks.model.overlap_trace import draw, hidden_in
+from llama_ds.layer.options import LayerOptions
 from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel.collectives import Pending
@@ -56,7 +56,7 @@ OFF = "off"
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured."""
+    """Sizes of the measurement."""
 
     model: ModelConfig
     rows: int
@@ -68,7 +68,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the processes share the layers: all of them by tp, or all by sp."""
+    """How the processes shard the layers: all of them by tp, or all by sp."""
 
     name: str
     title: str
@@ -86,9 +86,9 @@ class Result:
     communication_seconds: list[float]
     """The collectives of a step, alone."""
     traced_seconds: float
-    """Of collectives, in the traced steps."""
+    """Collectives in the traced steps."""
     covered_seconds: float
-    """Of these, under computation."""
+    """Of these, overlapped by computation."""
 
     def hidden_by_trace(self) -> float:
         return self.covered_seconds / self.traced_seconds
@@ -101,7 +101,7 @@ class Result:
 
 
 def size_of(rehearse: bool, is_cuda: bool) -> Size:
-    """LLaMA-7B's layers on GPUs; a CPU's are small enough for a minute per layout."""
+    """LLaMA-7B's layers on GPUs; on a CPU small enough for a minute per layout."""
     if rehearse:
         hidden, intermediate, layers, heads, rows, length, rounds = 64, 176, 2, 4, 1, 64, 2
     elif is_cuda:
@@ -130,11 +130,14 @@ def layouts(processes: int) -> list[Layout]:
     ]
 
 
-def contenders(layout: Layout) -> dict[str, dict[str, Any]]:
-    """Name -> the model's options. Ulysses has nothing to cut in chunks."""
+def contenders(layout: Layout) -> dict[str, LayerOptions]:
+    """Name -> the model's options. Ulysses has nothing to split in chunks."""
     chunks = (1, 2, 4) if layout.tp > 1 else (1,)
-    on = {f"on, {n} chunk{'s' * (n > 1)}": {"overlap": True, "overlap_chunks": n} for n in chunks}
-    return {OFF: {"overlap": False}, **on}
+    on = {
+        f"on, {n} chunk{'s' * (n > 1)}": LayerOptions(overlap=True, overlap_chunks=n)
+        for n in chunks
+    }
+    return {OFF: LayerOptions(), **on}
 
 
 # -- measuring, on every rank ---------------------------------------------------------------------
@@ -151,16 +154,16 @@ def collectives_of_step(stack: Any, inputs: Tensor) -> list[Callable[[], Pending
         exchanges = 4 + 5
         return [lambda: sp.start_to_heads(heads, "exchange")] * exchanges * len(stack.layers)
     # Forward attn_in, mlp_in; backward these again, and the gradients of the two sums.
-    gathers = [lambda: tp.start_gathered(outside, "gather")] * (
+    gathers = [lambda: tp.start_all_gather(outside, "gather")] * (
         2 + 4 if outside is not inside else 0
     )
     # Forward mid, out; backward the gradients of attn_in and mlp_in. Zeros, summed in place.
-    sums = [lambda: tp.start_summed(inside, "sum")] * (2 + 2)
+    sums = [lambda: tp.start_reduce(inside, "sum")] * (2 + 2)
     return [*gathers, *sums] * len(stack.layers)
 
 
 def seconds(function: Callable[[], Any], device: torch.device) -> float:
-    """Wall time until all ranks have done it."""
+    """Wall time until all ranks have finished."""
     settle(device)
     start = time.perf_counter()
     function()
@@ -195,16 +198,12 @@ def measure(layout: Layout, size: Size, device: torch.device, folder: Path) -> l
         for start in collectives:
             start().wait()
 
-    def choose(options: dict[str, Any]) -> None:
-        for name, value in options.items():
-            setattr(stack, name, value)
-
     options = contenders(layout)
     steps: dict[str, list[float]] = {name: [] for name in options}
     communication: list[float] = []
     for number in range(size.rounds + 1):
         for name in options:
-            choose(options[name])
+            stack.layer_options = options[name]
             took = seconds(step, device)
             # The first round warms up caches, connections and the allocator.
             if number > 0:
@@ -214,7 +213,7 @@ def measure(layout: Layout, size: Size, device: torch.device, folder: Path) -> l
             communication.append(took)
     results = []
     for name in options:
-        choose(options[name])
+        stack.layer_options = options[name]
         settle(device)
         label = f"{layout.name}_{name}".replace(",", "").replace(" ", "_")
         path = folder / f"rank{dist.get_rank()}.{label}.json"
@@ -237,7 +236,7 @@ def activities(device: torch.device) -> list[ProfilerActivity]:
 
 
 def behind_link(rate: str) -> NoReturn:
-    """Start this program again where the only network is a loopback of this rate."""
+    """Start this program again in a network namespace with a loopback of this rate."""
     link = f"ip link set lo up && tc qdisc add dev lo root tbf rate {rate} burst 1mb latency 2s"
     command = ["unshare", "--map-root-user", "--net", "sh", "-c", f'{link} && exec "$@"', "sh"]
     again = [sys.executable, *sys.argv, "--behind-link"]

@@ -1,5 +1,5 @@
-"""What a trace of a step says: how much of the collectives lies under computation, and
-a drawing."""
+"""Analyzes a profiler trace: collectives' time overlapped by computation, and a plot of
+a step."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ COMPUTATIONS = (
     "aten::_scaled_dot_product_flash_attention_for_cpu",
     "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
 )
-"""What hides a collective on a CPU."""
+"""Operators that hide a collective on a CPU."""
 
 
 def hidden_in(events: list[dict[str, Any]]) -> tuple[float, float]:
-    """(seconds of collectives, of these under computation), where several at once count once."""
+    """(seconds of collectives, of these under computation), concurrent ones counted once."""
     collectives: list[tuple[float, float]] = []
     computations: list[tuple[float, float]] = []
     for event in events:
@@ -41,7 +41,7 @@ def hidden_in(events: list[dict[str, Any]]) -> tuple[float, float]:
 
 
 def union(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The same points in intervals that do not touch each other."""
+    """Union of intervals as disjoint intervals."""
     joined: list[tuple[float, float]] = []
     for start, end in sorted(intervals):
         if joined and start <= joined[-1][1]:
@@ -52,7 +52,7 @@ def union(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def draw(events: list[dict[str, Any]], path: Path) -> None:
-    """A layer's backward pass on a CPU: what was computed, and what was under way meanwhile."""
+    """Plot a layer's backward pass on a CPU: computation, and collectives in flight."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -70,15 +70,15 @@ def draw(events: list[dict[str, Any]], path: Path) -> None:
         elif kind == "wait":
             bars.append((event, 0, "tab:red", ""))
         elif kind == "start":
-            # Collectives begin in the order of their starts.
+            # Collectives run in the order in which they were started.
             while sent[0]["ts"] < event["ts"]:
                 sent.pop(0)
             bars.append((sent.pop(0), 1, "tab:orange", name))
     figure, axis = pyplot.subplots(figsize=(12, 3))
-    for event, lane, colour, label in bars:
+    for event, lane, color, label in bars:
         if begin <= event["ts"] < end:
             left, width = (event["ts"] - begin) / 1e3, event["dur"] / 1e3
-            axis.barh(lane, width, 0.8, left, color=colour, edgecolor="white", linewidth=0.5)
+            axis.barh(lane, width, 0.8, left, color=color, edgecolor="white", linewidth=0.5)
             axis.text(left, lane, label, fontsize=7, rotation=30, va="center")
     lanes = ["waiting", "on the wire", "weight gradient", "matmul, attention"]
     axis.set_yticks(range(4), lanes)

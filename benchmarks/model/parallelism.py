@@ -1,14 +1,14 @@
-"""What parallel ranks keep and send, counted beside the formulas, and how long a row may be.
+"""Activation memory and communication volume per rank against the formulas; longest sequence.
 
     python -m benchmarks.model.parallelism [--out benchmarks/results] [--rehearse]
 
-Four processes on one CPU, which talk by gloo, take every layout in turn; where a layout needs
-fewer, the others are further replicas. Three questions:
+Four processes on one CPU with gloo run every layout in turn; where a layout needs fewer, the others
+are data-parallel replicas. Three measurements:
 
-- which bytes one layer more leaves for the backward pass, by autograd's own account;
-- which bytes one layer more sends, forward and backward, counted at PyTorch's collectives;
-- the longest row that can be trained on while activations stay within a budget: the most that
-  forward and backward pass of a whole model hold at once, beside weights and their gradients.
+- bytes that one more layer saves for backward, as counted by autograd's saved-tensor hooks;
+- bytes that one more layer sends, forward and backward, counted at PyTorch's collectives;
+- the longest sequence that can be trained within a budget for activations: the peak of forward and
+  backward pass of a whole model, without weights and their gradients.
 
 `--rehearse` runs everything in a small size.
 """
@@ -41,10 +41,12 @@ from benchmarks.measuring.results import (
 )
 from benchmarks.model.activation_memory import peak_bytes, saved_bytes
 from benchmarks.model.wire import sent_bytes
-from llama_ds.config import ParallelConfig
+from llama_ds.layer.options import LayerOptions
+from llama_ds.loss import DEFAULT_LOSS_CHUNK_TOKENS
 from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.parallel_config import ParallelConfig
 from llama_ds.planning.memory import activation_bytes
 from llama_ds.planning.traffic import layer_traffic
 from llama_ds.save_policy import PRESETS, SavePolicyName
@@ -67,21 +69,21 @@ POLICIES: list[SavePolicyName] = ["keep_all", "linear_outputs"]
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured."""
+    """Sizes of the measurement."""
 
     model: ModelConfig
-    """Of the longest row; kept and sent bytes are those of its second layer."""
+    """For the longest sequence; saved and sent bytes are those of its second layer."""
     tokens: int
-    """Of the row of kept and sent bytes."""
+    """Sequence length for saved and sent bytes."""
     budget_bytes: int
-    """For activations, in the search of the longest row."""
+    """Activation memory, in the search of the longest sequence."""
     step_tokens: int
-    """Rows are multiples of this, which is the precision of the longest."""
+    """Sequence lengths are multiples of this, the resolution of the longest."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to save memory on long rows."""
+    """A way to save memory on long sequences."""
 
     name: str
     policy: SavePolicyName
@@ -90,7 +92,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class LayerResult:
-    """Bytes of one rank for one layer and `tokens` in whole rows."""
+    """Bytes of one rank for one layer and `tokens` in whole sequences."""
 
     layout: str
     policy: str
@@ -109,7 +111,7 @@ class LengthResult:
     variant: str
     longest: int
     peak_bytes: int
-    """At that length; the largest of all ranks."""
+    """At that length; the maximum over ranks."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,11 @@ def name_of(parallel: ParallelConfig) -> str:
 
 
 def built(
-    model: ModelConfig, parallel: ParallelConfig, groups: ParallelGroups, policy: SavePolicyName
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    groups: ParallelGroups,
+    policy: SavePolicyName,
+    mlp_tiles: int = 1,
 ) -> Any:
     torch.manual_seed(0)
     causal_lm: Any = LlamaForCausalLM._from_config(  # type: ignore[no-untyped-call]
@@ -159,8 +165,8 @@ def built(
         dtype=DTYPE,
         groups=groups,
         sequence_parallel=parallel.sequence_parallel,
+        layer_options=LayerOptions(save_policy=PRESETS[policy], mlp_tiles=mlp_tiles),
     )
-    causal_lm.model.save_policy = PRESETS[policy]
     return causal_lm.train()
 
 
@@ -188,7 +194,7 @@ def layer_result(
 
 
 def _stack_bytes(causal_lm: Any, size: Size) -> tuple[int, Counter[str], Counter[str]]:
-    """(kept, sent forward, sent backward) of the layers."""
+    """(saved, sent forward, sent backward) of the layers."""
     stack, sp = causal_lm.model, causal_lm.sp
     inputs = torch.ones(1, size.tokens // sp.size, size.model.hidden_size, dtype=DTYPE)
     inputs.requires_grad_()
@@ -205,9 +211,8 @@ def _stack_bytes(causal_lm: Any, size: Size) -> tuple[int, Counter[str], Counter
 
 def length_result(size: Size, groups: ParallelGroups, variant: Variant) -> LengthResult:
     sp = groups.sp_size
-    model = built(size.model, ParallelConfig(sp=sp), groups, variant.policy)
-    if variant.mlp_tiles > 1:
-        model.model.mlp_tiles = variant.mlp_tiles
+    parallel = ParallelConfig(sp=sp)
+    model = built(size.model, parallel, groups, variant.policy, variant.mlp_tiles)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
 
@@ -221,7 +226,7 @@ def length_result(size: Size, groups: ParallelGroups, variant: Variant) -> Lengt
         dist.all_reduce(own, op=dist.ReduceOp.MAX)
         return int(own)
 
-    peak(size.step_tokens)  # libraries allocate once and for all
+    peak(size.step_tokens)  # warm-up: one-time allocations of libraries
     longest, its_peak = longest_within(size.budget_bytes, peak, size.step_tokens)
     return LengthResult(sp, variant.name, longest, its_peak)
 
@@ -229,8 +234,8 @@ def length_result(size: Size, groups: ParallelGroups, variant: Variant) -> Lengt
 def longest_within(budget: int, peak: Callable[[int], int], step: int) -> tuple[int, int]:
     """(the longest multiple of `step` whose peak is within `budget`, its peak).
 
-    By doubling and halving, each length measured once: threads of gloo hold tensors for a moment
-    longer or shorter, so that a peak is not the same twice.
+    By doubling and bisection, each length measured once: gloo's threads hold tensors for varying
+    times, so that peaks vary between runs.
     """
     fits, its_peak, too_long = 0, 0, 1
     while (found := peak(too_long * step)) <= budget:
@@ -246,7 +251,7 @@ def longest_within(budget: int, peak: Callable[[int], int], step: int) -> tuple[
 
 
 def measure(size: Size) -> Results:
-    """One process of the four takes part in everything; all have the same results."""
+    """Run by each of the four processes; all return the same results."""
     sizes = dict.fromkeys((layout.tp, layout.sp) for layout in LAYOUTS)
     groups = {(tp, sp): ParallelGroups.build(tp_size=tp, sp_size=sp) for tp, sp in sizes}
     return Results(
@@ -264,7 +269,7 @@ def measure(size: Size) -> Results:
 
 
 def work(rank: int, folder: Path, size: Size) -> None:
-    """One process; the first writes the results into `folder`."""
+    """One process; rank 0 writes the results into `folder`."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD_SIZE
@@ -279,7 +284,8 @@ def work(rank: int, folder: Path, size: Size) -> None:
 
 
 def layer_tables(results: list[LayerResult]) -> list[str]:
-    """Markdown paragraphs: for every policy what a rank keeps and sends, beside the formulas."""
+    """Markdown paragraphs: per save policy the bytes a rank saves and sends, beside the
+    formulas."""
     header = ["", "kept", "formula", "of one rank"]
     header += ["sent forward", "formula", "sent backward", "formula"]
     paragraphs = []
@@ -320,7 +326,7 @@ def length_table(results: list[LengthResult]) -> str:
 
 
 def plot(results: list[LengthResult], path: Path) -> None:
-    """Longest row against sp."""
+    """Longest sequence against sp."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -351,7 +357,7 @@ def report(size: Size, results: Results, stem: Path, code: str) -> list[str]:
         *layer_tables(results.layers),
         "## Longest row",
         f"{model.num_hidden_layers} layers, vocabulary {model.vocab_size:,}, loss in chunks of "
-        f"{LlamaForCausalLM.loss_chunk_tokens:,} tokens: the most bytes that a forward and a "
+        f"{DEFAULT_LOSS_CHUNK_TOKENS:,} tokens: the most bytes that a forward and a "
         "backward pass hold at once, beside weights and gradients, within "
         f"{size.budget_bytes / 2**20:g} MiB, to {size.step_tokens} tokens.",
         length_table(results.lengths),

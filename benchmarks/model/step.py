@@ -1,16 +1,16 @@
-"""The whole training step: stock transformers and this project's model under one configuration.
+"""Full training step: stock transformers and this project's model under one configuration.
 
     python -m benchmarks.model.step [--compile] [--without-deepspeed] [--rehearse] [--out FOLDER]
 
-A step is forward, loss, backward and optimiser over two or more micro-batches, through DeepSpeed
-with the configuration that a recipe would generate, on one rank. Every contender has an engine of
-its own, with the same initial weights, and sees the same tokens. They take turns in every round; a
-ratio is the median over rounds of ratios within a round. On a CPU, time is the process's own CPU
-time on one thread. Where DeepSpeed is missing, or with `--without-deepspeed`, all of them step in
-the same arithmetic without it.
+A step is forward, loss, backward and optimizer over two or more micro-batches, through DeepSpeed
+with the configuration that a recipe would generate, on one rank. Every contender has its own
+engine, with the same initial weights, and sees the same tokens. They take turns in every round; a
+ratio is the median over rounds of ratios within a round. On a CPU, time is CPU time of the process
+on one thread. Where DeepSpeed is missing, or with `--without-deepspeed`, all of them step with the
+same arithmetic without it.
 
-Activation memory is that of one micro-batch, from the embedding to the loss: what is saved for the
-backward pass by autograd's account, and the most that forward and backward hold at once.
+Activation memory is that of one micro-batch, from the embedding to the loss: bytes saved for
+backward, as counted by autograd's saved-tensor hooks, and the peak of forward and backward.
 `--compile` adds our layer with its elementwise functions through torch.compile. `--rehearse` runs
 everything in a small size.
 """
@@ -51,7 +51,7 @@ OURS = ours("linear_outputs")
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured."""
+    """Sizes of the measurement."""
 
     model: ModelConfig
     micro_batch_size: int
@@ -66,7 +66,7 @@ class Size:
         return self.micro_batch_size * self.sequence_length
 
     def recipe(self, dtype: Any) -> Recipe:
-        """What the DeepSpeed configuration is generated from; it reads no data."""
+        """Source of the DeepSpeed configuration; it reads no data."""
         return Recipe(
             name="step",
             run_dir=Path("unused"),
@@ -94,14 +94,14 @@ class Result:
     peak_bytes: int = 0
     step_seconds: tuple[float, ...] = ()
     losses: tuple[float, ...] = ()
-    """Of every step from the first, the round of warming up included."""
+    """Of every step from the first, warm-up included."""
 
 
 def size_of(device: torch.device, rehearse: bool) -> Size:
     if rehearse:
         return Size(_model(64, 176, 2, 4, 256), 1, 2, 32, 2, tuple(DTYPES))
     if device.type == "cuda":
-        # All contenders' weights and optimiser states are on the GPU together.
+        # All contenders' weights and optimizer states are on the GPU together.
         return Size(_model(2_048, 5_632, 4, 16, 32_000), 4, 4, 2_048, 7, ("bf16",))
     return Size(_model(512, 1_376, 6, 8, 2_048), 1, 2, 1_024, 5, tuple(DTYPES))
 
@@ -147,7 +147,7 @@ def measure(
         except Exception as error:
             if name not in (LIGER, COMPILED):
                 raise
-            # Their failures are results too, and must not cost the others theirs.
+            # A contender's failure is a result, too, and must not end the others.
             missing[name] = f"fails: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     seconds: dict[str, list[float]] = {name: [] for name in steppers}
     losses: dict[str, list[float]] = {name: [] for name in steppers}
@@ -180,7 +180,7 @@ def activation_memory(
 
     with entrant.surroundings():
         saved = saved_bytes(model, lambda: loss_of(model, input_ids))
-        # Once before, so that the accumulated gradients of weights are no part of the peak.
+        # Once before, so that the accumulated gradients of weights are not part of the peak.
         forward_and_backward()
         peak = peak_bytes(forward_and_backward, device)
     model.zero_grad(set_to_none=True)
@@ -228,7 +228,7 @@ def table(results: list[Result], tokens: int) -> str:
 
 
 def targets(results: list[Result]) -> str:
-    """What `OURS` should reach, and what it reached."""
+    """Targets of `OURS`, and the measurements."""
     by_name = {result.contender: result for result in results}
     own, stock, checkpointed = by_name[OURS], by_name[STOCK], by_name[CHECKPOINTED]
     slower = report.paired_ratio(own.step_seconds, stock.step_seconds)
@@ -290,7 +290,8 @@ def main() -> None:
     device, code = report.device_of_choice(), report.commit()
     size = size_of(device, arguments.rehearse)
     no_deepspeed = "as asked for" if arguments.without_deepspeed else without_deepspeed()
-    # What imports have made stays: DeepSpeed and the rounds below collect garbage very often.
+    # Objects made by imports are frozen: DeepSpeed and the rounds below run the garbage collector
+    # often.
     gc.collect()
     gc.freeze()
     results = []

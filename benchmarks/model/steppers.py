@@ -1,9 +1,9 @@
-"""Whole training steps of any causal language model: through DeepSpeed, or in the same arithmetic.
+"""Full training steps of any causal language model: through DeepSpeed, or in plain PyTorch.
 
-Both do what `llama_ds.deepspeed_config` asks for: gradients of the micro-batches summed in fp32,
-clipped to a global norm, AdamW on fp32 masters of the weights, with decay on matrices only.
-`TorchStepper` is for machines without DeepSpeed; on one GPU it also leaves out the buffers that
-DeepSpeed keeps for communication.
+Both implement `llama_ds.deepspeed_config`: gradients of the micro-batches accumulated in fp32,
+clipped to a global norm, AdamW on fp32 master weights, with weight decay on matrices only.
+`TorchStepper` is for machines without DeepSpeed; on one GPU it also omits DeepSpeed's communication
+buffers.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from torch import Tensor, nn
 from llama_ds.batch import batch_plan
 from llama_ds.config import OptimizerConfig, Recipe
 
-FORWARD, HEAD, BACKWARD, OPTIMIZER = "forward", "loss head", "backward", "optimiser"
+FORWARD, HEAD, BACKWARD, OPTIMIZER = "forward", "loss head", "backward", "optimizer"
 
 
 class Stepper(Protocol):
     model: Any
 
     def step(self, micro_batches: list[Tensor], parts: Parts | None = None) -> float:
-        """One optimiser step over token ids [B, S] of each micro-batch; the mean loss.
+        """One optimizer step over token ids [B, S] of each micro-batch; returns the mean loss.
 
-        `parts` is told where each part of the step ends. A compiled model has none of the hooks
-        that this takes: it is timed as a whole.
+        `parts` is notified where each part of the step ends. A compiled model lacks the hooks for
+        this: it is timed as a whole.
         """
 
     def forget(self) -> bool:
-        """Drop what a step that failed has left; False where that is not possible."""
+        """Discard the state of a failed step; False where that is not possible."""
 
     def close(self) -> None:
-        """Give the memory of the optimiser back."""
+        """Free the memory of the optimizer."""
 
 
 def without_deepspeed() -> str:
@@ -48,7 +48,7 @@ def without_deepspeed() -> str:
     for module in ("deepspeed", "llama_ds.engine"):
         try:
             importlib.import_module(module)
-        # Not only ImportError: DeepSpeed looks for compilers and CUDA's headers as it is imported.
+        # Not only ImportError: DeepSpeed looks for compilers and CUDA headers on import.
         except Exception as error:
             return f"{module} cannot be imported ({error})"
     return ""
@@ -58,14 +58,14 @@ def without_deepspeed() -> str:
 def stepping(
     device: torch.device, *, deepspeed: bool
 ) -> Iterator[Callable[[nn.Module, Recipe], Stepper]]:
-    """While open, a function that makes steppers of models by recipes for a single rank."""
+    """Context manager with a factory of steppers, from models and recipes, for a single rank."""
     if not deepspeed:
         yield lambda model, recipe: TorchStepper(model, recipe, device)
         return
     from llama_ds.engine import init_distributed
     from llama_ds.parallel.groups import ParallelGroups
 
-    # What a launcher of one process would set, and DeepSpeed looks for.
+    # Environment variables that a launcher of one process would set, and DeepSpeed reads.
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     store = dist.HashStore()  # type: ignore[attr-defined]
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -82,18 +82,18 @@ def stepping(
 class Parts:
     """Seconds of each part of a step, summed over micro-batches.
 
-    A GPU is timed by events in its own queue, which do not make it wait; a CPU by its own time.
+    A GPU is timed by CUDA events in its stream, without synchronization; a CPU by CPU time.
     """
 
     device: torch.device
     _marks: list[tuple[str, Any]] = field(default_factory=list)
 
     def end(self, part: str) -> None:
-        """What ran since the last call was `part`; empty: none that counts."""
+        """Attribute the time since the last call to `part`; the empty string discards it."""
         self._marks.append((part, self._now()))
 
     def seconds(self) -> dict[str, float]:
-        """By name of the part; waits for the device."""
+        """By name of the part; synchronizes the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         totals: dict[str, float] = {}
@@ -116,14 +116,14 @@ class Parts:
 
 
 def loss_of(module: Any, input_ids: Tensor) -> Tensor:
-    """Mean loss of predicting each next token; the call is the same for every contender."""
+    """Mean next-token loss; the call is the same for every contender."""
     loss: Tensor = module(input_ids=input_ids, labels=input_ids, use_cache=False).loss
     return loss
 
 
 @contextlib.contextmanager
 def _marking(model: Any, parts: Parts | None) -> Iterator[Callable[[str], None]]:
-    """A function to call at the end of each part; where the decoder ends it is called by itself."""
+    """A function to call at the end of each part; a hook calls it at the end of the decoder."""
     if parts is None:
         yield lambda part: None
         return
@@ -139,7 +139,8 @@ def _marking(model: Any, parts: Parts | None) -> Iterator[Callable[[str], None]]
 
 class DeepSpeedStepper:
     def __init__(self, model: Any, recipe: Recipe, groups: Any, device: torch.device) -> None:
-        """An engine of its own for `model`, in the configuration of `recipe` for one rank."""
+        """A DeepSpeed engine of its own for `model`, in the configuration of `recipe` for one
+        rank."""
         from llama_ds.deepspeed_config import deepspeed_config
         from llama_ds.engine import build_engine
 
@@ -183,14 +184,15 @@ class TorchStepper:
         self.optimizer = _adamw(self.masters, settings, fused=device.type == "cuda")
 
     def _master(self, weight: nn.Parameter) -> nn.Parameter:
-        """The fp32 weight that the optimiser updates; it collects the gradients of `weight`."""
+        """The fp32 master weight that the optimizer updates; it accumulates the gradients of
+        `weight`."""
         if weight.dtype == torch.float32:
             return weight
         master = nn.Parameter(weight.detach().float())
         master.grad = torch.zeros_like(master)
 
         def collect(weight: Tensor) -> None:
-            # At once, so that the narrow gradients of all weights never exist together.
+            # At once, so that the bf16 gradients of all weights never exist together.
             assert master.grad is not None, "the fp32 gradient is zeroed in place, never dropped"
             if weight.grad is not None:
                 master.grad.add_(weight.grad)
@@ -221,7 +223,7 @@ class TorchStepper:
         return True
 
     def close(self) -> None:
-        """Nothing but this object holds anything."""
+        """No other object holds its memory."""
 
     @torch.no_grad()
     def _update(self) -> None:

@@ -1,4 +1,4 @@
-"""Bytes that this rank sends, counted where every collective of PyTorch passes: its operators."""
+"""Counts the bytes that this rank sends, at PyTorch's collective operators (c10d dispatch)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Operator of c10d -> (name for people, the argument whose bytes count, its share for r ranks).
+# Operator of c10d -> (display name, the argument whose bytes count, its share for r ranks).
 _COUNTED: dict[str, tuple[str, int, Callable[[int], float]]] = {
     "_allgather_base_": ("all_gather", 0, lambda r: (r - 1) / r),
     "_reduce_scatter_base_": ("reduce_scatter", 1, lambda r: (r - 1) / r),
@@ -44,7 +44,7 @@ def _is_group(argument: Any) -> bool:
 
 
 def sent_bytes(run: Callable[[], Any]) -> tuple[Counter[str], Any]:
-    """(bytes by collective, the result) of `run`, charged as `planning/traffic.py` says."""
+    """(bytes by collective, result) of `run`, by the lower bounds of `planning/traffic.py`."""
     with _Counting() as counting:
         result = run()
     return +counting.sent, result

@@ -25,6 +25,7 @@ from data_pipeline.commands.find_document import FindDocument
 from data_pipeline.commands.options import BuildOptions
 from data_pipeline.commands.plan_mixture import PlanMixture
 from data_pipeline.commands.remove import RemoveDocuments
+from data_pipeline.commands.verify_store import VerifyStore
 from data_pipeline.corpus import Corpus, CorpusFunction, text_corpus
 from data_pipeline.files.remote import root_of
 
@@ -43,7 +44,7 @@ class TextOptions:
 class BuildText:
     """Build a token store from your own text: .txt, .md and the like, JSON lines, Parquet.
 
-    Other jobs, each with its own --help: plan, compare-tokenizers, find-document, remove.
+    Other jobs, each with its own --help: plan, compare-tokenizers, find-document, remove, verify.
     """
 
     raw: str
@@ -76,6 +77,7 @@ DATASET_JOBS = {
     "compare-tokenizers": Command(CompareTokenizers, printed(CompareTokenizers.run)),
     "find-document": Command(FindDocument, printed(FindDocument.run)),
     "remove": Command(RemoveDocuments, printed(RemoveDocuments.run)),
+    "verify": Command(VerifyStore, printed(VerifyStore.run)),
 }
 """What is done with a built dataset, whatever its corpus."""
 

@@ -5,8 +5,8 @@ if their `normal_forms.paragraph_key` is. The hash is 64-bit xxh3 of the key's U
 uses the first 64 bits of SHA-1, which is equivalent and slower. Among n distinct paragraphs,
 n² / 2⁶⁵ hash collisions are expected: 0.03 in a group of a billion.
 
-Lines are normalised in batches. ASCII lines are translated as bytes; the others become code points,
-which are mapped by a lookup table. A line in which the mapping depends on neighbouring characters
+Lines are normalized in batches. ASCII lines are translated as bytes; the others become code points,
+which are mapped by a lookup table. A line in which the mapping depends on neighboring characters
 is left to `paragraph_key`.
 """
 
@@ -118,7 +118,7 @@ def _hashed(keys: Sequence[bytes]) -> Hashes:
 def _unicode_keys(lines: Sequence[str]) -> list[bytes]:
     """`paragraph_key` of each line, as UTF-8."""
     # A capital sigma becomes another letter at a word's end: the only lower-casing rule that
-    # depends on neighbours, and a newline ends a word.
+    # depends on neighbors, and a newline ends a word.
     lower = "\n".join(lines).lower()
     codes = np.frombuffer(lower.encode("utf-32-le", "surrogatepass"), "<u4")
     mapped = _table()[codes]

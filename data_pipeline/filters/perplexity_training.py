@@ -33,7 +33,7 @@ class NGramConfig:
     vocab_size: int = 65_536
     character_coverage: float = 0.9995
     tokenizer_bytes: int = 50_000_000
-    """Training text of the tokenizer at most, in UTF-8 bytes of normalised text."""
+    """Training text of the tokenizer at most, in UTF-8 bytes of normalized text."""
     ngram_bytes: int = 50_000_000
     """Training text of the n-gram model at most; about 50 bytes of memory per byte."""
     cutoff_pages: int = 10_000
@@ -66,7 +66,7 @@ def train_ngram(
     """Train on clean `documents`, measure cut-offs on crawled `pages` of the same language, and
     publish the folder `out`, which `perplexity.perplexity_model` reads.
 
-    Both are read once; the normalised documents are spooled to a temporary file beside `out`.
+    Both are read once; the normalized documents are spooled to a temporary file beside `out`.
     Deterministic: equal documents and pages in any order give equal bytes. ValueError if there is
     no document or no page.
     """
@@ -91,7 +91,7 @@ def train_ngram(
 
 
 def _spool(documents: Iterable[str], spool: BinaryIO) -> tuple[int, int]:
-    """Write the documents as normalised lines; returns (documents, bytes)."""
+    """Write the documents as normalized lines; returns (documents, bytes)."""
     num_documents = 0
     for text in documents:
         if line := normalize_for_scoring(text):

@@ -108,8 +108,7 @@ def remove_from_store(
         rewritten = dict(zip(concerned, results, strict=True))
         sources = {
             source: {
-                split: _split(new, new / source / split, splits[split], rewritten)
-                for split in SPLITS
+                split: _split(new / source / split, splits[split], rewritten) for split in SPLITS
             }
             for source, splits in store.manifest.sources.items()
         }
@@ -191,7 +190,7 @@ def _write_places(
 
 
 def _split(
-    store: Path, folder: Path, before: SplitManifest, rewritten: Mapping[str, _Rewritten]
+    folder: Path, before: SplitManifest, rewritten: Mapping[str, _Rewritten]
 ) -> SplitManifest:
     """The split's manifest, with what `datasets` wants beside its files."""
     found = [rewritten.get(file.path) for file in before.files]

@@ -129,9 +129,6 @@ class TokenizerAccount:
     """As prose: which texts, how many bytes."""
     bytes_per_token: dict[str, float]
     """Per source, of this tokenizer."""
-    reference_name: str | None = None
-    """A published tokenizer, compared on the same texts."""
-    reference_bytes_per_token: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)

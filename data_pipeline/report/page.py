@@ -39,7 +39,7 @@ MAX_REMOVED = 4
 """Maximum shown beside the kept document of a cluster."""
 MAX_NAMES = 8
 """Languages or licences listed per source; the rest is summed."""
-NUM_COLOURS = 10
+NUM_COLORS = 10
 
 
 def write(account: BuildAccount, path: Path) -> None:
@@ -66,7 +66,7 @@ def render(account: BuildAccount) -> str:
         style=Markup(folder.joinpath("page.css").read_text("utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        colours={source.name: i % NUM_COLOURS for i, source in enumerate(account.sources)},
+        colors={source.name: i % NUM_COLORS for i, source in enumerate(account.sources)},
         totals=_totals(account),
         flows=flows(account),
         reasons=_reasons(account),
@@ -78,7 +78,7 @@ def render(account: BuildAccount) -> str:
         states_shares=any(row.stated_share is not None for row in account.mixture),
         max_examples=MAX_EXAMPLES,
         max_clusters=MAX_CLUSTERS,
-        num_colours=NUM_COLOURS,
+        num_colors=NUM_COLORS,
     )
     # A lone surrogate cannot be encoded; only an account that was not read from Parquet has any.
     return page.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""C4 as published (allenai/c4): gzipped JSON lines with `text`, `timestamp` and `url`."""
+"""C4 reader (allenai/c4 as published): gzipped JSON lines with `text`, `timestamp` and `url`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from data_pipeline.files.inputs import InputFile, Inputs, walk
 from data_pipeline.files.remote import Root
 from data_pipeline.sources.rows import is_json, read_documents
 
-# Multilingual C4 has the language in its names: c4-de.tfrecord-..., c4-zh-Latn-validation.tfr...
+# Multilingual C4 has the language in file names: c4-de.tfrecord-..., c4-zh-Latn-validation.tfr...
 _LANGUAGE = re.compile(r"c4-([a-z]{2,3}(?:-[A-Z][a-z]{3})?)(?:-validation)?\.tfrecord-")
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)Z?")
 
 
 def inputs(root: Root, *, language: str = "en") -> Inputs:
-    """The JSON-lines files under `root`, compressed or not, but for those that are named after
-    another language than `language`."""
+    """The JSON-lines files under `root`, compressed or not, except those whose name has another
+    language than `language`."""
 
     def why_ignored(file: InputFile) -> str | None:
         if not is_json(file.path):
@@ -30,7 +30,7 @@ def inputs(root: Root, *, language: str = "en") -> Inputs:
 
 
 def read(file: InputFile, *, language: str) -> Iterator[Document | Rejected]:
-    """The documents of one file, all in `language`; `offset` is the line, from 1."""
+    """Stream the documents of one file, all in `language`; `offset` is the line, from 1."""
     for item in read_documents(file, text_field="text"):
         if isinstance(item, Document):
             timestamp = iso_timestamp(item.timestamp)
@@ -40,8 +40,8 @@ def read(file: InputFile, *, language: str) -> Iterator[Document | Rejected]:
 
 
 def iso_timestamp(timestamp: str | None) -> str | None:
-    """Both spellings in which C4 is found ("2019-04-25T12:57:54Z", "2019-04-25 12:57:54") as the
-    first; the time of the crawl, in UTC. Anything else stays as it is.
+    """Both timestamp formats in which C4 is found ("2019-04-25T12:57:54Z", "2019-04-25 12:57:54")
+    as the first; the time of the crawl, in UTC. Anything else is unchanged.
     """
     match = _TIMESTAMP.fullmatch(timestamp or "")
     return f"{match[1]}T{match[2]}Z" if match else timestamp

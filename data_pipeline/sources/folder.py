@@ -1,7 +1,7 @@
-"""A user's own folder, or single file, of plain text, JSON lines and Parquet.
+"""Reads a user's own folder, or single file, of plain text, JSON lines and Parquet.
 
-Plain text and JSON lines may be compressed (.gz, .zst). Everything is streamed: memory does not
-grow with the size of a file.
+Plain text and JSON lines may be compressed (.gz, .zst). Reading is streaming: memory does not grow
+with file size.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".org", 
 
 
 def inputs(root: Root) -> Inputs:
-    """All files under `root` (or `root` itself) of a kind that `read` knows.
+    """All files under `root` (or `root` itself) in a format that `read` supports.
 
-    Symbolic links are followed: people collect data sets with them.
+    Symbolic links are followed, because datasets are often assembled from links.
     """
     tree = walk(root, follow_symlinks=True)
     return tree.without(lambda file: "unknown_kind" if _kind(file.path) == "unknown" else None)
@@ -32,10 +32,10 @@ def inputs(root: Root) -> Inputs:
 def read(
     file: InputFile, *, text_field: str, max_document_bytes: int
 ) -> Iterator[Document | Rejected]:
-    """The documents of one file; what cannot be read is rejected with its place.
+    """Stream the documents of one file; what cannot be read is rejected with its position.
 
-    Plain text beyond `max_document_bytes` is cut into documents of at most that size: at blank
-    lines, or at line ends where a paragraph is longer, or in very long lines. JSON lines and
+    Plain text beyond `max_document_bytes` is split into documents of at most that size: at blank
+    lines, or at line ends where a paragraph is longer, or within very long lines. JSON lines and
     Parquet have their text in the field `text_field`.
     """
     try:
@@ -77,12 +77,13 @@ def _read_plain_text(file: InputFile, max_document_bytes: int) -> Iterator[Docum
 
 
 def cut_at_blank_lines(lines: io.TextIOBase, max_bytes: int) -> Iterator[str]:
-    """Cut a text stream into pieces of at most `max_bytes` UTF-8 bytes; joined, they are the text.
+    """Split a text stream into chunks of at most `max_bytes` UTF-8 bytes; concatenated, they are
+    the text.
 
-    Each piece ends with the last blank line that lets it fit, else with the last line end; lines
-    longer than a quarter of a piece may be cut anywhere.
+    Each chunk ends with the last blank line that fits, else with the last line end; lines longer
+    than a quarter of a chunk may be split anywhere.
     """
-    # A character has up to four bytes: a line read by this many characters always fits.
+    # A character has up to four bytes: a line read with this many characters always fits.
     max_characters = max(1, max_bytes // 4)
     paragraphs: list[str] = []
     size = 0

@@ -1,6 +1,6 @@
-"""Rows of JSON lines and of Parquet files, and rows as documents, streamed.
+"""Streaming readers of JSON lines and Parquet: rows, and rows as documents.
 
-What is no row, or no document, is rejected with its place.
+Malformed rows are rejected with their position.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KNOWN_FIELDS = {
     "license": "licence",
     "timestamp": "timestamp",
 }
-"""Field of a row -> field of `Document`; only strings are taken over."""
+"""Field of a row -> field of `Document`; only strings are used."""
 
 MAX_LINE_BYTES = 64 << 20
 
@@ -43,7 +43,7 @@ _PARQUET_BATCH_ROWS = 64
 @dataclass(frozen=True)
 class Row:
     offset: int
-    """Line of a JSON file, from 1; row of a Parquet file, from 0."""
+    """Line number of a JSON lines file, from 1; row number of a Parquet file, from 0."""
     fields: dict[str, Any]
 
 
@@ -61,8 +61,8 @@ def read_rows(
 ) -> Iterator[Row | Rejected]:
     """The rows of a JSON lines or Parquet file that have a field `text_field`.
 
-    Of Parquet, only that column and those whose name `is_wanted` are read. Damage in a file ends
-    its rows with a rejection. Never raises.
+    Of Parquet, only that column and those accepted by `is_wanted` are read. Corrupt data ends a
+    file's rows with a rejection. Never raises.
     """
     reader = _parquet_rows(file, text_field, is_wanted) if is_parquet(file.path) else None
     try:
@@ -126,7 +126,7 @@ def _json_row(line: bytes, file: InputFile, number: int, text_field: str) -> Row
         detail = f"line {number}: {one_line(error)}"
         return Rejected("bad_json", file.source_file, number, detail)
     if not isinstance(fields, dict):
-        detail = f"line {number} holds no object; expected one {{...}} per line"
+        detail = f"line {number} is not a JSON object; expected one {{...}} per line"
         return Rejected("bad_json", file.source_file, number, detail)
     if text_field not in fields:
         names = ", ".join(sorted(fields)[:10])

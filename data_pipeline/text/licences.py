@@ -1,6 +1,6 @@
 """Which licence a text is under: SPDX ids from package metadata and from licence texts.
 
-Recognition of free text is heuristic, so it is conservative: what is not recognised is None, and
+Recognition of free text is heuristic, so it is conservative: what is not recognized is None, and
 where several licences are named all of them count ("A AND B").
 """
 

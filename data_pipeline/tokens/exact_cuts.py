@@ -1,7 +1,7 @@
 """Split points of a text at which BPE encoding of the parts equals encoding of the whole.
 
 SentencePiece's BPE starts from the text's characters and merges, again and again, the two
-neighbours whose union is the token of the highest score, the leftmost among equals. So the merges
+neighbors whose union is the token of the highest score, the leftmost among equals. So the merges
 within a span of text are those, in the same order, that the span would see alone, as long as none
 has crossed its borders. Two rules follow:
 

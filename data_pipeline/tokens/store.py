@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -34,6 +36,11 @@ Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
 TokenizerKind = Literal["sentencepiece", "huggingface"]
+TOKENIZER_FILES: dict[TokenizerKind, str] = {
+    "sentencepiece": "tokenizer.model",
+    "huggingface": "tokenizer.json",
+}
+"""The file by which tokenizers of a kind are told apart."""
 """By which file of its folder a tokenizer gives ids: tokenizer.model, or tokenizer.json alone."""
 
 FORMAT_VERSION = 3
@@ -304,7 +311,7 @@ class TokenStore:
                 f"{FORMAT_VERSION}; build the store again"
             )
         store = TokenStore(path, StoreManifest.from_json(text))
-        for file in store._files():
+        for file in store.files:
             _check_size(path / file.path, file.bytes)
         return store
 
@@ -324,21 +331,56 @@ class TokenStore:
             )
         return TokenStream(self.path, self.manifest.sources[source][split])
 
-    def verify(self) -> None:
-        """Read every file; ValueError for the first one whose checksum is not the manifest's."""
-        for file in self._files():
-            found = file_checksum(self.path / file.path)
-            if found != file.xxh3_64:
-                raise ValueError(
-                    f"damaged shard: {self.path / file.path} has checksum {found}, the manifest "
-                    f"says {file.xxh3_64}; {_CURE}"
-                )
+    @property
+    def shards(self) -> tuple[ShardFile, ...]:
+        """The files with tokens, of all sources and splits."""
+        splits = [split for splits in self.manifest.sources.values() for split in splits.values()]
+        return tuple(file for split in splits for file in split.files)
 
-    def _files(self) -> Iterator[ShardFile | ProvenanceFile]:
-        for splits in self.manifest.sources.values():
-            for split in splits.values():
-                yield from split.files
-                yield from split.provenance
+    @property
+    def files(self) -> tuple[ShardFile | ProvenanceFile, ...]:
+        """All files that the manifest names."""
+        splits = [split for splits in self.manifest.sources.values() for split in splits.values()]
+        return (*self.shards, *(file for split in splits for file in split.provenance))
+
+    def verify(self, *, num_threads: int = 1) -> None:
+        """Read every file, `num_threads` at a time; ValueError that names all whose checksum is not
+        the manifest's."""
+        with ThreadPoolExecutor(num_threads) as pool:
+            damage = [self.damage_of_tokenizer()]
+            damage += pool.map(self.damage, self.files)
+        if any(damage):
+            raise ValueError("\n".join(filter(None, damage)))
+
+    def damage(
+        self, file: ShardFile | ProvenanceFile, after_block: Callable[[int], None] | None = None
+    ) -> str:
+        """What is wrong with the contents of a file, which is read (`file_checksum`); empty where
+        nothing is."""
+        path = self.path / file.path
+        try:
+            found = file_checksum(path, after_block)
+        except OSError as error:
+            return f"unreadable shard: {path} ({error.strerror}); {_CURE}"
+        if found == file.xxh3_64:
+            return ""
+        return (
+            f"damaged shard: {path} has checksum {found}, the manifest says {file.xxh3_64}; {_CURE}"
+        )
+
+    def damage_of_tokenizer(self) -> str:
+        """What is wrong with the store's tokenizer; empty where nothing is."""
+        path = self.tokenizer_dir / TOKENIZER_FILES[self.manifest.tokenizer_kind]
+        try:
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            return f"unreadable tokenizer: {path} ({error.strerror}); {_CURE}"
+        expected = self.manifest.tokenizer_sha256
+        if found == expected:
+            return ""
+        return (
+            f"damaged tokenizer: {path} has sha256 {found}, the manifest says {expected}; {_CURE}"
+        )
 
 
 def _check_size(path: Path, expected: int) -> None:

@@ -1,7 +1,7 @@
-"""Which attention kernel a model runs on.
+"""Selection of the attention kernel.
 
-A recipe names one in `train.attention`; `auto` takes PyTorch's own for the device: the CPU's flash
-kernel, FlashAttention-2 for bf16 on a GPU, else plain tensor functions.
+A recipe names one in `train.attention`; `auto` is PyTorch's own for the device: the CPU flash
+attention kernel, FlashAttention-2 for bf16 on a GPU, else plain tensor operations.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from llama_ds.layer.attention_kernels import Kernel
 
 
 def choose(name: AttentionName, q: Tensor, *, packed: bool) -> Kernel:
-    """The kernel for queries like `q` (last dimension E); `packed`: rows hold several documents.
+    """The kernel for queries like `q` (last dimension E); `packed`: sequences of several documents.
 
-    ValueError where the kernel's package is not installed, or the kernel cannot do this.
+    ValueError where the kernel's package is not installed, or it does not support this.
     """
     if name == "auto":
         name = _automatic(q)
@@ -46,16 +46,17 @@ def _require_support(name: AttentionName, q: Tensor, packed: bool) -> None:
     needed = {"math": q.device.type, "cpu": "cpu"}.get(name, "cuda")
     if q.device.type != needed:
         raise ValueError(
-            f"train.attention {name} runs on {needed}, this model is on {q.device.type}; auto "
-            "takes a kernel that fits"
+            f"train.attention {name} runs on {needed}, but the model is on {q.device.type}; set it "
+            "to auto, which selects a supported kernel"
         )
     if name in ("flash", "cudnn", "flash_attn") and not _fits_flash(q):
         raise ValueError(
-            f"train.attention {name} takes bf16 and a head width that is a multiple of 8 up to "
-            f"256, this model has {q.dtype} and {q.shape[-1]}; auto takes a kernel that fits"
+            f"train.attention {name} needs bf16 and a head dim that is a multiple of 8 up to 256, "
+            f"but the model has {q.dtype} and {q.shape[-1]}; set it to auto, which selects a "
+            "supported kernel"
         )
     if name == "cudnn" and packed:
         raise ValueError(
-            "train.attention cudnn cannot keep packed documents apart; set it to flash, or "
+            "train.attention cudnn does not support document masking; set it to flash, or "
             "data.document_masking to False"
         )

@@ -1,13 +1,14 @@
-"""Causal attention as pairs of a forward and a backward function, on the kernels inside PyTorch.
+"""Causal attention as pairs of forward and backward functions, on PyTorch's own kernels.
 
-A forward function returns the result and `lse`, the log-sum-exp of every query's scores; its
-backward function needs no more than these beside q, k and v. No kernel but `math` stores scores or
-computes masked ones. Rows of packed documents are attended document by document.
+A forward function returns the output and `lse`, the log-sum-exp of every query's scores; its
+backward function needs only these beside q, k and v. No kernel but `math` materializes the scores
+or computes masked ones. Packed documents do not attend to each other (document masking).
 
-Shapes in names: B rows, S sequence, H query heads, K key/value heads, E head width, T = B S. The
-shape of `lse` is the kernel's own affair; it has one number per query and head.
+Shapes in names: B sequences of the micro-batch, S sequence length, H query heads, K key/value
+heads, E head dim, T = B S. The shape of `lse` depends on the kernel; it has one number per query
+and head.
 
-The functions of PyTorch used here are those under `scaled_dot_product_attention`. They are not
+The PyTorch functions used here are those under `scaled_dot_product_attention`. They are not
 documented; `tests/llama_ds/layer/test_attention.py` pins them.
 """
 
@@ -27,18 +28,18 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Documents:
-    """Where the documents of packed rows lie; a row begins a document."""
+    """Boundaries of documents packed into sequences; a sequence starts a document."""
 
     lengths: tuple[int, ...]
-    """Tokens of each document, over all rows one after the other."""
+    """Tokens of each document, in order over all sequences."""
     cu_lengths: Tensor
-    """[documents + 1] int32: their first tokens, and T."""
+    """[documents + 1] int32, cumulative lengths: their first tokens, and T."""
 
     @classmethod
     def of(cls, position_ids_BS: Tensor) -> Documents | None:
-        """A document begins where a position is not the one before plus one (transformers' rule).
+        """A document starts where a position is not the previous one plus one, as in transformers.
 
-        None where each row is one document. A GPU is waited for.
+        None where each sequence is one document. Synchronizes with the GPU.
         """
         is_first = torch.ones_like(position_ids_BS, dtype=torch.bool)
         is_first[:, 1:] = position_ids_BS.diff(dim=1) != 1
@@ -62,33 +63,33 @@ class Kernel(NamedTuple):
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
-# -- packed rows -------------------------------------------------------------
+# -- packed documents ------------------------------------------------------------------------------
 
 
 def _split(x_BSHE: Tensor, documents: Documents) -> list[Tensor]:
-    """Each document as a row of its own, [1, its length, H, E]."""
+    """Each document as a sequence of its own, [1, its length, H, E]."""
     return [x.unsqueeze(0) for x in x_BSHE.flatten(0, 1).split(documents.lengths)]
 
 
-def _joined(parts: list[Tensor], like: Tensor) -> Tensor:
+def _concat(parts: list[Tensor], like: Tensor) -> Tensor:
     return torch.cat(parts, dim=1).view(like.shape)
 
 
-# -- plain tensor functions: any device, any dtype ------------------------------------------------
+# -- plain tensor operations: any device, any dtype -----------------------------------------------
 
 
 def _math_scores(q_BHSE: Tensor, k_BHSE: Tensor, documents: Documents | None) -> Tensor:
-    """Scores in the accumulation dtype, -inf where a key is later or of another document."""
+    """Scores in the accumulation dtype, masked (-inf) for later keys and other documents."""
     rows, _, length, width = q_BHSE.shape
     dtype = torch.promote_types(q_BHSE.dtype, torch.float32)
     scores: Tensor = (q_BHSE.to(dtype) @ k_BHSE.to(dtype).mT) * width**-0.5
-    hidden = torch.ones(length, length, dtype=torch.bool, device=q_BHSE.device).triu(1)
+    masked = torch.ones(length, length, dtype=torch.bool, device=q_BHSE.device).triu(1)
     if documents is not None:
         numbers = torch.arange(len(documents.lengths), device=q_BHSE.device)
         lengths = documents.cu_lengths.diff()
         document_BS = numbers.repeat_interleave(lengths).view(rows, 1, length)
-        hidden = hidden | (document_BS.unsqueeze(2) != document_BS.unsqueeze(3))
-    scores.masked_fill_(hidden, float("-inf"))
+        masked = masked | (document_BS.unsqueeze(2) != document_BS.unsqueeze(3))
+    scores.masked_fill_(masked, float("-inf"))
     return scores
 
 
@@ -111,9 +112,9 @@ def _math_backward(
     lse: Tensor,
     documents: Documents | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """With p the weights: dv = p^T dout, dscores = p (dout v^T - sum(dout out)), and so to q and k.
+    """With p the softmax: dv = p^T dout, dscores = p (dout v^T - sum(dout out)), then dq and dk.
 
-    The sum stands for the softmax's normalisation (arXiv 2205.14135, appendix B.2).
+    The sum is the gradient of the softmax's normalizer (arXiv 2205.14135, appendix B.2).
     """
     num_heads, num_kv_heads, dtype = q.shape[2], k.shape[2], lse.dtype
     shared_k, shared_v = repeat_heads(k, num_heads).transpose(1, 2), repeat_heads(v, num_heads)
@@ -121,8 +122,8 @@ def _math_backward(
     dout_BHSE = dout.transpose(1, 2).to(dtype)
     dv = p.mT @ dout_BHSE
     dp = dout_BHSE @ shared_v.transpose(1, 2).to(dtype).mT
-    normaliser = (dout_BHSE * out.transpose(1, 2).to(dtype)).sum(-1, keepdim=True)
-    dscores = p * (dp - normaliser) * q.shape[-1] ** -0.5
+    normalizer = (dout_BHSE * out.transpose(1, 2).to(dtype)).sum(-1, keepdim=True)
+    dscores = p * (dp - normalizer) * q.shape[-1] ** -0.5
     dq, dk = dscores @ shared_k.to(dtype), dscores.mT @ q.transpose(1, 2).to(dtype)
     return (
         dq.transpose(1, 2).to(q.dtype),
@@ -140,7 +141,7 @@ def _cpu_forward(
     if documents is not None:
         split = (_split(x, documents) for x in (q, k, v))
         parts = [_cpu_forward(q, k, v, None) for q, k, v in zip(*split, strict=True)]
-        return _joined([out for out, _ in parts], q), torch.cat([lse for _, lse in parts], dim=2)
+        return _concat([out for out, _ in parts], q), torch.cat([lse for _, lse in parts], dim=2)
     k, v = repeat_heads(k, q.shape[2]), repeat_heads(v, q.shape[2])
     out_BHSE, lse = aten._scaled_dot_product_flash_attention_for_cpu(
         q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), 0.0, True
@@ -165,7 +166,7 @@ def _cpu_backward(
             for dout, q, k, v, out, lse in zip(*split, lses, strict=True)
         ]
         dq, dk, dv = (list(gradients) for gradients in zip(*parts, strict=True))
-        return _joined(dq, q), _joined(dk, k), _joined(dv, v)
+        return _concat(dq, q), _concat(dk, k), _concat(dv, v)
     dq, dk, dv = aten._scaled_dot_product_flash_attention_for_cpu_backward(
         dout.transpose(1, 2),
         q.transpose(1, 2),
@@ -185,7 +186,7 @@ def _cpu_backward(
     )
 
 
-# -- FlashAttention-2 inside PyTorch: [B, S, H, E], or packed [T, H, E]; knows groups -------------
+# -- FlashAttention-2 inside PyTorch: [B, S, H, E], or packed [T, H, E]; supports GQA -------------
 
 
 def packed(documents: Documents | None, *tensors: Tensor) -> list[Tensor]:
@@ -193,7 +194,7 @@ def packed(documents: Documents | None, *tensors: Tensor) -> list[Tensor]:
 
 
 def extent(q_BSHE: Tensor, documents: Documents | None) -> tuple[Tensor | None, int]:
-    """(cumulated lengths, longest), as varlen kernels want them."""
+    """(cumulative lengths, longest), as varlen kernels take them."""
     if documents is None:
         return None, q_BSHE.shape[1]
     return documents.cu_lengths, max(documents.lengths)
@@ -219,7 +220,7 @@ def _flash_backward(
     documents: Documents | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     cu, longest = extent(q, documents)
-    # The state of the random numbers, read for dropout only.
+    # RNG state, read for dropout only.
     seed = torch.empty(2, dtype=torch.uint64, device=q.device)
     offset = torch.empty((), dtype=torch.uint64, device=q.device)
     tensors = packed(documents, dout.contiguous(), q, k, v, out)
@@ -235,7 +236,7 @@ def _flash_backward(
 def _cudnn_forward(
     q: Tensor, k: Tensor, v: Tensor, documents: Documents | None
 ) -> tuple[Tensor, Tensor]:
-    assert documents is None, "choose() refuses packed rows for cuDNN"
+    assert documents is None, "choose() rejects packed documents for cuDNN"
     k, v = repeat_heads(k, q.shape[2]), repeat_heads(v, q.shape[2])
     out_BHSE, lse, *_ = aten._scaled_dot_product_cudnn_attention(
         q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), None, True, 0.0, True, False
@@ -253,7 +254,7 @@ def _cudnn_backward(
     documents: Documents | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     length, num_kv_heads = q.shape[1], k.shape[2]
-    # The state of the random numbers, read for dropout only.
+    # RNG state, read for dropout only.
     seed, offset = (torch.empty((), dtype=torch.int64, device=q.device) for _ in range(2))
     dq, dk, dv = aten._scaled_dot_product_cudnn_attention_backward(
         dout.transpose(1, 2),

@@ -1,6 +1,6 @@
-"""Causal attention on the kernels of other packages, where these are installed.
+"""Causal attention on kernels of optional packages: xformers, FlashAttention-3.
 
-The pairs are those of `attention_kernels.py`; its legend holds here too.
+Signatures and shape names are those of `attention_kernels.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llama_ds.layer.functional import repeat_heads, repeat_heads_backward
 
 
 def _require(module: str, package: str, attention: str) -> Any:
-    """The module; ValueError where it is not installed."""
+    """The imported module; ValueError where it is not installed."""
     if importlib.util.find_spec(module.partition(".")[0]) is None:
         raise ValueError(
             f"train.attention {attention} needs the package {package}, which is not installed; "
@@ -35,14 +35,16 @@ def xformers() -> Kernel:
             return ops.LowerTriangularMask()
         return ops.fmha.attn_bias.BlockDiagonalCausalMask.from_seqlens(list(documents.lengths))
 
-    def one_row(documents: Documents | None, *tensors: Tensor) -> list[Tensor]:
-        """Packed rows are one long row to xformers."""
+    def as_one_sequence(documents: Documents | None, *tensors: Tensor) -> list[Tensor]:
+        """xformers takes packed documents as one long sequence."""
         return [x.unsqueeze(0) if documents else x for x in packed(documents, *tensors)]
 
     def forward(
         q: Tensor, k: Tensor, v: Tensor, documents: Documents | None
     ) -> tuple[Tensor, Tensor]:
-        qkv = one_row(documents, q, repeat_heads(k, q.shape[2]), repeat_heads(v, q.shape[2]))
+        qkv = as_one_sequence(
+            documents, q, repeat_heads(k, q.shape[2]), repeat_heads(v, q.shape[2])
+        )
         out, lse = ops.fmha.memory_efficient_attention_forward_requires_grad(
             *qkv, attn_bias=mask(documents)
         )
@@ -58,7 +60,7 @@ def xformers() -> Kernel:
         documents: Documents | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         shared_k, shared_v = repeat_heads(k, q.shape[2]), repeat_heads(v, q.shape[2])
-        dout_, out_, *qkv = one_row(documents, dout, out, q, shared_k, shared_v)
+        dout_, out_, *qkv = as_one_sequence(documents, dout, out, q, shared_k, shared_v)
         dq, dk, dv = ops.fmha.memory_efficient_attention_backward(
             dout_, out_, lse, *qkv, attn_bias=mask(documents)
         )
@@ -72,7 +74,7 @@ def xformers() -> Kernel:
 
 
 def flash_attn() -> Kernel:
-    """FlashAttention-3 for Hopper GPUs, of the package built from flash-attention's `hopper`."""
+    """FlashAttention-3 for Hopper GPUs, from the package built in flash-attention's `hopper`."""
     interface = _require("flash_attn_interface", "flash_attn_3", "flash_attn")
 
     def lengths(q: Tensor, documents: Documents | None) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""The layer's elementwise mathematics and the initial weights, as pure tensor functions.
+"""RMSNorm, rotary embedding, SwiGLU and initial weights, as pure tensor functions.
 
-Each function of the layer has its backward directly below: from the gradient of the result and the
-forward's inputs to the gradients of these. They are what autograd would find, without what autograd
-would save. `dx` is the gradient of `x`. Memory is what they cost, so results are built in place, in
-as few passes as PyTorch's operations allow; autograd is not to record them.
+Each function of the layer has its backward directly below, from the gradient of the output and the
+forward's inputs to the gradients of the inputs: autograd's gradients without autograd's saved
+tensors. `dx` is the gradient of `x`. They are memory-bound, so results are built in place in as few
+passes as PyTorch's operations allow; autograd must not record them.
 
-Shapes in names: B rows, S sequence, D hidden, H heads, E head dim, F intermediate; a bare name may
-have any leading dimensions.
+Shapes in names: B sequences of the micro-batch, S sequence length, D hidden, H heads, E head dim,
+F intermediate; a bare name may have any leading dimensions.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 def rms_norm(x_BSD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension (arXiv 1910.07467).
 
-    The result is rounded to x's dtype before it meets the weight, as in Hugging Face's class.
+    The result is rounded to x's dtype before it is multiplied by the weight, as in Hugging Face.
     """
     x = x_BSD.to(accumulation_dtype(x_BSD.dtype))
     return (x * _inverse_rms(x, eps)).to(x_BSD.dtype).mul_(weight_D)
@@ -36,7 +36,7 @@ def rms_norm_backward(
     """(dx, dweight) of `rms_norm`; sums over positions and over D run in the accumulation dtype.
 
     With r = 1 / sqrt(mean(x^2) + eps), n = r x and dn = weight dout: dx = r (dn - n mean(n dn)),
-    because x moves n directly and through r.
+    because n depends on x directly and through r.
     """
     dtype = accumulation_dtype(x_BSD.dtype)
     x, dout = x_BSD.to(dtype), dout_BSD.to(dtype)
@@ -50,7 +50,7 @@ def rms_norm_backward(
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    # The norm is one pass over x, where squaring and averaging are three.
+    # vector_norm is one pass over x, squaring and averaging would be three.
     sum_of_squares: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
     return sum_of_squares.div_(x.shape[-1]).add_(eps).rsqrt_()
 
@@ -59,7 +59,7 @@ def rotary(x_BSHE: Tensor, cos_BSE: Tensor, sin_BSE: Tensor) -> Tensor:
     """Rotary position embedding (arXiv 2104.09864) of queries or keys.
 
     Hugging Face's layout: element i is paired with i + E/2, where the paper and the original LLaMA
-    pair neighbours; the rows of `q_proj` and `k_proj` are stored in the matching order.
+    pair adjacent elements; the rows of `q_proj` and `k_proj` are permuted to match.
     """
     cos, sin, half = cos_BSE.unsqueeze(2), sin_BSE.unsqueeze(2), x_BSHE.shape[-1] // 2
     out = x_BSHE * cos
@@ -69,7 +69,7 @@ def rotary(x_BSHE: Tensor, cos_BSE: Tensor, sin_BSE: Tensor) -> Tensor:
 
 
 def rotary_backward(dout_BSHE: Tensor, cos_BSE: Tensor, sin_BSE: Tensor) -> Tensor:
-    """dx of `rotary`, contiguous: its transpose, a rotation back."""
+    """dx of `rotary`, contiguous: its transpose, the inverse rotation."""
     cos, sin, half = cos_BSE.unsqueeze(2), sin_BSE.unsqueeze(2), dout_BSHE.shape[-1] // 2
     dx = torch.empty_like(dout_BSHE, memory_format=torch.contiguous_format)
     torch.mul(dout_BSHE, cos, out=dx)
@@ -90,20 +90,20 @@ def swiglu_backward(dout_BSF: Tensor, gate_BSF: Tensor, up_BSF: Tensor) -> tuple
 
 
 def repeat_heads(k_BSKE: Tensor, num_heads: int) -> Tensor:
-    """Each of K heads `num_heads / K` times in a row: [B, S, num_heads, E]."""
+    """Each of K heads repeated `num_heads / K` times (GQA): [B, S, num_heads, E]."""
     repeats = num_heads // k_BSKE.shape[2]
     return k_BSKE if repeats == 1 else k_BSKE.repeat_interleave(repeats, dim=2)
 
 
 def repeat_heads_backward(dout_BSHE: Tensor, num_kv_heads: int) -> Tensor:
-    """dk of `repeat_heads`: the sum over the copies of each of `num_kv_heads`."""
+    """dk of `repeat_heads`: the sum over the repeats of each of `num_kv_heads`."""
     if dout_BSHE.shape[2] == num_kv_heads:
         return dout_BSHE
     return dout_BSHE.unflatten(2, (num_kv_heads, -1)).sum(3)  # type: ignore[no-any-return]
 
 
 def kept_positions(hidden_BSD: Tensor, logits_to_keep: int | Tensor) -> Tensor:
-    """The positions whose logits are wanted, in the forms that transformers' `generate` uses.
+    """The positions whose logits are needed, in the forms that transformers' `generate` uses.
 
     The last n (0: all); those of an index [n] or [B, n]; flattened, those of a bool mask [B, S].
     """
@@ -127,12 +127,12 @@ def initial_weight(
     """The full weight `name` of a model with this seed: normal(0, std).
 
     `name` is the parameter's name in `LlamaModel` ("layers.0.mlp.up_proj.weight"), or
-    "lm_head.weight". Each weight has a generator of its own, keyed by seed and name, and is drawn
-    on the CPU in fp32 and then cast and moved: it is the same for every order of construction,
-    device, dtype (up to rounding) and layout, whose ranks cut their shards from it.
+    "lm_head.weight". Each weight has its own generator, seeded by seed and name, and is sampled on
+    the CPU in fp32, then cast and moved: it is the same for every order of construction, device,
+    dtype (up to rounding) and parallel layout, whose ranks take their shards of it.
     """
     key = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    # PyTorch's CPU generator reads 32 bits of its seed.
+    # PyTorch's CPU generator uses 32 bits of its seed.
     generator = torch.Generator("cpu").manual_seed(int.from_bytes(key[:4], "big"))
     weight = torch.empty(shape, dtype=torch.float32, device="cpu")
     return weight.normal_(0.0, std, generator=generator).to(device=device, dtype=dtype)

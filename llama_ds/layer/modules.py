@@ -1,16 +1,16 @@
-"""The decoder layer: attention and MLP, each behind a norm, under tensor and sequence parallelism.
+"""The decoder layer as modules: pre-norm attention and MLP, under tensor and sequence parallelism.
 
-It exists twice, with equal results. The modules of this file are the plain layer: autograd finds
-the backward pass, and saves what it likes. `FusedLayer` of `layer/fused.py` is the whole layer as
-one function whose backward pass is written by hand and saves what the `SavePolicy` says; training
-runs on it wherever it may stand in for the modules (`layer/eligibility.py`).
+The layer exists twice, with equal results. These modules are the plain layer, whose backward pass
+and saved activations are autograd's. `FusedLayer` of `layer/fused.py` is the whole layer as one
+function with a hand-written backward pass, which saves what the `SavePolicy` says; training runs on
+it wherever it can replace the modules (`layer/eligibility.py`).
 
 Outside the blocks activations are [B, s, D], inside [B, S, heads or features of this rank]; see
-`parallel/tensor.py` and `parallel/sequence.py` for what is sent where. For a single rank both are
-the identity.
+`parallel/tensor.py` and `parallel/sequence.py` for the collectives. For a single rank both are the
+identity.
 
-Shapes in names: B rows, S sequence, s a rank's part of it outside the blocks, D hidden, H heads,
-K kv heads, E head dim.
+Shapes in names: B sequences of the micro-batch, S sequence length, s a rank's shard of it outside
+the blocks, D hidden, H heads, K kv heads, E head dim.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
+from llama_ds.layer.context import ForwardContext, LayerContext
 from llama_ds.layer.functional import accumulation_dtype
 from llama_ds.layer.fused import FusedLayer
-from llama_ds.layer.tensors import Fixed, FusedOptions, LayerWeights
+from llama_ds.layer.tensors import LayerWeights
 from llama_ds.parallel.sequence import SequenceParallel
 from llama_ds.parallel.tensor import (
     ColumnParallelLinear,
@@ -71,7 +72,7 @@ class LlamaMLP(nn.Module):
 
 
 class LlamaAttention(nn.Module):
-    """Causal self-attention; the scores are computed by transformers' chosen attention back end."""
+    """Causal self-attention, on the attention backend that transformers is configured for."""
 
     def __init__(
         self, config: LlamaConfig, layer_idx: int, tp: TensorParallel, sp: SequenceParallel
@@ -85,7 +86,7 @@ class LlamaAttention(nn.Module):
         num_key_value_heads = config.num_key_value_heads or config.num_attention_heads
         num_local_heads = config.num_attention_heads // tp.size
         num_local_kv_heads = max(1, num_key_value_heads // tp.size)
-        # Read from this module by the attention back ends.
+        # Read from this module by the attention backends.
         self.num_key_value_groups = num_local_heads // (
             num_local_kv_heads * sp.kv_repeats(num_local_kv_heads)
         )
@@ -156,13 +157,13 @@ class LlamaDecoderLayer(GradientCheckpointingLayer):
         self,
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
-        fused: FusedOptions | None = None,
+        fused: ForwardContext | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """[B, s, D] -> [B, s, D]; with `fused` by `FusedLayer`, whose options these are."""
+        """[B, s, D] -> [B, s, D]; by `FusedLayer` where its context `fused` is given."""
         if fused is not None:
             out: Tensor = FusedLayer.apply(  # type: ignore[no-untyped-call]
-                hidden_states, *position_embeddings, self._fixed(fused), *self._weights()
+                hidden_states, *position_embeddings, self._context(fused), *self._weights()
             )
             return out
         attended, _ = self.self_attn(
@@ -172,9 +173,9 @@ class LlamaDecoderLayer(GradientCheckpointingLayer):
         normed = self.post_attention_layernorm(hidden_states)
         return hidden_states + cast(Tensor, self.mlp(normed))
 
-    def _fixed(self, fused: FusedOptions) -> Fixed:
-        attention, norm = self.self_attn, self.input_layernorm
-        return Fixed(fused, attention.tp, attention.sp, attention.head_dim, norm.variance_epsilon)
+    def _context(self, forward: ForwardContext) -> LayerContext:
+        attention, eps = self.self_attn, self.input_layernorm.variance_epsilon
+        return LayerContext(forward, attention.tp, attention.sp, attention.head_dim, eps)
 
     def _weights(self) -> LayerWeights:
         attention, mlp = self.self_attn, self.mlp

@@ -1,8 +1,7 @@
-"""Groups of layers of which only the input is kept, and which run again for their backward pass.
+"""Activation checkpointing of groups of layers: only a group's input is saved, the rest recomputed.
 
 The save policy (`save_policy.py`) chooses within a layer, this between layers. How the inputs are
-kept is the `checkpoint` function's business: DeepSpeed's divides them over ranks, or sends them to
-the host.
+saved is up to the `checkpoint` function: DeepSpeed's can shard them across ranks or offload them.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ class Recomputation:
 
     num_groups: int
     checkpoint: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
-    """`function(hidden_states)` without its graph; it calls `function` again for the backward pass.
+    """Runs `function(hidden_states)` without saving activations; backward recomputes it.
 
-    It may take `hidden_states` for its own: afterwards nothing else may read them.
+    It may overwrite `hidden_states`: the caller must not read them afterwards.
     """
 
     def run(self, layers: Layers, hidden_states: Tensor, **arguments: Any) -> Tensor:
@@ -42,7 +41,7 @@ class Recomputation:
 
 
 def run_layers(layers: Layers, hidden_states: Tensor, **arguments: Any) -> Tensor:
-    """The layers one after the other, each with the same `arguments`."""
+    """Run the layers in sequence, all with the same `arguments`."""
     for layer in layers:
         hidden_states = layer(hidden_states, **arguments)
     return hidden_states

@@ -1,4 +1,4 @@
-"""What the fused layer works on: its weights, its options, and the tensors between its steps."""
+"""The fused layer's weights and activations, and its operations on sequence chunks."""
 
 from __future__ import annotations
 
@@ -9,20 +9,15 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from llama_ds.layer.attention_kernels import Documents, Kernel
-from llama_ds.layer.elementwise import EAGER, Elementwise
-from llama_ds.layer.offload import Offload
-from llama_ds.parallel.collectives import Pending, start_summed
+from llama_ds.parallel.collectives import Pending
 from llama_ds.parallel.profiling import named
-from llama_ds.parallel.sequence import SequenceParallel
-from llama_ds.parallel.tensor import SEQUENCE_DIM, TensorParallel
-from llama_ds.save_policy import SavePolicy
+from llama_ds.parallel.tensor import SEQUENCE_DIM
 
 T = TypeVar("T")
 
 
 class LayerWeights(NamedTuple):
-    """This rank's weights, [out, in] as in `nn.Linear`; also their gradients."""
+    """This rank's weight shards, [out, in] as in `nn.Linear`; also their gradients."""
 
     attn_norm: Tensor
     q: Tensor
@@ -35,87 +30,9 @@ class LayerWeights(NamedTuple):
     down: Tensor
 
 
-@dataclass(frozen=True)
-class FusedOptions:
-    """What all layers of one forward pass share."""
-
-    policy: SavePolicy
-    attention: Kernel
-    documents: Documents | None
-    """Of whole rows, where several lie in a row."""
-    elementwise: Elementwise = EAGER
-    offload: Offload | None = None
-    """Of this forward pass; None where the policy offloads nothing or nothing need be kept."""
-    overlap: bool = False
-    """Compute while tensors are sent; False: every collective is waited for where it begins."""
-    overlap_chunks: int = 2
-    """With `overlap`, parts of the sequence that the forward pass sends one after another."""
-    mlp_tiles: int = 1
-    """Parts of the sequence that the MLP works on one after another."""
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """All that the function needs beside tensors.
-
-    Its methods begin a collective and return what is pending; `name` is for profiles.
-    """
-
-    options: FusedOptions
-    tp: TensorParallel
-    sp: SequenceParallel
-    head_dim: int
-    eps: float
-
-    @property
-    def elementwise(self) -> Elementwise:
-        return self.options.elementwise
-
-    @property
-    def offloaded(self) -> tuple[str, ...]:
-        """The tensors that go to the host."""
-        names = () if self.options.offload is None else self.options.policy.offloaded()
-        # Without Ulysses `o_in` is `attn_out` itself, and comes back with it.
-        return tuple(name for name in names if name != "o_in" or self.sp.size > 1)
-
-    @property
-    def num_chunks(self) -> int:
-        """Chunks in which the forward pass sends what tensor parallelism brings together."""
-        return self.options.overlap_chunks if self.options.overlap and self.tp.size > 1 else 1
-
-    def gather(self, x_BsD: Tensor, name: str) -> Pending:
-        """[B, s, D] -> [B, S, D]."""
-        return self._begun(self.tp.start_gathered(x_BsD, name))
-
-    def sum(self, partial_BSD: Tensor, name: str) -> Pending:
-        """[B, S, D], of which each rank has one term, -> [B, s, D]."""
-        return self._begun(self.tp.start_summed(partial_BSD, name))
-
-    def sum_replicated(self, dnorm_D: Tensor, name: str) -> Pending:
-        """Gradient of a norm's weight, which all ranks hold."""
-        return self._begun(self.tp.start_summed_replicated(dnorm_D, name))
-
-    def sum_key_value(self, dweight: Tensor, name: str) -> Pending:
-        """Gradient of key or value heads, over the ranks that hold the same ones."""
-        return self._begun(start_summed(dweight, self.tp.kv_group, name))
-
-    def to_heads(self, x_BShE: Tensor, name: str) -> Pending:
-        """All heads of this rank's positions -> all positions of fewer heads, [B, T, g, E]."""
-        return self._begun(self.sp.start_to_heads(x_BShE, name))
-
-    def to_sequence(self, x_BTgE: Tensor, name: str) -> Pending:
-        """The way back, [B, S, h, E]."""
-        return self._begun(self.sp.start_to_sequence(x_BTgE, name))
-
-    def _begun(self, pending: Pending) -> Pending:
-        if not self.options.overlap:
-            pending.wait()
-        return pending
-
-
 @dataclass
 class Activations:
-    """The layer's tensors, each by the name that a `SavePolicy` gives it; None: not computed."""
+    """The layer's activations, by their names in `SavePolicy`; None: not computed (yet)."""
 
     x: Tensor
     attn_normed: Tensor | None = None
@@ -133,7 +50,7 @@ class Activations:
     up: Tensor | None = None
     product: Tensor | None = None
 
-    def drop_all_but(self, names: tuple[str, ...]) -> None:
+    def keep_only(self, names: tuple[str, ...]) -> None:
         for name in vars(self).keys() - set(names):
             setattr(self, name, None)
 
@@ -144,19 +61,23 @@ def weight_gradient(name: str, dout_BSO: Tensor, x_BSI: Tensor) -> Tensor:
         return dout_BSO.flatten(0, 1).mT @ x_BSI.flatten(0, 1)
 
 
-def present(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None, "a half of the layer has left out a tensor"
+def not_none(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None, "an activation that this step reads has not been computed"
     return tensor
 
 
-def arrived(parts: list[Pending]) -> Tensor:
-    """[B, s, D] of ranges of the sequence, once all are there."""
-    tensors = [part.wait() for part in parts]
+def wait_and_concat(chunks: list[Pending]) -> Tensor:
+    """[B, s, D], concatenated along the sequence once all chunks have arrived."""
+    tensors = [chunk.wait() for chunk in chunks]
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, SEQUENCE_DIM)
 
 
-def one_ahead(started: Iterable[T]) -> Iterator[T]:
-    """The same items, each handed on when the next one has been made, that is, begun."""
+def pipelined(started: Iterable[T]) -> Iterator[T]:
+    """The same items; issues the next one's collectives before yielding the current one.
+
+    Making an item must start its collectives: iterating over `started` one item ahead then lets
+    them run while the caller computes on the current item.
+    """
     iterator = iter(started)
     current = next(iterator)
     for following in iterator:

@@ -1,15 +1,15 @@
-"""Collectives with gradients.
+"""Collectives: differentiable, without gradients, and asynchronous.
 
-Each function names what it does forward; the docstring says what its backward does. A group of one
-(`None`) makes every function the identity, so that callers need no special case. All of them work
-on gloo and NCCL; backward collectives run on the same group as their forward.
+Differentiable functions are named after their forward; the docstring says what the backward does. A
+group of one (`None`) makes every function the identity, so that callers need no special case. All
+work on gloo and NCCL; backward collectives run on the same group as their forward.
 
 The pairs are those of Megatron-LM (Shoeybi et al. 2019, figure 3; Korthikanti et al. 2022, figure
 5): `copy_to_group`/`reduce_from_group` around a tensor-parallel block, or `all_gather`/
 `reduce_scatter` along the sequence in their place.
 
-For a backward pass written by hand there are the same without gradients, and each of those also as
-`start_...`, which returns at once with a `Pending` result: one can compute until it arrives.
+A hand-written backward pass uses the `..._no_grad` functions, and their asynchronous versions,
+`start_...`, which return a `Pending` result at once, to overlap communication with computation.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def size_of(group: Group) -> int:
 
 
 def rank_in(group: Group) -> int:
-    """This rank's number in the group."""
+    """This rank within the group."""
     return 0 if group is None else dist.get_rank(group)
 
 
 def copy_to_group(x: Tensor, group: Group) -> Tensor:
-    """`x` unchanged; backward sums the gradient over the group.
+    """The identity; backward all-reduces the gradient over the group.
 
-    For a tensor that every rank holds whole and uses for a different part of the result.
+    For a replicated tensor from which every rank computes a different shard of the result.
     """
     if size_of(group) == 1:
         return x
@@ -48,9 +48,9 @@ def copy_to_group(x: Tensor, group: Group) -> Tensor:
 
 
 def reduce_from_group(x: Tensor, group: Group) -> Tensor:
-    """Sum of `x` over the group; backward passes the gradient through.
+    """All-reduce of `x` over the group; backward is the identity.
 
-    For partial results whose sum every rank then uses in the same way.
+    For partial sums whose total is then replicated.
     """
     if size_of(group) == 1:
         return x
@@ -59,7 +59,7 @@ def reduce_from_group(x: Tensor, group: Group) -> Tensor:
 
 
 def all_gather(x: Tensor, dim: int, group: Group) -> Tensor:
-    """The ranks' parts joined along `dim`; backward sums over ranks and keeps the own part."""
+    """All-gather of the ranks' shards along `dim`; backward reduce-scatters."""
     if size_of(group) == 1:
         return x
     out: Tensor = _AllGather.apply(x, dim, group)  # type: ignore[no-untyped-call]
@@ -67,7 +67,7 @@ def all_gather(x: Tensor, dim: int, group: Group) -> Tensor:
 
 
 def reduce_scatter(x: Tensor, dim: int, group: Group) -> Tensor:
-    """Sum over the group, of which each rank keeps its part along `dim`; backward gathers."""
+    """Sum over the group, sharded along `dim`; backward all-gathers."""
     if size_of(group) == 1:
         return x
     out: Tensor = _ReduceScatter.apply(x, dim, group)  # type: ignore[no-untyped-call]
@@ -75,7 +75,7 @@ def reduce_scatter(x: Tensor, dim: int, group: Group) -> Tensor:
 
 
 def scatter(x: Tensor, dim: int, group: Group) -> Tensor:
-    """The own part along `dim` of a tensor that all ranks hold; backward gathers the parts."""
+    """This rank's shard along `dim` of a replicated tensor; backward all-gathers."""
     if size_of(group) == 1:
         return x
     out: Tensor = _Scatter.apply(x, dim, group)  # type: ignore[no-untyped-call]
@@ -83,9 +83,9 @@ def scatter(x: Tensor, dim: int, group: Group) -> Tensor:
 
 
 def gather(x: Tensor, dim: int, group: Group) -> Tensor:
-    """The ranks' parts joined along `dim`, for a result that all ranks then use in the same way.
+    """All-gather along `dim`, for a result that is then replicated over the ranks.
 
-    Backward keeps the own part: unlike `all_gather`'s, every rank's gradient is the whole one.
+    Backward takes this rank's shard: unlike in `all_gather`, every rank has the full gradient.
     """
     if size_of(group) == 1:
         return x
@@ -94,9 +94,9 @@ def gather(x: Tensor, dim: int, group: Group) -> Tensor:
 
 
 def all_to_all(x: Tensor, split_dim: int, join_dim: int, group: Group) -> Tensor:
-    """Cut `x` along `split_dim`, send part r to rank r, join what arrives along `join_dim`.
+    """Split `x` along `split_dim`, send chunk r to rank r, concatenate along `join_dim`.
 
-    Backward is the same exchange the other way round.
+    Backward is the inverse all-to-all.
     """
     if size_of(group) == 1:
         return x
@@ -106,16 +106,16 @@ def all_to_all(x: Tensor, split_dim: int, join_dim: int, group: Group) -> Tensor
 
 # -- plain collectives, without gradients ---------------------------------------------------------
 
-# torch 2.13 warns of the names that earlier versions know alone.
+# torch 2.13 deprecates the only names that earlier versions have.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class Pending:
-    """A tensor that a collective is bringing; `wait` gives it.
+    """The future result of an asynchronous collective; `wait` returns it.
 
-    On a GPU, waiting holds up the stream that the caller computes on, and not the host. Until then
-    the collective reads and writes memory beside the computation, so the tensors stay referenced.
+    On a GPU, waiting blocks the caller's compute stream, not the host. Until then the collective
+    uses the memory of its tensors concurrently, so they stay referenced.
     """
 
     def __init__(
@@ -127,12 +127,12 @@ class Pending:
         arrange: Callable[[Tensor], Tensor] | None = None,
         name: str = "",
     ) -> None:
-        """`arrange` makes the result of `received`. Without `work` there is nothing to wait for."""
+        """`arrange` makes the result from `received`; without `work` there is no wait."""
         self._tensor, self._work = received, work
         self._sent, self._arrange, self._name = sent, arrange, name
 
     def wait(self) -> Tensor:
-        """The result; any number of times."""
+        """The result; may be called repeatedly."""
         if self._work is not None:
             with named(f"wait: {self._name}"):
                 self._work.wait()
@@ -142,8 +142,8 @@ class Pending:
         return self._tensor
 
 
-def start_summed(x: Tensor, group: Group, name: str = "sum") -> Pending:
-    """Sum over the group; it takes the place of a contiguous `x`."""
+def start_all_reduce(x: Tensor, group: Group, name: str = "sum") -> Pending:
+    """Sum over the group; overwrites a contiguous `x`."""
     if size_of(group) == 1:
         return Pending(x)
     with named(f"start: {name}"):
@@ -151,8 +151,8 @@ def start_summed(x: Tensor, group: Group, name: str = "sum") -> Pending:
         return Pending(x, dist.all_reduce(x, group=group, async_op=True), name=name)
 
 
-def start_gathered(x: Tensor, dim: int, group: Group, name: str = "gather") -> Pending:
-    """The ranks' parts joined along `dim`."""
+def start_all_gather(x: Tensor, dim: int, group: Group, name: str = "gather") -> Pending:
+    """The ranks' shards concatenated along `dim`."""
     size = size_of(group)
     if size == 1:
         return Pending(x)
@@ -160,15 +160,15 @@ def start_gathered(x: Tensor, dim: int, group: Group, name: str = "gather") -> P
         source = x.movedim(dim, 0).contiguous()
         out = source.new_empty((size * source.shape[0], *source.shape[1:]))
         work = _all_gather(out, source, group=group, async_op=True)
-    # One copy here, in place of one by every matrix that the result enters.
+    # One copy here saves one in every matmul that takes the result.
     arrange = _contiguous_at(dim)
     return Pending(out, work, sent=source, arrange=arrange, name=name)
 
 
-def start_reduce_scattered(
+def start_reduce_scatter(
     x: Tensor, dim: int, group: Group, name: str = "reduce-scatter"
 ) -> Pending:
-    """The own part along `dim` of the sum over the group."""
+    """This rank's shard along `dim` of the sum over the group."""
     size = size_of(group)
     if size == 1:
         return Pending(x)
@@ -180,54 +180,54 @@ def start_reduce_scattered(
     return Pending(out, work, sent=source, arrange=_contiguous_at(dim), name=name)
 
 
-def start_exchanged(
+def start_all_to_all(
     x: Tensor, split_dim: int, join_dim: int, group: Group, name: str = "exchange"
 ) -> Pending:
-    """`x` cut along `split_dim` and sent to the ranks; what arrives is joined along `join_dim`."""
+    """`x` split along `split_dim` and sent; what is received, concatenated along `join_dim`."""
     size = size_of(group)
     if size == 1:
         return Pending(x)
     with named(f"start: {name}"):
         _require_divisible(x.shape[split_dim], size, split_dim)
-        parts = torch.stack(x.chunk(size, split_dim))
-        received = torch.empty_like(parts)
-        work = dist.all_to_all_single(received, parts, group=group, async_op=True)
+        chunks = torch.stack(x.chunk(size, split_dim))
+        received = torch.empty_like(chunks)
+        work = dist.all_to_all_single(received, chunks, group=group, async_op=True)
 
-    def joined(parts: Tensor) -> Tensor:
-        return torch.cat(parts.unbind(0), join_dim)
+    def concat(chunks: Tensor) -> Tensor:
+        return torch.cat(chunks.unbind(0), join_dim)
 
-    return Pending(received, work, sent=parts, arrange=joined, name=name)
-
-
-def gathered(x: Tensor, dim: int, group: Group) -> Tensor:
-    """`start_gathered`, waited for."""
-    return start_gathered(x, dim, group).wait()
+    return Pending(received, work, sent=chunks, arrange=concat, name=name)
 
 
-def reduce_scattered(x: Tensor, dim: int, group: Group) -> Tensor:
-    """`start_reduce_scattered`, waited for."""
-    return start_reduce_scattered(x, dim, group).wait()
+def all_gather_no_grad(x: Tensor, dim: int, group: Group) -> Tensor:
+    """`start_all_gather`, waited for."""
+    return start_all_gather(x, dim, group).wait()
 
 
-def exchanged(x: Tensor, split_dim: int, join_dim: int, group: Group) -> Tensor:
-    """`start_exchanged`, waited for."""
-    return start_exchanged(x, split_dim, join_dim, group).wait()
+def reduce_scatter_no_grad(x: Tensor, dim: int, group: Group) -> Tensor:
+    """`start_reduce_scatter`, waited for."""
+    return start_reduce_scatter(x, dim, group).wait()
 
 
-def own_part(x: Tensor, dim: int, group: Group) -> Tensor:
-    """The own part along `dim` of a tensor that all ranks hold."""
+def all_to_all_no_grad(x: Tensor, split_dim: int, join_dim: int, group: Group) -> Tensor:
+    """`start_all_to_all`, waited for."""
+    return start_all_to_all(x, split_dim, join_dim, group).wait()
+
+
+def own_shard(x: Tensor, dim: int, group: Group) -> Tensor:
+    """This rank's shard along `dim` of a replicated tensor."""
     size = size_of(group)
     _require_divisible(x.shape[dim], size, dim)
     return x.chunk(size, dim)[rank_in(group)]
 
 
 def _contiguous_at(dim: int) -> Callable[[Tensor], Tensor]:
-    """Dimension 0 goes to `dim`, in memory as well."""
+    """Moves dimension 0 to `dim`, in memory too."""
     return lambda x: x.movedim(0, dim).contiguous()
 
 
 def _require_divisible(length: int, size: int, dim: int) -> None:
-    assert length % size == 0, f"dim {dim} of length {length} does not divide over {size} ranks"
+    assert length % size == 0, f"dim {dim} of length {length} is not divisible by {size} ranks"
 
 
 # -- forward and backward -------------------------------------------------------------------------
@@ -262,52 +262,52 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dim: int, group: Group) -> Tensor:
         ctx.dim, ctx.group = dim, group
-        return gathered(x, dim, group)
+        return all_gather_no_grad(x, dim, group)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None]:
-        return reduce_scattered(dout, ctx.dim, ctx.group), None, None
+        return reduce_scatter_no_grad(dout, ctx.dim, ctx.group), None, None
 
 
 class _ReduceScatter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dim: int, group: Group) -> Tensor:
         ctx.dim, ctx.group = dim, group
-        return reduce_scattered(x, dim, group)
+        return reduce_scatter_no_grad(x, dim, group)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None]:
-        return gathered(dout, ctx.dim, ctx.group), None, None
+        return all_gather_no_grad(dout, ctx.dim, ctx.group), None, None
 
 
 class _Scatter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dim: int, group: Group) -> Tensor:
         ctx.dim, ctx.group = dim, group
-        return own_part(x, dim, group)
+        return own_shard(x, dim, group)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None]:
-        return gathered(dout, ctx.dim, ctx.group), None, None
+        return all_gather_no_grad(dout, ctx.dim, ctx.group), None, None
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dim: int, group: Group) -> Tensor:
         ctx.dim, ctx.group = dim, group
-        return gathered(x, dim, group)
+        return all_gather_no_grad(x, dim, group)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None]:
-        return own_part(dout, ctx.dim, ctx.group), None, None
+        return own_shard(dout, ctx.dim, ctx.group), None, None
 
 
 class _AllToAll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, split_dim: int, join_dim: int, group: Group) -> Tensor:
         ctx.split_dim, ctx.join_dim, ctx.group = split_dim, join_dim, group
-        return exchanged(x, split_dim, join_dim, group)
+        return all_to_all_no_grad(x, split_dim, join_dim, group)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None, None]:
-        return exchanged(dout, ctx.join_dim, ctx.split_dim, ctx.group), None, None, None
+        return all_to_all_no_grad(dout, ctx.join_dim, ctx.split_dim, ctx.group), None, None, None

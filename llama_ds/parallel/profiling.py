@@ -1,4 +1,4 @@
-"""Names for what a profiler shows."""
+"""Labels in profiler traces."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.profiler import record_function
 
 
 def named(name: str) -> AbstractContextManager[object]:
-    """What runs inside appears under `name` in a torch.profiler trace; free without a profiler."""
+    """Labels the operations inside in a torch.profiler trace; no cost without a profiler."""
     if _profiler_enabled():
         return record_function(name)
     return nullcontext()

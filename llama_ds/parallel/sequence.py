@@ -1,11 +1,11 @@
-"""Ulysses sequence parallelism (arXiv 2309.14509): a rank of an sp group has a slice of the rows.
+"""Ulysses sequence parallelism (arXiv 2309.14509): the ranks of an sp group shard each sequence.
 
-Everything but attention works on the slice alone. Attention needs all positions, but its heads are
-independent: an all-to-all turns "all heads of my positions" into "all positions of my heads" in
-front of it, and another one turns its result back.
+Everything but attention is local to the shard. Attention needs all positions, but its heads are
+independent: an all-to-all before it turns "all heads of my positions" into "all positions of my
+heads", and another one after it reverses this.
 
-Shapes in names: B rows, S sequence, s = S / sp, H and K this rank's query and key/value heads
-outside of attention, h = H / sp and k inside, E head width.
+Shapes in names: B sequences of the micro-batch, S sequence length, s = S / sp, H and K this rank's
+query and key/value heads outside of attention, h = H / sp and k inside, E head dim.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch import Tensor
 from llama_ds.parallel.collectives import (
     Group,
     Pending,
+    all_gather_no_grad,
     all_to_all,
-    gathered,
-    own_part,
-    start_exchanged,
+    own_shard,
+    start_all_to_all,
 )
 from llama_ds.parallel.groups import ParallelGroups
 
 
 @dataclass(frozen=True)
 class SequenceParallel:
-    """This rank's place among the ranks that share rows; the default is a single rank."""
+    """This rank in its sp group; the default is a single rank."""
 
     group: Group = None
     size: int = 1
@@ -40,7 +40,7 @@ class SequenceParallel:
         return cls() if groups is None else cls(groups.sp_group, groups.sp_size, groups.sp_rank)
 
     def kv_repeats(self, num_kv_heads: int) -> int:
-        """Copies of each key/value head that the exchange needs to give every rank as many."""
+        """Repeats of each key/value head, so that the all-to-all divides them evenly."""
         return self.size // math.gcd(self.size, num_kv_heads)
 
     def queries_to_heads(self, q_BHsE: Tensor) -> Tensor:
@@ -58,25 +58,25 @@ class SequenceParallel:
         """[B, S, h, E] -> [B, s, H, E]."""
         return all_to_all(out_BShE, 1, 2, self.group)
 
-    # The same without autograd and with heads behind the sequence, for a backward pass written by
-    # hand: begun here, and waited for by the caller.
+    # The same asynchronously, without autograd and with heads after the sequence, for the
+    # hand-written backward pass.
 
     def start_to_heads(self, q_BsHE: Tensor, name: str) -> Pending:
         """[B, s, H, E] -> [B, S, h, E]."""
-        return start_exchanged(q_BsHE, 2, 1, self.group, name)
+        return start_all_to_all(q_BsHE, 2, 1, self.group, name)
 
     def start_to_sequence(self, out_BShE: Tensor, name: str) -> Pending:
-        """[B, S, h, E] -> [B, s, H, E]; each of the two is the other's backward."""
-        return start_exchanged(out_BShE, 1, 2, self.group, name)
+        """[B, S, h, E] -> [B, s, H, E]; the two are each other's inverse and backward."""
+        return start_all_to_all(out_BShE, 1, 2, self.group, name)
 
     def whole(self, x_Bs: Tensor) -> Tensor:
-        """The whole rows [B, S] of what is cut along the sequence; no gradient."""
-        return gathered(x_Bs, 1, self.group)
+        """All-gather of sequence shards: [B, S]; no gradient."""
+        return all_gather_no_grad(x_Bs, 1, self.group)
 
-    def cut(self, x_BS: Tensor) -> Tensor:
-        """This rank's slice [B, s] of whole rows; no gradient."""
-        return own_part(x_BS, 1, self.group).contiguous()
+    def shard(self, x_BS: Tensor) -> Tensor:
+        """This rank's shard [B, s] of whole sequences; no gradient."""
+        return own_shard(x_BS, 1, self.group).contiguous()
 
     def positions(self, s: int, device: torch.device) -> Tensor:
-        """Position ids [s] of this rank's slice, in the whole row."""
+        """Position ids [s] of this rank's shard within the whole sequence."""
         return torch.arange(s, device=device) + self.rank * s

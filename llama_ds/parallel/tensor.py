@@ -1,19 +1,20 @@
-"""Tensor parallelism: each rank of a tp group holds a part of every large matrix.
+"""Tensor parallelism: the ranks of a tp group shard every large matrix.
 
-A block (attention, MLP, output head) is entered by a column-parallel matrix, whose output features
-are divided, and left by a row-parallel one, whose input features are. Between the two nothing is
-sent (Megatron-LM, arXiv 1909.08053, section 3). With `sequence_parallel` the activations outside
-the blocks are divided along the sequence over the same ranks (arXiv 2205.05198, section 4.2.2):
+A block (attention, MLP, output head) starts with a column-parallel matrix, sharded along its output
+features, and ends with a row-parallel one, sharded along its input features; in between there is no
+communication (Megatron-LM, arXiv 1909.08053, section 3). With `sequence_parallel` the activations
+outside the blocks are sharded along the sequence over the same ranks (arXiv 2205.05198, section
+4.2.2):
 
                      enter                                  leave
     plain            nothing; backward all-reduces          all-reduce; backward nothing
     sequence par.    all-gather; backward reduce-scatters   reduce-scatter; backward all-gathers
 
-The layers keep Hugging Face's names, and a rank's parameter is a part of the full one: `Sharding`
-says which, for initial weights, loading and saving alike.
+The layers keep Hugging Face's names, and a rank's parameter is a shard of the full one: `Sharding`
+defines which, for initialization, loading and saving alike.
 
-Shapes in names: B rows, S sequence, s = S / tp with sequence_parallel (else S), D hidden, V
-vocabulary, v = V / tp.
+Shapes in names: B sequences of the micro-batch, S sequence length, s = S / tp with
+sequence_parallel (else S), D hidden, V vocabulary, v = V / tp.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ from llama_ds.parallel.collectives import (
     reduce_from_group,
     reduce_scatter,
     scatter,
-    start_gathered,
-    start_reduce_scattered,
-    start_summed,
+    start_all_gather,
+    start_all_reduce,
+    start_reduce_scatter,
 )
 from llama_ds.parallel.groups import ParallelGroups
 
 SEQUENCE_DIM = 1
 
-# The module that a parameter belongs to -> the dimension of its weight that is divided.
+# Modules by the dimension along which their weight is sharded: 0 (columns), 1 (rows).
 _COLUMN = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head", "embed_tokens")
 _ROW = ("o_proj", "down_proj")
 _KEY_VALUE = ("k_proj", "v_proj")
@@ -49,82 +50,90 @@ _KEY_VALUE = ("k_proj", "v_proj")
 
 @dataclass(frozen=True)
 class Sharding:
-    """Which part of each full weight a tp rank holds; the only place that knows.
+    """Which shard of each full weight a tp rank holds; the only definition.
 
-    Key and value heads that are fewer than the ranks are held by several ranks each, adjacent ones.
+    Where there are fewer key/value heads than ranks, adjacent ranks hold replicas of a head.
     """
 
     tp_size: int
     num_key_value_heads: int
 
     def dim(self, name: str) -> int | None:
-        """Dimension along which the parameter `name` is divided; None where all ranks hold all."""
+        """Dimension along which the parameter `name` is sharded; None where it is replicated."""
         module, kind = name.split(".")[-2:]
         if module in _COLUMN:
             return 0
         return 1 if module in _ROW and kind == "weight" else None
 
     def replicas(self, name: str) -> int:
-        """Ranks that hold the same part."""
+        """Ranks that hold the same shard."""
         if self.dim(name) is None:
             return self.tp_size
         is_kv = name.split(".")[-2] in _KEY_VALUE
         return max(1, self.tp_size // self.num_key_value_heads) if is_kv else 1
 
     def local_slice(self, name: str, shape: tuple[int, ...], tp_rank: int) -> tuple[slice, ...]:
-        """Index of rank `tp_rank`'s part in the full parameter of `shape`."""
+        """Index of rank `tp_rank`'s shard in the full parameter of `shape`."""
         index = [slice(0, length) for length in shape]
         dim = self.dim(name)
         if dim is not None:
             replicas = self.replicas(name)
-            parts = self.tp_size // replicas
-            assert shape[dim] % parts == 0, (
-                f"{name}: dim {dim} of length {shape[dim]} does not divide into {parts} parts"
+            num_shards = self.tp_size // replicas
+            assert shape[dim] % num_shards == 0, (
+                f"{name}: dim {dim} of length {shape[dim]} must divide into {num_shards} shards"
             )
-            length = shape[dim] // parts
+            length = shape[dim] // num_shards
             start = tp_rank // replicas * length
             index[dim] = slice(start, start + length)
         return tuple(index)
 
+    def full_shape(self, name: str, local_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the full parameter, of which a rank's part has `local_shape`."""
+        shape = list(local_shape)
+        dim = self.dim(name)
+        if dim is not None:
+            shape[dim] *= self.tp_size // self.replicas(name)
+        return tuple(shape)
+
+    def holds_first_copy(self, name: str, tp_rank: int) -> bool:
+        """Whether no rank of a lower number holds the same part."""
+        return tp_rank % self.replicas(name) == 0
+
     def shard(self, name: str, full: Tensor, tp_rank: int) -> Tensor:
-        """Rank `tp_rank`'s part of a full parameter, as a view."""
+        """Rank `tp_rank`'s shard of a full parameter, as a view."""
         return full[self.local_slice(name, tuple(full.shape), tp_rank)]
 
-    def unshard(self, name: str, parts: list[Tensor]) -> Tensor:
-        """The full parameter from all ranks' parts, in rank order."""
+    def unshard(self, name: str, shards: list[Tensor]) -> Tensor:
+        """The full parameter from all ranks' shards, in rank order."""
         dim = self.dim(name)
-        return parts[0] if dim is None else torch.cat(parts[:: self.replicas(name)], dim)
+        return shards[0] if dim is None else torch.cat(shards[:: self.replicas(name)], dim)
 
 
 @dataclass(frozen=True)
 class TensorParallel:
-    """This rank's place among the ranks that share one copy of the weights.
-
-    The default is a single rank, for which every method is the identity.
-    """
+    """This rank in its tp group; the default is a single rank, where all methods are identities."""
 
     group: Group = None
     size: int = 1
     rank: int = 0
     sequence_parallel: bool = False
     kv_group: Group = None
-    """Ranks that hold the same key and value heads."""
+    """Ranks that hold replicas of the same key/value heads."""
     sharding: Sharding = Sharding(1, 1)
 
     @classmethod
     def of(
         cls, groups: ParallelGroups | None, *, sequence_parallel: bool, num_key_value_heads: int
     ) -> TensorParallel:
-        """ValueError where key/value heads are fewer than tp and the groups do not replicate."""
+        """ValueError where the groups' kv_replicas do not fit tp and the key/value heads."""
         if groups is None:
             return cls()
         sharding = Sharding(groups.tp_size, num_key_value_heads)
         replicas = sharding.replicas("k_proj.weight")
         if replicas != groups.kv_replicas:
             raise ValueError(
-                f"{num_key_value_heads} key/value heads on tp_size {groups.tp_size} ranks make "
-                f"{replicas} replicas of each, the groups are built for kv_replicas "
-                f"{groups.kv_replicas}"
+                f"kv_replicas ({groups.kv_replicas}) must be {replicas} for {num_key_value_heads} "
+                f"key/value heads on {groups.tp_size} tp ranks; pass it to ParallelGroups.build"
             )
         return cls(
             group=groups.tp_group,
@@ -136,71 +145,72 @@ class TensorParallel:
         )
 
     def enter(self, x_BsD: Tensor) -> Tensor:
-        """[B, s, D] -> [B, S, D] in front of column-parallel matrices."""
+        """[B, s, D] -> [B, S, D], before column-parallel matrices."""
         if self.sequence_parallel:
             return all_gather(x_BsD, SEQUENCE_DIM, self.group)
         return copy_to_group(x_BsD, self.group)
 
     def leave(self, partial_BSD: Tensor) -> Tensor:
-        """[B, S, D], of which each rank has one term, -> their sum, [B, s, D]."""
+        """Partial sums [B, S, D] of the ranks -> their total, [B, s, D]."""
         if self.sequence_parallel:
             return reduce_scatter(partial_BSD, SEQUENCE_DIM, self.group)
         return reduce_from_group(partial_BSD, self.group)
 
-    # The same without autograd, for a backward pass written by hand: begun here, and waited for by
-    # the caller.
+    # The same asynchronously and without autograd, for the hand-written backward pass.
 
-    def start_gathered(self, x_BsD: Tensor, name: str) -> Pending:
+    def start_all_gather(self, x_BsD: Tensor, name: str) -> Pending:
         """Forward of `enter`, and backward of `leave`."""
         if self.sequence_parallel:
-            return start_gathered(x_BsD, SEQUENCE_DIM, self.group, name)
+            return start_all_gather(x_BsD, SEQUENCE_DIM, self.group, name)
         return Pending(x_BsD)
 
-    def start_summed(self, partial_BSD: Tensor, name: str) -> Pending:
-        """Forward of `leave`, and backward of `enter`; it may overwrite what it is given."""
+    def start_reduce(self, partial_BSD: Tensor, name: str) -> Pending:
+        """Forward of `leave`, and backward of `enter`; may overwrite its argument."""
         if self.sequence_parallel:
-            return start_reduce_scattered(partial_BSD, SEQUENCE_DIM, self.group, name)
-        return start_summed(partial_BSD, self.group, name)
+            return start_reduce_scatter(partial_BSD, SEQUENCE_DIM, self.group, name)
+        return start_all_reduce(partial_BSD, self.group, name)
 
-    def start_summed_replicated(self, dweight: Tensor, name: str) -> Pending:
-        """Backward of `replicated`; it may overwrite what it is given."""
+    def start_reduce_replicated(self, dweight: Tensor, name: str) -> Pending:
+        """Backward of `replicated`; may overwrite its argument."""
         group = self.group if self.sequence_parallel else None
-        return start_summed(dweight, group, name)
+        return start_all_reduce(dweight, group, name)
 
-    # A chunk of [B, S, features]: the same range of every rank's part of the sequence.
+    # A chunk of [B, S, features]: the same range of every rank's sequence shard.
 
     def chunks(self, x_BSF: Tensor, num_chunks: int) -> list[Tensor]:
-        """[B, S, F] in chunks, such that each of them, when summed, leaves a range of [B, s, F]."""
+        """[B, S, F] in chunks, each of which reduce-scatters to a range of [B, s, F]."""
         if num_chunks == 1:
             return [x_BSF]
-        x_BTsF = x_BSF.unflatten(SEQUENCE_DIM, (self._num_parts, -1))
+        x_BTsF = x_BSF.unflatten(SEQUENCE_DIM, (self._num_sequence_shards, -1))
         return [chunk.flatten(1, 2) for chunk in x_BTsF.chunk(num_chunks, SEQUENCE_DIM + 1)]
 
-    def joined(self, chunks: list[Tensor]) -> Tensor:
-        """[B, S, F] of `chunks`, or of what was made of gathered ranges of [B, s, D]."""
+    def concat_chunks(self, chunks: list[Tensor]) -> Tensor:
+        """Inverse of `chunks`; also for what was computed from all-gathered ranges of [B, s, D]."""
         if len(chunks) == 1:
             return chunks[0]
-        parts = [chunk.unflatten(SEQUENCE_DIM, (self._num_parts, -1)) for chunk in chunks]
-        return torch.cat(parts, SEQUENCE_DIM + 1).flatten(1, 2)
+        shards = [
+            chunk.unflatten(SEQUENCE_DIM, (self._num_sequence_shards, -1)) for chunk in chunks
+        ]
+        return torch.cat(shards, SEQUENCE_DIM + 1).flatten(1, 2)
 
     def outside(self, x_BSD: Tensor) -> Tensor:
-        """[B, S, D] that all ranks hold -> the part [B, s, D] to work on outside the blocks."""
+        """Replicated [B, S, D] -> this rank's shard [B, s, D] outside the blocks."""
         return scatter(x_BSD, SEQUENCE_DIM, self.group) if self.sequence_parallel else x_BSD
 
     def sequence_length(self, s: int) -> int:
-        """S of activations whose length outside the blocks is `s`."""
-        return s * self._num_parts
+        """S of activations whose shard outside the blocks has length `s`."""
+        return s * self._num_sequence_shards
 
     @property
-    def _num_parts(self) -> int:
-        """Parts into which the sequence is divided outside the blocks."""
+    def _num_sequence_shards(self) -> int:
+        """Shards of the sequence outside the blocks."""
         return self.size if self.sequence_parallel else 1
 
     def replicated(self, weight: Tensor) -> Tensor:
-        """A weight that all ranks hold and use outside the blocks.
+        """A replicated weight for use outside the blocks.
 
-        With sequence_parallel each rank uses it on its part of the sequence, so that the gradient
-        is a sum over the ranks; without, every rank finds the whole gradient.
+        With sequence_parallel each rank applies it to its sequence shard, and the gradient is
+        all-reduced; without, every rank computes the full gradient.
         """
         return copy_to_group(weight, self.group) if self.sequence_parallel else weight
 
@@ -209,15 +219,15 @@ SINGLE_RANK = TensorParallel()
 
 
 def _mark(parameter: Tensor, is_counted: bool = True) -> None:
-    """Tell DeepSpeed that ranks hold different values here.
+    """Mark a parameter as sharded over tp, for DeepSpeed.
 
-    A gradient norm counts a marked parameter on every rank and any other on tp rank 0 only.
+    Its gradient norm counts a marked parameter on every rank, others on tp rank 0 only.
     """
     parameter.tensor_model_parallel = is_counted  # type: ignore[attr-defined]
 
 
 class ColumnParallelLinear(nn.Linear):
-    """This rank's output features of a linear layer; bias divided likewise."""
+    """A linear layer sharded along its output features, like its bias."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool, tp: TensorParallel) -> None:
         super().__init__(in_features, out_features // tp.size, bias=bias)
@@ -227,7 +237,7 @@ class ColumnParallelLinear(nn.Linear):
 
 
 class KeyValueLinear(nn.Linear):
-    """This rank's key or value heads; where ranks hold the same ones, they share the gradient."""
+    """The projection to this rank's key or value heads; gradients of replicas are all-reduced."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool, tp: TensorParallel) -> None:
         replicas = tp.sharding.replicas("k_proj.weight")
@@ -238,15 +248,15 @@ class KeyValueLinear(nn.Linear):
                 _mark(parameter, is_counted=tp.rank % replicas == 0)
 
     def forward(self, input: Tensor) -> Tensor:
-        """[..., in_features] -> [..., this rank's heads * head width]."""
+        """[..., in_features] -> [..., this rank's heads * head dim]."""
         bias = None if self.bias is None else copy_to_group(self.bias, self.group)
         return F.linear(input, copy_to_group(self.weight, self.group), bias)
 
 
 class RowParallelLinear(nn.Linear):
-    """This rank's input features of a linear layer; the ranks' results are summed on leaving.
+    """A linear layer sharded along its input features; the ranks' partial sums are reduced.
 
-    Every rank holds the whole bias, which is added once, to the sum.
+    The bias is replicated, and added once, to the total.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool, tp: TensorParallel) -> None:
@@ -264,7 +274,7 @@ class RowParallelLinear(nn.Linear):
 
 
 class VocabParallelEmbedding(nn.Embedding):
-    """This rank's rows of the embedding: ranks look up what they have, and sum."""
+    """An embedding sharded along the vocabulary: ranks look up their own rows, and reduce."""
 
     def __init__(
         self, vocab_size: int, hidden_size: int, padding_idx: int | None, tp: TensorParallel
@@ -291,5 +301,5 @@ class VocabParallelEmbedding(nn.Embedding):
 
 
 def gather_vocabulary(logits_BSv: Tensor, tp: TensorParallel) -> Tensor:
-    """All logits [B, S, V], for generation and evaluation of single positions."""
+    """All-gather of the vocabulary: logits [B, S, V], for generation."""
     return gather(logits_BSv, -1, tp.group)

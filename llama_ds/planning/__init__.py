@@ -1,2 +1,2 @@
-"""What a run will need before it starts: memory, traffic, the plan of a dry run. Imported by
-`train` and recipes; imports `config`, `batch` and below."""
+"""Estimates before a run starts: memory, communication volume, dry run. Imported by recipes;
+imports `config`, `batch`, `parallel` and below."""

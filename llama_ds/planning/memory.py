@@ -1,13 +1,12 @@
-"""Device memory of a training step, by part, from a recipe alone.
+"""Memory estimate of a training step from a recipe: weights, optimizer states, activation memory.
 
-An estimate before the run, to choose sizes with: it counts tensors that live for a whole step or
-for the forward and backward pass. It leaves out what no formula gives: the allocator's rounding and
-fragments, gradients of the layer whose backward pass is running, the device's context and NCCL's
-buffers. Recipes leave 15 % of the device free for these.
+It counts tensors that live for a whole step or for the forward and backward pass. It leaves out
+what has no formula: the allocator's rounding and fragmentation, gradients of the layer whose
+backward pass is running, the CUDA context and NCCL's buffers. Recipes leave 15 % of the device free
+for these.
 
-Tensor parallelism divides matrices, ZeRO divides states over the N ranks that hold the same part of
-the weights (data x sequence), and sequence parallelism divides tokens; all results are bytes per
-rank.
+Tensor parallelism shards matrices, ZeRO shards states over the N ranks that hold the same weight
+shards (dp x sp), and sequence parallelism shards tokens; all results are bytes per rank.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from llama_ds.config import ParallelConfig, Recipe
+from llama_ds.config import Recipe
 from llama_ds.model_config import ModelConfig
+from llama_ds.parallel_config import ParallelConfig
 from llama_ds.save_policy import PRESETS, SavePolicy
 
 ZERO3_LIVE_ELEMENTS = 1_000_000_000
-"""Parameters that ZeRO-3 keeps gathered at once (DeepSpeed's stage3_max_live_parameters)."""
+"""Parameters that ZeRO-3 keeps all-gathered at once (DeepSpeed's stage3_max_live_parameters)."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class MemoryEstimate:
     gradients: int
     optimizer_states: int
     buffers: int
-    """DeepSpeed's buckets for communication, and the weights that ZeRO-3 has gathered."""
+    """DeepSpeed's communication buckets, and the weights that ZeRO-3 has all-gathered."""
     activations: int
     loss: int
-    """One chunk of logits, and the gradients that the fused loss holds until the backward pass."""
+    """One chunk of logits, and the gradients that the fused loss saves for backward."""
 
     @property
     def total(self) -> int:
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, int]:
-        """Name of each part -> its bytes, largest concern of a reader first."""
+        """Bytes by the name of each part."""
         return {
             "weights": self.weights,
             "gradients": self.gradients,
@@ -53,7 +53,7 @@ class MemoryEstimate:
 
 
 def estimate_memory(recipe: Recipe, dp_size: int) -> MemoryEstimate:
-    """Memory of one rank that trains `recipe` with `dp_size` data-parallel replicas."""
+    """Memory of one rank that trains `recipe` with data-parallel degree `dp_size`."""
     num_parameters = rank_parameters(recipe)
     replicas = dp_size * recipe.parallel.sp
     weight_bytes, gradient_bytes, optimizer_bytes = state_bytes_per_parameter(recipe, replicas)
@@ -68,7 +68,7 @@ def estimate_memory(recipe: Recipe, dp_size: int) -> MemoryEstimate:
 
 
 def rank_parameters(recipe: Recipe) -> int:
-    """Parameters of a tp rank: its part of every matrix, and all norms."""
+    """Parameters of a tp rank: its shard of every matrix, and all norms."""
     model, tp = recipe.model, recipe.parallel.tp
     norms = (2 * model.num_hidden_layers + 1) * model.hidden_size
     key_value = 2 * model.num_hidden_layers * model.hidden_size * model.head_dim
@@ -81,13 +81,13 @@ def _rank_kv_heads(model: ModelConfig, parallel: ParallelConfig) -> int:
 
 
 def state_bytes_per_parameter(recipe: Recipe, replicas: int) -> tuple[float, float, float]:
-    """(weights, gradients, optimiser states), bytes per parameter of the rank's part of the model.
+    """(weights, gradients, optimizer states), bytes per parameter of a rank's model shard.
 
-    The scheme is ZeRO's (arXiv 1910.02054, section 5): stage 1 divides the optimiser states by N,
+    The scheme is ZeRO's (arXiv 1910.02054, section 5): stage 1 divides the optimizer states by N,
     stage 2 also the gradients, stage 3 also the weights. The bytes are those of the configuration
     in `deepspeed_config.py`:
 
-    - optimiser states: 12, an fp32 master copy of the weight and Adam's two moments. Without ZeRO
+    - optimizer states: 12, an fp32 master copy of the weight and Adam's two moments. Without ZeRO
       an fp32 weight is its own master, which leaves 8; ZeRO's flat partition is always a copy.
     - gradients: 4, accumulated in fp32. Where they are not partitioned, bf16 adds the 2 bytes of
       the micro-batch's own gradient; partitioned, that lives in the communication buffers.
@@ -106,7 +106,7 @@ def state_bytes_per_parameter(recipe: Recipe, replicas: int) -> tuple[float, flo
 
 
 def _buffer_bytes(recipe: Recipe) -> int:
-    """Buckets in which gradients are collected and reduced, and weights that ZeRO-3 gathers.
+    """Buckets in which gradients are reduced, and weights that ZeRO-3 all-gathers.
 
     Stage 2 fills one bucket while the other is reduced in fp32; stage 3 has one bucket.
     """
@@ -121,61 +121,79 @@ def _buffer_bytes(recipe: Recipe) -> int:
 
 
 def _activation_bytes(recipe: Recipe) -> int:
-    """What the forward pass leaves for the backward pass.
+    """Activation memory at its peak.
 
-    Each layer leaves what its policy keeps; the layer whose backward pass is running has the rest
-    of its tensors as well, the MLP's wide ones for one tile of the sequence at a time. Of offloaded
-    tensors those of one layer more are on the device, coming or going (`offload.py`). Groups of
-    `activation_checkpointing` leave their input alone.
+    Each layer has what its policy saves for backward; the layer whose backward pass is running also
+    has its recomputed activations, the MLP's wide ones for one tile of the sequence at a time.
+    Offloaded activations are on the device for one layer more, being copied (`layer/offload.py`).
+    Groups of `activation_checkpointing` save their input only.
     """
     model, train, parallel = recipe.model, recipe.train, recipe.parallel
     tokens, width = train.micro_batch_size * train.sequence_length, _width(recipe)
-    kept = activation_bytes(train.saved, model, parallel, tokens, width)
+    kept = activation_bytes(train.resolved_save_policy, model, parallel, tokens, width)
     everything = activation_bytes(PRESETS["keep_all"], model, parallel, tokens, width)
     sizes = _layer_elements(model, parallel, tokens)
     wide = sum(sizes[name] for name in ("gate", "up", "product")) * width
     everything -= wide - wide // train.mlp_tiles
     outside = _tokens_outside(parallel, tokens) * model.hidden_size
-    # The final norm keeps its input in fp32, and the normalised vector in the model's dtype.
+    # The final norm saves its input in fp32, and its normalized input in the model's dtype.
     final_norm = outside * (4 + width)
     running, inputs = model.num_hidden_layers, 0
     settings = recipe.activation_checkpointing
     if settings.number_checkpoints:
-        # The inputs of the groups, and the layers of the group whose backward pass is running.
+        # The inputs of the groups, and the layers of the group that is being recomputed.
         running //= settings.number_checkpoints
         parts = parallel.tp if settings.partition_activations else 1
         on_device = 0 if settings.cpu_checkpointing else settings.number_checkpoints
         inputs = on_device * outside * width // parts
-    moving = offloaded_bytes(train.saved, model, parallel, tokens, width)
+    moving = offloaded_bytes(train.resolved_save_policy, model, parallel, tokens, width)
     return inputs + running * kept + max(0, everything - kept) + moving + final_norm
 
 
 def activation_bytes(
     policy: SavePolicy, model: ModelConfig, parallel: ParallelConfig, tokens: int, width: int
 ) -> int:
-    """Bytes that one fused decoder layer keeps on a rank, for `tokens` in whole rows.
+    """Bytes that one fused decoder layer saves for backward on a rank, for `tokens` of sequences.
 
     `width` is the bytes of an element. It is exact: with `linear_outputs` on one rank, with
     d = hidden_size, k = key/value width and f = intermediate_size, (4 d + 2 k + 2 f) elements per
     token and a log-sum-exp of 4 bytes per head. Rotary tables are shared by all layers and not
     counted.
     """
-    return _layer_bytes(policy.kept(), model, parallel, tokens, width)
+    return _layer_bytes(policy.saved(), model, parallel, tokens, width)
 
 
 def offloaded_bytes(
     policy: SavePolicy, model: ModelConfig, parallel: ParallelConfig, tokens: int, width: int
 ) -> int:
-    """As `activation_bytes`, for what the layer keeps in the host's memory."""
+    """As `activation_bytes`, for what the layer offloads to host memory."""
     return _layer_bytes(policy.offloaded(), model, parallel, tokens, width)
 
 
 def host_bytes(recipe: Recipe) -> int:
-    """Pinned host memory of one rank: the offloaded tensors of all layers."""
+    """Pinned host memory of one rank: the offloaded activations of all layers."""
     model, train = recipe.model, recipe.train
     tokens = train.micro_batch_size * train.sequence_length
-    layer = offloaded_bytes(train.saved, model, recipe.parallel, tokens, _width(recipe))
+    layer = offloaded_bytes(
+        train.resolved_save_policy, model, recipe.parallel, tokens, _width(recipe)
+    )
     return model.num_hidden_layers * layer
+
+
+def checkpoint_host_bytes(recipe: Recipe, dp_size: int) -> int:
+    """Host memory of one rank for saving: a snapshot of its shard, and one full tensor.
+
+    The snapshot, pinned, has the fp32 master weights and both moments that the rank holds; at stage
+    0 the replicas divide it. The full tensor is put together for the file that the rank writes;
+    of a row-parallel one, a tp rank's shard is received beside it.
+    """
+    model, tp = recipe.model, recipe.parallel.tp
+    snapshot = 12 * math.ceil(rank_parameters(recipe) / (dp_size * recipe.parallel.sp))
+    column_parallel = model.hidden_size * max(model.vocab_size, model.intermediate_size)
+    row_parallel = model.hidden_size * model.intermediate_size
+    if tp > 1:
+        row_parallel += row_parallel // tp
+    return snapshot + 4 * max(column_parallel, row_parallel)
 
 
 def _layer_bytes(
@@ -188,11 +206,11 @@ def _layer_bytes(
 
 
 def _layer_elements(model: ModelConfig, parallel: ParallelConfig, tokens: int) -> dict[str, int]:
-    """Elements of each tensor of a layer on a rank, but of the log-sum-exp, which is fp32."""
+    """Elements of each activation of a layer on a rank, except the log-sum-exp, which is fp32."""
     heads, kv_heads = model.num_attention_heads // parallel.tp, _rank_kv_heads(model, parallel)
     inside, outside = tokens // parallel.sp, _tokens_outside(parallel, tokens)
     d, f = model.hidden_size, model.intermediate_size // parallel.tp
-    # Ulysses repeats key/value heads until every rank can have as many.
+    # Ulysses repeats key/value heads until they divide evenly over the ranks.
     query, key = heads * model.head_dim, math.lcm(kv_heads, parallel.sp) * model.head_dim
     return {
         "x": outside * d,
@@ -214,8 +232,7 @@ def _layer_elements(model: ModelConfig, parallel: ParallelConfig, tokens: int) -
 
 
 def _tokens_outside(parallel: ParallelConfig, tokens: int) -> int:
-    """Tokens of a rank outside the blocks, where Megatron's sequence parallelism divides its own
-    rows once more."""
+    """Tokens of a rank outside the blocks, sharded by Megatron's sequence parallelism too."""
     return tokens // parallel.sp // (parallel.tp if parallel.sequence_parallel else 1)
 
 

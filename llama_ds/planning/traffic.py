@@ -1,8 +1,8 @@
-"""Bytes that a rank sends for one decoder layer and micro-batch, from the recipe's sizes alone.
+"""Communication volume of one decoder layer and micro-batch: bytes that a rank sends.
 
-`docs/parallelism.md` shows the regions. A collective is charged with the least that any algorithm
-sends: (r - 1) / r of a tensor that r ranks gather, scatter or exchange, and twice that for a sum. A
-backend may send more.
+`docs/parallelism.md` shows the regions. Each collective counts with the lower bound of its
+communication volume over r ranks: (r - 1) / r of the tensor for all-gather, reduce-scatter and
+all-to-all, twice that for all-reduce. A backend may send more.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from llama_ds.config import ParallelConfig
 from llama_ds.model_config import ModelConfig
+from llama_ds.parallel_config import ParallelConfig
 from llama_ds.save_policy import SavePolicy
 
 Sent = Counter[str]
@@ -22,36 +22,36 @@ Sent = Counter[str]
 
 @dataclass(frozen=True)
 class LayerTraffic:
-    """What a rank sends for one layer."""
+    """Bytes that a rank sends for one layer."""
 
     forward: Sent
     backward: Sent
-    """With what is sent again because the save policy has not kept it."""
+    """Includes what is sent again because the save policy has not saved it for backward."""
 
 
 def layer_traffic(
     policy: SavePolicy, model: ModelConfig, parallel: ParallelConfig, tokens: int, width: int
 ) -> LayerTraffic:
-    """Of a fused layer, for `tokens` in whole rows, in elements of `width` bytes.
+    """Of a fused layer, for `tokens` of whole sequences, in elements of `width` bytes.
 
-    The layer's modules, which repeat nothing, send what `keep_all` does.
+    The layer's modules, which recompute nothing, send as much as `keep_all`.
     """
     tp, sp, megatron = parallel.tp, parallel.sp, parallel.sequence_parallel
     inside = tokens // sp
     hidden = inside * model.hidden_size * width
     heads, kv_heads = model.num_attention_heads // tp, max(1, model.num_key_value_heads // tp)
     query = inside * heads * model.head_dim * width
-    # Ulysses repeats key/value heads until every rank can have as many.
+    # Ulysses repeats key/value heads until they divide evenly over the ranks.
     key = inside * math.lcm(kv_heads, sp) * model.head_dim * width
 
     whole = _part("all_gather", hidden, tp) if megatron else Counter()
     summed = _part("reduce_scatter", hidden, tp) if megatron else _sum(hidden, tp)
     queries, keys = _part("all_to_all", query, sp), _part("all_to_all", key, sp)
-    exchanged = queries + keys + keys + queries  # q, k, v and attention's result
+    exchanged = queries + keys + keys + queries  # q, k, v and the attention output
 
-    # The inputs of both blocks, and their results.
+    # The inputs and outputs of both blocks.
     forward = whole + whole + summed + summed + exchanged
-    # The same with the directions changed: gathered are the gradients of the results.
+    # The same reversed: the gradients of the outputs are all-gathered.
     backward = whole + whole + summed + summed + exchanged + _weights(model, parallel, width)
     again = {
         "attn_in": whole,
@@ -62,13 +62,13 @@ def layer_traffic(
         "mid": summed,
         "mlp_in": whole,
     }
-    for name in again.keys() - set(policy.kept()):
+    for name in again.keys() - set(policy.saved()):
         backward = backward + again[name]
     return LayerTraffic(forward, backward)
 
 
 def _weights(model: ModelConfig, parallel: ParallelConfig, width: int) -> Sent:
-    """Gradients that tp ranks share: of both norms, and of key/value heads that several hold."""
+    """Gradients of replicated weights: of both norms, and of replicated key/value heads."""
     tp, hidden = parallel.tp, model.hidden_size * width
     norms = _sum(2 * hidden, tp) if parallel.sequence_parallel else Counter()
     replicas = max(1, tp // model.num_key_value_heads)
@@ -76,10 +76,10 @@ def _weights(model: ModelConfig, parallel: ParallelConfig, width: int) -> Sent:
 
 
 def _part(collective: str, size: int, ranks: int) -> Sent:
-    """A tensor of `size` bytes, of which each rank has, or gets, a part."""
+    """A collective on a tensor of `size` bytes of which each rank has, or gets, a shard."""
     return +Counter({collective: (ranks - 1) * size // ranks})
 
 
 def _sum(size: int, ranks: int) -> Sent:
-    """A tensor of `size` bytes summed over the ranks, for all of them."""
+    """All-reduce of a tensor of `size` bytes."""
     return +Counter({"all_reduce": 2 * (ranks - 1) * size // ranks})

@@ -77,9 +77,9 @@ def test_rehearsal(tmp_path: Path) -> None:
     for runs in (measured, deep):
         for run in runs.values():
             assert len(run["step_seconds"]) == 4
-            # The same weights, tokens and optimiser; bf16 rounds activations to 8 bits.
+            # The same weights, tokens and optimizer; bf16 rounds activations to 8 bits.
             assert run["losses"] == pytest.approx(runs["stock sdpa"]["losses"], rel=2e-3)
-    parts = {"forward", "loss head", "backward", "optimiser"}
+    parts = {"forward", "loss head", "backward", "optimizer"}
     assert set(whole["ours, linear_outputs"]["parts"]) == parts
     assert found["depths"]["LLaMA-7B"]["layers"] == 2
     assert found["half_runs"]["LLaMA-13B"]["step_seconds"]

@@ -34,7 +34,11 @@ def recipe(tmp_path: Path) -> Recipe:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("model.num_attention_heads", 5, r"model.hidden_size \(32\) must divide .* \(5\) heads"),
+        (
+            "model.num_attention_heads",
+            5,
+            r"hidden_size \(32\) must be a multiple of .* \(5\)",
+        ),
         ("model.num_key_value_heads", 3, r"num_attention_heads \(4\) must be a multiple .* \(3\)"),
         ("model.vocab_size", 0, r"model.vocab_size \(0\) must be positive"),
         ("model.rms_norm_eps", 0.0, r"model.rms_norm_eps \(0.0\) must be positive"),
@@ -44,7 +48,7 @@ def recipe(tmp_path: Path) -> Recipe:
         ("train.mlp_tiles", 0, r"train.mlp_tiles \(0\) must be positive"),
         ("parallel.overlap_chunks", 0, r"parallel.overlap_chunks \(0\) must be positive"),
         ("parallel.overlap", "yes", r"parallel.overlap \(yes\) must be auto, on or off"),
-        ("train.mlp_tiles", 2, r"mlp_tiles is to hold gate, up of one .* save_policy to no_mlp"),
+        ("train.mlp_tiles", 2, r"mlp_tiles > 1 saves no .* gate, up of .* save_policy to no_mlp"),
         ("train.max_steps", -1, r"train.max_steps \(-1\) must be positive"),
         ("train.seed", -1, r"train.seed \(-1\) must not be negative"),
         ("zero.stage", 4, r"zero.stage \(4\) must be 0, 1, 2 or 3"),
@@ -52,7 +56,11 @@ def recipe(tmp_path: Path) -> Recipe:
         ("optimizer.peak_learning_rate", 0.0, r"peak_learning_rate \(0.0\) must be positive"),
         ("optimizer.min_learning_rate_ratio", 1.5, r"\(1.5\) must lie in \[0, 1\]"),
         ("data.shares", {"web": 0.0}, r"data.shares: web \(0.0\) must be positive"),
-        ("data.epochs", {"web": 2.0}, r"data.epochs \({'web': 2.0}\) and data.shares .* give one"),
+        (
+            "data.epochs",
+            {"web": 2.0},
+            r"data.epochs \({'web': 2.0}\) and data.shares .* give one ",
+        ),
         ("checkpoint.every_steps", 0, r"checkpoint.every_steps \(0\) must be positive"),
         ("metrics.peak_tflops", -1.0, r"metrics.peak_tflops \(-1.0\) must be positive"),
     ],
@@ -91,7 +99,7 @@ def test_batch_plan_is_exact(
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(recipe: Recipe) -> None:
-    with pytest.raises(ValueError, match=r"8 rows per step .* over 3 data-parallel ranks .*\(6 "):
+    with pytest.raises(ValueError, match=r"8 sequences .* 3 data-parallel ranks .*\(2\) = 6 "):
         batch_plan(recipe, 3)
 
 
@@ -150,17 +158,20 @@ def test_users_keys_are_merged_deep(recipe: Recipe) -> None:
     [
         (
             {"zero_optimization": {"stage": 3}},
-            r"zero_optimization.stage to 3, .* zero.stage gives 1",
+            r"zero_optimization.stage to 3, .* to 1; .* zero.stage instead",
         ),
-        ({"gradient_clipping": 5}, r"gradient_clipping to 5, .* optimizer.max_grad_norm gives 0.3"),
-        ({"train_batch_size": 64}, r"train_batch_size to 64, .* gives 8"),
-        ({"fp16": {"enabled": True}}, r"fp16.enabled to true, .* train.dtype gives false"),
+        (
+            {"gradient_clipping": 5},
+            r"gradient_clipping to 5, .* to 0.3; .* optimizer.max_grad",
+        ),
+        ({"train_batch_size": 64}, r"train_batch_size to 64, .* to 8; "),
+        ({"fp16": {"enabled": True}}, r"fp16.enabled to true, .* to false; .* train.dtype "),
         ({"scheduler": {"type": "WarmupLR"}}, r"scheduler to .* optimizer.warmup_steps"),
         ({"tensor_parallel": {"autotp_size": 2}}, r"tensor_parallel to .* parallel.tp"),
         ({"sequence_parallel_size": 2}, r"sequence_parallel_size to 2, .* parallel.sp"),
         (
             {"activation_checkpointing": {"partition_activations": True}},
-            r"activation_checkpointing to .* recipe's activation_checkpointing gives null",
+            r"activation_checkpointing to .* to null; .* recipe's activation_checkpointing ",
         ),
         ({"zero_optimization": True}, r"zero_optimization to a single value"),
     ],
@@ -181,7 +192,7 @@ def test_a_key_that_agrees_with_the_recipe_is_accepted(recipe: Recipe) -> None:
 @pytest.mark.parametrize("content", ["{", "[1]"])
 def test_a_deepspeed_file_that_is_no_json_object_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "extra.json"
-    with pytest.raises(ValueError, match="there is no file"):
+    with pytest.raises(ValueError, match=r"file .*extra.json does not exist"):
         read_overrides(path)
     path.write_text(content)
     with pytest.raises(ValueError, match="JSON"):

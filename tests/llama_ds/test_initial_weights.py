@@ -103,7 +103,7 @@ def test_padding_row_is_zero_and_loaded_weights_are_kept(monkeypatch: pytest.Mon
     embedding.data.fill_(1.0)
     embedding._is_hf_initialized = True
     # Nor is a loaded weight drawn in vain, which takes minutes for a large model.
-    monkeypatch.delattr("llama_ds.model.initial_weight")
+    monkeypatch.delattr("llama_ds.pretrained_model.initial_weight")
     model._init_weights(model.model.embed_tokens)
     assert embedding.min() == 1
 
@@ -144,5 +144,5 @@ def test_a_sharded_weight_gets_its_part() -> None:
 def test_a_weight_partitioned_too_early_is_refused() -> None:
     model: Any = LlamaForCausalLM(config())
     model.lm_head.weight = nn.Parameter(torch.empty(0))
-    with pytest.raises(ValueError, match=r"lm_head\.weight is partitioned by DeepSpeed before"):
+    with pytest.raises(ValueError, match=r"lm_head\.weight was sharded by ZeRO-3 before"):
         model._init_weights(model.lm_head)

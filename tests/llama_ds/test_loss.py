@@ -186,5 +186,5 @@ def test_without_gradient_only_the_logits_are_computed() -> None:
 
 def test_chunk_must_be_positive() -> None:
     hidden, weight, labels = _inputs(torch.float32)
-    with pytest.raises(ValueError, match="loss_chunk_tokens must be positive"):
+    with pytest.raises(ValueError, match=r"loss_chunk_tokens \(0\) must be positive"):
         chunked_cross_entropy(hidden, weight, labels, None, 0)

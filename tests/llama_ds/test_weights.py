@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers import LlamaForCausalLM as StockLlama
 
 from llama_ds import LlamaForCausalLM
-from llama_ds.batch import batch_plan, data_parallel_size
+from llama_ds.batch import batch_plan
 from llama_ds.config import Recipe
 from llama_ds.model import hf_config
 from llama_ds.parallel.groups import ParallelGroups
@@ -52,7 +51,7 @@ def built(recipe: Recipe) -> Any:
     groups = ParallelGroups.build(
         tp_size=tp, sp_size=sp, kv_replicas=max(1, tp // recipe.model.num_key_value_heads)
     )
-    plan = batch_plan(recipe, data_parallel_size(recipe, dist.get_world_size()))
+    plan = batch_plan(recipe, groups.dp_size)
     config = deepspeed_config(recipe, plan, device.type)
     return build_model(recipe, groups, TokenStore.open(recipe.data.store), config, device)
 
@@ -237,13 +236,13 @@ def test_a_checkpoint_that_does_not_fit_is_refused(gloo: Gloo, stock: Path, tmp_
         (message,) = gloo(1, loading_error, damaged(stock, tmp_path / name, change))
         return str(message)
 
-    assert "lacks 1 weights, the first is lm_head.weight" in error(
+    assert "1 missing keys, first lm_head.weight" in error(
         "missing", lambda w: w.__delitem__("lm_head.weight")
     )
-    assert "has, beside the model's, 1 weights, the first is lm_head.bias" in error(
+    assert "1 unexpected keys, first lm_head.bias" in error(
         "extra", lambda w: w.update({"lm_head.bias": torch.ones(2)})
     )
-    assert "model.norm.weight gives a rank the shape (5,), the model has (32,)" in error(
+    assert "model.norm.weight has shape (5,), the model expects (32,)" in error(
         "shape", lambda w: w.update({"model.norm.weight": torch.ones(5)})
     )
     old = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
@@ -251,7 +250,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(gloo: Gloo, stock: Path, tmp_
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "config.json").write_text((stock / "config.json").read_text())
-    assert "holds neither model.safetensors nor" in gloo(1, loading_error, empty)[0]
+    assert "has neither model.safetensors nor" in gloo(1, loading_error, empty)[0]
 
 
 def saving_error(stock: Path, folder: Path) -> str:

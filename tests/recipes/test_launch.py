@@ -18,7 +18,7 @@ from recipes.launch import parse
 from recipes.llama import llama_tiny
 from tests.support.tiny_run import WORDS, make_store, run_training
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "pretrain_tiny.sh"
 QUICKSTART = ROOT / "recipes" / "quickstart.sh"
 
@@ -73,12 +73,12 @@ def test_options_override_the_recipe() -> None:
         (["--train.max-step", "5"], r"unknown option --train.max-step; did you mean .*max-steps"),
         (["--nonsense"], "unknown option --nonsense"),
         (["--zero.stage", "7"], r"zero.stage \(7\) must be 0, 1, 2 or 3"),
-        (["--deepspeed-json", "/none.json"], "there is no file /none.json"),
+        (["--deepspeed-json", "/none.json"], "file /none.json does not exist"),
         (["--data.store", "/none"], "/none is not a token store"),
-        (["--data.store", "/none", "--dry-run", "--world-size", "3"], "8 rows .* over 3 data-par"),
+        (["--data.store", "/none", "--dry-run", "--world-size", "3"], "8 sequ.* of 3 data-par"),
         (["--train.max-steps", "many"], "Error parsing --train.max-steps: no type .*'many'"),
         (["--cluster", "b200"], r"--cluster \(b200\) must be one of a100-80gb"),
-        (["--train.micro-batch-size", "3"], "8 rows per step .* do not divide over 1 .*size 3"),
+        (["--train.micro-batch-size", "3"], r"8 sequ.* multiple of 1 .*size \(3\)"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
@@ -115,7 +115,7 @@ def test_a_recipe_starts_under_every_launcher(
     result = run(*command, *map(str, options), *SMALL)
     assert result.returncode == 0, result.stderr[-3000:]
     assert len(losses(run_dir)) == 5
-    assert (run_dir / "checkpoints" / "step_00000005" / "manifest.json").is_file()
+    assert (run_dir / "checkpoints" / "step_00000005" / "run.json").is_file()
 
 
 @pytest.mark.dist

@@ -15,15 +15,23 @@ from typing import Any, get_args
 
 import pytest
 
-from llama_ds.batch import batch_plan, data_parallel_size
-from llama_ds.config import Recipe, ZeroConfig
+from llama_ds.batch import batch_plan
+from llama_ds.config import Recipe
+from llama_ds.parallel.layout import layout_of
+from llama_ds.parallel_config import ZeroConfig
+from llama_ds.planning.dry_run import DeviceType, check_memory, paper_count, plan_text
 from llama_ds.planning.memory import estimate_memory
 from recipes import llama
-from recipes.llama import Cluster, intended_world_size
-from recipes.plan import DEVICE_BYTES, check_memory, paper_count, print_plan
+from recipes.llama import (
+    DEVICE_BYTES,
+    PAPER_TOKENS_PER_SECOND,
+    Cluster,
+    intended_world_size,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTERS: tuple[Cluster, ...] = get_args(Cluster)
+A100 = DeviceType("a100-80gb", DEVICE_BYTES["a100-80gb"])
 NAMES = ("llama_tiny", "llama_7b", "llama_13b", "llama_33b", "llama_65b")
 
 # Table 2 of the paper: count as printed there, hidden size, heads, layers, peak rate, tokens.
@@ -83,7 +91,8 @@ def test_shares_are_table_1() -> None:
 def test_sizes_fit_their_cluster(name: str, cluster: Cluster) -> None:
     recipe = build(name, cluster)
     world_size = intended_world_size(recipe, cluster)
-    dp_size = data_parallel_size(recipe, world_size)
+    parallel = recipe.parallel
+    dp_size = layout_of(world_size, tp_size=parallel.tp, sp_size=parallel.sp).dp_size
     plan = batch_plan(recipe, dp_size)
     assert plan.tokens_per_step == recipe.train.tokens_per_step
     # What the estimate leaves out, fragments and NCCL's buffers among it, needs room too.
@@ -102,7 +111,7 @@ def test_advice_names_only_what_is_left_to_change() -> None:
     recipe = changed(build("llama_65b"), save_policy="layer_input", micro_batch_size=1)
     recipe = dataclasses.replace(recipe, zero=ZeroConfig(stage=3))
     with pytest.raises(ValueError, match="more GPUs") as error:
-        check_memory(estimate_memory(recipe, 1), recipe, "a100-80gb")
+        check_memory(estimate_memory(recipe, 1), recipe, A100)
     for exhausted in ("micro-batch", "zero.stage", "save-policy", "parallel.tp"):
         assert exhausted not in str(error.value)
 
@@ -124,38 +133,41 @@ def test_counts_are_cut_as_the_paper_does(count: int, text: str) -> None:
 # -- the plan -------------------------------------------------------------------------------------
 
 
-def test_plan_prints_the_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
-    print_plan(build("llama_7b"), 256, "a100-80gb", {"zero_optimization": {"stage": 2}})
-    text = capsys.readouterr().out
+def test_plan_states_the_arithmetic() -> None:
+    rate = PAPER_TOKENS_PER_SECOND["llama_7b"]
+    json = {"zero_optimization": {"stage": 2}}
+    text = plan_text(build("llama_7b"), 256, A100, json, paper_tokens_per_second=rate)
     for line in (
         "6,738,415,616 (6.7 B)",
-        "4,194,304 tokens per step = 2,048 rows of 2,048 tokens",
-        "rows per rank 8 = micro-batch 4 x accumulation steps 2, on 256 data-parallel ranks",
+        "global batch 4,194,304 tokens = 2,048 sequences of 2,048 tokens",
+        "sequences per rank 8 = micro-batch 4 x accumulation steps 2, on 256 data-parallel ranks",
         "238,418 steps = 999,997,571,072 tokens (1.000 T)",
-        "13.4 days if every GPU trained the paper's 3,370 tokens/s",
+        "13.4 days at the paper's 3,370 tokens/s per GPU",
         "dp 256 x sp 1 x tp 1 = 256 ranks",
         '"stage": 2',
     ):
         assert line in text
 
 
-def test_plan_prints_the_host_memory_of_offloaded_tensors(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_plan_states_the_host_memory_of_offloaded_activations() -> None:
     recipe = changed(build("llama_7b"), save_policy="layer_input", save_tensors={"x": "offload"})
-    print_plan(recipe, 256, "a100-80gb", {})
+    text = plan_text(recipe, 256, A100, {})
     # 32 layers of 4 rows of 2,048 tokens of 4,096 elements in bf16.
-    assert re.search(
-        r"host, activations +2.00 GiB of pinned memory per GPU", capsys.readouterr().out
-    )
+    assert re.search(r"host, activations +2.00 GiB of pinned memory per GPU", text)
+
+
+def test_plan_states_the_host_memory_of_checkpoints() -> None:
+    # 12 bytes of 6.738 B parameters / 256 ranks, and the embedding of 32,000 x 4,096 in fp32.
+    text = plan_text(build("llama_7b"), 256, A100, {})
+    assert re.search(r"host, checkpoint +0.78 GiB of host memory per GPU", text)
 
 
 @pytest.mark.parametrize(
     ("recipe", "world_size", "numbers"),
     [
-        (build("llama_7b"), 300, ["2048 rows", "1200 rows"]),
-        (changed(build("llama_65b"), micro_batch_size=4), 8192, ["2048 rows", "4096 rows"]),
-        (build("llama_65b"), 2044, ["2044", "tp_size 8"]),
+        (build("llama_7b"), 300, ["2048 sequences", "1200 sequences"]),
+        (changed(build("llama_65b"), micro_batch_size=4), 8192, ["2048 sequ", "4096 sequ"]),
+        (build("llama_65b"), 2044, ["2044", "parallel.tp (8)"]),
         (
             changed(build("llama_7b"), micro_batch_size=8, save_policy="keep_all"),
             256,
@@ -165,13 +177,12 @@ def test_plan_prints_the_host_memory_of_offloaded_tensors(
         (build("llama_7b"), 0, ["world size (0)"]),
     ],
 )
-def test_a_plan_that_does_not_fit_is_refused_before_any_output(
-    recipe: Recipe, world_size: int, numbers: list[str], capsys: pytest.CaptureFixture[str]
+def test_a_plan_that_does_not_fit_is_refused(
+    recipe: Recipe, world_size: int, numbers: list[str]
 ) -> None:
-    with pytest.raises(ValueError, match=r"GiB|rows|world size") as error:
-        print_plan(recipe, world_size, "a100-80gb", {})
+    with pytest.raises(ValueError, match=r"GiB|sequences|world size") as error:
+        plan_text(recipe, world_size, A100, {})
     assert all(number in str(error.value) for number in numbers), str(error.value)
-    assert capsys.readouterr().out == ""
 
 
 # -- the scripts ----------------------------------------------------------------------------------
@@ -203,7 +214,7 @@ def test_command_line_refuses_in_one_line() -> None:
     result = run_script("pretrain_7b.sh", "--dry-run", "--world-size", "300")
     assert result.returncode == 2
     assert result.stdout == ""
-    assert result.stderr.startswith("error: 2048 rows per step")
+    assert result.stderr.startswith("error: the global batch of 2048 sequences")
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -334,9 +345,9 @@ def test_set_up_twice_installs_once(tmp_path: Path, bare_path: Path) -> None:
         assert result.returncode == 0, result.stderr
     calls = (environment / "calls").read_text().splitlines()
     assert len(calls) == 3
-    assert calls[0].endswith("requirements.txt")
-    assert calls[1].endswith("requirements-no-deps.txt")
-    assert "--no-deps" in calls[1]
+    assert calls[0].endswith(f"recipes/keep_torch.py {ROOT} {environment}")
+    chosen = f"-r {environment}/llama-ds-requirements.txt -c {environment}/llama-ds-constraints.txt"
+    assert calls[1].endswith(chosen)
     assert calls[2].endswith(f"--no-deps --no-build-isolation -e {ROOT}")
 
 

@@ -172,8 +172,6 @@ def sample_account() -> BuildAccount:
             "8f3c1b0d5a7e9246c8f3c1b0d5a7e92468f3c1b0d5a7e9246c8f3c1b0d5a7e92",
             "10 GB drawn by the mixture's shares",
             {row[0]: row[3][2] for row in _SOURCES},
-            "LLaMA",
-            {row[0]: row[3][2] * 0.985 for row in _SOURCES},
         ),
         mixture=tuple(
             MixtureRow(

@@ -20,10 +20,10 @@ from llama_ds.config import (
     OptimizerConfig,
     Recipe,
     TrainConfig,
-    ZeroConfig,
     from_dict,
 )
 from llama_ds.model_config import ModelConfig
+from llama_ds.parallel_config import ZeroConfig
 from tests.support.written_documents import write_documents
 
 VOCAB_SIZE = 320

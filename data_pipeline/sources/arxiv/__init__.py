@@ -1,4 +1,5 @@
-"""arXiv's LaTeX packages to text. From outside only this face is imported, by recipes."""
+"""arXiv reader: LaTeX source packages to cleaned LaTeX. From outside only this face is imported, by
+recipes."""
 
 from data_pipeline.sources.arxiv.packages import (
     inputs,

@@ -1,7 +1,7 @@
-"""Reading LaTeX definitions: what a macro takes, and what it stands for.
+"""Parses LaTeX macro definitions: signature (parameters) and replacement text.
 
-Every `read_*` function gets a text and the position after the defining command's name. It gives
-what was defined and the position after it, or None if no whole definition stands there.
+Every `read_*` function gets a text and the position after the defining command's name. It returns
+the definition and the position after it, or None if there is no complete definition.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAME = re.compile(
     r"\s*\*?\s*(?:\{\s*\\([A-Za-z@]+|[^A-Za-z@\s])\s*\}|\\([A-Za-z@]+|[^A-Za-z@\s]))\s*"
 )
 _TARGET = re.compile(r"[ \t]*=?[ \t]?(?:\\([A-Za-z@]+|[\s\S])|([^\s{}]))")
-# One branch per first character, and nothing after the star: no way to match in two ways.
+# One alternative per first character, and nothing after the star: no backtracking.
 _PARAMETER_TEXT = re.compile(r"(?:[^{}#\\]|\\[\s\S]|#[1-9])*")
 _PARAMETER = re.compile(r"#([1-9])")
 _SLOT = re.compile(r"#(#|[1-9])")
@@ -40,7 +40,7 @@ _MAX_PARAMETER_TEXT = 500
 
 @dataclass(frozen=True)
 class Macro:
-    """Stands for `texts[0]`, argument `numbers[0]`, `texts[1]`, and so on."""
+    """Replacement text: `texts[0]`, argument `numbers[0]`, `texts[1]`, and so on."""
 
     signature: Signature
     texts: tuple[str, ...]
@@ -49,7 +49,7 @@ class Macro:
     """Not expanded any further."""
 
     def expansion(self, arguments: Sequence[str]) -> str:
-        """The macro's text with its arguments in their places."""
+        """The replacement text with its arguments substituted."""
         if not self.numbers:
             return self.texts[0]
         pieces = [self.texts[0]]
@@ -65,11 +65,11 @@ class Macro:
 
 
 Definition = tuple[str, Macro]
-"""The name, without its backslash, and what it means."""
+"""Name, without backslash, and macro."""
 
 
 def literal(text: str) -> Macro:
-    """A macro that stands for `text` as it is, whatever its parts may mean later."""
+    """A macro whose replacement is `text` verbatim, not expanded any further."""
     return Macro((), (text,), is_literal=True)
 
 
@@ -93,13 +93,13 @@ def macro(signature: Signature, body: str) -> Macro:
 
 
 def with_tex_definitions(text: str) -> str:
-    """A paper in AMS-TeX with `\\def` for its `\\define` and `\\redefine`; in LaTeX these are names
-    like any other."""
+    """An AMS-TeX paper with `\\def` in place of `\\define` and `\\redefine`; in LaTeX these are
+    ordinary names."""
     return _AMSTEX_DEFINE.sub(r"\\def", text) if _AMSTEX.search(text) else text
 
 
 def read_name(text: str, position: int) -> tuple[str, int] | None:
-    """`\\name` or `{\\name}`, after a star that changes nothing here."""
+    """`\\name` or `{\\name}`, after a star, which is ignored."""
     match = _NAME.match(text, position)
     return None if match is None else (match[1] or match[2], match.end())
 
@@ -138,7 +138,8 @@ def _read_count(text: str, position: int) -> tuple[Signature, int] | None:
 
 
 def read_def(text: str, position: int) -> tuple[Definition, int] | None:
-    """`\\name<parameter text>{body}`: TeX's own form, with whatever stands between parameters."""
+    """`\\name<parameter text>{body}`: TeX's primitive form, with any delimiters between
+    parameters."""
     named = read_name(text, position)
     if named is None:
         return None
@@ -179,7 +180,8 @@ def read_operator(text: str, position: int) -> tuple[Definition, int] | None:
 
 
 def read_paired_delimiter(text: str, position: int) -> tuple[Definition, int] | None:
-    """mathtools' `\\DeclarePairedDelimiter`: a star makes the pair grow, an option gives a size."""
+    """mathtools' `\\DeclarePairedDelimiter`: starred, it uses \\left and \\right; an option gives a
+    size."""
     named = read_name(text, position)
     left = None if named is None else read_argument(text, named[1])
     right = None if left is None else read_argument(text, left[1])
@@ -195,7 +197,7 @@ def read_paired_delimiter(text: str, position: int) -> tuple[Definition, int] | 
 
 
 def read_document_command(text: str, position: int) -> tuple[Definition, int] | None:
-    """xparse: `{\\name}{parameters}{body}` for parameters of the kinds m, o, O{default} and s."""
+    """xparse: `{\\name}{parameters}{body}` for argument types m, o, O{default} and s."""
     named = read_name(text, position)
     kinds = None if named is None else read_argument(text, named[1])
     body = None if kinds is None else read_argument(text, _skip_space(text, kinds[1]))
@@ -218,7 +220,7 @@ def read_document_command(text: str, position: int) -> tuple[Definition, int] | 
 
 
 def read_environment(text: str, position: int) -> tuple[tuple[str, Macro, Macro], int] | None:
-    """`{name}[number][default]{begin}{end}`: the name, and what `\\begin` and `\\end` stand for."""
+    """`{name}[number][default]{begin}{end}`: the name, and the macros of `\\begin` and `\\end`."""
     named = _ENVIRONMENT_NAME.match(text, position)
     counted = None if named is None else _read_count(text, named.end())
     if named is None or counted is None:

@@ -1,4 +1,4 @@
-"""What a macro expander reads: the paper's text, with expansions in front of it."""
+"""Input stack of the macro expander: the paper's text, with expansions pushed in front of it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from data_pipeline.sources.arxiv.tex_tokens import closing_brace, skip_spaces
 _MAX_DEPTH = 400
 _MAX_GROUP = 20_000
 _MAX_WRITTEN = 50_000_000
-"""Characters: what bounds the memory, for a text of any length."""
+"""Maximum characters written by expansions, whatever the text's length; bounds the memory."""
 ARGUMENT_WINDOWS = (2_000, 200_000)
-"""How far ahead an argument is looked for, in characters: at first, and if that is too little."""
+"""Lookahead for an argument, in characters: first try, and second try."""
 ALL_WINDOWS = (*ARGUMENT_WINDOWS, 1 << 40)
 
 _Reading = TypeVar("_Reading")
 
 
 class MacroExplosionError(ValueError):
-    """The macros of a text stand for more text than anyone wrote."""
+    """The macros of a text expand beyond the limits on size or depth."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Names of the macros whose expansion a text is part of, the innermost first."""
+    """Names of the macros whose expansion a text is part of, innermost first."""
 
     name: str
     outer: Chain | None
     depth: int
 
     def count(self, name: str) -> int:
-        """How often `name` is among them."""
+        """How often `name` is among them (recursion depth)."""
         number, chain = 0, self
         while True:
             number += chain.name == name
@@ -43,33 +43,33 @@ class Chain:
 
 @dataclass
 class Frame:
-    """A text that is being read: the paper itself, or what a macro in it stands for."""
+    """A text being read: the paper itself, or an expansion."""
 
     text: str
     position: int
     chain: Chain | None
     at_end: Callable[[], None] | None = None
-    """What happens when it has been read."""
+    """Called when it has been read."""
 
 
 class Input:
-    """A stack of texts. The last is read first; what is read ahead may go over their borders."""
+    """A stack of texts. The last is read first; lookahead may cross their borders."""
 
     def __init__(self, text: str, max_growth: int) -> None:
         self.frames = [Frame(text, 0, None)]
         self._max_written = min(250_000 + max_growth * len(text), _MAX_WRITTEN)
         self._written = 0
-        # Characters that may be searched in vain: far ahead until half of them are used up.
+        # Budget of characters for lookahead without a match: far ahead until half of it is used up.
         self._max_vain = 250_000 + 4 * len(text)
         self._vain = 0
         self._vain_groups = 0
 
     def push(self, text: str, name: str | None = None) -> None:
-        """Read `text` next, as part of what the macro `name` stands for.
+        """Read `text` next, as part of the expansion of macro `name`.
 
-        MacroExplosionError if too much has been pushed in all, or macros nest too deep.
+        MacroExplosionError if too much has been pushed in total, or macros nest too deep.
         """
-        # An empty expansion costs something too.
+        # An empty expansion counts, too.
         self._written += len(text) + 32
         if self._written > self._max_written:
             raise MacroExplosionError(f"expansions write more than {self._max_written} characters")
@@ -78,7 +78,7 @@ class Input:
             chain = Chain(name, chain, chain.depth + 1 if chain else 1)
             if chain.depth > _MAX_DEPTH:
                 raise MacroExplosionError(f"expansions nest deeper than {_MAX_DEPTH}")
-        # Texts that are at their end go, else a macro that ends with itself would pile them up.
+        # Finished texts are popped, else a tail-recursive macro would pile them up.
         while (last := self.frames[-1]).position == len(last.text) and last.at_end is None:
             self.frames.pop()
             if not self.frames:
@@ -86,14 +86,14 @@ class Input:
         self.frames.append(Frame(text, 0, chain))
 
     def pop(self) -> None:
-        """Done with the text that was read last."""
+        """Pop the text that was read last."""
         frame = self.frames.pop()
         if frame.at_end is not None:
             frame.at_end()
 
     def at_group_end(self, action: Callable[[], None]) -> None:
-        """Do something where the group of braces closes that we are in; nothing outside groups, or
-        where it closes far away or in another text than it was opened in.
+        """Call `action` where the current group of braces closes; never outside groups, or where it
+        closes far away or in another text than it was opened in.
         """
         text, _ = self.ahead(_MAX_GROUP if self._vain_groups <= self._max_vain else 0)
         size = closing_brace(text)
@@ -120,7 +120,7 @@ class Input:
         return "".join(pieces), frame.position + len(pieces[-1]) == len(frame.text)
 
     def advance(self, size: int) -> None:
-        """Go over the next `size` characters."""
+        """Skip the next `size` characters."""
         for frame in reversed(self.frames):
             step = min(size, len(frame.text) - frame.position)
             frame.position += step
@@ -133,10 +133,10 @@ class Input:
         read: Callable[[str, bool], tuple[_Reading, int] | None],
         windows: tuple[int, ...] = ARGUMENT_WINDOWS,
     ) -> _Reading | None:
-        """What `read` finds at the beginning of what comes next, which is then behind us.
+        """Result of `read` on the upcoming text, which is then consumed.
 
-        It gets as much text as it needs, with whether that is all, and gives what it found and
-        where that ends. None, and nothing is read, where it finds nothing whole.
+        `read` gets as much text as it needs, with whether that is all, and returns a result and its
+        end. None, with nothing consumed, where there is no complete match.
         """
         for size in windows:
             if self._vain > self._max_vain:
@@ -146,7 +146,7 @@ class Input:
             if result is not None:
                 self.advance(result[1])
                 return result[0]
-            if text.lstrip()[:1] not in ("", "}"):  # there nothing is searched
+            if text.lstrip()[:1] not in ("", "}"):  # nothing is searched there
                 self._vain += len(text)
             if is_all or self._vain > self._max_vain // 2:
                 break

@@ -1,13 +1,13 @@
-"""User macros expanded in line, as TeX would: in order of appearance, arguments by name.
+"""Inline expansion of user-defined LaTeX macros, in TeX's order of execution.
 
 Definitions take effect where they stand, are removed, and hold until the next one of the name or,
-where they replace one, until the group of braces ends. What TeX decides by running a program is
-not run: conditionals on numbers or tokens stay, and definitions in both of their branches count.
-Decided are \\iftrue, \\iffalse, switches made by \\newif, and what asks for the next character
+where they replace one, until the group of braces ends. Conditionals that need execution are not
+evaluated: conditionals on numbers or tokens are kept, and definitions in both branches count.
+Evaluated are \\iftrue, \\iffalse, switches made by \\newif, and tests of the next character
 (\\@ifnextchar, \\@ifstar, xparse).
 
-Expansion ends for every input. A macro that goes on expanding to itself stays as it is, and so
-does one without its arguments; a text that macros would blow up raises `MacroExplosionError`.
+Expansion terminates for every input. A recursive macro is kept unexpanded, and so is one without
+its arguments; a text that macros would blow up raises `MacroExplosionError`.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ KEPT = frozenset(
         *("\\", "{", "}", "%", "#", "&", "$", "_", " ", "\n"),
     }
 )
-"""LaTeX's own commands of structure. Papers redefine them for looks; their name says more than
-that, so they keep it."""
+"""LaTeX's own structural commands. Papers redefine them for layout; their name carries more meaning
+than that, so they are kept."""
 
 _KEPT_ENVIRONMENTS = frozenset(
     {
@@ -76,7 +76,7 @@ _DEFINING = re.compile(
     r"|protected|iftrue|iffalse|xspace|(?:kernel)?@ifnextchar|@ifstar"
     r"|If(?:Boolean|NoValue|Value)(?:TF|T|F))(?![A-Za-z])"
 )
-"""What an expansion acts on even where nothing is defined."""
+"""Commands with an effect even where nothing is defined."""
 _NOT_CONDITIONAL = re.compile(
     r"if(?:f$|thenelse|str|def(?!ined$)|undef|cs(?!name$)|bool|toggle|blank|num[a-z]|dim[a-z]|empty)"
 )
@@ -86,13 +86,13 @@ _TWO: Signature = (Parameter(Kind.MANDATORY),) * 2
 _THREE: Signature = (Parameter(Kind.MANDATORY),) * 3
 _REST_OF_LINE = re.compile(r"[ \t]*\n")
 _NO_SPACE_BEFORE = re.compile(
-    # xspace's own list, white space, and what stands close in formulas and options.
+    # xspace's own list, whitespace, and what attaches to a word in formulas and options.
     r"\Z|[{}.!,?:;/'~)\-\]&^_\s]|\\(?:[ /]|(?:footnote|footnotemark|space|[be]group)(?![A-Za-z]))"
 )
 
 
 class _RecursionError(Exception):
-    """A macro goes on expanding to itself."""
+    """A macro is recursive."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -100,7 +100,7 @@ class _RecursionError(Exception):
 
 
 def expand_macros(text: str, *, max_growth: int) -> str:
-    """`text` without its definitions, their uses expanded. Comments have to be gone.
+    """`text` without its definitions, their uses expanded. Comments must have been removed.
 
     MacroExplosionError where expansions write more than `max_growth` times the text and 250,000
     characters, or nest without end through many names.
@@ -108,10 +108,10 @@ def expand_macros(text: str, *, max_growth: int) -> str:
     text = with_tex_definitions(text)
     for _ in range(_MAX_PASSES):
         text, before = _expanded(text, max_growth), text
-        # An expansion may put a definition together from pieces that were none.
+        # An expansion may assemble a definition from parts that were none.
         if text == before or not _DEFINING.search(text):
             return text
-    raise MacroExplosionError(f"definitions that make definitions, {_MAX_PASSES} times")
+    raise MacroExplosionError(f"definitions make definitions, more than {_MAX_PASSES} times")
 
 
 def _expanded(text: str, max_growth: int) -> str:
@@ -121,12 +121,11 @@ def _expanded(text: str, max_growth: int) -> str:
             return _Expander(text, recursive, max_growth).run()
         except _RecursionError as error:
             recursive.add(error.name)
-    raise MacroExplosionError(f"more than {_MAX_RECURSIVE_NAMES} macros expand to themselves")
+    raise MacroExplosionError(f"more than {_MAX_RECURSIVE_NAMES} macros are recursive")
 
 
 _Handler = Callable[[str], bool]
-"""Acts on a command whose name has just been read; False if it is to stay as it is."""
-_Read = Callable[[str, int], tuple[Definition, int] | None]
+"""Handles a command whose name has just been read; False if it is to be kept unchanged."""
 
 
 class _Expander(Input):
@@ -136,7 +135,7 @@ class _Expander(Input):
         super().__init__(text, max_growth)
         self.recursive = recursive
         self.is_global = False
-        """Whether the next definition outlives its group."""
+        """Whether the next definition is global (outlives its group)."""
         self.out: list[str] = []
         self.verbatim = frozenset(verbatim_environments(text))
         self.environments: dict[str, tuple[Macro, Macro]] = {}
@@ -190,7 +189,7 @@ class _Expander(Input):
                 entry = table.get(name)
                 end = match.end()
                 if entry is None:
-                    # Outside style files `@` is no letter: \eg@home is \eg.
+                    # Outside style files `@` is not a letter: \eg@home is \eg.
                     at = name.find("@", 1)
                     if at < 0 or (entry := table.get(name[:at])) is None:
                         continue
@@ -240,7 +239,7 @@ class _Expander(Input):
         return True
 
     def after_bare_name(self, body: str) -> None:
-        """Skip what only ends the name: spaces, or `{}` (unless the body might take it)."""
+        """Skip what only terminates the name: spaces, or `{}` (unless the body might take it)."""
         frame = self.frames[-1]
         ends = body.endswith(r"\xspace") or not ends_with_word(body)
         if frame.text.startswith("{}", frame.position) and ends and not body.endswith(("^", "_")):
@@ -265,7 +264,7 @@ class _Expander(Input):
         return True
 
     def assign(self, name: str, meaning: Macro | _Handler | None, command: str) -> None:
-        """Define `name` up to the end of the group of braces that we are in."""
+        """Define `name` up to the end of the current group of braces."""
         before = self.table.get(name)
         is_global = self.is_global or command in ("gdef", "xdef")
         self.is_global = False
@@ -279,7 +278,7 @@ class _Expander(Input):
             self.table[name] = meaning
 
     def after_definition(self) -> None:
-        """A definition that had a line to itself takes the line with it."""
+        """Remove the line of a definition that had a line to itself."""
         frame = self.frames[-1]
         if not self.out or self.out[-1].rstrip(" \t")[-1:] in ("", "\n"):
             if match := _REST_OF_LINE.match(frame.text, frame.position):
@@ -288,7 +287,7 @@ class _Expander(Input):
             self.out[-1] = self.out[-1].rstrip(" ")
 
     def prefix(self, command: str) -> bool:
-        """\\long and its like go with the definition that follows them."""
+        """\\long and similar prefixes are removed with the definition that follows them."""
         text, _ = self.ahead(40)
         match = CONTROL_SEQUENCE.match(text, len(text) - len(text.lstrip()))
         if match is None or match[1] not in _AFTER_PREFIX:
@@ -339,7 +338,7 @@ class _Expander(Input):
     # Decisions
 
     def conditional(self, value: str, command: str) -> bool:
-        """Go on with the branch that holds, for \\iftrue, \\iffalse and switches."""
+        """Continue with the branch taken, for \\iftrue, \\iffalse and switches."""
         branches = self.take(_branches, ALL_WINDOWS)
         if branches is None:
             return False
@@ -348,7 +347,7 @@ class _Expander(Input):
         return True
 
     def if_next_character(self, command: str) -> bool:
-        """`\\@ifnextchar` character {if so}{if not}; a space is no character."""
+        """`\\@ifnextchar` character {then}{else}; a space is not a character."""
         parts = self.take(partial(_arguments, _THREE))
         if parts is None:
             return False
@@ -369,7 +368,7 @@ class _Expander(Input):
         return True
 
     def if_equal(self, expected: str, branches: str, equal: bool, command: str) -> bool:
-        """xparse's questions about an argument, with one branch or both."""
+        """xparse's tests of an argument, with one branch or both."""
         parts = self.take(partial(_arguments, _THREE if branches == "TF" else _TWO))
         if parts is None:
             return False
@@ -432,7 +431,7 @@ def _arguments(signature: Signature, text: str, is_all: bool) -> tuple[list[str]
 
 
 def _branches(text: str, is_all: bool) -> tuple[tuple[str, str], int] | None:
-    """The texts before and after the \\else of a conditional, up to its \\fi."""
+    """The two branches of a conditional, before and after \\else, up to its \\fi."""
     depth, otherwise = 0, None
     for match in CONTROL_SEQUENCE.finditer(text):
         name = match[1]

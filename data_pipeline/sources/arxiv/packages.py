@@ -1,12 +1,12 @@
-"""arXiv: the archive's source packages, one paper each, alone or in its bulk files.
+"""Reads arXiv source packages, one paper each, as single files or in bulk files.
 
 A package is a gzip file of one TeX file or of a tar archive, a tar archive, or a PDF file; its
-bytes say which, not its name. A bulk file (`arXiv_src_*.tar`) is a tar archive of packages
-(`YYMM/<id>.gz`, `YYMM/<id>.pdf`). The offset of a document is the byte in the bulk file at which
-its member begins; None for a package of its own. A paper's text is its main file with all that it
-includes; its identity and month come from the file's name.
+magic bytes decide, not its name. A bulk file (`arXiv_src_*.tar`) is a tar archive of packages
+(`YYMM/<id>.gz`, `YYMM/<id>.pdf`). The offset of a document is the byte offset of its member in the
+bulk file; None for a single package. A paper's text is its main file with all that it includes; its
+identity and month come from the file's name.
 
-The archive keeps each paper's licence in its metadata and not in the source: licence is None.
+arXiv has each paper's licence in its metadata and not in the source: licence is None.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _OLD_ID = re.compile(
     r"([a-z]+(?:-[a-z]+)?)(?:\.[A-Z]{2})?[/_]?((\d{2})(0[1-9]|1[0-2])\d{3}(?:v\d+)?)"
 )
 _FIRST_YEAR = 91
-"""The archive began in 1991: a smaller two-digit year is one of this century."""
+"""arXiv began in 1991: a smaller two-digit year is one of this century."""
 
 _TEX_SUFFIXES = TEX_SUFFIXES | {".sty", ".cls"}
 _NOT_TEXT = frozenset(
@@ -66,11 +66,11 @@ _NOT_TEXT = frozenset(
         ),
     }
 )
-"""Endings of files in a package that hold none of the paper's text: not read."""
+"""Suffixes of files in a package without text of the paper: skipped."""
 
 _UUENCODED = re.compile(rb"[^\\]*?^begin [0-7]{3} \S+\s*\n[ -`]{61}\s*$", re.MULTILINE)
-"""An archive as it was mailed in the 1990s, behind a script or words at most. Figures that were
-mailed behind a paper's TeX stand after its end, where they go with the rest."""
+"""A uuencoded archive as it was mailed in the 1990s, after a script or words at most. Figures that
+were mailed after a paper's TeX follow its end, where they are removed with the rest."""
 _HEAD_BYTES = 1_024
 _MAX_WITHDRAWN_BYTES = 4_000
 _WITHDRAWN = re.compile(
@@ -80,7 +80,7 @@ _WITHDRAWN = re.compile(
 
 
 class _UnusableError(Exception):
-    """A package that gives no paper; `reason` is the drop reason."""
+    """A package without a usable paper; `reason` is the drop reason."""
 
     def __init__(self, reason: str, detail: str | None = None) -> None:
         super().__init__(detail)
@@ -90,12 +90,12 @@ class _UnusableError(Exception):
 
 @dataclass(frozen=True)
 class PaperId:
-    """A paper's name in the archive."""
+    """A paper's arXiv identifier."""
 
     name: str
     """`2310.03240v1` or `hep-th/9901001`."""
     month: str
-    """Of its submission, `2023-10`."""
+    """Month of submission, `2023-10`."""
 
     @property
     def url(self) -> str:
@@ -103,7 +103,7 @@ class PaperId:
 
 
 def paper_id(file_name: str) -> PaperId | None:
-    """The id that a package is named by, in the style of before or after April 2007."""
+    """The arXiv id in a package's file name, in the scheme of before or after April 2007."""
     stem = _stem(file_name)
     if match := _NEW_ID.fullmatch(stem):
         return PaperId(stem, _month(match[1], match[2]))
@@ -113,7 +113,7 @@ def paper_id(file_name: str) -> PaperId | None:
 
 
 def inputs(root: Root) -> Inputs:
-    """The packages and bulk files under `root`: files that end as such, or are named by an id."""
+    """The packages and bulk files under `root`: by suffix, or by an arXiv id as file name."""
 
     def why_ignored(file: InputFile) -> str | None:
         name = file.source_file.rpartition("/")[2]
@@ -126,10 +126,10 @@ def inputs(root: Root) -> Inputs:
 def read(
     file: InputFile, *, max_package_bytes: int, max_text_bytes: int
 ) -> Iterator[Document | Rejected]:
-    """The paper of a package, or the papers of a bulk file, each with its LaTeX as one text.
+    """Stream the paper of a package, or the papers of a bulk file, each with its LaTeX as one text.
 
-    A package may unpack to `max_package_bytes`, of which figures are skipped over and the rest, up
-    to `max_text_bytes`, is held in memory.
+    A package may unpack to at most `max_package_bytes`, of which figures are skipped and the rest,
+    up to `max_text_bytes`, is held in memory.
     """
     limits = (max_package_bytes, max_text_bytes)
     offset: int | None = None
@@ -153,12 +153,12 @@ def read(
 
 
 def without_comments(document: Document) -> Document:
-    """Edit: no comments."""
+    """Edit: strip comments."""
     return document.with_text(latex.without_comments(document.text))
 
 
 def with_macros_expanded(document: Document, *, max_growth: int) -> Document | Rejected:
-    """Edit: the authors' definitions gone, their macros expanded in line."""
+    """Edit: expand user-defined macros inline, and remove their definitions."""
     try:
         return document.with_text(expand_macros(document.text, max_growth=max_growth))
     except MacroExplosionError as error:
@@ -166,14 +166,14 @@ def with_macros_expanded(document: Document, *, max_growth: int) -> Document | R
 
 
 def with_title(document: Document) -> Document:
-    """Edit: the title, where the paper gives one. The text stays."""
+    """Edit: extract the title, where the paper has one. The text is unchanged."""
     return replace(document, title=title_of(document.text) or document.title)
 
 
 def without_front_matter_and_bibliography(
     document: Document, *, max_front_share: float
 ) -> Document | Rejected:
-    """Edit: the paper from its first section on, without its bibliography."""
+    """Edit: strip front matter (everything before the first section) and bibliography."""
     text = latex.without_front_matter_and_bibliography(
         document.text, max_front_share=max_front_share
     )
@@ -181,12 +181,12 @@ def without_front_matter_and_bibliography(
 
 
 def with_tidy_lines(document: Document) -> Document:
-    """Edit: no blanks at line ends, no more than one empty line in a row."""
+    """Edit: strip trailing whitespace, collapse empty lines."""
     return document.with_text(latex.with_tidy_lines(document.text))
 
 
 def _stem(file_name: str) -> str:
-    """The last part of a path without the ending of its kind. An id has a dot of its own."""
+    """The last part of a path without the suffix of its type. An id contains a dot itself."""
     name = posixpath.basename(file_name)
     while name.lower().endswith(_SUFFIXES):
         name = name.rpartition(".")[0]
@@ -199,7 +199,7 @@ def _month(year: str, month: str) -> str:
 
 
 class _Rewound(io.RawIOBase):
-    """A stream whose head has been read already. OSError beyond `limit` bytes in all."""
+    """A stream whose head has been read already. OSError beyond `limit` bytes in total."""
 
     def __init__(self, head: bytes, rest: Readable, limit: int | None = None) -> None:
         self._head = head
@@ -222,7 +222,7 @@ class _Rewound(io.RawIOBase):
 
 
 def _peek(stream: Readable, limit: int | None = None) -> tuple[bytes, io.BufferedReader]:
-    """The first bytes of a stream, and the whole of it."""
+    """The first bytes of a stream, and the whole stream."""
     head = b""
     while len(head) < _HEAD_BYTES and (data := stream.read(_HEAD_BYTES - len(head))):
         head += data
@@ -230,7 +230,7 @@ def _peek(stream: Readable, limit: int | None = None) -> tuple[bytes, io.Buffere
 
 
 def _is_bulk(file: InputFile, head: bytes) -> bool:
-    """A tar archive that is named as the archive names its bulk files, or begins with a package."""
+    """A tar archive with the name of a bulk file, or that begins with a package."""
     if not is_tar(head):
         return False
     if "arxiv_src" in file.source_file.rpartition("/")[2].lower():
@@ -286,12 +286,12 @@ def _project_text(files: dict[str, bytes], max_text_bytes: int) -> str:
 def _package_files(
     stream: Readable, max_package_bytes: int, max_text_bytes: int
 ) -> dict[str, bytes]:
-    """The files of a package that may hold text, by their paths in it."""
+    """The files of a package that may contain text, by their paths in it."""
     head, data = _peek(stream, max_package_bytes)
     depth = 0
     while head.startswith(b"\x1f\x8b"):
         if depth == 2:
-            raise _UnusableError("not_tex", "gzip in gzip in gzip")
+            raise _UnusableError("not_tex", "gzip nested three times")
         depth += 1
         head, data = _peek(gzip.GzipFile(fileobj=data), max_package_bytes)
     if not head:
@@ -315,7 +315,7 @@ def _package_files(
 
 def _archive_files(stream: io.BufferedReader, max_text_bytes: int) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
-    # Tables of data may use up their own part only, so that the paper itself always has room.
+    # Data tables have a limit of their own, so that there is always room for the paper itself.
     left = {True: max_text_bytes, False: max_text_bytes // 4}
     num_pdf = num_files = 0
     for member, data in members(stream):
@@ -335,7 +335,7 @@ def _archive_files(stream: io.BufferedReader, max_text_bytes: int) -> dict[str, 
 
 
 def _inner_path(member: Member) -> str | None:
-    """Where a member lies in its package; None if it is no text or lies outside."""
+    """Path of a member in its package; None if it is not text or lies outside."""
     path = posixpath.normpath(member.name)
     suffix = posixpath.splitext(path)[1].lower()
     outside = path.startswith(("/", "../")) or path in (".", "..")

@@ -1,7 +1,7 @@
-"""The files of a LaTeX paper as one text: main file found, included files in their places.
+"""Merges the files of a LaTeX project into one text: finds the main file, inlines included files.
 
 A project is a mapping from path, relative to the package, to content. Nothing outside it is ever
-looked at.
+read.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from data_pipeline.text.decoding import NotTextError, decode
 TEX_SUFFIXES = frozenset({".tex", ".ltx", ".latex"})
 _NEVER_MAIN = frozenset({".sty", ".cls", ".bbl", ".bst", ".bib", ".clo", ".def", ".cfg"})
 _NEVER_INCLUDED = frozenset({".bbl", ".pgf", ".tikz", ".pstex_t", ".pdf_t", ".eps_tex", ".pdf_tex"})
-"""The bibliography, and drawings written by programs: coordinates, not text."""
+"""The bibliography, and generated drawings: coordinates, not text."""
 
 _MAX_DEPTH = 20
 _MAX_CANDIDATES = 20
 _COST_OF_INCLUDING = 4_000
-"""In characters: empty files may include one another millions of times."""
+"""Characters charged per inclusion: empty files may include one another millions of times."""
 _MAX_INTERNAL_SHARE = 0.25
 
 _TOKEN = re.compile(
@@ -59,7 +59,7 @@ _DECLARED_ENCODING = re.compile(
     re.MULTILINE,
 )
 _ENCODINGS = {
-    # inputenc's option -> Python's name; where Windows has a superset, that one.
+    # inputenc's option -> Python's name; the Windows superset where there is one.
     **{"latin1": "cp1252", "ansinew": "cp1252", "cp1252": "cp1252", "latin9": "iso8859-15"},
     **{"latin2": "iso8859-2", "latin3": "iso8859-3", "latin4": "iso8859-4", "latin5": "cp1254"},
     **{"latin10": "iso8859-16", "cp1250": "cp1250", "cp1251": "cp1251", "cp1257": "cp1257"},
@@ -70,15 +70,15 @@ _ENCODINGS = {
 
 
 class ProjectTooLargeError(ValueError):
-    """The files include one another until the text exceeds its limit."""
+    """The merged text exceeds its limit, e.g. because files include one another."""
 
 
 def decode_file(data: bytes, declared: str | None = None) -> str:
-    r"""A file's text; NotTextError if it is none.
+    r"""A file's text; NotTextError if it is binary.
 
     UTF-8 if all of it is valid, else the encoding that `\usepackage[…]{inputenc}` names here or
     (`declared`) in the paper's main file, else UTF-8 with single bytes replaced if most non-ASCII
-    characters are valid, else as `text.decode`. So one bad byte costs one character.
+    characters are valid, else as `text.decode`. So one invalid byte costs one character.
     """
     try:
         return data.decode("utf-8-sig")
@@ -96,7 +96,7 @@ def decode_file(data: bytes, declared: str | None = None) -> str:
 
 
 def declared_encoding(data: bytes) -> str | None:
-    """Python's name of the encoding that a file declares, None if it declares none we know."""
+    """Python's name of the encoding that a file declares; None if absent or unknown."""
     match = _DECLARED_ENCODING.search(data, 0, 100_000)
     if match is None:
         return None
@@ -120,18 +120,18 @@ def decode_project(files: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def is_withdrawn(texts: Mapping[str, str]) -> bool:
-    """Whether every TeX file is marked `%auto-ignore`, as the archive marks what is no paper."""
+    """Whether every TeX file is marked `%auto-ignore`, arXiv's mark of withdrawn papers."""
     marks = [_AUTO_IGNORE.match(t) is not None for n, t in texts.items() if _can_be_main(n, t)]
     return bool(marks) and all(marks)
 
 
 def main_file(texts: Mapping[str, str], *, max_characters: int) -> str | None:
-    r"""The file that the paper is made from, None if no file is TeX.
+    r"""The main file of the paper; None if no file is TeX.
 
-    The first that the archive's 00README names as top level; else, among the files that no other
+    The first that arXiv's 00README names as top level; else, among the files that no other
     includes, those with \documentclass and \begin{document}; else those with one of them; else
-    (plain TeX) any. Of several, the one whose text with its included files is the longest, and
-    the first by name among equals.
+    (plain TeX) any. Tie-break: the one whose text with its included files is the longest, then the
+    first by name.
     """
     top, ignored = _readme(texts)
     for name in top:
@@ -157,13 +157,13 @@ def main_file(texts: Mapping[str, str], *, max_characters: int) -> str | None:
 
 
 def merged(texts: Mapping[str, str], main: str, *, max_characters: int) -> str:
-    r"""The text of `main` with those of the files it includes in their places, all the way down.
+    r"""The text of `main` with the files it includes inlined, recursively.
 
     \input, \include, \subfile and \import are followed inside the project, with or without the
-    ending .tex; of a file that is a document of its own, what its `document` environment holds.
-    The authors' own style files stand after the commands that load them (those in which more than
-    half of the definitions use internals, marked by an @, are publishers'). A command whose file is
-    not there, or would include itself, stays.
+    suffix .tex; of a file that is a document of its own, the content of its `document` environment.
+    The authors' own style files are inlined after the commands that load them (not publishers':
+    those in which more than half of the definitions use internals, marked by an @). A command whose
+    file is missing, or would include itself, is kept.
 
     ProjectTooLargeError beyond `max_characters`.
     """
@@ -182,7 +182,7 @@ def is_authors_own(style: str) -> bool:
 class _Merger:
     texts: Mapping[str, str]
     home: str
-    """Folder of the main file, where TeX runs."""
+    """Folder of the main file, TeX's working directory."""
     max_characters: int
     num_characters: int = 0
     open_files: list[str] = field(default_factory=list)
@@ -218,7 +218,7 @@ class _Merger:
         return "".join(pieces)
 
     def loaded(self, match: re.Match[str]) -> Iterator[tuple[str, bool]]:
-        """The files to put in at a command, each with whether the command itself stays."""
+        """The files to inline at a command, each with whether the command itself is kept."""
         if len(self.open_files) > _MAX_DEPTH:
             return
         if match["styles"]:
@@ -239,8 +239,8 @@ class _Merger:
         yield file, False
 
     def find(self, name: str, suffixes: tuple[str, ...], folder: str) -> str | None:
-        """The project's file of a name, relative to TeX's folder, the package, or the including
-        file; None if it is not there or being read already.
+        """The project's file of a name, relative to the main file's folder, the package, or the
+        including file; None if it is missing or already open (recursive).
         """
         here = posixpath.dirname(self.open_files[-1]) if self.open_files else ""
         for place in dict.fromkeys((self.home, "", here)):
@@ -252,7 +252,7 @@ class _Merger:
 
 
 def _included(texts: Mapping[str, str], name: str) -> set[str]:
-    """The files that one file includes itself."""
+    """The files that one file includes directly."""
     merger = _Merger(texts, posixpath.dirname(name), 0, open_files=[name])
     return {
         file
@@ -263,7 +263,7 @@ def _included(texts: Mapping[str, str], name: str) -> set[str]:
 
 
 def _readme(texts: Mapping[str, str]) -> tuple[list[str], set[str]]:
-    """What 00README.XXX (or .json, .yaml) says: top-level files, and files to ignore."""
+    """00README.XXX (or .json, .yaml): (top-level files, files to ignore)."""
     uses: list[tuple[str, str]] = []
     for name, text in texts.items():
         if posixpath.basename(name).lower().startswith("00readme"):

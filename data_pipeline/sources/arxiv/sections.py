@@ -1,7 +1,7 @@
-"""A LaTeX paper as the LLaMA paper wants it: no comments, no front matter, no bibliography.
+"""Strips comments, front matter and bibliography from LaTeX, as the LLaMA paper does.
 
-Pure functions from text to text. The result stays LaTeX source. Each function finds nothing more to
-do in its own result.
+Pure functions from text to text. The result is still LaTeX source. Each function is
+idempotent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NOT_BLANK = re.compile(r"[ \t]*(?=[^ \t\n])")
 _SECTIONS = r"part|chapter|section|subsection|subsubsection|paragraph|subparagraph"
 _HEADING = re.compile(rf"\\(?:{_SECTIONS})(?:\s*\*)?\s*[\[{{]")
 _PLAIN_HEADING = re.compile(
-    # harvmac's, plain TeX's and AMS-TeX's, besides LaTeX's that other formats took over.
+    # harvmac's, plain TeX's and AMS-TeX's, besides LaTeX's that other formats adopted.
     rf"{_HEADING.pattern}|\\newsec\s*\{{|\\(?:beginsection|head|heading|specialhead)(?![A-Za-z])"
 )
 _BEGIN_DOCUMENT = re.compile(r"\\begin\s*\{document\}")
@@ -67,13 +67,13 @@ _BLANK_LINES = re.compile(r"\n{3,}")
 def without_comments(text: str) -> str:
     r"""`text` without `%` comments and `comment` environments.
 
-    `\%` is a percent sign, and after `\\` (a line break) a comment begins; verbatim text and web
-    addresses keep theirs. A line that held nothing but a comment goes altogether. Where `%` was
-    the last thing on a line, or followed an opening brace, the lines are joined as TeX joins them;
-    after other comments the line end stays.
+    `\%` is a percent sign, and after `\\` (a line break) a comment begins; verbatim text and URLs
+    are unchanged. A line with nothing but a comment is removed altogether. Where `%` was the last
+    thing on a line, or followed an opening brace, the lines are joined as TeX joins them; after
+    other comments the line end is kept.
     """
     for _ in range(_MAX_PASSES):
-        # Joined lines may close a `\verb` and so uncover a comment after it.
+        # Joined lines may close a `\verb` and so expose a comment after it.
         text, before = _without_comments_seen(text), text
         if text == before:
             break
@@ -81,12 +81,12 @@ def without_comments(text: str) -> str:
 
 
 def _comment_token(text: str) -> re.Pattern[str]:
-    """What may be, or hide, a percent sign in `text`."""
+    """Pattern of tokens that may be, or contain, a percent sign in `text`."""
     names = "|".join((*verbatim_environments(text), "comment"))
     return re.compile(
         r"\\(?:begin[ \t]*(?:%[^\n]*\n[ \t]*)?"
         rf"\{{(?P<verbatim>(?:{names})\*?)\}}|{INLINE_VERBATIM}"
-        # In a web address `%` is a character.
+        # In a URL `%` is a character.
         r"|(?:url|path|nolinkurl|href)[ \t]*\{[^{}\n]{0,2000}\}"
         r"|[\s\S])|%[^\n]*"
     )
@@ -102,7 +102,7 @@ def _without_comments_seen(text: str) -> str:
             _append(out, piece)
         elif match.lastgroup == "verbatim" and match["verbatim"] in ("comment", "comment*"):
             end = rf"\end{{{match['verbatim']}}}"
-            # A line end in its place, so that the texts around it do not become a word.
+            # Keep a line end in its place, so that the texts around it do not merge into a word.
             _append(out, text[start:at] + "\n")
             start = text.index(end, match.end()) + len(end)
     _append(out, text[start:])
@@ -110,7 +110,7 @@ def _without_comments_seen(text: str) -> str:
 
 
 def _around_comment(text: str, start: int, match: re.Match[str]) -> tuple[str, int]:
-    """What stays of the text from `start` to a comment, and where the text goes on after it."""
+    """What is kept of the text from `start` to a comment, and where the text continues after it."""
     at, line_end = match.span()
     after = line_end + 1
     line_start = text.rfind("\n", 0, at) + 1
@@ -129,7 +129,7 @@ def _around_comment(text: str, start: int, match: re.Match[str]) -> tuple[str, i
 
 def _append(out: list[str], piece: str) -> None:
     if piece and piece[0].isalpha() and out and ends_with_word(out[-1]):
-        out.append(" ")  # else the two would make another control word
+        out.append(" ")  # else the two would form another control word
     if piece:
         out.append(piece)
 
@@ -138,10 +138,10 @@ def without_front_matter_and_bibliography(text: str, *, max_front_share: float) 
     r"""The paper from its first section heading on, without bibliography and what follows its end.
 
     A heading is any of LaTeX's seven, starred or not; in a text without a document environment also
-    one of plain TeX or AMS-TeX. Where there is none, or the first one closes the paper
-    (acknowledgements, appendix), or more than `max_front_share` of the paper lies before it
-    (letters), the text begins after the abstract and the title block; without these, at the
-    beginning of the document. Appendices stay.
+    one of plain TeX or AMS-TeX. Where there is none, or the first one is closing matter
+    (acknowledgements, appendix), or more than `max_front_share` of the paper precedes it (letters),
+    the text begins after the abstract and the title block; without these, at the beginning of the
+    document. Appendices are kept.
     """
     begin = _BEGIN_DOCUMENT.search(text)
     start = 0 if begin is None else begin.end()
@@ -154,7 +154,7 @@ def without_front_matter_and_bibliography(text: str, *, max_front_share: float) 
 
 
 def _first_section(body: str, heading: re.Pattern[str], max_front_share: float) -> int:
-    """Where the paper begins."""
+    """Position where the paper begins."""
     first = heading.search(body)
     front = _front_end(body, first.start() if first else None)
     if first is None:
@@ -167,7 +167,7 @@ def _first_section(body: str, heading: re.Pattern[str], max_front_share: float) 
 
 def _front_end(body: str, end: int | None) -> int:
     """After the last thing before `end` that ends the abstract or the title block. Without an end,
-    each has to lie in the first half of what follows the one before.
+    each has to be in the first half of what follows the one before.
     """
     front = 0
     while True:
@@ -179,7 +179,7 @@ def _front_end(body: str, end: int | None) -> int:
 
 
 def _outside(body: str, spans: list[tuple[int, int]]) -> Iterator[str]:
-    """The pieces of `body` that lie in none of the sorted spans."""
+    """The parts of `body` outside all of the sorted spans."""
     position = 0
     for start, end in spans:
         if end > position:
@@ -189,7 +189,7 @@ def _outside(body: str, spans: list[tuple[int, int]]) -> Iterator[str]:
 
 
 def _bibliography_spans(body: str, heading: re.Pattern[str]) -> Iterator[tuple[int, int]]:
-    """Where the bibliography is, by its environments, its commands and its heading."""
+    """Spans of the bibliography, by its environments, its commands and its heading."""
     headings = [match.span() for match in heading.finditer(body)]
     position = 0
     while match := _BIBLIOGRAPHY_BEGIN.search(body, position):
@@ -211,6 +211,6 @@ def _bibliography_spans(body: str, heading: re.Pattern[str]) -> Iterator[tuple[i
 
 
 def with_tidy_lines(text: str) -> str:
-    """No blanks at line ends, at most one empty line in a row, none at either end."""
+    """Strip trailing whitespace, collapse empty lines, and strip empty lines at both ends."""
     lines = "\n".join(line.rstrip(" \t") for line in text.split("\n"))
     return _BLANK_LINES.sub("\n\n", lines).strip("\n")

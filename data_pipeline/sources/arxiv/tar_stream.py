@@ -1,8 +1,8 @@
-"""The members of a tar archive one after the other, from any stream, in bounded memory.
+"""Streaming tar reader: members one after another, from any stream, in bounded memory.
 
 Python's tarfile reads extended headers and maps of sparse files of any size into memory, keeps a
-record of every member, and takes a damaged header for the end of the archive. Here nothing is
-kept, headers are bounded, and damage is an error. Nothing is ever written, no link is followed.
+record of every member, and takes a corrupt header for the end of the archive. Here nothing is kept,
+headers are bounded, and corruption is an error. Nothing is ever written, no link is followed.
 Formats: POSIX.1-2001 (pax and ustar) and GNU tar, as their manuals describe them.
 """
 
@@ -26,7 +26,7 @@ class Readable(Protocol):
 
 
 class DamagedTarError(OSError):
-    """The bytes are no tar archive, or the archive ends in the middle."""
+    """The bytes are not a tar archive, or the archive is truncated."""
 
 
 class MemberKind(Enum):
@@ -42,11 +42,11 @@ class Member:
     kind: MemberKind
     size: int
     offset: int
-    """Of its header in the archive, in bytes."""
+    """Byte offset of its header in the archive."""
 
 
 class MemberStream(io.RawIOBase):
-    """A member's bytes. DamagedTarError if the archive ends before they do."""
+    """A member's bytes. DamagedTarError if the archive is truncated within them."""
 
     def __init__(self, archive: Readable, size: int) -> None:
         self._archive = archive
@@ -70,9 +70,9 @@ def is_tar(head: bytes) -> bool:
 
 
 def members(archive: Readable) -> Iterator[tuple[Member, MemberStream]]:
-    """Each member with its bytes, which have to be read before the next one is asked for.
+    """Each member with its bytes, which must be read before the next member is requested.
 
-    DamagedTarError at a damaged header, and where the archive ends without its closing block.
+    DamagedTarError at a corrupt header, and where the archive ends without its closing block.
     """
     offset = 0
     name: str | None = None
@@ -117,26 +117,26 @@ def _kind(kind: bytes, name: str) -> MemberKind:
 
 
 def _checksum_holds(block: bytes) -> bool:
-    """The sum of the header's bytes, with spaces where it is stored itself."""
+    """The sum of the header's bytes, with the checksum field itself as spaces."""
     try:
         stored = _number(block[148:156])
     except DamagedTarError:
         return False
     rest = block[:148] + b" " * 8 + block[156:]
     total = sum(rest)
-    # Some old programs took bytes for signed.
+    # Some old programs summed signed bytes.
     return stored == total or stored == total - 256 * sum(byte > 127 for byte in rest)
 
 
 def _number(field: bytes) -> int:
-    """Octal digits, or GNU's base 256 for what does not fit."""
+    """Octal digits, or GNU's base-256 for larger numbers."""
     if field[0] & 0x80:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     digits = field.split(b"\0")[0].strip()
     if not digits:
         return 0
     if not digits.isdigit() or b"8" in digits or b"9" in digits:
-        raise DamagedTarError(f"{field!r} is no number")
+        raise DamagedTarError(f"{field!r} is not a number")
     return int(digits, 8)
 
 
@@ -156,7 +156,7 @@ def _pax_records(data: bytes) -> dict[str, str]:
     while data:
         digits, _, _ = data.partition(b" ")
         if not digits.isdigit() or len(digits) > 7 or not 0 < int(digits) <= len(data):
-            raise DamagedTarError("a pax header whose lengths do not add up")
+            raise DamagedTarError("a pax header has inconsistent lengths")
         record, data = data[len(digits) + 1 : int(digits) - 1], data[int(digits) :]
         key, _, value = record.partition(b"=")
         records[_text(key)] = _text(value)

@@ -1,7 +1,7 @@
-"""TeX's tokens, groups and macro arguments, as far as text needs them.
+"""TeX tokenizer subset: control sequences, groups, macro arguments and verbatim text.
 
-All functions take a text and a position and give the position after what they read. Where the text
-ends before the thing does they give None, so that the caller may try again with more text.
+All functions take a text and a position and return the position after what they read. Where the
+text is incomplete they return None, so that the caller may retry with more text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ VERBATIM_ENVIRONMENTS = (
     *("lstlisting", "minted", "filecontents", "verbatimtab", "boxedverbatim", "program"),
     *("Code", "CodeInput", "CodeOutput", "Sinput", "Soutput", "Scode", "pyverbatim", "tcblisting"),
 )
-"""Environments whose text TeX does not read: of LaTeX, fancyvrb, listings, minted, Sweave."""
+"""Verbatim environments of LaTeX, fancyvrb, listings, minted, Sweave."""
 
 _VERBATIM_DECLARATION = re.compile(
     r"\\(?:lstnewenvironment|DefineVerbatimEnvironment|(?:new|New|Declare)(?:tcb|TCB)[lL]isting)"
@@ -30,7 +30,7 @@ INLINE_VERBATIM = (
     r"(?:verb\*?|(?:lstinline|mintinline)(?:\[[^\]\n]{0,200}\])?(?:\{[^{}\n]{0,50}\})?)"
     r"(?:(?P<delimiter>[^A-Za-z\s*{}\[\\])[^\n]*?(?P=delimiter)|\{[^{}\n]{0,500}\})"
 )
-"""After a backslash: code within a line."""
+"""After a backslash: inline verbatim code."""
 
 _GROUP_TOKEN = re.compile(r"\\[\s\S]|[{}]")
 _FLAT_GROUP = re.compile(r"\{([^{}\\]*)\}")
@@ -40,14 +40,14 @@ _BLANKS = re.compile(r"[ \t]*(?:\n[ \t]*)?")
 
 
 def verbatim_environments(text: str) -> tuple[str, ...]:
-    """Those that every paper has and those that this one declares."""
+    """The standard ones and those that this paper declares."""
     return (*VERBATIM_ENVIRONMENTS, *sorted(set(_VERBATIM_DECLARATION.findall(text))))
 
 
 def tokens_outside_verbatim(token: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
     """The matches of `token`, whose group `verbatim` is the name of an environment that begins.
 
-    What stands in such an environment is passed over, and so is the beginning of one without end.
+    The content of such an environment is skipped, and so is the beginning of one without end.
     """
     unclosed: set[str] = set()
     position: int | None = 0
@@ -68,18 +68,18 @@ def tokens_outside_verbatim(token: re.Pattern[str], text: str) -> Iterator[re.Ma
 
 
 class Kind(Enum):
-    """How a macro finds one of its parameters."""
+    """How a macro parses one of its parameters."""
 
     MANDATORY = auto()
     """A group, or one token."""
     OPTIONAL = auto()
-    """In brackets; `text` where they are missing."""
+    """In brackets; `text` is the default."""
     STAR = auto()
     """Whether a star follows."""
     DELIMITED = auto()
-    """Everything before `text`."""
+    """Delimited: everything before `text`."""
     LITERAL = auto()
-    """No parameter: `text` has to follow."""
+    """Not a parameter: `text` has to follow."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ NO_VALUE = "-NoValue-"
 
 
 def skip_spaces(text: str, position: int) -> int:
-    """After spaces, which TeX skips after a control word. Line ends stay, so that lines do."""
+    """After spaces, which TeX skips after a control word. Line ends are kept."""
     match = _SPACES.match(text, position)
     assert match is not None, "the pattern matches the empty text"
     return match.end()
@@ -123,7 +123,7 @@ def group_end(text: str, start: int) -> int | None:
 
 
 def closing_brace(text: str) -> int | None:
-    """Where the first brace stands that closes a group opened before `text`."""
+    """Position of the first brace that closes a group opened before `text`."""
     depth = 0
     for match in _GROUP_TOKEN.finditer(text):
         depth += (match.group() == "{") - (match.group() == "}")
@@ -147,12 +147,12 @@ def read_argument(text: str, position: int) -> tuple[str, int] | None:
             return None
         is_word = match[1][-1].isalpha()
         return match.group(), skip_spaces(text, match.end()) if is_word else match.end()
-    # A blank line ends the paragraph, and no macro reads over that.
+    # A blank line ends the paragraph, and macro arguments do not cross it.
     return None if first in ("", "}", "\n") else (first, position + 1)
 
 
 def read_optional(text: str, position: int) -> tuple[str | None, int] | None:
-    """What stands in brackets, or None in its place where no bracket follows; then nothing is read.
+    """The content of brackets; if no bracket follows, None in its place and nothing is consumed.
 
     As in TeX the first `]` outside braces ends it.
     """
@@ -174,7 +174,7 @@ def read_optional(text: str, position: int) -> tuple[str | None, int] | None:
 
 
 def read_delimited(text: str, position: int, delimiter: str) -> tuple[str, int] | None:
-    """What stands before the first `delimiter` outside braces, without braces around all of it."""
+    """Text before the first `delimiter` outside braces, without braces around all of it."""
     is_word = delimiter[0] == "\\" and delimiter[-1].isalpha()
     pattern = re.escape(delimiter) + ("(?![A-Za-z])" if is_word else "")
     depth = 0
@@ -196,7 +196,7 @@ def read_arguments(
 ) -> tuple[list[str], int] | None:
     """The arguments of a macro whose name ends at `position`.
 
-    `is_all` says that nothing follows `text`; else None where what follows might be an argument.
+    `is_all`: nothing follows `text`; if False, None where the continuation might be an argument.
     """
     arguments: list[str] = []
     for kind, expected in [(parameter.kind, parameter.text) for parameter in signature]:
@@ -235,7 +235,7 @@ def read_arguments(
 
 
 def ends_with_word(text: str) -> bool:
-    """Whether a control word is the last thing in `text`, so that a letter after it would join."""
+    """Whether `text` ends with a control word, so that a following letter would join it."""
     if not text or not text[-1].isascii() or not text[-1].isalpha():
         return False
     name = text[text.rfind("\\") + 1 :]

@@ -1,4 +1,4 @@
-"""A short piece of LaTeX, such as a title, as plain words."""
+"""Extracts the title of a LaTeX paper, and converts short LaTeX to plain text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DROPPED = frozenset(
         *("includegraphics", "rule", "href", "cite", "phantom", "vphantom"),
     }
 )
-"""Commands whose (first) argument is no word of a title."""
+"""Commands whose (first) argument is not part of a title."""
 _WORDS = {
     **{"LaTeX": "LaTeX", "TeX": "TeX", "ss": "ß", "o": "ø", "O": "Ø", "ae": "æ", "AE": "Æ"},
     **{"oe": "œ", "OE": "Œ", "aa": "å", "AA": "Å", "l": "ł", "L": "Ł", "i": "i", "j": "j"},
@@ -44,9 +44,9 @@ _ACCENTS = {
 
 
 def title_of(text: str) -> str | None:
-    r"""The words of the first `\title{…}` that has any, None if none has.
+    r"""The plain text of the first non-empty `\title{…}`, None if there is none.
 
-    Comments and macros have to be gone.
+    Comments and macros must have been removed.
     """
     for command in islice(_TITLE_COMMAND.finditer(text), _MAX_TITLES):
         piece = text[command.end() : command.end() + _MAX_TITLE]
@@ -60,8 +60,8 @@ def title_of(text: str) -> str | None:
 
 
 def plain_words(latex: str) -> str:
-    """The words of a piece of LaTeX: accents applied, commands and footnotes gone, mathematics as
-    it is, white space as single spaces.
+    """Short LaTeX as plain text: accents applied, commands and footnotes removed, math unchanged,
+    whitespace as single spaces.
     """
     words: list[str] = []
     position = 0

@@ -1,4 +1,5 @@
-"""Project Gutenberg and own books to text. From outside only this face is imported, by recipes."""
+"""Books reader: Project Gutenberg and own books. From outside only this face is imported, by
+recipes."""
 
 from data_pipeline.sources.books.book_files import inputs, read, without_gutenberg
 

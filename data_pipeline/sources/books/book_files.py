@@ -1,8 +1,8 @@
-"""Books: Project Gutenberg's texts, other plain texts, and one book per line or row.
+"""Reads books: Project Gutenberg's texts, other plain texts, and one book per line or row.
 
 A plain text is one book, unless its lines are so long that each must be a book: at least
 `book_line_characters` characters on average over the first MiB (a paragraph on a line has a few
-hundred). JSON lines and Parquet hold one book per row, in the field `text_field`.
+hundred). JSON lines and Parquet have one book per row, in the field `text_field`.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def inputs(root: Root) -> Inputs:
 def read(
     file: InputFile, *, text_field: str, max_book_bytes: int, book_line_characters: int
 ) -> Iterator[Document | Rejected]:
-    """The books of a file. Offset: none for a whole file, else the line from 1 or row from 0."""
+    """Stream the books of a file. Offset: None for a whole file, else line from 1 or row from 0."""
     if is_json(file.path) or is_parquet(file.path):
-        # An escaped character has six bytes.
+        # An escaped character takes six bytes.
         yield from read_documents(file, text_field=text_field, max_line_bytes=6 * max_book_bytes)
         return
     try:
@@ -59,7 +59,7 @@ def read(
 
 
 def without_gutenberg(document: Document, *, keep_copyrighted: bool) -> Document | Rejected:
-    """Edit: of a Project Gutenberg file, the book; what its header says goes to the fields.
+    """Edit: strip a Project Gutenberg file to the book; header metadata is moved to the fields.
 
     A few of its books are under copyright and distributed with permission.
     """
@@ -71,7 +71,7 @@ def without_gutenberg(document: Document, *, keep_copyrighted: bool) -> Document
     by = f" by {header.author}" if header.title and header.author else ""
     number = header.number
     text = gutenberg.book(document.text)
-    # Now and then a file has been put into a file.
+    # Some files contain another Project Gutenberg file.
     while gutenberg.is_gutenberg(text) and len(inner := gutenberg.book(text)) < len(text):
         text = inner
     return replace(
@@ -106,7 +106,8 @@ def _read_whole(file: InputFile, max_book_bytes: int) -> Document | Rejected:
 
 
 def _decode(data: bytes) -> str:
-    """As Unicode if it is, else as what its header declares, else as `decode` finds."""
+    """As UTF-8 or UTF-16 if valid, else in the encoding that its header declares, else as
+    `decode`."""
     try:
         encoding = detect_encoding([data] if data else [])
     except NotTextError as error:

@@ -1,9 +1,10 @@
-"""Project Gutenberg's texts: what the header says of a book, and the book without the rest.
+"""Project Gutenberg boilerplate: parses the header's metadata and strips header, footer and
+credits.
 
-Three styles are known: those of the 1990s, whose "small print" ends with a line of its own; those
-from 2001 on, with lines `*** START OF` and `*** END OF`, some with small print at their end; and
-those of the 2020s, whose credits stand before the start. Some have none of these lines, as all of
-Project Gutenberg of Australia. See also `_CREDIT` and `_NOTE`.
+Three styles are supported: those of the 1990s, whose "small print" ends with a line of its own;
+those from 2001 on, with lines `*** START OF` and `*** END OF`, some with small print at their end;
+and those of the 2020s, whose credits stand before the start. Some have none of these lines, as all
+of Project Gutenberg of Australia. See also `_CREDIT` and `_NOTE`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ PUBLIC_DOMAIN = "public domain in the USA"
 COPYRIGHTED = "copyrighted, distributed under the Project Gutenberg License"
 
 _HEAD_CHARACTERS = 30_000
-"""Within this a header has ended; small print of the 1990s has 13,000 characters."""
+"""A header ends within this; small print of the 1990s has 13,000 characters."""
 _LAST_LINES = 12
-"""Before the end line, among which "End of Project Gutenberg's ..." is looked for."""
+"""Lines before the end line that are searched for "End of Project Gutenberg's ..."."""
 _LONGEST_CREDIT = 10
-"""Lines of a paragraph of credits. A text without blank lines has one paragraph."""
+"""Maximum lines of a paragraph of credits. A text without blank lines has one paragraph."""
 _LONGEST_NOTE = 4_000
-"""Characters of a transcriber's note within the book."""
+"""Maximum characters of a transcriber's note within the book."""
 _LONGEST_END_NOTE = 60_000
 
 _S = "(?:'s|\u2019s)"
@@ -75,7 +76,7 @@ _CREDIT = re.compile(
     )""",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
-"""How a paragraph or line begins that says who made the file, before the book itself."""
+"""Start of a paragraph or line of credits (who produced the file), before the book itself."""
 _TRANSCRIBER = r"(?:original )?transcriber['\u2019]?s?['\u2019]?[ \t]+(?:end[ -]?)?notes?\b"
 _NOTE = re.compile(rf"^[ \t\[*_=~+|-]*{_TRANSCRIBER}", re.IGNORECASE | re.MULTILINE)
 _BRACKETED_NOTE = re.compile(
@@ -116,7 +117,7 @@ _LANGUAGES = {
 
 @dataclass(frozen=True)
 class Header:
-    """What the file says of the book; None for what it does not say."""
+    """Metadata of the header; None for what it does not state."""
 
     number: int | None
     title: str | None
@@ -124,13 +125,13 @@ class Header:
     language: str | None
     """ISO 639-1."""
     released: str | None
-    """ISO 8601, as far as stated."""
+    """ISO 8601, with the precision stated."""
     licence: str | None
-    """`PUBLIC_DOMAIN`, `COPYRIGHTED`, or None if neither is said."""
+    """`PUBLIC_DOMAIN`, `COPYRIGHTED`, or None if neither is stated."""
 
 
 def is_gutenberg(text: str) -> bool:
-    """Whether a text is a file of Project Gutenberg, and not only one that speaks of it."""
+    """Whether a text is a file of Project Gutenberg, rather than one that mentions it."""
     head = text[:_HEAD_CHARACTERS]
     if _START.search(head) or _SMALL_PRINT.search(head) or _AUSTRALIA.search(head[:2_000]):
         return True
@@ -138,14 +139,14 @@ def is_gutenberg(text: str) -> bool:
 
 
 def header(text: str) -> Header:
-    """What the file says of the book."""
+    """Parse the metadata of the header."""
     head = text[: _start(text)] or text[:_HEAD_CHARACTERS]
     number = _NUMBER.search(head)
     lower = head.lower()
     if re.search(r"\bcopyrighted project gutenberg", lower):
         licence: str | None = COPYRIGHTED
     elif _AUSTRALIA.search(head):
-        licence = None  # free there, perhaps not in the USA
+        licence = None  # public domain in Australia, perhaps not in the USA
     elif "public domain" in lower or "for the use of anyone anywhere" in lower:
         licence = PUBLIC_DOMAIN
     else:
@@ -168,7 +169,7 @@ def header(text: str) -> Header:
 
 
 def declared_encoding(data: bytes) -> str | None:
-    """Python's name of the encoding that the header declares; None without one that it knows."""
+    """Python's name of the encoding that the header declares; None if absent or unknown."""
     head = data[:_HEAD_CHARACTERS].decode("latin-1")
     declared = re.search(r"^Character set encoding:[ \t]*([\w.:-]+)", head, re.MULTILINE)
     if declared is None:
@@ -180,9 +181,9 @@ def declared_encoding(data: bytes) -> str | None:
 
 
 def book(text: str) -> str:
-    """The book without header, footer, credits and transcriber's notes.
+    """The book without boilerplate: header, footer, credits and transcriber's notes.
 
-    Nothing is looked for between the first paragraphs and the last lines but transcriber's notes.
+    Between the first paragraphs and the last lines only transcriber's notes are searched for.
     """
     body = text[_start(text) :]
     body = _without_footer(body)
@@ -191,7 +192,7 @@ def book(text: str) -> str:
 
 
 def _start(text: str) -> int:
-    """Where the header has ended."""
+    """Position of the end of the header."""
     head = text[:_HEAD_CHARACTERS]
     start = 0
     if marker := _START.search(head):
@@ -204,8 +205,8 @@ def _start(text: str) -> int:
 
 
 def _unmarked_start(head: str) -> int:
-    """Where a header without an end of its own has ended: after its last paragraph of fields, of
-    words on Project Gutenberg or of credits, before three that are none of these."""
+    """End of a header without an end marker: after its last paragraph of fields, of Project
+    Gutenberg's words or of credits, before three paragraphs that are none of these."""
     rest, start, num_others = head.lstrip("\n"), 0, 0
     while num_others < 3:
         paragraph, _, after = _first_paragraph(rest)
@@ -224,7 +225,7 @@ def _without_footer(body: str) -> str:
         lines = body.split("\n")
         first = max(0, len(lines) - _LAST_LINES)
     else:
-        # The end line of the 1990s stands alone; what follows it is no longer than small print.
+        # The end line of the 1990s stands alone; what follows is no longer than small print.
         lines = body.split("\n")
         first = max(0, len(lines) - 600)
     for index in range(first, len(lines)):
@@ -234,7 +235,7 @@ def _without_footer(body: str) -> str:
 
 
 def _without_credits(body: str) -> str:
-    """Without the paragraphs before the book that say who made the file, among its first six."""
+    """Strip paragraphs of credits among the first six."""
     kept: list[str] = []
     rest = body.lstrip("\n")
     for index in range(6):
@@ -253,7 +254,7 @@ def _without_credits(body: str) -> str:
 
 
 def _is_sure(paragraph: str) -> bool:
-    """Whether a paragraph is one of credits also after the title."""
+    """Whether a paragraph is certainly one of credits, even after the title."""
     lower = paragraph.lower()
     return any(
         word in lower for word in ("electronic", "gutenberg", "proofread", "etext", "e-text")
@@ -271,7 +272,7 @@ def _first_paragraph(text: str) -> tuple[str, str, str]:
 
 
 def _without_notes(body: str) -> str:
-    """Without transcriber's notes: in brackets, up to the next section, or up to the end."""
+    """Strip transcriber's notes: in brackets, up to the next section, or up to the end."""
     body = _BRACKETED_NOTE.sub("", body)
     pieces: list[str] = []
     done = 0
@@ -287,7 +288,7 @@ def _note_end(body: str, start: int) -> int:
     left = len(body) - start
     if left <= _LONGEST_END_NOTE and start > 0.85 * len(body):
         return len(body)
-    # The heading may itself be set off from the note by several blank lines.
+    # The heading may itself be separated from the note by several blank lines.
     heading = body.find("\n", start)
     text_start = _SPACE.match(body, heading if heading >= 0 else len(body))
     assert text_start is not None, "the pattern matches the empty string"
@@ -313,7 +314,7 @@ def _released(head: str) -> str | None:
     for name in ("Release Date", "First Posted", "Date First Posted", "Posting Date"):
         if stated := _field(head, name):
             return _date(stated)
-    # The only date of the 1990s' headers: "August, 1993 [Etext #76]".
+    # The only date in headers of the 1990s: "August, 1993 [Etext #76]".
     found = re.search(r"^([^\n\[]{4,60})\[E-?text #\d+\]", head, re.IGNORECASE | re.MULTILINE)
     return _date(found[1]) if found else None
 

@@ -1,9 +1,9 @@
-"""CommonCrawl: crawled pages (WARC) and their text as CommonCrawl extracts it (WET).
+"""Reads CommonCrawl: crawled pages (WARC), and text extracted by CommonCrawl (WET).
 
 Files: `*.warc`, `*.warc.wet` or `*.wet`, compressed or not, and CCNet's plain form `*.warc.txt`.
 A page becomes a document with its main content; a WET record with its text. Every other record is
-counted by what it is. CCNet's steps after that (language, perplexity) and the paper's classifier
-are edits and filters of their own: `language_id`, `perplexity`, `reference_classifier`.
+counted by its type. CCNet's next steps (language, perplexity) and the paper's classifier are edits
+and filters in `filters/`: `language`, `perplexity`, `reference_classifier`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from data_pipeline.text.decoding import NotTextError, clean, decode
 _RECORD_SUFFIXES = (".warc", ".wet")
 _TEXT_SUFFIXES = (".warc.txt", ".wet.txt")
 _OK = 200
-# ISO 28500, section 6; a header may say anything, and reasons are counted by name.
+# WARC record types, ISO 28500, section 6; a header may have any, and reasons are counted by name.
 _RECORD_KINDS = frozenset(
     {
         *("warcinfo", "response", "resource", "request"),
@@ -32,11 +32,11 @@ _RECORD_KINDS = frozenset(
     }
 )
 _SOFT_HYPHEN = "\u00ad"
-"""Where a browser may break a word. It shows nothing there."""
+"""Marks where a browser may break a word; invisible otherwise."""
 
 
 def inputs(root: Root) -> Inputs:
-    """The WARC and WET files under `root`. WAT files hold no text: reason "wat"."""
+    """The WARC and WET files under `root`. WAT files (metadata) have no text: reason "wat"."""
 
     def why_ignored(file: InputFile) -> str | None:
         name = uncompressed_name(file.path.name)
@@ -48,11 +48,11 @@ def inputs(root: Root) -> Inputs:
 
 
 def read(file: InputFile, *, max_block_bytes: int) -> Iterator[Document | Rejected]:
-    """The documents of one file, and a reason for each record that is none.
+    """Stream the documents of one file, with a drop reason for each record that is none.
 
-    `offset` is the record's first byte: in the file if that is not compressed or compressed record
-    by record (as CommonCrawl's), else in what is decompressed. Records beyond `max_block_bytes` are
-    not read into memory.
+    `offset` is the byte offset of the record: in the file if it is not compressed or compressed
+    record by record (as CommonCrawl's), else in the decompressed stream. Records beyond
+    `max_block_bytes` are not read into memory.
     """
     num_records = 0
     items: Iterator[Document | Rejected]
@@ -103,7 +103,7 @@ def _read_text_record(
 ) -> Document | Rejected:
     kind = record.headers.get("warc-type", "")
     if not record.headers:
-        detail = "what stands here is no WARC record"
+        detail = "not a WARC record"
         return Rejected("damaged", file.source_file, record.offset, detail)
     if kind.lower() != "conversion":
         return _not_a_page(kind.lower(), file, record.offset)
@@ -164,10 +164,10 @@ def _not_a_page(kind: str, file: InputFile, offset: int) -> Rejected:
 
 
 def _too_large(size: int, max_bytes: int, file: InputFile, offset: int) -> Rejected:
-    detail = f"{size} bytes, and the limit is {max_bytes}"
+    detail = f"{size} bytes, above the limit of {max_bytes}"
     return Rejected("too_large", file.source_file, offset, detail)
 
 
 def _plain_url(url: str | None) -> str | None:
-    """Without the angle brackets in which some writers put it (WARC 1.0's grammar has them)."""
+    """Without the angle brackets that some writers add (WARC 1.0's grammar has them)."""
     return clean(url).strip().removeprefix("<").removesuffix(">") if url else None

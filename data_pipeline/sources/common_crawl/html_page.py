@@ -1,7 +1,7 @@
-"""A web page as it came over HTTP -> title and readable text.
+"""HTTP body of a web page -> title and main content: charset detection, then HTML extraction.
 
-resiliparse parses the HTML and picks out the main content (article text without menus, footers and
-advertisements).
+resiliparse parses the HTML and extracts the main content (article text without boilerplate: menus,
+footers and advertisements).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# HTML Standard, section 13.2.3.2: a declaration counts within the first 1024 bytes.
+# HTML Standard, section 13.2.3.2: a declaration is valid within the first 1024 bytes.
 _META_BYTES = 1024
 _META_CHARSET = re.compile(
     rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w:.-]{2,40})", re.IGNORECASE
@@ -38,12 +38,12 @@ _XML_ENCODING = re.compile(rb"\s*<\?xml[^>]{0,100}encoding\s*=\s*[\"']([\w:.-]{2
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # not ESC, which ISO-2022 has
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]{0,1000})?\r?\n")
 
-# Encodings that browsers read as a larger one (WHATWG Encoding Standard, section 4.2).
+# Encodings that browsers decode as a superset (WHATWG Encoding Standard, section 4.2).
 _LARGER_CODEC = {"euc_kr": "cp949", "shift_jis": "cp932", "gbk": "gb18030", "gb2312": "gb18030"}
 
-# Above this share the page is not in the encoding that it states, nor in one we can tell.
+# Above this share of invalid characters the encoding is considered unknown.
 _MAX_UNDECODABLE_SHARE = 0.01
-# Extraction takes time with the square of the depth: 20,000 nested <div> take 12 seconds, 500 none.
+# Extraction time is quadratic in depth: 20,000 nested <div> take 12 seconds, 500 none.
 _MAX_DEPTH = 500
 _MANY_TAGS = 5_000
 _TAG = re.compile(r"<(/?)([a-zA-Z][\w:-]{0,30})")
@@ -70,14 +70,14 @@ class Page:
 
 
 def is_html(content_type: str | None, body: bytes) -> bool:
-    """By the header, or by the first bytes where no header says anything."""
+    """By the Content-Type header, or by the first bytes where there is none."""
     if content_type:
         return content_type.split(";")[0].strip().lower() in HTML_TYPES
     return _LOOKS_LIKE_HTML.match(body) is not None
 
 
 def read_page(body: bytes, charset: str | None) -> Page:
-    """Title and main content of an HTML page; `charset` is what the HTTP header says.
+    """Title and main content of an HTML page; `charset` is the HTTP header's.
 
     PageError: "bad_encoding", "nested_too_deeply".
     """
@@ -90,12 +90,12 @@ def read_page(body: bytes, charset: str | None) -> Page:
 
 
 def decode_html(body: bytes, charset: str | None) -> str:
-    """The HTML as text: by byte-order mark, as UTF-8 if that is valid, by HTTP header, by what the
-    page itself declares, or by detection; the first by which all bytes are valid decides.
+    """Decode HTML: by byte-order mark, as UTF-8 if that is valid, by HTTP header, by the page's own
+    declaration, or by detection; the first in which all bytes are valid is used.
 
-    UTF-8 comes before what is declared, because declarations are often wrong, and text of another
-    encoding with bytes above 127 is hardly ever valid UTF-8. Where nothing fits, the encoding with
-    the fewest invalid bytes, which become U+FFFD; PageError "bad_encoding" if they are many.
+    UTF-8 is tried before declared encodings, because declarations are often wrong, and text of
+    another encoding with bytes above 127 is hardly ever valid UTF-8. If none is valid, the encoding
+    with the fewest invalid bytes, which become U+FFFD; PageError "bad_encoding" if they are many.
     """
     names = _encodings(body, charset)
     for name in names:
@@ -111,7 +111,7 @@ def decode_html(body: bytes, charset: str | None) -> str:
 
 
 def _encodings(body: bytes, charset: str | None) -> list[str]:
-    """Python's names of the encodings that the page may have, the likeliest first."""
+    """Python's names of the candidate encodings, the most likely first."""
     names = [name for bom, name in _BOMS if body.startswith(bom)]
     seven_bit = b"\x1b$" in body or b"\0" in body  # ISO-2022 and UTF-16 are valid UTF-8, too
     names += [] if seven_bit else ["utf-8"]
@@ -128,7 +128,7 @@ def _num_undecodable(text: str) -> int:
 
 
 def _depth(html: str) -> int:
-    """How deeply elements are nested, about: as many opened as not closed at any place."""
+    """Approximate nesting depth: the maximum of opened minus closed elements at any place."""
     depth = deepest = 0
     for match in _TAG.finditer(html):
         if match.group(2).lower() in _NEVER_NESTED:
@@ -141,8 +141,8 @@ def _depth(html: str) -> int:
 def decode_body(body: bytes, transfer: str | None, content: str | None, max_bytes: int) -> bytes:
     """Undo HTTP's Transfer-Encoding and Content-Encoding, up to `max_bytes`.
 
-    Archives keep these headers and store the decoded body (CommonCrawl did until August 2018); then
-    the body is taken as it is: without a chunk at its beginning, or text that cannot be
+    Some archives keep these headers but store the decoded body (CommonCrawl until August 2018);
+    then the body is used as it is: if it does not start with a chunk, or is text that cannot be
     decompressed. PageError: "bad_transfer_encoding", "bad_content_encoding",
     "too_large".
     """
@@ -178,7 +178,7 @@ def _decompress(body: bytes, coding: str, max_bytes: int) -> bytes:
         if coding in ("gzip", "x-gzip") and body.startswith(b"\x1f\x8b"):
             decoded = _inflate(body, 31, max_bytes)
         elif coding == "deflate" and not _LOOKS_LIKE_HTML.match(body):
-            # Servers send both what the standard says (zlib) and bare deflate.
+            # Servers send both the standard's format (zlib) and raw deflate.
             decoded = _inflate(body, 15 if body[:1] == b"\x78" else -15, max_bytes)
         elif coding == "br" and not _LOOKS_LIKE_HTML.match(body):
             decoded = BrotliReader(io.BytesIO(body)).read(max_bytes + 1)
@@ -189,7 +189,7 @@ def _decompress(body: bytes, coding: str, max_bytes: int) -> bytes:
             return body
         raise PageError("bad_content_encoding", f"{coding}: {one_line(error)}") from error
     if len(decoded) > max_bytes:
-        raise PageError("too_large", f"more than {max_bytes} bytes after {coding} is undone")
+        raise PageError("too_large", f"more than {max_bytes} bytes after decoding {coding}")
     return decoded
 
 
@@ -197,5 +197,5 @@ def _inflate(body: bytes, wbits: int, max_bytes: int) -> bytes:
     decoder = zlib.decompressobj(wbits)
     decoded = decoder.decompress(body, max_bytes + 1)
     if not decoder.eof and len(decoded) <= max_bytes:
-        raise EOFError("the compressed body is cut")
+        raise EOFError("the compressed body is truncated")
     return decoded

@@ -1,8 +1,8 @@
-"""Records of WARC files (ISO 28500), with every damaged place reported and what follows it read.
+"""Reads WARC records (ISO 28500), reporting corrupt places and resuming after them.
 
-fastwarc reads; by itself it ends silently where a file is cut, and stops at the first bad record.
-`records` checks that each record is as long as it says and that the file ends with a record's end,
-and after damage goes on with the next place that looks like a record.
+fastwarc parses; by itself it ends silently at a truncated file, and stops at the first bad record.
+`records` checks that each record has its stated length and that the file ends with a record's end,
+and after corrupt bytes resumes at the next place that looks like a record.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from data_pipeline.files.compressed import COMPRESSIONS, DAMAGE, Stream, one_line, open_stream
 
 READ_TYPES = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
-"""Records that can hold a document; of all others only the kind is reported."""
+"""Record types that can have a document; of all others only the type is reported."""
 
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _GZIP_START = re.compile(re.escape(_GZIP_MAGIC))
@@ -35,17 +35,17 @@ _MAX_HEADER_BYTES = 64 << 10
 
 @dataclass(frozen=True)
 class Damage:
-    """A place where the file is not as it should be."""
+    """A corrupt place in the file."""
 
     reason: str
-    """"damaged" (what is there is no record) or "truncated" (a record ends before its length)."""
+    """"damaged" (not a record) or "truncated" (a record ends before its length)."""
     offset: int
     """Byte offset of the record, or of the last record before the damage."""
     detail: str
 
 
 class Block(NamedTuple):
-    """A record with its block, read up to a limit."""
+    """A record with its block, read up to a size limit."""
 
     record: WarcRecord
     offset: int
@@ -62,7 +62,7 @@ def records(path: Path, *, max_block_bytes: int) -> Iterator[Block | Damage]:
 
     Memory stays within a few times `max_block_bytes`. OSError if the file cannot be opened.
     """
-    path.open("rb").close()  # from here on, errors are damage
+    path.open("rb").close()  # from here on, errors are reported as damage
     by_record = _is_compressed_by_record(path)
     start: int | None = 0
     waiting: Damage | None = None
@@ -113,22 +113,22 @@ def _fastwarc(path: Path, start: int, by_record: bool) -> Iterator[Iterable[Warc
         "fsspec_args": False,
     }
     if start == 0 and _is_left_to_fastwarc(path, by_record):
-        # From its start, fastwarc reads a file faster by itself than through Python.
+        # From its start, fastwarc reads a file faster by itself than through a Python stream.
         yield ArchiveIterator(str(path), **settings)
     else:
         with _open(path, start, by_record) as stream:
-            # Of a stream, fastwarc uses no more than this class has.
+            # fastwarc uses only these methods of a stream.
             yield ArchiveIterator(cast(BinaryIO, _Steps(stream, start)), **settings)
 
 
 def _is_left_to_fastwarc(path: Path, by_record: bool) -> bool:
-    """Whether fastwarc gets the file's bytes as they are; else they are decompressed here."""
+    """Whether fastwarc opens the file itself; else it is decompressed here."""
     return by_record or path.suffix.lower() not in COMPRESSIONS
 
 
 class _Steps:
-    """A stream whose `read` gives what one step of decompression gives, so that all before a
-    damaged place is read. It counts its bytes itself: pyarrow's streams know no position, at which
+    """A stream whose `read` returns the output of one decompression step, so that everything before
+    corrupt bytes is read. It counts its bytes itself: pyarrow's streams have no position, at which
     fastwarc panics."""
 
     def __init__(self, stream: BinaryIO | Stream, start: int) -> None:
@@ -139,7 +139,7 @@ class _Steps:
         return self._position
 
     def read(self, size: int = -1) -> bytes:
-        data = self._stream.read1(size)  # type: ignore[union-attr]  # all that we open have it
+        data = self._stream.read1(size)  # type: ignore[union-attr]  # every stream opened here has it
         self._position += len(data)
         return data
 
@@ -147,7 +147,7 @@ class _Steps:
 def _read_block(record: WarcRecord, offset: int, max_block_bytes: int) -> Block | Damage:
     length = record.content_length
     if length == 0 and not (record.headers.get("Content-Length") or "").strip().isdigit():
-        return Damage("damaged", offset, "the record's header states no length")
+        return Damage("damaged", offset, "the record's header has no Content-Length")
     if record.record_type & READ_TYPES and length <= max_block_bytes:
         if record.is_http:
             record.parse_http()
@@ -174,7 +174,7 @@ def _open(path: Path, start: int, by_record: bool) -> BinaryIO | Stream:
 
 
 def _is_compressed_by_record(path: Path) -> bool:
-    """Whether the file is gzip with a member for each record, as the standard advises."""
+    """Whether the file is gzip with a member for each record, as the standard recommends."""
     if path.suffix.lower() != ".gz":
         return False
     head = _first_member(path, _MAX_HEADER_BYTES)
@@ -189,7 +189,7 @@ def _is_compressed_by_record(path: Path) -> bool:
 
 
 def _first_member(path: Path, max_bytes: int) -> bytes:
-    """What the first gzip member of the file begins with, decompressed; less if it is damaged."""
+    """The decompressed beginning of the file's first gzip member; shorter if it is corrupt."""
     data = b""
     decoder = zlib.decompressobj(wbits=31)
     with path.open("rb") as file:
@@ -202,8 +202,7 @@ def _first_member(path: Path, max_bytes: int) -> bytes:
 
 
 def _unfinished_member(path: Path, start: int) -> int | None:
-    """Byte offset of the gzip member, of those from `start` on, in which the file ends or is
-    damaged."""
+    """Byte offset of the gzip member, from `start` on, in which the file ends or is corrupt."""
     with path.open("rb") as file:
         file.seek(start)
         decoder, begin, size = zlib.decompressobj(wbits=31), start, 0
@@ -238,13 +237,13 @@ def _next_record(path: Path, start: int, by_record: bool) -> int | None:
                         return position + match.start()
                 position += max(len(window) - _OVERLAP_BYTES, 0)
                 window = window[-_OVERLAP_BYTES:]
-    except DAMAGE:  # also on the way to `start`, in a file that is compressed as a whole
+    except DAMAGE:  # also before `start`, in a file that is compressed as a whole
         pass
     return None
 
 
 def _holds_record(path: Path, offset: int) -> bool:
-    """Whether a gzip member at `offset` begins as a WARC record."""
+    """Whether a gzip member at `offset` starts with a WARC record."""
     with path.open("rb") as file:
         file.seek(offset)
         try:

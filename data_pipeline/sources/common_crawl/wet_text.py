@@ -1,7 +1,7 @@
-"""CommonCrawl's extracted text as plain `*.warc.txt`, the form in which CCNet stores it.
+"""Reads WET as plain text, `*.warc.txt`, the form in which CCNet stores it.
 
-Line ends are bare newlines, and the stated lengths are those of another form of the text, so
-records are told apart by their headers: a line "WARC/1.0" followed by a header line.
+Line ends are bare newlines, and Content-Length is that of another form of the text, so records are
+separated by their headers: a line "WARC/1.0" followed by a header line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class TextRecord:
     """By lower-case name."""
     body: list[bytes] = field(default_factory=list)
     size: int = 0
-    """Bytes of the body, also of what was not kept."""
+    """Bytes of the body, including those beyond the limit."""
 
     @property
     def content(self) -> bytes:
@@ -32,10 +32,10 @@ class TextRecord:
 
 
 def text_records(stream: Stream, *, max_block_bytes: int) -> Iterator[TextRecord]:
-    """The records in order; of a body beyond `max_block_bytes` the rest is counted, not kept.
+    """The records in order; a body is truncated at `max_block_bytes`, its full size is counted.
 
-    What stands before the first record is one without headers. Reading raises one of
-    `streams.DAMAGE` where the file is damaged.
+    Text before the first record is a record without headers. Reading raises one of
+    `compressed.DAMAGE` where the file is corrupt.
     """
     record: TextRecord | None = None
     first_line: tuple[int, bytes] | None = None

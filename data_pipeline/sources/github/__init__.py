@@ -1,5 +1,5 @@
-"""Source code from BigQuery's rows and from checkouts. From outside only this face is imported, by
-recipes."""
+"""GitHub reader: source code from BigQuery exports and checkouts. From outside only this face is
+imported, by recipes."""
 
 from data_pipeline.sources.github.bigquery import inputs, read
 from data_pipeline.sources.github.checkouts import inputs as checkout_inputs

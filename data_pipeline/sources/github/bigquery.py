@@ -1,9 +1,9 @@
-"""GitHub as published in BigQuery's tables `github_repos`, and plain checkouts beside them.
+"""Reads GitHub code from exports of BigQuery's `github_repos`, and plain checkouts beside them.
 
-A row is one file of a repository, as the join of the tables `contents`, `files` and `licenses`
-gives it, exported as JSON lines or Parquet:
-    repo_name, path, content, license      needed (the last may be missing)
-    binary, mode, symlink_target, ref      looked at where they are
+A row is one file of a repository, from the join of the tables `contents`, `files` and `licenses`,
+exported as JSON lines or Parquet:
+    repo_name, path, content, license      required (the last may be missing)
+    binary, mode, symlink_target, ref      used where they exist
 `sample_contents` calls the first two `sample_repo_name` and `sample_path`.
 """
 
@@ -26,7 +26,7 @@ from data_pipeline.text.decoding import clean
 from data_pipeline.text.licences import from_name, from_text
 
 _MAX_LINE_BYTES = 16 << 20
-"""BigQuery holds contents below 1 MiB, of which JSON makes at most six times as much."""
+"""BigQuery stores contents below 1 MiB; JSON escaping takes at most six times as much."""
 
 _COLUMNS = frozenset(
     {
@@ -44,8 +44,8 @@ def inputs(
     """Files of rows, and the source files of checkouts.
 
     JSON lines and Parquet are rows, except in a checkout, where they are the project's data: in a
-    folder that has a licence file, or below one. Directly under `root` they always are, but for a
-    plain `.json` beside a licence file.
+    folder that has a licence file, or below one. Directly under `root` they always are rows, except
+    for a plain `.json` beside a licence file.
     """
     found = checkouts.inputs(
         root, suffixes=kinds, max_file_bytes=max_file_bytes, skip_folders=skip_folders
@@ -65,11 +65,11 @@ def inputs(
 def read(
     file: InputFile, *, kinds: frozenset[str], skip_folders: frozenset[str]
 ) -> Iterator[Document | Rejected]:
-    """The documents of a file of rows (offset: line from 1, or Parquet row from 0), or a source
-    file as one document.
+    """Stream the documents of a file of rows (offset: line from 1, or Parquet row from 0), or a
+    source file as one document.
 
-    Licence of a row: its field; where that is empty, what the licence files at the top of the same
-    repository say, if their rows are in the same file.
+    Licence of a row: its field; where that is empty, as recognized in the licence files at the top
+    level of the same repository, if their rows are in the same file.
     """
     if not _is_rows_kind(file):
         yield from checkouts.read(file)
@@ -159,7 +159,7 @@ def _field(row: Row, name: str) -> str:
 
 
 def _licence(row: Row) -> str | None:
-    """What the row's field says; of a list of licences all hold."""
+    """Licence of the row's field; a list of licences is joined with AND."""
     stated: Any = next(
         (row.fields[name] for name in ("license", "licence", "licenses") if row.fields.get(name)),
         None,
@@ -172,7 +172,7 @@ def _licence(row: Row) -> str | None:
 
 
 def _repository_licences(file: InputFile) -> dict[str, str]:
-    """Licence per repository, from the licence files at its top among the rows of `file`."""
+    """Licence per repository, from top-level licence files among the rows of `file`."""
     texts: dict[str, str] = defaultdict(str)
     for row in _rows(file):
         if isinstance(row, Row) and is_licence_file(_field(row, "path")):

@@ -1,4 +1,4 @@
-"""Code trees: a checkout, the standard library, a folder of installed packages.
+"""Reads code trees: a checkout, the standard library, a folder of installed packages.
 
 Every source file is one document with its licence: that of the installed package whose RECORD
 lists the file, else the one given for the whole tree, else that of the nearest licence file in the
@@ -48,12 +48,13 @@ def inputs(
     max_total_bytes: int | None = None,
     licences: frozenset[str] | None = None,
 ) -> Inputs:
-    """The source files under `root`. Symbolic links are not followed: they lead to files of the
-    tree, which are found anyway, or out of it.
+    """The source files under `root`. Symbolic links are not followed: they point to files of the
+    tree, which are found anyway, or outside it.
 
-    `title` and `licence` hold for files that no package speaks for. With `licences`, files under
-    others are ignored here and not opened. With `max_total_bytes`, packages get equal parts of it,
-    small ones whole; documents first, then files in an order that depends on their names alone.
+    `title` and `licence` apply to files outside packages. With `licences`, files under other
+    licences are ignored without being opened. With `max_total_bytes`, packages get equal shares of
+    the budget, small ones whole; documents first, then files in an order that depends on their
+    names alone.
     """
 
     def is_skipped(folder: str) -> bool:
@@ -96,8 +97,8 @@ def read(file: InputFile) -> Iterator[Document | Rejected]:
 
 
 def _folder_licences(tree: Inputs) -> dict[PurePosixPath, str | None]:
-    """Licence per folder that holds a licence file (None if it is none we know); several files
-    count together.
+    """Licence per folder that has a licence file (None if it is not recognized); several files are
+    combined.
     """
     texts: dict[PurePosixPath, str] = defaultdict(str)
     for file in tree.files:
@@ -111,20 +112,20 @@ def _folder_licences(tree: Inputs) -> dict[PurePosixPath, str | None]:
 def _nearest_licence(
     source_file: str, folder_licences: dict[PurePosixPath, str | None]
 ) -> str | None:
-    """Of the folder with a licence file that is nearest, also if we do not know that licence."""
+    """Of the nearest folder with a licence file, even if that licence is not recognized."""
     folders = PurePosixPath(source_file).parents
     return next((folder_licences[f] for f in folders if f in folder_licences), None)
 
 
 def _packages(root: Root, tree: Inputs) -> dict[str, _Package]:
-    """As `_package_files`; ValueError where they are behind a URL, for then nobody reads them."""
+    """As `_package_files`; ValueError where packages are behind a URL, which is not supported."""
     if isinstance(root, Path):
         return _package_files(root)
     for item in tree.ignored:
         if item.source_file.endswith(".dist-info"):
             raise ValueError(
-                f"{root} holds installed packages ({item.source_file}), whose licences are found "
-                "on a local disk only; copy the folder here, and name that"
+                f"{root} has installed packages ({item.source_file}), whose licences are read "
+                "from a local disk only; copy the folder to this machine, and pass its path"
             )
     return {}
 
@@ -148,7 +149,7 @@ def _own_licence_text(info: Path) -> str:
 
 
 def _read_text(path: Path) -> str:
-    """Text of a file that may be missing or unreadable; then nothing is known: the empty text."""
+    """Text of a file; the empty text if it is missing or unreadable."""
     try:
         return decode(path.read_bytes())
     except (OSError, NotTextError):
@@ -177,7 +178,7 @@ def _equal_limit(sizes: Iterable[int], total: int) -> int:
 
 
 def _beyond(files: list[InputFile], limit: int) -> Iterator[InputFile]:
-    """The files of one package that do not fit into `limit` bytes."""
+    """The files of one package that exceed `limit` bytes."""
 
     def order(file: InputFile) -> tuple[bool, int]:
         is_code = suffix_of(file.source_file) not in DOCUMENT_SUFFIXES

@@ -1,4 +1,5 @@
-"""Which files of a code repository somebody wrote by hand, by their paths."""
+"""Selects hand-written source files of a code repository by path (extension, vendored,
+generated)."""
 
 from __future__ import annotations
 
@@ -28,13 +29,13 @@ GITHUB_KINDS = CODE_SUFFIXES | frozenset(
         *(".htm", ".t", ".pod", ".m4", ".ac", ".am", ".erb", ".cls", ".pro"),
     }
 )
-"""File kinds of the GitHub source: programming and markup languages, by suffix or whole name in
-lower case. Data (JSON, XML, CSV, SVG, lock files, source maps, certificates) is not among them."""
+"""File types of the GitHub source: programming and markup languages, by suffix or whole name in
+lower case. Data (JSON, XML, CSV, SVG, lock files, source maps, certificates) is excluded."""
 
 NOT_OWN_FOLDERS = frozenset(
     {
         *("__pycache__", "node_modules", "site-packages", "dist-packages", "bower_components"),
-        # Copies of other people's packages are not under the licence of the one they lie in.
+        # Vendored packages are not under the licence of the package that contains them.
         *("_vendor", "vendor", "vendored", "third_party", "3rdparty", "extern", "externals"),
     }
 )
@@ -43,7 +44,7 @@ TEST_FOLDERS = frozenset(
 )
 
 _LICENCE_FILE = re.compile(
-    # "MIT-LICENSE", as Rails and its plugins call it, too.
+    # Includes "MIT-LICENSE", as in Rails and its plugins.
     r"(?:(?:mit|bsd|apache|[al]?gpl|mpl)[\w.]{0,5}[-_ ])?(?:licen[cs]es?|copying|unlicense)"
     r"(?:[-._].*)?",
     re.IGNORECASE,
@@ -61,14 +62,14 @@ def suffix_of(name: str) -> str:
 
 
 def is_licence_file(name: str) -> bool:
-    """Whether a file of this name (without its folder) holds the licence of what lies around it."""
+    """Whether a file name (without folder) is that of a licence file for the files around it."""
     return _LICENCE_FILE.fullmatch(name) is not None and suffix_of(name) not in CODE_SUFFIXES
 
 
 def why_not_code(name: str, kinds: frozenset[str]) -> str | None:
-    """The reason for which a file of this name (without its folder) is not read, or None.
+    """The reason to ignore a file with this name (without folder), or None.
 
-    `kinds` are suffixes, and whole names of files, in lower case.
+    `kinds` are suffixes, and whole file names, in lower case.
     """
     if is_licence_file(name):
         return "licence_file"

@@ -1,7 +1,7 @@
-"""The comments at the head of a source file, in the syntax of its language.
+"""Parses the header comments of a source file, by the comment syntax of its language.
 
-Only what stands before the first line of code is looked at, so that no language has to be parsed:
-blank lines, comments, and lines that have to come first (`#!`, `//go:build`, `package x;`).
+Only what precedes the first line of code is parsed, so that no language has to be parsed: blank
+lines, comments, and lines that have to come first (`#!`, `//go:build`, `package x;`).
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from pathlib import PurePosixPath
 
 @dataclass(frozen=True)
 class Syntax:
-    """How comments of a language look."""
+    """Comment syntax of a language."""
 
     line: str | None = None
-    """Pattern of what begins a comment that ends with its line."""
+    """Pattern of the start of a line comment."""
     blocks: tuple[tuple[str, str], ...] = ()
-    """(pattern of what opens a comment, what closes it)."""
+    """(pattern of the start, end) of block comments."""
     indented: str | None = None
-    """Pattern of what opens a comment that goes on in lines further in and blank lines."""
+    """Pattern of the start of a comment that continues in further indented and blank lines."""
 
 
 @dataclass(frozen=True)
 class Line:
     text: str
-    """As it stands, without its newline."""
+    """The raw line, without its newline."""
     prose: str
-    """Without comment markers and ornament; "" for a line of nothing else."""
+    """Without comment markers and decoration; "" for a line of nothing else."""
     stub: str | None = None
-    """What must stay of it if its prose goes while other lines stay: what opens or closes a
-    comment. None: nothing."""
+    """What must be kept of it if its prose is removed while other lines are kept: the comment's
+    opening or closing marker. None: nothing."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive comment lines, or one comment of many lines: `text[start:end]`."""
+    """Consecutive line comments, or one block comment: `text[start:end]`."""
 
     start: int
     end: int
@@ -55,7 +55,7 @@ _MARKUP = Syntax(blocks=(_MARKUP_BLOCK,))
 _PYTHON = Syntax("#", ((r'[rRuU]?"""', '"""'), (r"[rRuU]?'''", "'''")))
 _ML = Syntax(blocks=((r"\(\*", "*)"),))
 _UNKNOWN = Syntax(
-    # After these marks code may follow, except after a blank.
+    # Code may follow these marks, except after a blank.
     r"//|#(?=[\s#*-]|$)|--(?=[\s-]|$)|;;|%(?=[\s%]|$)",
     (_C_BLOCK, _MARKUP_BLOCK, (r"\(\*", "*)")),
 )
@@ -109,7 +109,7 @@ _BY_SUFFIX = {
     **dict.fromkeys((".m4", ".ac"), Syntax("#|dnl")),
     **dict.fromkeys((".html", ".htm", ".xhtml", ".xml", ".xsl", ".md", ".markdown"), _MARKUP),
     **dict.fromkeys((".vue", ".svelte"), Syntax("//", (_MARKUP_BLOCK, _C_BLOCK))),
-    # Two dots and no directive, target, footnote or substitution.
+    # Two dots that are not a directive, target, footnote or substitution.
     ".rst": Syntax(indented=r"\.\.(?!\S)(?! *(?:[\w:-]+::|_|\[|\|))"),
     ".txt": _NONE,
 }
@@ -130,13 +130,13 @@ _FIRST = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-"""Lines that stand before or between comments for a reason and are none."""
+"""Lines before or between comments that are required there and are not comments."""
 
 _ORNAMENT = " \t*/#;%!|+-=~<>\"'{}\\_.:`"
 
 
 def syntax_of(name: str) -> Syntax:
-    """The comment syntax of a file by its name; of an unknown kind, what is clear in any."""
+    """The comment syntax by file name; for unknown types, comments that are unambiguous in any."""
     lower = PurePosixPath(name.lower())
     return _BY_SUFFIX.get(lower.suffix) or _BY_SUFFIX.get(lower.name) or _UNKNOWN
 
@@ -206,7 +206,7 @@ def _indented_block(text: str, start: int, opener: re.Pattern[str]) -> Block | N
 def _closed_block(
     text: str, start: int, openers: list[tuple[re.Pattern[str], str]]
 ) -> Block | None:
-    """The comment that opens here and closes at the end of a line."""
+    """The block comment that opens here and closes at the end of a line."""
     for opener, closer in openers:
         if not (mark := opener.match(text, start)):
             continue

@@ -1,8 +1,8 @@
-"""Stack Exchange's dumps: a site's `Posts.xml`, or its `.7z` archive.
+"""Reads Stack Exchange dumps: a site's `Posts.xml`, or its `.7z` archive.
 
-A document is a question with its answers, the highest score first. Answers come anywhere after
-their question in a file of up to 100 GB, so that posts are grouped by question on disk. `offset`
-is the question's id; for a post that is in no document, its own.
+A document is a question with its answers, sorted by score, highest first. Answers may be anywhere
+after their question in a file of up to 100 GB, so that posts are grouped by question on disk.
+`offset` is the question's id; for a post that is in no document, its own.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _OWN_DOMAINS: Mapping[str, str] = {
     **{name: f"{name}.com" for name in ("stackoverflow", "superuser", "serverfault", "askubuntu")},
     **{"stackapps": "stackapps.com", "mathoverflow": "mathoverflow.net"},
 }
-# Start of each licence's time, newest first; Stack Exchange's own rule for posts without a
-# licence of their own (meta.stackexchange.com/questions/347758).
+# Start date of each licence, newest first; Stack Exchange's own rule for posts without a stated
+# licence (meta.stackexchange.com/questions/347758).
 _LICENCES = (
     ("2018-05-02", "CC-BY-SA-4.0"),
     ("2011-04-08", "CC-BY-SA-3.0"),
@@ -53,11 +53,11 @@ _INTEGER = re.compile(r"-?\d{1,18}")
 def inputs(root: Root, *, sites: Sequence[str], max_sites: int | None) -> Inputs:
     """The posts of at most `max_sites` sites under `root` (None: of all).
 
-    First come those that `sites` names, in its order, then the others, the largest file first: the
-    paper took the largest sites of a whole dump, and `sites` says which those are; whoever gives
-    other sites gets them. A site is named by its archive (`math.stackexchange.com.7z`,
-    `stackoverflow.com-Posts.7z`) or by the folder that holds its `Posts.xml`; an archive beside
-    its own unpacked `Posts.xml` is ignored.
+    First come the sites in `sites`, in its order, then the others, the largest file first: the
+    paper took the largest sites of a full dump, which `sites` lists; of any other sites given, all
+    are used. A site is named by its archive (`math.stackexchange.com.7z`,
+    `stackoverflow.com-Posts.7z`) or by the folder of its `Posts.xml`; an archive beside its own
+    unpacked `Posts.xml` is ignored.
     """
     tree = walk(root, follow_symlinks=True)
     posts = [file for file in tree.files if _table(file) == "posts"]
@@ -87,7 +87,7 @@ def _is_archive(file: InputFile) -> bool:
 
 
 def _table(file: InputFile) -> str:
-    """Which of a site's tables a file holds, in lower case: "posts", "comments", ..."""
+    """The database table of a file, in lower case: "posts", "comments", ..."""
     name = PurePosixPath(uncompressed_name(file.path.name))
     if name.suffix == ".7z":
         table = name.stem.rpartition("-")[2]
@@ -96,7 +96,7 @@ def _table(file: InputFile) -> str:
 
 
 def site_of(file: InputFile) -> str:
-    """The site of a file, as a host where its name tells one: "math.stackexchange.com"."""
+    """The site of a file, as a host name where the file name has one: "math.stackexchange.com"."""
     if _is_archive(file):
         name = file.path.name.lower().removesuffix(".7z").removesuffix("-posts")
     else:
@@ -138,14 +138,13 @@ def read(
     max_memory_bytes: int,
     work_folder: Path | None,
 ) -> Iterator[Document | Rejected]:
-    """The questions of one site with their answers, highest score first.
+    """The questions of one site with their answers, sorted by score, highest first.
 
-    Among equal scores the accepted answer comes first, then the older one: the paper orders by
-    score alone, and the asker's choice is no vote. It is not marked in the text.
-
-    Posts beyond `max_memory_bytes` wait in nameless files in `work_folder` (None: the system's
-    folder for temporary files), which need about a third of the size of `Posts.xml`. Answers below
-    `min_answer_score`, without a question or damaged are rejected one by one.
+    Tie-break: the accepted answer, then the older one; the paper sorts by score alone, and the
+    asker's choice is not a vote. It is not marked in the text.
+    Posts beyond `max_memory_bytes` are spilled to unnamed files in `work_folder` (None: the
+    system's folder for temporary files), which need about a third of the size of `Posts.xml`.
+    Answers below `min_answer_score`, without a question or malformed are rejected one by one.
     """
     rules = _Rules(min_question_score, min_answer_score, min_answers)
     grouped = GroupedRecords(max_memory_bytes, work_folder)
@@ -166,7 +165,7 @@ class _Rules(NamedTuple):
 def _group_posts(
     file: InputFile, grouped: GroupedRecords, max_post_bytes: int
 ) -> Iterator[Rejected]:
-    """All posts of a file into `grouped`, by the id of their question; what is no post."""
+    """Add all posts of a file to `grouped`, by question id; yields rejections."""
     last_id: int | None = None
     num_rows = 0
     closed = False
@@ -201,16 +200,16 @@ def _open(path: Path) -> AbstractContextManager[Stream]:
 
 
 def _post(piece: Piece, file: InputFile) -> tuple[int, _Post] | Rejected:
-    """A row as the id of its question and the post."""
+    """Parse a row: (question id, post)."""
     found = _ROW_ID.search(piece.data)
     row_id = int(found[1]) if found else None
     if piece.too_large:
         detail = f"more than {len(piece.data)} bytes"
         return Rejected("post_too_large", file.source_file, row_id, detail)
-    # Attributes hold no "<": the row ends before the next one, if there is any.
+    # Attributes contain no "<": the row ends before the next one, if there is any.
     data = piece.data.partition(b"<")[2].partition(b"<")[0].rstrip()
     if not data.endswith(b">"):
-        return Rejected("damaged_post", file.source_file, row_id, "the row is not finished")
+        return Rejected("damaged_post", file.source_file, row_id, "the row is truncated")
     try:
         row = parse(b"<" + data.removesuffix(b">").removesuffix(b"/") + b"/>").attrib
     except RecordError as error:
@@ -233,7 +232,7 @@ def _post_of_row(
     numbers = {name: _integer(row.get(name)) for name in ("Id", "Score", "ParentId")}
     wrong = [name for name, number in numbers.items() if name in needed and number is None]
     if wrong:
-        detail = ", ".join(f"{name} '{row[name][:40]}' is no integer" for name in wrong)
+        detail = ", ".join(f"{name} '{row[name][:40]}' is not an integer" for name in wrong)
         return Rejected("bad_attribute", file.source_file, row_id, detail)
     post = _Post(
         id=numbers["Id"] or 0,
@@ -253,7 +252,7 @@ def _integer(text: str | None) -> int | None:
 
 
 def _licence(row: Mapping[str, str]) -> str:
-    """SPDX id: what the post says, else by the day on which it was written."""
+    """SPDX id: as stated by the post, else by its creation date."""
     stated = _STATED_LICENCE.fullmatch(row.get("ContentLicense", ""))
     if stated is not None:
         return f"CC-BY-SA-{stated[1]}"
@@ -262,7 +261,7 @@ def _licence(row: Mapping[str, str]) -> str:
 
 
 def _thread(group: Group, file: InputFile, rules: _Rules) -> Iterator[Document | Rejected]:
-    """A question with its answers as one document, and what of it is left out."""
+    """A question with its answers as one document, and the rejected posts."""
     posts: dict[int, _Post] = {}
     for record in group.records:
         post = _Post(*cast(tuple[int, bool, int, str, str, str, str, int], record))
@@ -271,7 +270,7 @@ def _thread(group: Group, file: InputFile, rules: _Rules) -> Iterator[Document |
         posts.setdefault(post.id, post)
     question = posts.pop(group.key, None)
     if group.num_left_out:
-        detail = f"{group.num_left_out} of its posts have no room in memory"
+        detail = f"{group.num_left_out} of its posts exceed the memory limit"
         yield Rejected("thread_too_large", file.source_file, group.key, detail)
         return
     if question is None or not question.is_question:
@@ -295,14 +294,14 @@ def _thread(group: Group, file: InputFile, rules: _Rules) -> Iterator[Document |
 
 
 def _rank(answer: _Post, question: _Post) -> tuple[int, bool, str, int]:
-    """Answers in this order: by score as a number, highest first."""
+    """Sort key of answers: by numeric score, highest first."""
     return -answer.score, answer.id != question.accepted, answer.created, answer.id
 
 
 def _document(
     question: _Post, answers: Sequence[_Post], file: InputFile
 ) -> Iterator[Document | Rejected]:
-    """ "Q: " title, body; "A: " each answer; blank lines between them."""
+    """ "Q: " title, body; "A: " each answer; separated by blank lines."""
     texts: list[str] = []
     licences = {question.licence}
     for post in (question, *answers):
@@ -330,5 +329,5 @@ def _document(
 
 
 def _url(site: str, question: int) -> str | None:
-    """Address of a question; None where the folder's name is no site's: hosts have no hyphens."""
+    """URL of a question; None where the folder's name is not a site: host names have a dot."""
     return None if "-" in site or "_" in site else f"https://{site}/questions/{question}"

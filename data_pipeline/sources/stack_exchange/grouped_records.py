@@ -1,8 +1,8 @@
-"""Records grouped by a key in bounded memory, however many there are.
+"""External group-by: records grouped by key in bounded memory, spilling to disk.
 
-Records stay in memory up to a limit; beyond it they are spread over temporary files by a hash of
-their key, each of which is then grouped by itself, in the same way. The files have no names (they
-are unlinked while open), so that nothing is left behind even by a process that is killed.
+Records stay in memory up to a limit; beyond it they are partitioned into temporary files by a hash
+of their key, each of which is then grouped by itself, in the same way. The files are unlinked while
+open, so that even a killed process leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Group:
     key: int
     records: list[Record]
     num_left_out: int
-    """Records for which a single group has no room in memory."""
+    """Records that exceed the memory limit of a single group."""
 
 
 class GroupedRecords:
     """A multimap from integers to records, written once and then read once.
 
-    `max_bytes` bounds the records in memory, by their own estimate of their size; Python's objects
-    need about as much again. It is also the largest size of a group.
+    `max_bytes` bounds the records in memory, by an estimate of their size; Python objects need
+    about as much again. It is also the maximum size of a group.
     """
 
     def __init__(self, max_bytes: int, folder: Path | None = None, level: int = 0) -> None:
@@ -53,12 +53,12 @@ class GroupedRecords:
         self._files: list[_Spill] = []
 
     def add(self, key: int, record: Record) -> None:
-        """ValueError if the disk has no room for it, or the folder does not exist."""
+        """ValueError if the disk is full, or the folder does not exist."""
         if self._files:
             self._file_of(key).add(key, record)
             return
         if self._num_bytes + _size(record) > self._max_bytes:
-            # Records of one key cannot be spread.
+            # Records of one key cannot be partitioned.
             if self._level == _MAX_LEVEL or self._groups.keys() <= {key}:
                 self._left_out[key] += 1
                 return
@@ -76,8 +76,8 @@ class GroupedRecords:
         self._groups.clear()
 
     def groups(self) -> Iterator[Group]:
-        """The groups, in ascending order of keys if everything fitted into memory, else in an
-        order that depends on the keys alone.
+        """The groups, in ascending order of keys if everything fitted into memory, else in an order
+        that depends on the keys alone.
         """
         for key in sorted(self._groups.keys() | (() if self._files else self._left_out.keys())):
             yield Group(key, self._groups.pop(key, []), self._left_out[key])
@@ -92,7 +92,7 @@ class GroupedRecords:
             yield from part.groups()
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Free the disk space."""
         for file in self._files:
             file.close()
 
@@ -103,7 +103,7 @@ class GroupedRecords:
 
 
 class _Spill:
-    """Records in a nameless temporary file, in compressed blocks."""
+    """Records in an unlinked temporary file, in compressed blocks."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -121,7 +121,7 @@ class _Spill:
             self._write()
 
     def _write(self) -> None:
-        # marshal, because the reader is this very process: the fastest, and safe for own data.
+        # marshal, because only this process reads it: the fastest, and safe for own data.
         data = marshal.dumps(self._block)
         packed = pa.Codec("zstd", 1).compress(data, asbytes=True)
         try:
@@ -132,9 +132,9 @@ class _Spill:
         self._block, self._num_bytes = [], 0
 
     def _no_room(self, error: OSError) -> ValueError:
-        # Not an OSError: a reader would take it for damage of the file that it reads.
+        # Not an OSError: a reader would take it for a corrupt input file.
         folder = self._folder or tempfile.gettempdir()
-        return ValueError(f"cannot keep temporary data in {folder}: {error}; choose a work_folder")
+        return ValueError(f"cannot write temporary data to {folder}: {error}; choose a work_folder")
 
     def records(self) -> Iterator[tuple[int, Record]]:
         self._write()
@@ -149,5 +149,5 @@ class _Spill:
 
 
 def _size(record: Record) -> int:
-    """Bytes of a record in memory, about."""
+    """Approximate size of a record in memory, in bytes."""
     return 64 + sum(len(value) for value in record if isinstance(value, str))

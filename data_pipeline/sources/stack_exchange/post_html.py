@@ -1,6 +1,6 @@
-"""The HTML of a forum post to text: paragraphs, lists, quotations and code keep their shape.
+"""Converts the HTML of a forum post to text: paragraphs, lists, quotations and code blocks.
 
-The HTML is what Markdown makes, so there are few elements, and no page around them.
+The HTML is generated from Markdown, so there are few elements, and no page around them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _LINES = word_set("li tr br dt dd thead tbody caption")
 """A line of their own."""
 _LEFT_OUT = word_set("script style head title iframe object noscript template")
 _MAX_INDENTS = 32
-"""Levels of lists and quotations that show; a bound on what deep nesting can add to each line."""
+"""Maximum levels of lists and quotations that are indented; bounds the output of deep nesting."""
 _POWER = re.compile(r"[-+−]?\d{1,4}|[a-z]")
 
 
 class PostError(ValueError):
-    """HTML that cannot be parsed within bounds: libxml2's, 2,048 elements in one another."""
+    """HTML that cannot be parsed within limits: libxml2's, nesting of 2,048 elements."""
 
 
 def to_text(markup: str) -> str:
-    """The text of a post. No tag is left, but for those that the post itself shows as text.
+    """The text of a post. No tags remain, except those that the post itself shows as text.
 
     PostError if it is nested too deeply.
     """
@@ -48,7 +48,7 @@ def to_text(markup: str) -> str:
 
 @dataclass
 class _Indent:
-    """What stands before the lines of a list item or quotation: before its first, and the rest."""
+    """Prefix of the lines of a list item or quotation: of its first line, and of the rest."""
 
     first: str
     rest: str
@@ -56,7 +56,7 @@ class _Indent:
 
 
 class _Writer:
-    """Lines of text from a tree of elements, without recursion: posts may be nested absurdly."""
+    """Writes text from an element tree, without recursion: posts may be nested arbitrarily deep."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -128,11 +128,11 @@ class _Writer:
         return f"{number}. "
 
     def _at_start_of_item(self) -> bool:
-        """Whether nothing is in the innermost list item or quotation yet."""
+        """Whether the innermost list item or quotation is still empty."""
         return bool(self._indents) and not self._indents[-1].begun
 
     def _is_power(self, element: etree._Element) -> bool:
-        """Whether a raised number follows a word: x², not a note's mark."""
+        """Whether a superscript is an exponent: x², not a note's mark."""
         before = "".join(self._words[-1:])[-1:]
         return before.isalnum() and _POWER.fullmatch(element.text or "") is not None
 
@@ -146,7 +146,7 @@ class _Writer:
             self._put(line)
 
     def _end_code(self) -> None:
-        """Code keeps its lines and spaces, but for blank lines around it."""
+        """Code keeps its lines and spaces, except for blank lines around it."""
         code, self._words = "".join(self._words), []
         for line in code.strip("\n").split("\n"):
             self._put(line.rstrip())

@@ -1,4 +1,4 @@
-"""One member of a .7z archive as a stream, without anything of it on disk."""
+"""Streams one member of a .7z archive, without extracting to disk."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from py7zr.io import Py7zIO, WriterFactory
 
 
 class ArchiveDamage(OSError):
-    """The archive, or the member, cannot be read to its end."""
+    """The archive, or the member, is corrupt or truncated."""
 
 
 @contextmanager
 def open_member(path: Path, name: str) -> Iterator[io.BufferedReader]:
-    """The bytes of the member `name`, unpacked by a thread as they are read.
+    """The bytes of the member `name`, decompressed by a thread as they are read.
 
-    Members are found by their exact name and never written to disk, so that paths that lead out of
-    the archive, and links, have no effect. ArchiveDamage if there is no such member; reading gives
-    what could be unpacked and then, at the end of the block, ArchiveDamage if that was not all.
+    Members are found by exact name and never written to disk, so that path traversal and links have
+    no effect. ArchiveDamage if there is no such member; reading returns what could be decompressed
+    and then, at the end of the block, ArchiveDamage if that was not all.
     """
     try:
         archive = py7zr.SevenZipFile(path)
     except (FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # whatever its parser stumbles over in bytes that mean nothing
-        raise ArchiveDamage(f"no 7z archive: {_words(error)}") from error
+    except Exception as error:  # py7zr raises many types on invalid bytes
+        raise ArchiveDamage(f"not a 7z archive: {_words(error)}") from error
     errors: list[Exception] = []
     with archive:
         members = [entry for entry in archive.list() if entry.filename == name]
@@ -56,13 +56,13 @@ def _unpack(archive: py7zr.SevenZipFile, name: str, writing: int, errors: list[E
         with os.fdopen(writing, "wb", buffering=0) as sink:
             archive.extract(targets=[name], factory=_OneSink(sink))
     except BrokenPipeError:
-        pass  # the reader has had enough
-    except Exception as error:  # raised again by the reader: a thread has nobody to raise it to
+        pass  # the reader has closed its end
+    except Exception as error:  # raised again by the reader, in the caller's thread
         errors.append(error)
 
 
 class _OneSink(WriterFactory):
-    """Gives py7zr one place to write to."""
+    """Gives py7zr a single sink to write to."""
 
     def __init__(self, sink: IO[bytes]) -> None:
         self._sink = sink
@@ -72,7 +72,7 @@ class _OneSink(WriterFactory):
 
 
 class _Sink(Py7zIO):
-    """What py7zr asks of a file that it only writes to."""
+    """The file interface that py7zr needs for writing."""
 
     def __init__(self, sink: IO[bytes]) -> None:
         self._sink = sink

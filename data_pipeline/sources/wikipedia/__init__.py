@@ -1,4 +1,4 @@
-"""Wikipedia's dumps to articles without markup. From outside only this face is imported, by
+"""Wikipedia reader: dumps to articles without markup. From outside only this face is imported, by
 recipes."""
 
 from data_pipeline.sources.wikipedia.dumps import drop_disambiguation, inputs, read, to_text

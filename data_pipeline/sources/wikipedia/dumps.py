@@ -1,7 +1,7 @@
-"""Wikipedia's own dumps: MediaWiki's XML export, one file or numbered parts, compressed or not.
+"""Reads Wikipedia dumps: MediaWiki XML export, one file or numbered parts, compressed or not.
 
-The reader yields wikitext, for whoever wants what is in it (references, say); the edit `to_text`
-makes text of it. `offset` is a page's id, which with the dump names it for good.
+The reader yields wikitext, e.g. for extracting references; the edit `to_text` converts it to text.
+`offset` is a page id, which identifies the page in the dump.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ _ID = re.compile(rb"<id>(\d{1,18})</id>")
 
 
 def inputs(root: Root, *, languages: frozenset[str]) -> Inputs:
-    """All dumps of articles under `root` in these languages, by the names of files and folders.
+    """All article dumps under `root` in these languages, by the names of files and folders.
 
-    Files whose name tells no language are read: what they say about themselves decides. Of one
-    dump that is there in several forms (whole, multistream, in parts) only the first form named
-    here is read, because all have the same pages.
+    Files whose name has no language are read: their site information decides. Of one dump in
+    several forms (whole, multistream, in parts) only the first form in this list is read, because
+    all have the same pages.
     """
     tree = walk(root, follow_symlinks=True)
     forms: dict[tuple[str, str], int] = {}
@@ -80,12 +80,12 @@ def inputs(root: Root, *, languages: frozenset[str]) -> Inputs:
 
 
 def _form(dump: re.Match[str]) -> int:
-    """Whole files before parts, which may be incomplete; plain ones before multistream."""
+    """Whole files before parts, which may be incomplete; plain before multistream."""
     return 2 * bool(dump["part"]) + bool(dump["form"])
 
 
 def language_of_name(source_file: str) -> str | None:
-    """The language that a file's name tells, else its nearest folder's: "de" of "dewiki-latest"."""
+    """Language in a file's name, else in its nearest folder's: "de" of "dewiki-latest"."""
     for part in reversed(PurePosixPath(source_file.lower()).parts):
         if (match := _LANGUAGE.match(part)) is not None:
             return match[1].replace("_", "-")
@@ -94,26 +94,26 @@ def language_of_name(source_file: str) -> str | None:
 
 @dataclass(frozen=True)
 class _Site:
-    """What a dump says about its wiki."""
+    """Site information of a dump."""
 
     language: str | None
     to_canonical: re.Pattern[str] | None
-    """Links to files and categories under the wiki's own names of those namespaces."""
+    """Matches links to files and categories under the wiki's localized namespace names."""
     canonical: dict[str, str]
-    """The wiki's own name, in lower case -> "File" or "Category"."""
+    """Localized namespace name, in lower case -> "File" or "Category"."""
     other_namespaces: frozenset[str]
 
 
 def read(
     file: InputFile, *, languages: frozenset[str], max_page_bytes: int
 ) -> Iterator[Document | Rejected]:
-    """The articles of one dump as wikitext, the newest revision of each.
+    """Stream the articles of one dump as wikitext, the newest revision of each.
 
-    The file's name tells the language; where the dump's own site information contradicts it, the
-    name is believed and the dump is counted under `site_info_disagrees`. Links to files and
-    categories get their canonical names ([[Datei: becomes [[File:), because only the dump knows
-    the wiki's own. Rejected, besides pages: damage, with the id of the last page before it as its
-    place, and a file that is no whole dump (`fragment`, `truncated`).
+    The file's name determines the language; where the dump's own site information contradicts it,
+    the name is used and the dump is counted under `site_info_disagrees`. Links to files and
+    categories get their canonical names ([[Datei: becomes [[File:), because only the dump has the
+    wiki's localized ones. Rejected, besides pages: corrupt XML, with the id of the last page before
+    it as offset, and an incomplete dump (`fragment`, `truncated`).
     """
     last_page: int | None = None
     try:
@@ -145,14 +145,14 @@ def read(
 
 
 def drop_disambiguation(document: Document) -> Document | Rejected:
-    """Pages that list the meanings of a word are no articles."""
+    """Edit: reject disambiguation pages, which are not articles."""
     if is_disambiguation(document.title, document.text):
         return document.rejected("disambiguation")
     return document
 
 
 def to_text(document: Document) -> Document | Rejected:
-    """Wikitext to readable text."""
+    """Edit: convert wikitext to plain text."""
     try:
         return document.with_text(clean(wikitext_to_text(document.text)))
     except WikitextError as error:
@@ -162,9 +162,9 @@ def to_text(document: Document) -> Document | Rejected:
 def _notes(
     file: InputFile, site: _Site, language: str | None, languages: frozenset[str]
 ) -> Iterator[Rejected]:
-    """What is to be said about the file as a whole."""
+    """Rejections that concern the file as a whole."""
     if language is None:
-        detail = "neither the file's name nor its site information tells a language"
+        detail = "neither the file's name nor its site information states a language"
         yield Rejected("language_unknown", file.source_file, detail=detail)
     elif language not in languages:
         detail = f"its site information says {language}"
@@ -197,12 +197,12 @@ def _site(head: bytes) -> _Site:
 
 
 def _local_name(tag: str) -> str:
-    """An element's name without its namespace."""
+    """Local name of an element, without its XML namespace."""
     return tag.rpartition("}")[2]
 
 
 def _page(piece: Piece, file: InputFile, site: _Site, language: str) -> Document | Rejected:
-    """The article that a record holds, or why it is none."""
+    """The article of a record, or the reason why it is none."""
     found = _ID.search(piece.data)
     page_id = int(found[1]) if found else None
     if piece.too_large:
@@ -210,7 +210,7 @@ def _page(piece: Piece, file: InputFile, site: _Site, language: str) -> Document
         return Rejected("page_too_large", file.source_file, page_id, detail)
     end = piece.data.find(b"</page>")
     if end < 0:
-        return Rejected("damaged_page", file.source_file, page_id, "the page is not finished")
+        return Rejected("damaged_page", file.source_file, page_id, "the page is truncated")
     try:
         page = parse(piece.data[: end + len(b"</page>")])
     except RecordError as error:
@@ -273,6 +273,6 @@ def _canonical(text: str, site: _Site) -> str:
 
 
 def licence(timestamp: str | None) -> str:
-    """SPDX id of the licence of a revision."""
+    """SPDX id of the licence of a revision, by its date."""
     newer = timestamp is not None and timestamp >= CC_BY_SA_4_SINCE
     return "CC-BY-SA-4.0" if newer else "CC-BY-SA-3.0"

@@ -1,7 +1,7 @@
-"""The first sentence of a biography in Italian, which the template Bio makes there.
+"""Renders the Italian template Bio: the first sentence of a biography.
 
-Parameters and wording: its documentation, https://it.wikipedia.org/wiki/Template:Bio. Without this
-some 400,000 articles would begin after their first sentence.
+Parameters and wording: its documentation, https://it.wikipedia.org/wiki/Template:Bio. Without it
+some 400,000 articles would lack their first sentence.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _VOWEL = re.compile(r"[aeiouàèéìòù]", re.IGNORECASE)
 def first_sentence(parameters: Mapping[str, str]) -> str:
     """ "NAME (PLACE, DATE – PLACE, DATE) è stato un ACTIVITY NATIONALITY."; "" without a name.
 
-    `parameters` by their names in lower case.
+    `parameters` have lower-case names.
     """
     name = _words(parameters, "titolo", "nome", "cognome", "postcognome")
     if not name:
@@ -42,7 +42,7 @@ def _words(parameters: Mapping[str, str], *names: str) -> str:
 
 
 def _event(parameters: Mapping[str, str], kind: str) -> str:
-    """Place and day of birth or death, as far as they are there."""
+    """Place and date of birth or death, where given."""
     place = parameters.get(f"luogo{kind}alt") or parameters.get(f"luogo{kind}", "")
     day = _words(parameters, f"giornomese{kind}", f"anno{kind}")
     return ", ".join(filter(None, (place, day)))

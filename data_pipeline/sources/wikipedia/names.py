@@ -1,10 +1,9 @@
-"""Words that MediaWiki and Wikipedia's own rules spell differently in each of 20 languages.
+"""Localized MediaWiki names (namespaces, redirects, disambiguation) in the paper's 20 languages.
 
-Namespaces, redirects: MediaWiki's localisation (languages/messages/Messages*.php), with the older
-names that it still accepts. Disambiguation: the templates by which each Wikipedia marks such pages,
-and the words that their titles carry in brackets. Names are in lower case with spaces for
-underscores. No name of one language means another thing in another, so that the sets are used for
-all languages alike.
+Namespaces, redirects: MediaWiki's localization (languages/messages/Messages*.php), with older names
+that it still accepts. Disambiguation: the templates by which each Wikipedia marks such pages, and
+the words in brackets in their titles. Names are in lower case with spaces for underscores. No name
+has different meanings in different languages, so that the sets are used for all languages.
 """
 
 from __future__ import annotations
@@ -67,8 +66,8 @@ DISAMBIGUATION_TEMPLATES = name_set(
 )
 
 _DISAMBIGUATION_PATTERN = re.compile(
-    # Families of templates with open ends: "rozcestník - příjmení", "homonymie de personnes",
-    # "personnes homonymes", "desambiguación de personas".
+    # Families of templates with variable endings: "rozcestník - příjmení", "homonymie de
+    # personnes", "personnes homonymes", "desambiguación de personas".
     r"rozcestník\b.{1,40}|homonymie de .{1,40}|(?!voir |autres )\w[\w -]{1,40} homonymes"
     r"|desambiguación de .{1,40}|неоднозначность .{1,40}"
 )
@@ -101,7 +100,7 @@ WIKIPEDIA_CODES = word_set(
     za zea zgh zh zh-cfr zh-classical zh-cn zh-min-nan zh-tw zh-yue zu
     """
 )
-"""Prefixes of links to the same article in another language."""
+"""Prefixes of interlanguage links."""
 
 PROJECT_PREFIXES = word_set(
     """
@@ -110,18 +109,18 @@ PROJECT_PREFIXES = word_set(
     metawikipedia wmf doi arxiv imdbtitle rfc
     """
 )
-"""Prefixes of links to other projects."""
+"""Prefixes of interwiki links to other projects."""
 
 
 def is_redirect(wikitext: str) -> bool:
-    """Whether a page's text sends its reader to another page. Old dumps say it nowhere else."""
+    """Whether a page is a redirect, by its wikitext; old dumps have no other mark."""
     return _REDIRECT.match(wikitext) is not None
 
 
 def is_disambiguation(title: str | None, wikitext: str) -> bool:
-    """Whether a page only lists the meanings of its title: by its templates, its magic word or
-    what its title says in brackets. Notes at the head of an article that point to such a page
-    ("for other uses, see ...") do not count.
+    """Whether a page is a disambiguation page: by its templates, its magic word or the words in
+    brackets in its title. Hatnotes of an article that point to such a page ("for other uses,
+    see ...") do not count.
     """
     if title is not None and _DISAMBIGUATION_TITLE.search(title):
         return True

@@ -1,10 +1,10 @@
-"""What a reader would see of the templates whose arguments are text of the sentence around them.
+"""Renders inline wikitext templates whose arguments are part of the surrounding sentence.
 
-Templates are programs that live in each wiki; a dump of articles does not hold them, and most stand
-for boxes, notes and references, which are left out. Left out too, these would tear holes into
-sentences: words of other languages, numbers with units, marked-up words, quotations, characters
-that are hard to type. Names are those of the Wikipedias of the paper, in lower case with spaces for
-underscores; the large ones have more of them.
+Templates are programs that are stored in each wiki; a dump of articles does not contain them, and
+most are boxes, notes and references, which are dropped. Dropping these too would leave holes in
+sentences: foreign words, numbers with units, marked-up words, quotations, special characters. Names
+are those of the Wikipedias of the paper, in lower case with spaces for underscores; the large ones
+have more of them.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _SECOND = name_set("""
     translitération, color, colour, font color, fontcolor, farbe, cor, script, wikt-lang,
     јез
     """)
-"""Shown: the second argument; the first names a language or a colour."""
+"""Shown: the second argument; the first is a language or a color."""
 
 _LAST = name_set("sort, sorteer, sort-as")
 """Shown: the last argument."""
 
 _JOINED = name_set("chem, chem2, formule chimique, fchim, химия, ce, gaps")
-"""Shown: all arguments, one after the other."""
+"""Shown: all arguments, concatenated."""
 
 _OWN_LINES = name_set("plainlist, plain list, flatlist, flat list")
-"""Shown: the first argument, on lines of its own."""
+"""Shown: the first argument, on separate lines."""
 _COMMAS = name_set("hlist, comma separated entries")
 _LINES = name_set("""
     ubl, ublist, unbulleted list, unordered list, bulleted list, ordered list, list, blist
@@ -114,7 +114,7 @@ _SYMBOLS: Mapping[str, str] = {
     "pb": "\n\n",
     "paragraph break": "\n\n",
 }
-"""Templates that stand for a character; an argument, where there is one, follows it."""
+"""Templates that render a character, followed by their argument, if any."""
 
 _PREFIXED: Mapping[str, str] = {
     "circa": "c. ",
@@ -175,7 +175,7 @@ _RANGE_WORDS: Mapping[str, str] = {
     **{word: word for word in ("to", "and", "or", "by", "x", "×", "+/-", "±", "à", "et", "ou")},
     **{"-": "–", "–": "–", "—": "–", "to(-)": "to", "and(-)": "and", "a": "a", "y": "y", "e": "e"},
 }
-# In an argument's name no tag, link or address can stand: those are text with an equals sign.
+# An argument's name contains no tag, link or URL: those are text with an equals sign.
 _ARGUMENT_NAME = re.compile(r"[\w -]{1,40}")
 _LANGUAGE_TEMPLATE = re.compile(r"(?:lang|ipa|ipac|јез)-\w[\w-]{1,12}")
 _GERMAN_LANGUAGE = re.compile(r"[a-z]{2,3}S[1-3]?")
@@ -186,7 +186,7 @@ _ORDINAL = re.compile(
 _NUMBER = re.compile(r"[-+−–]?[\d.,'  \u2009]*\d(?:\.?\s*\d+/\d+)?|\d+/\d+")
 _ROMAN = re.compile(r"[IVXLC]{1,8}")
 _ABBREVIATION = re.compile(r"[^\W\d_]{1,7}\.")
-"""Polish {{ang.}}, French {{p.|12}}: the name is what is shown."""
+"""Polish {{ang.}}, French {{p.|12}}: the name itself is shown."""
 _MAX_NUMBER_CHARACTERS = 40
 _DIGITS = re.compile(r"\d{1,4}")
 
@@ -197,13 +197,13 @@ class _Arguments:
     named: dict[str, str]
 
     def at(self, index: int) -> str:
-        """The positional argument, or an empty one."""
+        """The positional argument, or the empty string."""
         return self.positional[index] if index < len(self.positional) else ""
 
 
 def render(parts: Sequence[str]) -> str:
     """The text of a template given as its name and arguments; empty where it shows no text of the
-    sentence, or where we do not know it.
+    sentence, or is unknown.
     """
     name = parts[0].replace("_", " ").strip()
     head, colon, value = name.partition(":")
@@ -316,7 +316,7 @@ def _fraction(arguments: _Arguments) -> str:
 
 
 def _date(arguments: _Arguments) -> str:
-    """Three numbers as 1950-01-02; with the month in words, what is given: "2 janvier 1950"."""
+    """Three numbers as 1950-01-02; with the month in words, as given: "2 janvier 1950"."""
     parts = [part for part in arguments.positional[:3] if part]
     if any(not _DIGITS.fullmatch(part) for part in parts):
         return " ".join(parts)
@@ -328,9 +328,9 @@ def _is_number(text: str) -> bool:
 
 
 def _converted(arguments: _Arguments) -> str:
-    """The value that was measured, without what it was converted to: "5 to 10 km", "6 ft 2 in".
+    """The measured value, without the converted one: "5 to 10 km", "6 ft 2 in".
 
-    A number without a unit at the end says how exactly to convert.
+    A number without a unit at the end is the precision of the conversion.
     """
     words: list[str] = []
     rest = list(arguments.positional)
@@ -344,7 +344,7 @@ def _converted(arguments: _Arguments) -> str:
 
 
 def _number_and_unit(arguments: _Arguments) -> str:
-    """French and Spanish: number, then units, each with its power: "12 km^2", "5 m·s^-1"."""
+    """French and Spanish: number, then units, each with its exponent: "12 km^2", "5 m·s^-1"."""
     number, *rest = arguments.positional or [""]
     powers = [*rest[1::2], ""]
     units = [
@@ -372,7 +372,7 @@ def _as_unit(arguments: _Arguments) -> str:
 
 
 def _nihongo(arguments: _Arguments) -> str:
-    """English (Japanese, in Latin letters)."""
+    """English (Japanese, romanized)."""
     inner = ", ".join(filter(None, arguments.positional[1:3]))
     if not arguments.at(0):
         return inner
@@ -391,7 +391,7 @@ def _century(name: str, arguments: _Arguments) -> str:
 
 
 def _ship(arguments: _Arguments) -> str:
-    """Prefix and name, without what tells it from others of that name."""
+    """Prefix and name, without the disambiguator."""
     return " ".join(filter(None, arguments.positional[:2]))
 
 
@@ -404,7 +404,7 @@ def _reign(arguments: _Arguments) -> str:
 
 
 def _height(arguments: _Arguments) -> str:
-    """German: metres above a sea level, which is left out."""
+    """German: metres above a sea level, which is omitted."""
     return f"{arguments.at(0)} m" if arguments.at(0) else ""
 
 

@@ -1,13 +1,13 @@
-"""Wikitext to the text that a reader would see, in time and memory that grow with its length.
+"""Converts wikitext to plain text, in time and memory linear in its length.
 
     brackets     templates, tables, links and tags, innermost first, in one pass with a stack
     addresses    external links, language variants, magic words
-    punctuation  what removed templates left behind: "( ; )", " ,", doubled spaces
-    layout       headings, lists, sections with nothing in them
+    punctuation  remains of removed templates: "( ; )", " ,", doubled spaces
+    layout       headings, lists, empty sections
 
 mwparserfromhell parses the same constructs and more of them exactly, but takes quadratic time on
-markup that is opened and not closed (7 s for 12 kB of "{{a|", in C, where nothing can interrupt
-it), and then leaves it in the text. Here whatever is left open becomes text without its brackets.
+unclosed markup (7 s for 12 kB of "{{a|", in C, where nothing can interrupt it), and then leaves it
+in the text. Here unclosed markup becomes text without its brackets.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from data_pipeline.sources.wikipedia.templates import render as render_template
 from data_pipeline.text.decoding import word_set
 
 MAX_DEPTH = 100
-"""Brackets in brackets; MediaWiki's own limit on expansion ($wgMaxPPExpandDepth)."""
+"""Maximum nesting; MediaWiki's own limit on expansion ($wgMaxPPExpandDepth)."""
 
 _MAX_INDENT = 8
 _LEFT_OUT = word_set(
@@ -36,11 +36,11 @@ _LEFT_OUT = word_set(
     style script
     """
 )
-"""Tags that go with all that is between them."""
+"""Tags that are removed with their content."""
 _VERBATIM = frozenset({"nowiki", "pre", "syntaxhighlight", "source"})
 _FORMULAS = frozenset({"math", "chem", "ce"})
 _ELEMENTS = _LEFT_OUT | _VERBATIM | _FORMULAS
-"""Tags that hold no wikitext."""
+"""Tags without wikitext inside."""
 _FORMATTING = word_set(
     """
     abbr b bdi bdo big blockquote br caption center cite code data dd del dfn div dl dt em font h1
@@ -49,7 +49,7 @@ _FORMATTING = word_set(
     tr tt u ul var wbr noscript translate tvar languages a
     """
 )
-"""Tags that go, and leave what is between them. Others are no tags: "a <stdio.h> b"."""
+"""Tags that are removed while their content is kept. Others are not tags: "a <stdio.h> b"."""
 
 _OPENING = (
     r"<!--|<(?P<slash>/?)(?P<tag>[A-Za-z][A-Za-z0-9]{0,20})(?P<attributes>[^<>]*)>"
@@ -63,15 +63,14 @@ _TEMPLATE, _PARAMETER, _LINK, _TABLE, _HTML_TABLE = "{{", "{{{", "[[", "{|", "<t
 
 
 class WikitextError(ValueError):
-    """Wikitext that cannot be made text of within bounds."""
+    """Wikitext that cannot be converted within limits."""
 
 
 def to_text(wikitext: str) -> str:
     """The text of a page. WikitextError if brackets are nested more than `MAX_DEPTH` deep.
 
-    Left out: references, tables, pictures, galleries, notes and boxes made by templates, links to
-    categories and to other languages, addresses. Formulas stay, as TeX between dollar signs; code
-    stays as it is.
+    Dropped: references, tables, images, galleries, template notes and boxes, category and
+    interlanguage links, URLs. Formulas are kept, as TeX between dollar signs; code is unchanged.
     """
     wikitext = wikitext.replace("\x00", "")
     if "<sup>" in wikitext:
@@ -85,7 +84,7 @@ def to_text(wikitext: str) -> str:
 
 @dataclass(slots=True)
 class _Frame:
-    """Something that is open: its finished arguments, and the pieces of the one being read."""
+    """An open construct: its finished arguments, and the parts of the one being read."""
 
     kind: str
     arguments: list[str] = field(default_factory=list)
@@ -107,7 +106,7 @@ class _Scanner:
         )
         self._never_closed: set[str] = set()
         self.verbatim: list[str] = []
-        """What stands for "\\0number\\0" in the text."""
+        """What replaces "\\0number\\0" in the text."""
 
     def text(self) -> str:
         source, position = self._source, 0
@@ -125,13 +124,13 @@ class _Scanner:
         return "".join(self._stack[0].pieces)
 
     def _take(self, token: re.Match[str]) -> int:
-        """Act on a token; the place from which to go on."""
+        """Handle a token; returns the position from which to continue."""
         mark = token[0]
         if token["tag"] is not None:
             return self._take_tag(token)
         if mark == "<!--":
             end = self._source.find("-->", token.end())
-            # An unfinished comment hides the rest of the page in MediaWiki too.
+            # An unclosed comment hides the rest of the page in MediaWiki, too.
             return len(self._source) if end < 0 else end + 3
         if mark == "|":
             self._stack[-1].finish_argument()
@@ -162,7 +161,7 @@ class _Scanner:
             count -= len(kind)
 
     def _take_closing_braces(self, count: int) -> None:
-        """Close what is open, innermost first; braces that close nothing are left out."""
+        """Close open constructs, innermost first; braces that close nothing are dropped."""
         while count >= 2 and (kind := self._innermost(_TEMPLATE, _PARAMETER)) is not None:
             self._close(kind, as_kind=kind if count >= len(kind) else _TEMPLATE)
             count -= len(kind)
@@ -190,7 +189,8 @@ class _Scanner:
         return token.end()
 
     def _take_element(self, name: str, start: int) -> int:
-        """A tag that holds no wikitext. Of one that is never closed only the tag itself goes."""
+        """A tag without wikitext inside. Of one that is never closed only the tag itself is
+        removed."""
         if name in self._never_closed:
             return start
         end = re.compile(rf"</{name}\s*>", re.IGNORECASE).search(self._source, start)
@@ -203,12 +203,12 @@ class _Scanner:
             code = html.unescape(inner) if name in ("nowiki", "pre") else inner
             self._keep(f"\n\n{code.strip(chr(10))}\n\n" if block else code)
         elif name in _FORMULAS:
-            # Both mean the same to TeX with a space in them, and are no rests of wikitext.
+            # TeX reads both alike with a space in them, and they cannot be taken for wikitext.
             self._keep(f"${' '.join(inner.split()).replace('{{', '{ {').replace('|}', '| }')}$")
         return end.end()
 
     def _keep(self, text: str) -> None:
-        """Put text in that no later rule shall change."""
+        """Insert text that later rules must not change."""
         self._emit(f"\x00{len(self.verbatim)}\x00")
         self.verbatim.append(text)
 
@@ -228,7 +228,7 @@ class _Scanner:
         return frame
 
     def _close(self, kind: str, as_kind: str | None = None) -> None:
-        """Close the innermost `kind`; what was opened in it and not closed is text."""
+        """Close the innermost `kind`; unclosed constructs within it become text."""
         if not self._open[kind]:
             return
         while self._stack[-1].kind != kind:
@@ -243,11 +243,11 @@ class _Scanner:
             self._emit(_link(arguments))
 
     def _give_up_top(self) -> None:
-        """The innermost open thing is never closed: its content is text."""
+        """The innermost construct is never closed: its content becomes text."""
         frame = self._pop()
         first, *others = frame.arguments
         if (frame.kind == _TEMPLATE and others) or (frame.kind == _LINK and _is_left_out(first)):
-            # The name of a template or picture is not text; what comes after its line may be.
+            # The name of a template or image is not text; what follows its line may be.
             text = "|".join(frame.arguments)
             self._emit("\n" + text.partition("\n")[2])
         else:
@@ -255,21 +255,21 @@ class _Scanner:
 
 
 def _namespace(target: str) -> tuple[str, str]:
-    """Prefix of a link's target, in lower case, and the rest; no prefix is an empty one."""
+    """Prefix of a link's target, in lower case, and the rest; the prefix may be empty."""
     prefix, colon, rest = target.partition(":")
     return (prefix.replace("_", " ").strip().lower(), rest.strip()) if colon else ("", target)
 
 
 def _is_left_out(target: str) -> bool:
-    """Whether a link to it shows a picture, or nothing at its place."""
+    """Whether a link to it shows an image, or nothing at its place."""
     prefix, _ = _namespace(target.strip())
     return prefix in FILE_NAMESPACES or prefix in CATEGORY_NAMESPACES or prefix in WIKIPEDIA_CODES
 
 
 def _link(arguments: list[str]) -> str:
-    """What a link shows."""
+    """Displayed text of a link."""
     target = arguments[0].strip()
-    if "://" in target:  # an address in one bracket too many
+    if "://" in target:  # an external link with a bracket too many
         return target.partition(" ")[2]
     if _is_left_out(target):
         return ""
@@ -299,7 +299,7 @@ _STRAY_ROW = re.compile(r"^[ \t]*\{?\|.*$", re.MULTILINE)
 
 
 def _inline(text: str) -> str:
-    """Marks inside lines, once brackets are resolved."""
+    """Inline markup, once brackets are resolved."""
     if "[" in text:
         text = _ADDRESS_IN_BRACKETS.sub(_address_text, text)
     if "//" in text:
@@ -348,7 +348,7 @@ _TRAILING_SPACE = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
 def _punctuation(text: str) -> str:
     text = _SPACE_ENTITY.sub(" ", text)
     text = _SEPARATORS.sub(lambda match: ";" if ";" in match[0] else ",", text)
-    for _ in range(2):  # brackets in brackets
+    for _ in range(2):  # nested brackets
         text = _EMPTY_BRACKETS.sub("", text)
     text = _BRACKET_START.sub(r"\1", text)
     text = _AFTER_BRACKET.sub(r"\1", text)
@@ -363,7 +363,7 @@ _ONLY_PUNCTUATION = re.compile(r"[\s.,;:·•|*'\"()\[\]–—-]*")
 
 
 def _layout(text: str) -> str:
-    """Headings between blank lines, lists with dashes and numbers, no section without content."""
+    """Headings between blank lines, lists with dashes and numbers, no empty sections."""
     lines: list[tuple[int, str]] = []
     counters: dict[str, int] = {}
     for line in text.split("\n"):
@@ -397,7 +397,7 @@ def _heading(line: str) -> tuple[int, str]:
 
 
 def _list_item(line: str, counters: dict[str, int]) -> str:
-    """A line of a list; empty if nothing is in it. `counters` numbers the items that are open."""
+    """A list item; empty without content. `counters` numbers the open ordered lists."""
     body = line.lstrip("*#:;")
     marker = line[: len(line) - len(body)]
     body = _LEADING_SEPARATOR.sub("", body.strip())
@@ -414,7 +414,7 @@ def _list_item(line: str, counters: dict[str, int]) -> str:
 
 
 def _without_empty_sections(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Leave out headings before which nothing comes up to the next heading of their level."""
+    """Drop headings without content before the next heading of their level."""
     kept: list[tuple[int, str]] = []
     has_text = False
     next_level = 0

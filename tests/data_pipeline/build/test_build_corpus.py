@@ -226,7 +226,7 @@ def test_truncated_shard_is_named(raw: Path, tmp_path: Path) -> None:
     damage_shard(raw, tmp_path / "out")
     with pytest.raises(ValueError, match=r"documents-00000-000.parquet is truncated to \d+ bytes"):
         load_documents(tmp_path / "out")
-    with pytest.raises(ValueError, match="is not a documents folder: manifest.json is missing"):
+    with pytest.raises(ValueError, match=r"is not a documents folder: manifest\.json is missing"):
         load_documents(tmp_path / "missing")
     fields = json.loads((tmp_path / "out" / "manifest.json").read_text())
     (tmp_path / "out" / "manifest.json").write_text(json.dumps({**fields, "version": 99}))

@@ -202,6 +202,21 @@ def test_every_executor_makes_the_same_store(
         build(raw, tmp_path / "local", "--ray-address", "auto")
 
 
+def test_c4_may_be_built_from_the_crawl(raw: Path, tmp_path: Path) -> None:
+    (raw / "common_crawl").rename(raw / "c4")
+    (tmp_path / "words.txt").write_text("page 7\n")
+    arguments = ["--raw", str(raw), "--sources", "c4", "--documents-only", "--c4.from-crawl"]
+    assert run([*arguments, "--out", str(tmp_path / "all")]) == 0
+    words = ["--c4.bad-words", str(tmp_path / "words.txt")]
+    assert run([*arguments, *words, "--out", str(tmp_path / "clean")]) == 0
+    every, clean = (
+        read_manifest(tmp_path / name / "documents" / "c4") for name in ("all", "clean")
+    )
+    assert every.dropped == {"no_good_line": 1}
+    assert clean.dropped == {"bad_word": 1, "no_good_line": 1}
+    assert (every.num_kept, clean.num_kept) == (40, 39)
+
+
 def test_help_names_every_job(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run(["--help"])
@@ -231,6 +246,8 @@ def test_a_model_trains_on_the_store_by_the_papers_shares(raw: Path, tmp_path: P
         (["--models.language", "gone.bin"], "gone.bin.*fasttext.cc.*no-identify-language"),
         (["--models.perplexity", "gone"], "gone/en.*train-perplexity.*leave --models.perplexity"),
         (["--corpus", "llama2"], "llama2"),
+        (["--c4.bad-words", "list.txt"], "bad-words.*list.txt.*give --c4.from-crawl"),
+        (["--c4.from-crawl", "--c4.bad-words", "list.txt"], "list.txt is missing"),
     ],
 )
 def test_refusals(raw: Path, tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import os
 from pathlib import Path
@@ -40,10 +41,12 @@ def write_split(
 def write_store(store: Path) -> TokenStore:
     """Two files of 40 documents with three tokens each, in source `books`."""
     split = write_split(store, "books", [[1, i, 2] for i in range(80)], num_shards=2)
+    (store / "tokenizer").mkdir()
+    (store / "tokenizer" / "tokenizer.model").write_bytes(b"a model")
     manifest = StoreManifest(
         version=FORMAT_VERSION,
         tokenizer_kind="sentencepiece",
-        tokenizer_sha256="00",
+        tokenizer_sha256=hashlib.sha256(b"a model").hexdigest(),
         vocab_size=100,
         bos_token_id=1,
         eos_token_id=2,
@@ -180,6 +183,24 @@ def test_damage_that_keeps_the_size_is_found(store: TokenStore) -> None:
     path.write_bytes(bytes(len(content)))
     with pytest.raises(ValueError, match="damaged shard: "):
         TokenStore.open(store.path).stream("books", "train").window(0, 1)
+
+
+def test_verification_names_every_damaged_file(store: TokenStore) -> None:
+    first, second = (store.path / file.path for file in store.shards)
+    first.write_bytes(bytes(first.stat().st_size))
+    second.unlink()
+    (store.tokenizer_dir / "tokenizer.model").write_bytes(b"another")
+    for num_threads in (1, 3):
+        with pytest.raises(ValueError, match="damaged tokenizer: ") as caught:
+            store.verify(num_threads=num_threads)
+        lines = str(caught.value).splitlines()
+        assert [line.partition(":")[0] for line in lines] == [
+            "damaged tokenizer",
+            "damaged shard",
+            "unreadable shard",
+        ]
+        assert str(first) in lines[1]
+        assert str(second) in lines[2]
 
 
 def test_unknown_source(store: TokenStore) -> None:

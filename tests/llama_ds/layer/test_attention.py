@@ -273,10 +273,10 @@ def test_auto_takes_a_kernel_that_fits(
 @pytest.mark.parametrize(
     ("name", "device", "dtype", "packed", "message"),
     [
-        ("cpu", "cuda", torch.bfloat16, False, r"cpu runs on cpu, this model is on cuda"),
-        ("flash", "cpu", torch.bfloat16, False, r"flash runs on cuda, this model is on cpu"),
-        ("flash", "cuda", torch.float32, False, r"flash takes bf16 .* has torch.float32 and 8"),
-        ("cudnn", "cuda", torch.bfloat16, True, r"cudnn cannot keep packed documents apart"),
+        ("cpu", "cuda", torch.bfloat16, False, r"cpu runs on cpu, but the model is on cuda"),
+        ("flash", "cpu", torch.bfloat16, False, r"flash runs on cuda, but the model is on cpu"),
+        ("flash", "cuda", torch.float32, False, r"flash needs bf16 .* has torch.float32 and 8"),
+        ("cudnn", "cuda", torch.bfloat16, True, r"cudnn does not support document masking"),
         ("xformers", "cuda", torch.bfloat16, False, r"needs the package xformers, which is not"),
         ("flash_attn", "cuda", torch.bfloat16, False, r"needs the package flash_attn_3"),
     ],

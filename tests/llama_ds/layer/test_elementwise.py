@@ -101,7 +101,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llama_ds.layer.elementwise.has_cpp_compiler", lambda: False)
     liger.cache_clear()
     for name, device, message in (
-        ("liger", "cpu", r"elementwise liger runs on cuda, this model is on cpu"),
+        ("liger", "cpu", r"elementwise liger needs a GPU, but the model is on cpu"),
         ("liger", "cuda", r"needs the package liger-kernel, which is not installed"),
         ("compile", "cpu", r"elementwise compile needs g\+\+, which is not installed"),
         ("compile", "cuda", r"elementwise compile needs triton, which is not installed"),

@@ -18,11 +18,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llama_ds import LlamaForCausalLM
 from llama_ds.layer.fused import FusedLayer
+from llama_ds.layer.options import LayerOptions
+from llama_ds.model import DEFAULT_LAYER_OPTIONS
 
 V = 50
 
 
-def model(**overrides: Any) -> Any:
+def model(layer_options: LayerOptions = DEFAULT_LAYER_OPTIONS, **overrides: Any) -> Any:
     config = LlamaConfig(
         vocab_size=V,
         hidden_size=16,
@@ -32,7 +34,7 @@ def model(**overrides: Any) -> Any:
         **overrides,
     )
     torch.manual_seed(0)
-    return LlamaForCausalLM(config).train()
+    return LlamaForCausalLM(config, layer_options=layer_options).train()
 
 
 def num_fused(model: Any, **inputs: Any) -> int:
@@ -95,11 +97,11 @@ def with_checkpointing(model: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (with_adapter, r"self_attn\.v_proj: a Adapter is in its place"),
-        (with_subclass, r"mlp: a TiledMLP is in its place"),
+        (with_adapter, r"self_attn\.v_proj: it was replaced by a Adapter"),
+        (with_subclass, r"mlp: it was replaced by a TiledMLP"),
         (with_hook, r"mlp\.up_proj: it has hooks"),
         (with_backward_hook, r"self_attn: it has hooks"),
-        (with_offloading, r"input_layernorm: its forward is replaced"),
+        (with_offloading, r"input_layernorm: its forward was replaced"),
         (with_checkpointing, r"gradient checkpointing is on; save_policy layer_input"),
     ],
 )
@@ -160,9 +162,9 @@ def test_an_all_ones_mask_ends_the_search_for_documents() -> None:
         "attention_mask": torch.ones(2, 6, dtype=torch.long),
     }
     fused = tiny.model(**inputs).last_hidden_state
-    tiny.model.save_policy = None
+    plain = model(layer_options=LayerOptions(fused=False))
     # Equal but for the order of sums.
-    torch.testing.assert_close(fused, tiny.model(**inputs).last_hidden_state)
+    torch.testing.assert_close(fused, plain.model(**inputs).last_hidden_state)
 
 
 def test_a_cache_is_served_by_the_modules() -> None:
@@ -208,10 +210,8 @@ def test_attentions_are_asked_of_the_modules() -> None:
     assert num_fused(model(), output_attentions=True) == 0
 
 
-def test_no_policy_calls_the_modules_silently(caplog: pytest.LogCaptureFixture) -> None:
-    tiny = model()
-    tiny.model.save_policy = None
-    assert num_fused(tiny) == 0
+def test_unfused_by_choice_calls_the_modules_silently(caplog: pytest.LogCaptureFixture) -> None:
+    assert num_fused(model(layer_options=LayerOptions(fused=False))) == 0
     assert not caplog.records
 
 

@@ -14,9 +14,10 @@ from transformers import LlamaConfig
 
 from llama_ds import LlamaForCausalLM
 from llama_ds.layer.attention_kernels import CPU, MATH, Documents
+from llama_ds.layer.context import ForwardContext
 from llama_ds.layer.modules import LlamaDecoderLayer
 from llama_ds.layer.offload import Offload
-from llama_ds.layer.tensors import FusedOptions
+from llama_ds.layer.options import LayerOptions
 from llama_ds.parallel.sequence import SequenceParallel
 from llama_ds.parallel.tensor import SINGLE_RANK
 from llama_ds.save_policy import PRESETS, SavePolicy
@@ -83,14 +84,16 @@ def batch(rows: int = 2) -> tuple[Tensor, Tensor]:
     return ids, positions
 
 
-def schedule(model: Any, turn: int) -> None:
-    for name, value in SCHEDULES[turn % len(SCHEDULES)].items():
-        setattr(model.model, name, value)
+MODULES = LayerOptions(fused=False)
 
 
-def gradients(model: Any, policy: SavePolicy | None, **inputs: Any) -> list[Tensor]:
+def options_of(policy: str, turn: int = 0) -> LayerOptions:
+    return LayerOptions(save_policy=POLICIES[policy], **SCHEDULES[turn % len(SCHEDULES)])
+
+
+def gradients(model: Any, options: LayerOptions, **inputs: Any) -> list[Tensor]:
     """Loss and all gradients, in float64."""
-    model.model.save_policy = policy
+    model.model.layer_options = options
     model.zero_grad()
     loss = model(num_items_in_batch=20, **inputs).loss
     loss.backward()
@@ -116,10 +119,9 @@ def test_every_policy_equals_autograd(
     model.to(dtype).train()
     ids, positions = batch()
     inputs = {"input_ids": ids, "labels": ids, "position_ids": positions if packed else None}
-    expected = gradients(model, None, **inputs)
-    for turn, (name, policy) in enumerate(POLICIES.items()):
-        schedule(model, turn + packed)
-        found = gradients(model, policy, **inputs)
+    expected = gradients(model, MODULES, **inputs)
+    for turn, name in enumerate(POLICIES):
+        found = gradients(model, options_of(name, turn + packed), **inputs)
         assert relative_error(found, expected) < TOLERANCE[dtype], name
 
 
@@ -132,9 +134,9 @@ def test_every_policy_equals_autograd_on_a_gpu(num_key_value_heads: int, packed:
     model.to("cuda", torch.bfloat16).train()
     ids, positions = (x.to("cuda") for x in batch())
     inputs = {"input_ids": ids, "labels": ids, "position_ids": positions if packed else None}
-    expected = gradients(model, None, **inputs)
-    for name, policy in POLICIES.items():
-        found = gradients(model, policy, **inputs)
+    expected = gradients(model, MODULES, **inputs)
+    for name in POLICIES:
+        found = gradients(model, options_of(name), **inputs)
         assert relative_error(found, expected) < TOLERANCE[torch.bfloat16], name
 
 
@@ -161,8 +163,8 @@ def test_gradcheck(kernel: Any, policy: str) -> None:
     def function(x: Tensor, *weights: Tensor) -> Tensor:
         tables = angles.cos(), angles.sin()
         offload = Offload(torch.device("cpu"))
-        options = FusedOptions(POLICIES[policy], kernel, documents, offload=offload)
-        arguments = (x, tables, options)
+        context = ForwardContext(options_of(policy), kernel, documents, offload=offload)
+        arguments = (x, tables, context)
         named = dict(zip(names, weights, strict=True))
         out: Tensor = torch.func.functional_call(layer, named, arguments)
         return out
@@ -177,8 +179,7 @@ def test_gradcheck(kernel: Any, policy: str) -> None:
 
 @pytest.mark.parametrize("policy", ["linear_outputs", "offload"])
 def test_backward_runs_twice_where_the_graph_is_kept(policy: str) -> None:
-    model: Any = LlamaForCausalLM(config(4)).train()
-    model.model.save_policy = POLICIES[policy]
+    model: Any = LlamaForCausalLM(config(4), layer_options=options_of(policy)).train()
     ids, _ = batch()
     loss = model(input_ids=ids, labels=ids).loss
     weight = model.model.layers[0].mlp.up_proj.weight
@@ -209,7 +210,7 @@ def test_policies_save_less_and_less() -> None:
             total.append(tensor.numel())
             return tensor
 
-        model.model.save_policy = PRESETS[name]
+        model.model.layer_options = LayerOptions(save_policy=PRESETS[name])
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             model.model(input_ids=ids)
         saved[name] = sum(total)
@@ -240,7 +241,7 @@ def errors_of_rank(
     ).train()
     ids, positions = batch()
     labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
-    cut = model.sp.cut
+    shard = model.sp.shard
     worst: dict[tuple[torch.dtype, bool, str], float] = {}
     for dtype, packed, names in (
         (torch.float64, True, list(POLICIES)),
@@ -249,14 +250,13 @@ def errors_of_rank(
     ):
         model.to(dtype)
         inputs = {
-            "input_ids": cut(ids),
-            "shift_labels": cut(labels),
-            "position_ids": cut(positions) if packed else None,
+            "input_ids": shard(ids),
+            "shift_labels": shard(labels),
+            "position_ids": shard(positions) if packed else None,
         }
-        expected = gradients(model, None, **inputs)
+        expected = gradients(model, MODULES, **inputs)
         for turn, name in enumerate(names):
-            schedule(model, turn + 2 * packed + tp)
-            found = gradients(model, POLICIES[name], **inputs)
+            found = gradients(model, options_of(name, turn + 2 * packed + tp), **inputs)
             worst[dtype, packed, name] = relative_error(found, expected)
     return worst
 

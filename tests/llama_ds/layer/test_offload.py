@@ -15,6 +15,7 @@ from transformers import LlamaConfig
 
 from llama_ds import LlamaForCausalLM
 from llama_ds.layer.offload import Offload
+from llama_ds.layer.options import LayerOptions
 from llama_ds.save_policy import PRESETS, SavePolicy
 
 POLICY = SavePolicy.of("linear_outputs", x="offload", gate="offload", attn_out="offload")
@@ -35,7 +36,7 @@ def model_of(num_layers: int, device: torch.device = CPU) -> Any:
 
 
 def gradients(model: Any, policy: SavePolicy) -> list[Tensor]:
-    model.model.save_policy = policy
+    model.model.layer_options = LayerOptions(save_policy=policy)
     model.zero_grad()
     ids = torch.arange(32, device=model.device).view(2, 16)
     model(input_ids=ids, labels=ids).loss.backward()
@@ -125,8 +126,8 @@ def test_a_dropped_graph_leaves_nothing_behind() -> None:
 
 def test_nothing_is_offloaded_without_gradients() -> None:
     model = model_of(1)
-    model.model.save_policy = POLICY
+    model.model.layer_options = LayerOptions(save_policy=POLICY)
     with torch.no_grad():
-        fused = model.model._fused(torch.ones(1, 4, 32), None, None, False, {})
+        fused = model.model._fused_context(torch.ones(1, 4, 32), None, None, False, {})
     assert fused is not None
     assert fused.offload is None

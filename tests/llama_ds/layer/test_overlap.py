@@ -21,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig
 
 from llama_ds import LlamaForCausalLM
+from llama_ds.layer.options import LayerOptions
 from llama_ds.parallel import collectives
 from llama_ds.save_policy import PRESETS
 
@@ -59,19 +60,19 @@ def pending_and_waited() -> list[tuple[Tensor, Tensor]]:
     group, rank = dist.group.WORLD, dist.get_rank()
     xs = [torch.arange(24.0).reshape(2, 4, 3) * (rank + number + 1) for number in range(8)]
     begun = [
-        *(collectives.start_gathered(x, 1, group) for x in xs[:2]),
-        *(collectives.start_reduce_scattered(x, 1, group) for x in xs[2:4]),
-        *(collectives.start_exchanged(x, 1, 2, group) for x in xs[4:6]),
-        *(collectives.start_summed(x.clone(), group) for x in xs[6:]),
+        *(collectives.start_all_gather(x, 1, group) for x in xs[:2]),
+        *(collectives.start_reduce_scatter(x, 1, group) for x in xs[2:4]),
+        *(collectives.start_all_to_all(x, 1, 2, group) for x in xs[4:6]),
+        *(collectives.start_all_reduce(x.clone(), group) for x in xs[6:]),
     ]
     found = [pending.wait() for pending in reversed(begun)][::-1]
     again = [pending.wait() for pending in begun]
     assert all(first is second for first, second in zip(found, again, strict=True))
     at_once = [
-        *(collectives.gathered(x, 1, group) for x in xs[:2]),
-        *(collectives.reduce_scattered(x, 1, group) for x in xs[2:4]),
-        *(collectives.exchanged(x, 1, 2, group) for x in xs[4:6]),
-        *(collectives.start_summed(x.clone(), group).wait() for x in xs[6:]),
+        *(collectives.all_gather_no_grad(x, 1, group) for x in xs[:2]),
+        *(collectives.reduce_scatter_no_grad(x, 1, group) for x in xs[2:4]),
+        *(collectives.all_to_all_no_grad(x, 1, 2, group) for x in xs[4:6]),
+        *(collectives.start_all_reduce(x.clone(), group).wait() for x in xs[6:]),
     ]
     return list(zip(found, at_once, strict=True))
 
@@ -94,11 +95,12 @@ def is_bit_equal(tp: int, sp: int, sequence_parallel: bool, policy: Any) -> bool
     torch.manual_seed(0)
     stack: Any = LlamaForCausalLM(config(), groups, sequence_parallel=sequence_parallel).model
     stack.train().bfloat16()
-    stack.save_policy = PRESETS[policy]
     inputs = torch.randn(2, 16 // sp, HIDDEN).bfloat16()
     found = []
     for overlap in (False, True):
-        stack.overlap, stack.overlap_chunks = overlap, 1
+        stack.layer_options = LayerOptions(
+            save_policy=PRESETS[policy], overlap=overlap, overlap_chunks=1
+        )
         found.append(gradients(stack, inputs))
     return all(torch.equal(off, on) for off, on in zip(*found, strict=True))
 
@@ -114,7 +116,7 @@ def test_overlap_changes_no_bit(
     """Without chunks it moves operations in time only.
 
     In chunks a matmul has fewer rows, for which the library may sum in another order:
-    `test_block.py` compares these with autograd.
+    `test_fused.py` compares these with autograd.
     """
     assert all(gloo(tp * sp, is_bit_equal, tp, sp, sequence_parallel, policy))
 
@@ -124,10 +126,9 @@ def test_overlap_changes_no_bit(
 
 def small_stack(mlp_tiles: int, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
-    model: Any = LlamaForCausalLM(config())
-    stack = model.to(dtype).train().model
-    stack.save_policy, stack.mlp_tiles = PRESETS["no_mlp"], mlp_tiles
-    return stack
+    options = LayerOptions(save_policy=PRESETS["no_mlp"], mlp_tiles=mlp_tiles)
+    model: Any = LlamaForCausalLM(config(), layer_options=options)
+    return model.to(dtype).train().model
 
 
 def test_tiles_sum_weight_gradients_in_fp32() -> None:

@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from llama_ds.batch import batch_plan, data_parallel_size
-from llama_ds.config import ParallelConfig, Recipe
+from llama_ds.batch import batch_plan
+from llama_ds.config import Recipe
 from llama_ds.deepspeed_config import deepspeed_config
 from llama_ds.layer.recomputation import Recomputation
 from llama_ds.metrics import read_metrics
+from llama_ds.parallel_config import ParallelConfig
 from tests.support.reference import Reference
 from tests.support.tiny_run import make_store, run_training, tiny_recipe
 
@@ -116,7 +117,6 @@ def test_it_trains_as_plain_pytorch(
 
 def kept_between_passes(recipe: Recipe) -> tuple[list[tuple[int, bool]], int, int]:
     """(elements, emptied) of each input after a forward pass; times printed of both directions."""
-    import torch.distributed as dist
 
     from data_pipeline.tokens.store import TokenStore
     from llama_ds.engine import build_engine, build_model, init_distributed
@@ -124,11 +124,12 @@ def kept_between_passes(recipe: Recipe) -> tuple[list[tuple[int, bool]], int, in
 
     device = init_distributed(local_rank=0)
     groups = ParallelGroups.build(tp_size=recipe.parallel.tp)
-    plan = batch_plan(recipe, data_parallel_size(recipe, dist.get_world_size()))
+    plan = batch_plan(recipe, groups.dp_size)
     config = deepspeed_config(recipe, plan, device.type)
     model = build_model(recipe, groups, TokenStore.open(recipe.data.store), config, device)
     engine = build_engine(model, recipe, groups, config)
-    recomputation: Recomputation | None = model.model.recomputation
+    options = model.model.layer_options
+    recomputation: Recomputation | None = options.recomputation
     assert recomputation is not None
     inputs: list[Tensor] = []
     checkpoint = recomputation.checkpoint
@@ -137,7 +138,9 @@ def kept_between_passes(recipe: Recipe) -> tuple[list[tuple[int, bool]], int, in
         inputs.append(hidden_states)
         return checkpoint(function, hidden_states)
 
-    model.model.recomputation = dataclasses.replace(recomputation, checkpoint=recorded)
+    model.model.layer_options = dataclasses.replace(
+        options, recomputation=dataclasses.replace(recomputation, checkpoint=recorded)
+    )
     tokens, printed = torch.zeros(2, 32, dtype=torch.long), io.StringIO()
     with contextlib.redirect_stdout(printed):
         loss = engine(input_ids=tokens, labels=tokens).loss
@@ -185,12 +188,12 @@ def test_deepspeed_reads_the_section_as_the_recipe_says(store: Path, tmp_path: P
     ("parallel", "settings", "overrides", "message"),
     [
         ({}, {"number_checkpoints": -1}, {}, r"number_checkpoints \(-1\) must not be negative"),
-        ({}, {"number_checkpoints": 0, "profile": True}, {}, r"profile changes nothing without"),
+        ({}, {"number_checkpoints": 0, "profile": True}, {}, r"profile has no effect with"),
         (
             {},
             {"number_checkpoints": 0, **HOST},
             {},
-            r"changes nothing without .*number_checkpoints",
+            r"has no effect with .*number_checkpoints",
         ),
         ({}, {"number_checkpoints": 3}, {}, r"layers \(2\) must be a multiple of .* \(3\)"),
         (TP, {"cpu_checkpointing": True}, {}, r"cpu_checkpointing needs .*partition_activations"),
@@ -204,14 +207,14 @@ def test_deepspeed_reads_the_section_as_the_recipe_says(store: Path, tmp_path: P
             MEGATRON,
             PARTITION,
             {},
-            r"parallel\.tp \(2\) ranks, and with parallel\.sequence_parallel .* mixed-up",
+            r"over the parallel\.tp \(2\) ranks, but parallel\.sequence_parallel .* wrongly",
         ),
-        ({}, PARTITION, {}, r"parallel\.tp \(1\) leaves nothing to divide"),
+        ({}, PARTITION, {}, r"has no effect with parallel\.tp \(1\)"),
         (
             {},
             {},
             {"train.save_policy": "layer_input"},
-            r"layer_input .*number_checkpoints \(2\) .*three times and save nothing",
+            r"layer_input .*number_checkpoints \(2\) .*recomputes every layer twice and saves no",
         ),
     ],
 )

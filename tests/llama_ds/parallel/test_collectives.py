@@ -132,9 +132,9 @@ def test_no_group_is_the_identity() -> None:
         collectives.scatter(x, 0, None),
         collectives.gather(x, 0, None),
         collectives.all_to_all(x, 0, 0, None),
-        collectives.gathered(x, 0, None),
-        collectives.reduce_scattered(x, 0, None),
-        collectives.exchanged(x, 0, 0, None),
+        collectives.all_gather_no_grad(x, 0, None),
+        collectives.reduce_scatter_no_grad(x, 0, None),
+        collectives.all_to_all_no_grad(x, 0, 0, None),
     ):
         assert out is x
 

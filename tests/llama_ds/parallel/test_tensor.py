@@ -114,7 +114,9 @@ def part(case: Case) -> dict[str, Any]:
     """Loss, logits and gradients of this rank's part of the model and of the rows."""
     groups = case.groups()
     torch.manual_seed(7)
-    model: Any = LlamaForCausalLM(case.config(), groups, sequence_parallel=case.megatron)
+    model: Any = LlamaForCausalLM(
+        case.config(), groups, sequence_parallel=case.megatron, loss_chunk_tokens=7
+    )
     initial = {name: p.detach().clone() for name, p in model.named_parameters()}
     full = LlamaForCausalLM(case.config())
     full.double()
@@ -123,8 +125,7 @@ def part(case: Case) -> dict[str, Any]:
     values = dict(full.named_parameters())
     for name, parameter in model.named_parameters():
         parameter.data.copy_(model.tp.sharding.shard(name, values[name], groups.tp_rank))
-    model.loss_chunk_tokens = 7
-    ids, labels, positions = (None if x is None else model.sp.cut(x) for x in batch(case.packed))
+    ids, labels, positions = (None if x is None else model.sp.shard(x) for x in batch(case.packed))
     arguments = {"input_ids": ids, "position_ids": positions, "shift_labels": labels}
     loss = model.train()(**arguments, num_items_in_batch=1).loss
     loss.backward()
@@ -234,7 +235,7 @@ def test_unshard_undoes_shard(tp: int, kv_heads: int) -> None:
 
 
 def test_a_weight_that_does_not_divide_is_an_error() -> None:
-    with pytest.raises(AssertionError, match=r"lm_head.weight: dim 0 of length 33 .* 2 parts"):
+    with pytest.raises(AssertionError, match=r"lm_head.weight: dim 0 of length 33 .* 2 shards"):
         Sharding(2, 1).shard("lm_head.weight", torch.ones(33, 2), 0)
 
 
@@ -261,7 +262,7 @@ def slice_error(labels: str) -> str:
 @pytest.mark.dist
 def test_what_would_be_wrong_is_refused(gloo: Gloo) -> None:
     for error in gloo(2, kv_replicas_error):
-        assert "1 key/value heads on tp_size 2 ranks make 2 replicas" in error
+        assert "kv_replicas (1) must be 2 for 1 key/value heads on 2 tp ranks" in error
     for labels in ("labels", "shift_labels"):
         for error in gloo(2, slice_error, labels):
-            assert "a slice of the sequence needs shift_labels" in error
+            assert "pass pre-shifted shift_labels" in error

@@ -14,10 +14,12 @@ from transformers import LlamaConfig
 from transformers import LlamaForCausalLM as StockLlama
 
 from llama_ds.batch import batch_plan
-from llama_ds.config import ActivationCheckpointingConfig, ParallelConfig, Recipe, ZeroConfig
+from llama_ds.config import Recipe
 from llama_ds.deepspeed_config import deepspeed_config
+from llama_ds.layer.options import LayerOptions
 from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.parallel_config import ActivationCheckpointingConfig, ParallelConfig, ZeroConfig
 from llama_ds.planning.memory import (
     ZERO3_LIVE_ELEMENTS,
     activation_bytes,
@@ -120,9 +122,9 @@ def saved_bytes_of_rank(recipe: Recipe, groups: ParallelGroups) -> tuple[int, in
         dtype=dtype,
         groups=groups,
         sequence_parallel=recipe.parallel.sequence_parallel,
+        layer_options=LayerOptions(save_policy=recipe.train.resolved_save_policy),
     )
     assert sum(p.numel() for p in model.parameters()) == rank_parameters(recipe)
-    model.model.save_policy = recipe.train.saved
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, torch.Tensor] = {}
 
@@ -135,16 +137,16 @@ def saved_bytes_of_rank(recipe: Recipe, groups: ParallelGroups) -> tuple[int, in
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = model.model(torch.zeros(shape, dtype=torch.long), use_cache=False)
     on_device = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-    offload = options_of_last_layer(output.last_hidden_state).offload
+    offload = context_of_last_layer(output.last_hidden_state).offload
     return on_device, 0 if offload is None else offload.host_bytes()
 
 
-def options_of_last_layer(hidden_states: torch.Tensor) -> Any:
+def context_of_last_layer(hidden_states: torch.Tensor) -> Any:
     nodes: list[Any] = [hidden_states.grad_fn]
-    while not hasattr(nodes[0], "fixed"):
+    while not hasattr(nodes[0], "context"):
         nodes = [next_node for node in nodes for next_node, _ in node.next_functions if next_node]
-        nodes.sort(key=lambda node: not hasattr(node, "fixed"))
-    return nodes[0].fixed.options
+        nodes.sort(key=lambda node: not hasattr(node, "context"))
+    return nodes[0].context.forward
 
 
 def small_recipe(dtype: Any, num_key_value_heads: int, save_policy: Any) -> Recipe:
@@ -206,7 +208,13 @@ def test_layer_keeps_what_is_predicted_to_the_byte(
     recipe = small_recipe(dtype, num_key_value_heads, policy)
     two, three = (laid_out(recipe, tp, sp, sequence_parallel, count) for count in (2, 3))
     tokens = two.train.micro_batch_size * two.train.sequence_length
-    layer = (two.train.saved, two.model, two.parallel, tokens, 2 if dtype == "bf16" else 4)
+    layer = (
+        two.train.resolved_save_policy,
+        two.model,
+        two.parallel,
+        tokens,
+        2 if dtype == "bf16" else 4,
+    )
     (device_3, host_3), (device_2, host_2) = saved_bytes(three), saved_bytes(two)
     # What is not a layer's, rotary tables and the final norm, is in both.
     assert device_3 - device_2 == activation_bytes(*layer)
@@ -240,7 +248,7 @@ def test_estimate_is_what_the_model_keeps(dtype: Any, policy: Any) -> None:
     model, tokens, width = recipe.model, 2 * 256, 2 if dtype == "bf16" else 4
     kept, everything = (
         activation_bytes(policy, model, recipe.parallel, tokens, width)
-        for policy in (recipe.train.saved, PRESETS["keep_all"])
+        for policy in (recipe.train.resolved_save_policy, PRESETS["keep_all"])
     )
     # The layer that is being computed again is part of the estimate and comes after the forward.
     expected = estimate_memory(recipe, 1).activations - (everything - kept)
@@ -286,7 +294,7 @@ def test_checkpoints_leave_their_inputs(settings: dict[str, Any], inputs: float)
     section = ActivationCheckpointingConfig(number_checkpoints=2, **settings)
     grouped = dataclasses.replace(recipe, activation_checkpointing=section)
     model, tokens = recipe.model, recipe.train.micro_batch_size * recipe.train.sequence_length
-    kept = activation_bytes(recipe.train.saved, model, parallel, tokens, 2)
+    kept = activation_bytes(recipe.train.resolved_save_policy, model, parallel, tokens, 2)
     freed = model.num_hidden_layers // 2 * kept
     added = 2 * tokens * model.hidden_size * 2 * inputs
     before, after = (estimate_memory(each, 1).activations for each in (recipe, grouped))

@@ -12,10 +12,11 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from benchmarks.model.wire import sent_bytes
-from llama_ds.config import ParallelConfig
+from llama_ds.layer.options import LayerOptions
 from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.parallel_config import ParallelConfig
 from llama_ds.planning.traffic import layer_traffic
 from llama_ds.save_policy import PRESETS, SavePolicy
 
@@ -50,6 +51,7 @@ def counted(
     model: ModelConfig, parallel: ParallelConfig, policy: SavePolicy | None, dtype: torch.dtype
 ) -> tuple[Counter[str], Counter[str]]:
     """(forward, backward) of one rank of a fake process group, which has no second rank."""
+    options = LayerOptions(fused=False) if policy is None else LayerOptions(save_policy=policy)
     world_size = parallel.tp * parallel.sp
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
     try:
@@ -63,8 +65,8 @@ def counted(
             dtype=dtype,
             groups=groups,
             sequence_parallel=parallel.sequence_parallel,
+            layer_options=options,
         ).model
-        stack.save_policy = policy
         shape = (ROWS, LENGTH // parallel.sp, model.hidden_size)
         inputs = torch.ones(shape, dtype=dtype, requires_grad=True)
         forward, output = sent_bytes(lambda: stack(inputs_embeds=inputs, use_cache=False)[0])

@@ -1,4 +1,4 @@
-"""What a dry run prints, and refuses: the recipe and all that follows from it for a cluster.
+"""Dry run: a recipe with its batch, process groups, memory and DeepSpeed JSON, as text.
 
 Needs no GPU, no data and no weights. The process groups are built on torch's fake process group,
 which has any number of ranks in one process and sends nothing.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
@@ -15,65 +16,69 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from llama_ds.batch import BatchPlan, batch_plan
 from llama_ds.config import Recipe
-from llama_ds.parallel.groups import Layout, ParallelGroups, layout_of
-from llama_ds.planning.memory import MemoryEstimate, estimate_memory, host_bytes
-from recipes.llama import Cluster
+from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.parallel.layout import Layout, layout_of
+from llama_ds.planning.memory import (
+    MemoryEstimate,
+    checkpoint_host_bytes,
+    estimate_memory,
+    host_bytes,
+)
 
 GIB = 2**30
 
-# What torch reports as the device's total, rounded down: less than the name says, because the
-# driver and error correction keep a part.
-DEVICE_BYTES: dict[Cluster, int] = {
-    "a100-80gb": 79 * GIB,
-    "h100-80gb": 79 * GIB,
-    "h200-141gb": 139 * GIB,
-}
 
-# Tokens per second per A100-80GB. 65B: stated in the paper (section 2.4). The others follow from
-# its GPU-hours (table 15) and training tokens.
-PAPER_TOKENS_PER_SECOND = {
-    "llama_7b": 3_370,
-    "llama_13b": 2_055,
-    "llama_33b": 733,
-    "llama_65b": 380,
-}
+@dataclass(frozen=True)
+class DeviceType:
+    """The GPUs that a run is planned for."""
+
+    name: str
+    memory_bytes: int
 
 
-def print_plan(
-    recipe: Recipe, world_size: int, cluster: Cluster, deepspeed_json: dict[str, Any]
-) -> None:
-    """The dry run; ValueError for a batch that does not divide or memory that does not suffice."""
-    # Everything is worked out before the first line, so that a refusal is the only output.
+def plan_text(
+    recipe: Recipe,
+    world_size: int,
+    device: DeviceType,
+    deepspeed_json: dict[str, Any],
+    *,
+    paper_tokens_per_second: int | None = None,
+) -> str:
+    """The plan of `world_size` ranks; with the paper's tokens/s per GPU, also the run's days.
+
+    ValueError for a batch that does not divide, or where device memory does not suffice.
+    """
     tp, sp = recipe.parallel.tp, recipe.parallel.sp
     layout = layout_of(world_size, tp_size=tp, sp_size=sp)
     batch = batch_plan(recipe, layout.dp_size)
     memory = estimate_memory(recipe, layout.dp_size)
-    check_memory(memory, recipe, cluster)
-    groups = check_groups(world_size, tp_size=tp, sp_size=sp)
+    check_memory(memory, recipe, device)
+    batch_lines = _batch_lines(batch)
+    if paper_tokens_per_second is not None:
+        batch_lines.append(_days_line(batch, world_size, paper_tokens_per_second))
+    sections = {
+        "Parameters": _parameter_lines(recipe),
+        "Batch": batch_lines,
+        "Parallel groups": check_groups(world_size, tp_size=tp, sp_size=sp),
+        f"Memory per GPU ({device.name}), estimated": [
+            *_memory_lines(memory, device),
+            *_host_memory_lines(host_bytes(recipe), checkpoint_host_bytes(recipe, batch.dp_size)),
+        ],
+    }
+    lines = _recipe_lines(recipe)
+    for title, section in sections.items():
+        lines += ["", title, *(f"  {line}" for line in section)]
+    return "\n".join([*lines, "", "DeepSpeed JSON", json.dumps(deepspeed_json, indent=2)])
 
-    _print_recipe(recipe)
-    _section("Parameters")
-    _print_parameters(recipe)
-    _section("Batch")
-    _print_batch(recipe, batch, world_size)
-    _section("Parallel groups")
-    for line in groups:
-        print(f"  {line}")
-    _section(f"Memory per GPU ({cluster}), estimated")
-    _print_memory(memory, cluster)
-    _print_host_memory(host_bytes(recipe))
-    _section("DeepSpeed JSON")
-    print(json.dumps(deepspeed_json, indent=2))
 
-
-def check_memory(memory: MemoryEstimate, recipe: Recipe, cluster: Cluster) -> None:
+def check_memory(memory: MemoryEstimate, recipe: Recipe, device: DeviceType) -> None:
     """ValueError where the estimate exceeds the device's memory."""
-    available = DEVICE_BYTES[cluster]
+    available = device.memory_bytes
     if memory.total > available:
         largest = max(memory.parts(), key=lambda part: memory.parts()[part])
         raise ValueError(
             f"{recipe.name} needs about {memory.total / GIB:.1f} GiB per GPU, more than the "
-            f"{available / GIB:.0f} GiB of {cluster}; most of it is {largest} "
+            f"{available / GIB:.0f} GiB of {device.name}; most of it is {largest} "
             f"({memory.parts()[largest] / GIB:.1f} GiB): {', or '.join(_ways_to_save(recipe))}"
         )
 
@@ -88,17 +93,17 @@ def _ways_to_save(recipe: Recipe) -> list[str]:
         ways.append(f"raise zero.stage (now {recipe.zero.stage})")
     if recipe.parallel.tp < 8:
         ways.append(f"raise parallel.tp (now {recipe.parallel.tp})")
-    return ways or ["take more GPUs, among which ZeRO divides the states"]
+    return ways or ["use more GPUs, across which ZeRO shards the states"]
 
 
 # -- process groups -------------------------------------------------------------------------------
 
 
 def check_groups(world_size: int, *, tp_size: int = 1, sp_size: int = 1) -> list[str]:
-    """Build a cluster's groups on a fake process group; the lines say what was checked.
+    """Build a cluster's process groups on a fake backend; the lines say what was checked.
 
-    Every list of groups must hold every rank once. Then the groups are built for real as a few
-    ranks would, the corners of the grid, and must hold the ranks that the lists say.
+    Every list of groups must have every rank once. Then the groups are built as a few ranks would,
+    the corners of the mesh, and must have the ranks that the lists say.
     """
     layout = layout_of(world_size, tp_size=tp_size, sp_size=sp_size)
     lists = {
@@ -149,16 +154,12 @@ def _check_as_rank(rank: int, layout: Layout) -> None:
         dist.destroy_process_group()
 
 
-# -- printing -------------------------------------------------------------------------------------
+# -- sections of the text -------------------------------------------------------------------------
 
 
-def _section(title: str) -> None:
-    print(f"\n{title}")
-
-
-def _print_recipe(recipe: Recipe) -> None:
-    """One paragraph per group of fields, as they are named on the command line."""
-    print(f"Recipe {recipe.name}, run folder {recipe.run_dir}")
+def _recipe_lines(recipe: Recipe) -> list[str]:
+    """One paragraph per section, with fields as on the command line."""
+    lines = [f"Recipe {recipe.name}, run folder {recipe.run_dir}"]
     for section in dataclasses.fields(recipe):
         value = getattr(recipe, section.name)
         if not dataclasses.is_dataclass(value):
@@ -166,7 +167,8 @@ def _print_recipe(recipe: Recipe) -> None:
         words = []
         for field in dataclasses.fields(value):
             words += _words(field.name, getattr(value, field.name))
-        _print_wrapped(section.name, words)
+        lines += _wrapped(section.name, words)
+    return lines
 
 
 def _words(name: str, value: Any) -> list[str]:
@@ -177,29 +179,29 @@ def _words(name: str, value: Any) -> list[str]:
     return [f"{name} {value}"]
 
 
-def _print_wrapped(title: str, words: list[str], width: int = 100) -> None:
-    line = f"  {title:<11}"
+def _wrapped(title: str, words: list[str], width: int = 100) -> list[str]:
+    lines, line = [], f"  {title:<11}"
     for index, word in enumerate(words):
         piece = word + ("," if index < len(words) - 1 else "")
         if len(line) + 1 + len(piece) > width and line.strip():
-            print(line)
+            lines.append(line)
             line = " " * 13
         line += f" {piece}"
-    print(line)
+    return [*lines, line]
 
 
-def _print_parameters(recipe: Recipe) -> None:
+def _parameter_lines(recipe: Recipe) -> list[str]:
     model = recipe.model
     embedding = model.vocab_size * model.hidden_size
-    print(f"  {model.num_parameters:,} ({paper_count(model.num_parameters)})")
-    print(
-        f"  {model.num_hidden_layers} layers of {model.num_layer_parameters:,}, embedding and "
-        f"output head of {embedding:,} each, final norm {model.hidden_size:,}"
-    )
+    return [
+        f"{model.num_parameters:,} ({paper_count(model.num_parameters)})",
+        f"{model.num_hidden_layers} layers of {model.num_layer_parameters:,}, embedding and output "
+        f"head of {embedding:,} each, final norm {model.hidden_size:,}",
+    ]
 
 
 def paper_count(num_parameters: int) -> str:
-    """The count as the paper's table 2 writes it: cut, not rounded, to one decimal (65.2 B)."""
+    """The count as in the paper's table 2: truncated, not rounded, to one decimal (65.2 B)."""
     for unit, size in (("B", 10**9), ("M", 10**6)):
         if num_parameters >= size:
             tenths = num_parameters * 10 // size
@@ -207,37 +209,38 @@ def paper_count(num_parameters: int) -> str:
     return f"{num_parameters:,}"
 
 
-def _print_batch(recipe: Recipe, batch: BatchPlan, world_size: int) -> None:
+def _batch_lines(batch: BatchPlan) -> list[str]:
     rows_per_rank = batch.micro_batch_size * batch.grad_accum_steps
     tokens = batch.tokens_per_step * batch.num_steps
-    print(
-        f"  {batch.tokens_per_step:,} tokens per step = {batch.rows_per_step:,} rows of "
-        f"{batch.sequence_length:,} tokens"
-    )
-    print(
-        f"  rows per rank {rows_per_rank} = micro-batch {batch.micro_batch_size} x accumulation "
-        f"steps {batch.grad_accum_steps}, on {batch.dp_size:,} data-parallel ranks"
-    )
-    print(f"  {batch.num_steps:,} steps = {tokens:,} tokens ({tokens / 1e12:.3f} T)")
-    rate = PAPER_TOKENS_PER_SECOND.get(recipe.name)
-    if rate is not None:
-        days = tokens / (rate * world_size) / 86_400
-        print(
-            f"  {days:.1f} days if every GPU trained the paper's {rate:,} tokens/s (on A100-80GB; "
-            "not a measurement of this program)"
-        )
+    return [
+        f"global batch {batch.tokens_per_step:,} tokens = {batch.rows_per_step:,} sequences of "
+        f"{batch.sequence_length:,} tokens",
+        f"sequences per rank {rows_per_rank} = micro-batch {batch.micro_batch_size} x accumulation "
+        f"steps {batch.grad_accum_steps}, on {batch.dp_size:,} data-parallel ranks",
+        f"{batch.num_steps:,} steps = {tokens:,} tokens ({tokens / 1e12:.3f} T)",
+    ]
 
 
-def _print_host_memory(offloaded: int) -> None:
+def _days_line(batch: BatchPlan, world_size: int, paper_tokens_per_second: int) -> str:
+    tokens = batch.tokens_per_step * batch.num_steps
+    days = tokens / (paper_tokens_per_second * world_size) / 86_400
+    return (
+        f"{days:.1f} days at the paper's {paper_tokens_per_second:,} tokens/s per GPU (on "
+        "A100-80GB; not a measurement of this program)"
+    )
+
+
+def _memory_lines(memory: MemoryEstimate, device: DeviceType) -> list[str]:
+    share = memory.total / device.memory_bytes
+    return [
+        *(f"{name:<22} {size / GIB:8.2f} GiB" for name, size in memory.parts().items()),
+        f"{'total':<22} {memory.total / GIB:8.2f} GiB of {device.memory_bytes / GIB:.0f} GiB "
+        f"({share:.0%}); fragmentation and NCCL's buffers come on top",
+    ]
+
+
+def _host_memory_lines(offloaded: int, checkpoint: int) -> list[str]:
+    lines = [f"{'host, checkpoint':<22} {checkpoint / GIB:8.2f} GiB of host memory per GPU"]
     if offloaded:
-        print(f"  {'host, activations':<22} {offloaded / GIB:8.2f} GiB of pinned memory per GPU")
-
-
-def _print_memory(memory: MemoryEstimate, cluster: Cluster) -> None:
-    for name, size in memory.parts().items():
-        print(f"  {name:<22} {size / GIB:8.2f} GiB")
-    share = memory.total / DEVICE_BYTES[cluster]
-    print(
-        f"  {'total':<22} {memory.total / GIB:8.2f} GiB of {DEVICE_BYTES[cluster] / GIB:.0f} GiB "
-        f"({share:.0%}); fragments and NCCL's own buffers come on top"
-    )
+        lines += [f"{'host, activations':<22} {offloaded / GIB:8.2f} GiB of pinned memory per GPU"]
+    return lines
