@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import deepspeed
@@ -168,16 +169,37 @@ def build_engine(
     return engine
 
 
-def release_engine(engine: Any) -> None:
-    """Let go of what DeepSpeed keeps of an engine that is done with, its model at ZeRO-3 included.
+@contextlib.contextmanager
+def open_engine(
+    model: LlamaForCausalLM, recipe: Recipe, groups: ParallelGroups, ds_config: dict[str, Any]
+) -> Iterator[Any]:
+    """`build_engine`'s engine, released at the end."""
+    engine = build_engine(model, recipe, groups, ds_config)
+    try:
+        yield engine
+    except BaseException:
+        # Releasing waits for the device, and the device for ranks that may never come.
+        groups.abort()
+        raise
+    finally:
+        release_engine(engine)
 
-    It waits for the device. The last process group of activation checkpointing stays until the
-    next `configure`.
+
+def release_engine(engine: Any) -> None:
+    """Let go of what DeepSpeed keeps of an engine that is done with; it waits for the device.
+
+    DeepSpeed 0.19 keeps an engine of ZeRO-3 until the process ends (the model in a stack of
+    modules, the rest as keys of a cache without limit), so that one is emptied: its model has no
+    weights after this. Two things stay: threads of the group that ZeRO-3 gathers over, and the
+    group of activation checkpointing until the next `configure`.
     """
     engine.destroy()
-    # DeepSpeed 0.19 leaves each model that it has put hooks on at the bottom of this stack.
     if engine.module in FWD_MODULE_STACK:
         FWD_MODULE_STACK.remove(engine.module)
+        for parameter in engine.module.parameters():
+            vars(parameter).clear()
+        vars(engine.optimizer).clear()
+        engine.optimizer = None
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ number, so it does not depend on how the batch is cut over ranks and micro-batch
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import hashlib
@@ -34,7 +35,7 @@ from llama_ds.batch import BatchPlan, batch_plan, data_parallel_size
 from llama_ds.config import Recipe
 from llama_ds.data import IGNORED, Batch, HeldOutData, TrainingData, check_vocab, prefetch
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
-from llama_ds.engine import TORCH_DTYPE, build_engine, build_model, init_distributed, release_engine
+from llama_ds.engine import TORCH_DTYPE, build_model, init_distributed, open_engine
 from llama_ds.metrics import MetricsLog, Throughput, peak_memory_bytes, peak_tflops
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.sequence import SequenceParallel
@@ -90,15 +91,10 @@ def _train(
     device: torch.device,
     deepspeed_overrides: dict[str, Any],
 ) -> TrainResult:
-    job, first_step = build_job(recipe, groups, device, deepspeed_overrides)
-    try:
-        with StopSignal(job.device) as stop:
-            step = run_steps(job, first_step, stop)
-    finally:
-        if job.log is not None:
-            job.log.close()
-    # Not after an error: it waits for the device, which may wait for a rank that has failed.
-    release_engine(job.engine)
+    with contextlib.ExitStack() as stack:
+        job, first_step = build_job(recipe, groups, device, deepspeed_overrides, stack)
+        stop = stack.enter_context(StopSignal(job.device))
+        step = run_steps(job, first_step, stop)
     return TrainResult(first_step, step, job.plan.num_steps, stop.number)
 
 
@@ -277,8 +273,9 @@ def build_job(
     groups: ParallelGroups,
     device: torch.device,
     deepspeed_overrides: dict[str, Any],
+    stack: contextlib.ExitStack,
 ) -> tuple[Job, int]:
-    """Everything the loop needs, and the step it resumes after."""
+    """Everything the loop needs, and the step it resumes after; `stack` releases it."""
     plan = batch_plan(recipe, data_parallel_size(recipe, dist.get_world_size()))
     store = TokenStore.open(recipe.data.store)
     check_vocab(store, recipe.model.vocab_size, _tokenizer_sha256(recipe.train.init_from))
@@ -286,7 +283,7 @@ def build_job(
     data = TrainingData(store, recipe.data, length, recipe.train.seed)
     ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
     model = build_model(recipe, groups, store, ds_config, device)
-    engine = build_engine(model, recipe, groups, ds_config)
+    engine = stack.enter_context(open_engine(model, recipe, groups, ds_config))
     identity = run_identity(recipe, store)
     step = checkpoint.resume(engine, recipe.run_dir, identity)
     checkpoint.require_room(engine, recipe.run_dir)  # before hours of work, not after
@@ -294,6 +291,7 @@ def build_job(
     log = None
     if dist.get_rank() == 0:
         log = open_run(recipe, store, ds_config, step)
+        stack.callback(log.close)
         epochs = data.epochs(plan.rows_per_step * plan.num_steps)
         log.say(_opening_line(recipe, plan, device, step))
         log.say(f"MFU is of {peak:.2f} TFLOP/s per device ({peak_source})")

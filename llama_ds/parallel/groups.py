@@ -106,8 +106,8 @@ class ParallelGroups:
     """This rank's process groups and its place in each; built once, passed to whoever needs it.
 
     Whoever builds them closes them, best by `with`: a group holds threads and connections (gloo),
-    or device memory (NCCL), until it is closed and nothing built on it, such as a model, is left.
-    After that, groups can be built anew.
+    or device memory (NCCL), until it is closed and nobody refers to it. So a model asks for its
+    groups here, each time, and keeps none. After `close`, groups can be built anew.
     """
 
     layout: Layout
@@ -116,7 +116,7 @@ class ParallelGroups:
     tp_rank: int
     kv_replicas: int
     """Adjacent tp ranks that hold the same key and value heads."""
-    _open: dict[str, dist.ProcessGroup] = field(repr=False)
+    _open: dict[str, dist.ProcessGroup] = field(repr=False, compare=False)
     """By name (dp, sp, tp, replica and, where heads are replicated, kv); empty once closed."""
 
     @classmethod
