@@ -210,16 +210,11 @@ def load_and_save(recipe: Recipe, shard_bytes: int) -> dict[str, Any]:
 def job_of(recipe: Recipe) -> Iterator[tuple[Any, int]]:
     """A training job that has resumed, and its step."""
     from llama_ds import train
-    from llama_ds.engine import init_distributed, release_engine
+    from llama_ds.engine import init_distributed
 
     device = init_distributed(0)
-    with train.build_groups(recipe) as groups:
-        job, step = train.build_job(recipe, groups, device, {})
-        yield job, step
-        job.saver.close()
-        if job.log is not None:
-            job.log.close()
-        release_engine(job.engine)
+    with train.build_groups(recipe) as groups, contextlib.ExitStack() as stack:
+        yield train.build_job(recipe, groups, device, {}, stack)
 
 
 def save_again(job: Any, step: int, shard_bytes: int) -> dict[str, Any]:
