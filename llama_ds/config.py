@@ -201,11 +201,18 @@ class CheckpointConfig:
 
     every_steps: int = 1_000
     keep_last: int = 3
-    """Older checkpoints are deleted once a newer one is complete; 0 keeps all."""
+    """Older checkpoints are deleted once so many newer ones are complete; 0 keeps all."""
+    keep_every: int = 0
+    """Checkpoints at multiples of this step are never deleted; 0: none."""
+    asynchronous: bool = True
+    """Keep training while a checkpoint is written; off: wait until it is published."""
 
     def __post_init__(self) -> None:
         require(
             self.every_steps > 0, f"checkpoint.every_steps ({self.every_steps}) must be positive"
+        )
+        require(
+            self.keep_every >= 0, f"checkpoint.keep_every ({self.keep_every}) must not be negative"
         )
         require(
             self.keep_last >= 0, f"checkpoint.keep_last ({self.keep_last}) must not be negative"

@@ -12,7 +12,6 @@ import deepspeed.ops
 import deepspeed.utils
 import torch
 from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import LlamaConfig
 from transformers.initialization import no_init_weights
 from transformers.integrations.deepspeed import prevent_arange_dtype_change
@@ -157,7 +156,7 @@ def _require_same_architecture(config: LlamaConfig, recipe: Recipe) -> None:
 def build_engine(
     model: LlamaForCausalLM, recipe: Recipe, groups: ParallelGroups, ds_config: dict[str, Any]
 ) -> Any:
-    """The DeepSpeed engine: AdamW with weight decay on matrices only, cosine schedule."""
+    """The DeepSpeed engine: AdamW with weight decay on matrices only, at the peak learning rate."""
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def is_matrix(parameter: torch.nn.Parameter) -> bool:
@@ -169,10 +168,6 @@ def build_engine(
             {"params": [p for p in parameters if is_matrix(p)]},
             {"params": [p for p in parameters if not is_matrix(p)], "weight_decay": 0.0},
         ],
-        lr_scheduler=lambda optimizer: LambdaLR(
-            optimizer,
-            lambda step: learning_rate_scale(step, recipe.optimizer, recipe.train.num_steps),
-        ),
         config=ds_config,
         mpu=groups,
         dist_init_required=False,
@@ -207,6 +202,17 @@ def _undo_step_at_start(engine: Any) -> None:
     for live, masters in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True):
         for weight, master in zip(live, masters, strict=True):
             master.copy_(weight)
+
+
+def set_learning_rate(engine: Any, recipe: Recipe, step: int) -> None:
+    """Give the optimizer the rate of `step`, counted from 0.
+
+    It is set before every step and never stored: after a resume, in another layout, or after steps
+    that were passed over, it is a function of the step alone.
+    """
+    scale = learning_rate_scale(step, recipe.optimizer, recipe.train.num_steps)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = recipe.optimizer.peak_learning_rate * scale
 
 
 def learning_rate_scale(step: int, optimizer: OptimizerConfig, num_steps: int) -> float:

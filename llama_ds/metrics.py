@@ -8,6 +8,7 @@ excluded. MFU is named by how it counts attention FLOPs: `mfu_noncausal` of the 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import resource
@@ -193,26 +194,32 @@ def _console_line(kind: str, step: int, values: dict[str, Any]) -> str:
 
 def read_metrics(path: Path, kind: str) -> Iterator[dict[str, Any]]:
     """The records of one kind, in order; ends at a line that a crash has truncated."""
+    for _, record in _whole_records(path):
+        if record["kind"] == kind:
+            yield record
+
+
+def _whole_records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Lines and their records, up to the first that is truncated or corrupt."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for line in file:
-            if not line.endswith("\n"):
+            try:
+                record = json.loads(line)
+            except ValueError:
                 return
-            record = json.loads(line)
-            if record["kind"] == kind:
-                yield record
+            is_whole = isinstance(record, dict) and {"kind", "step"} <= record.keys()
+            if not is_whole or not line.endswith(b"\n"):
+                return
+            yield line, record
 
 
 def _keep_records_up_to(path: Path, step: int) -> None:
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
-            break
-        kept.append(line)
-    write_atomic(path, "".join(kept).encode("utf-8"))
+    kept = itertools.takewhile(lambda found: found[1]["step"] <= step, _whole_records(path))
+    write_atomic(path, b"".join(line for line, _ in kept))
 
 
 def plot_losses(run_dir: Path) -> Path:
@@ -230,7 +237,7 @@ def plot_losses(run_dir: Path) -> Path:
         )
     axes.set_xlabel("tokens")
     axes.set_ylabel("loss (nats per token)")
-    axes.set_title(json.loads((run_dir / "recipe.json").read_text(encoding="utf-8"))["name"])
+    axes.set_title(_name_of_run(run_dir))
     axes.grid(alpha=0.3)
     axes.legend()
     path = run_dir / "loss.png"
@@ -238,3 +245,12 @@ def plot_losses(run_dir: Path) -> Path:
     figure.savefig(image, format="png", dpi=150)
     write_atomic(path, image.getvalue())
     return path
+
+
+def _name_of_run(run_dir: Path) -> str:
+    """The recipe's name; the folder's where `recipe.json` is missing or damaged."""
+    try:
+        recipe = json.loads((run_dir / "recipe.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return run_dir.name
+    return str(recipe["name"]) if isinstance(recipe, dict) and "name" in recipe else run_dir.name

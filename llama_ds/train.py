@@ -15,13 +15,11 @@ import hashlib
 import json
 import math
 import shutil
-import signal
 import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -29,15 +27,25 @@ import torch.distributed as dist
 
 from data_pipeline.files.atomic import atomic_directory, write_atomic
 from data_pipeline.tokens.store import TOKENIZER_FILES, TokenizerKind, TokenStore
-from llama_ds import checkpoint
 from llama_ds.batch import BatchPlan, batch_plan
+from llama_ds.checkpoint.resuming import resume
+from llama_ds.checkpoint.saving import CheckpointSaver, RunDescription
+from llama_ds.checkpoint.verification import step_of
 from llama_ds.config import Recipe
 from llama_ds.data import IGNORED, Batch, HeldOutData, TrainingData, check_vocab, prefetch
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
-from llama_ds.engine import TORCH_DTYPE, build_engine, build_model, init_distributed, release_engine
+from llama_ds.engine import (
+    TORCH_DTYPE,
+    build_engine,
+    build_model,
+    init_distributed,
+    release_engine,
+    set_learning_rate,
+)
 from llama_ds.metrics import MetricsLog, Throughput, peak_memory_bytes, peak_tflops
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.sequence import SequenceParallel
+from llama_ds.stop_signal import StopSignal
 from llama_ds.store_verification import StoreVerification
 
 
@@ -62,7 +70,7 @@ class Job:
     engine: Any
     data: TrainingData
     held_out: HeldOutData
-    identity: dict[str, Any]
+    saver: CheckpointSaver
     throughput: Throughput
     verification: StoreVerification
     log: MetricsLog | None
@@ -97,6 +105,7 @@ def _train(
         with StopSignal(job.device) as stop, job.verification:
             step = run_steps(job, first_step, stop)
     finally:
+        job.saver.close()
         if job.log is not None:
             job.log.close()
     # Not after an error: it synchronizes with a device that may wait for a failed rank.
@@ -113,9 +122,12 @@ def run_steps(job: Job, step: int, stop: StopSignal) -> int:
     batches = prefetch(_batches(job, first_step=step, last_step=last_step), depth=2)
     while step < last_step and stop.number is None:
         start = time.perf_counter()
+        set_learning_rate(job.engine, job.recipe, step)
         result = train_step(job.engine, next(batches), job.groups, job.device)
         step += 1
-        stop.agree()
+        ranks_still_write = stop.agree(is_writing=job.saver.is_writing)
+        if job.saver.in_flight and not ranks_still_write:
+            settle_checkpoint(job)
         if job.log is not None:
             job.log.advance(step)
             if step % train.log_every_steps == 0 or step == last_step:
@@ -127,15 +139,23 @@ def run_steps(job: Job, step: int, stop: StopSignal) -> int:
         if step % train.eval_every_steps == 0 or step == last_step:
             evaluate_and_log(job, step)
         if saves:
-            path = checkpoint.save(
-                job.engine, job.recipe.run_dir, step, job.identity, job.recipe.checkpoint.keep_last
-            )
-            if job.log is not None:
-                job.log.say(f"step {step:>6}  checkpoint {path}")
+            if job.saver.in_flight:
+                settle_checkpoint(job)
+            job.saver.save(step)
+            if at_end or not job.recipe.checkpoint.asynchronous:
+                settle_checkpoint(job)
     if job.log is not None and job.verification.num_files:
         checked, files = job.verification.num_checked, job.verification.num_files
         job.log.say(f"token store: {checked} of {files} files checked")
     return step
+
+
+def settle_checkpoint(job: Job) -> None:
+    """Wait for the save in flight and report it; OSError on every rank where it has failed."""
+    saved = job.saver.settle()
+    if job.log is not None:
+        times = f"stall {saved.stall_seconds:.1f} s, written in {saved.write_seconds:.1f} s"
+        job.log.say(f"step {step_of(saved.path):>6}  checkpoint {saved.path}  {times}")
 
 
 # -- one step -------------------------------------------------------------------------------------
@@ -299,9 +319,15 @@ def build_job(
     ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
     model = build_model(recipe, groups, store, ds_config, device)
     engine = build_engine(model, recipe, groups, ds_config)
-    identity = run_identity(recipe, store)
-    step = checkpoint.resume(engine, recipe.run_dir, identity)
-    checkpoint.require_room(engine, recipe.run_dir)  # before hours of work, not after
+    identity, sharding = run_identity(recipe, store), model.tp.sharding
+    step = resume(engine, recipe.run_dir, identity, groups, sharding)
+    description = RunDescription(
+        identity, run_layout(recipe, plan), plan.rows_per_step, store.tokenizer_dir
+    )
+    saver = CheckpointSaver(
+        engine, recipe.run_dir, recipe.checkpoint, description, groups, sharding
+    )
+    saver.require_room()  # before hours of work, not after
     peak, peak_source = peak_tflops(recipe.metrics, device, TORCH_DTYPE[recipe.train.dtype])
     log = None
     if dist.get_rank() == 0:
@@ -323,7 +349,7 @@ def build_job(
             recipe.train.eval_rows,
             document_masking=recipe.data.document_masking,
         ),
-        identity=identity,
+        saver=saver,
         throughput=Throughput(recipe, dist.get_world_size(), peak),
         verification=verification,
         log=log,
@@ -345,18 +371,26 @@ def run_identity(recipe: Recipe, store: TokenStore) -> dict[str, Any]:
     return {
         "model": dataclasses.asdict(recipe.model),
         "train.seed": recipe.train.seed,
-        "train.dtype": recipe.train.dtype,
         "train.sequence_length": recipe.train.sequence_length,
         "train.tokens_per_step": recipe.train.tokens_per_step,
-        "zero.stage": recipe.zero.stage,
-        "parallel.tp": recipe.parallel.tp,
-        "parallel.sp": recipe.parallel.sp,
         "data.shares": dict(sorted(recipe.data.shares.items())),
         # None, as in checkpoints that are older than this option.
         "data.epochs": dict(sorted(recipe.data.epochs.items())) or None,
         "data.block_rows": recipe.data.block_rows,
         "data.document_masking": recipe.data.document_masking,
         "token store": store.manifest.fingerprint,
+    }
+
+
+def run_layout(recipe: Recipe, plan: BatchPlan) -> dict[str, Any]:
+    """How a job cuts the run over ranks: the next one may do it otherwise."""
+    return {
+        "dp": plan.dp_size,
+        "parallel.sp": recipe.parallel.sp,
+        "parallel.tp": recipe.parallel.tp,
+        "zero.stage": recipe.zero.stage,
+        "train.dtype": recipe.train.dtype,
+        "train.micro_batch_size": recipe.train.micro_batch_size,
     }
 
 
@@ -370,36 +404,7 @@ def open_run(recipe: Recipe, store: TokenStore, ds_config: dict[str, Any], step:
     return MetricsLog(recipe, step)
 
 
-# -- signals and reports --------------------------------------------------------------------------
-
-
-class StopSignal:
-    """While open, SIGTERM and SIGINT request a checkpoint and a stop after the current step."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.number: int | None = None
-        """The signal on which all ranks have agreed to stop."""
-        self._received = 0
-        self._device = device
-        self._previous: dict[int, Any] = {}
-
-    def agree(self) -> None:
-        """All-reduce the signal, which ranks may receive at different steps or not at all."""
-        number = torch.tensor(self._received, device=self._device)
-        dist.all_reduce(number, op=dist.ReduceOp.MAX)
-        self.number = int(number) or None
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self._received = number
-
-    def __enter__(self) -> StopSignal:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._remember)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+# -- reports --------------------------------------------------------------------------------------
 
 
 def _record(job: Job, result: StepResult, step: int, seconds: float) -> dict[str, Any]:

@@ -183,7 +183,7 @@ def _num_usable_gpus(recipe: Recipe) -> int:
 
 def finish(options: Quickstart, recipe: Recipe) -> None:
     """Export, reload with stock transformers, generate, and say where everything is."""
-    from llama_ds.checkpoint import export
+    from llama_ds.checkpoint.export import export
     from llama_ds.metrics import plot_losses, read_metrics
 
     _title("5/5 export")

@@ -117,6 +117,17 @@ def _publish(unfinished: Path, path: Path, permissions: int) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def remove_directory(path: Path) -> None:
+    """Remove a published folder: first its name, so that a removal cut short leaves an unfinished
+    folder, which nobody takes for a published one."""
+    unfinished = unfinished_directory(path)
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    path.rename(unfinished)
+    _fsync(path.parent)
+    shutil.rmtree(unfinished)
+
+
 # -- what killed writers leave --------------------------------------------------------------------
 
 

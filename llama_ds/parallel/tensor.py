@@ -87,6 +87,18 @@ class Sharding:
             index[dim] = slice(start, start + length)
         return tuple(index)
 
+    def full_shape(self, name: str, local_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the full parameter, of which a rank's part has `local_shape`."""
+        shape = list(local_shape)
+        dim = self.dim(name)
+        if dim is not None:
+            shape[dim] *= self.tp_size // self.replicas(name)
+        return tuple(shape)
+
+    def holds_first_copy(self, name: str, tp_rank: int) -> bool:
+        """Whether no rank of a lower number holds the same part."""
+        return tp_rank % self.replicas(name) == 0
+
     def shard(self, name: str, full: Tensor, tp_rank: int) -> Tensor:
         """Rank `tp_rank`'s shard of a full parameter, as a view."""
         return full[self.local_slice(name, tuple(full.shape), tp_rank)]

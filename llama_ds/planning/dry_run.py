@@ -18,7 +18,12 @@ from llama_ds.batch import BatchPlan, batch_plan
 from llama_ds.config import Recipe
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.layout import Layout, layout_of
-from llama_ds.planning.memory import MemoryEstimate, estimate_memory, host_bytes
+from llama_ds.planning.memory import (
+    MemoryEstimate,
+    checkpoint_host_bytes,
+    estimate_memory,
+    host_bytes,
+)
 
 GIB = 2**30
 
@@ -57,7 +62,7 @@ def plan_text(
         "Parallel groups": check_groups(world_size, tp_size=tp, sp_size=sp),
         f"Memory per GPU ({device.name}), estimated": [
             *_memory_lines(memory, device),
-            *_host_memory_lines(host_bytes(recipe)),
+            *_host_memory_lines(host_bytes(recipe), checkpoint_host_bytes(recipe, batch.dp_size)),
         ],
     }
     lines = _recipe_lines(recipe)
@@ -234,7 +239,8 @@ def _memory_lines(memory: MemoryEstimate, device: DeviceType) -> list[str]:
     ]
 
 
-def _host_memory_lines(offloaded: int) -> list[str]:
-    if not offloaded:
-        return []
-    return [f"{'host, activations':<22} {offloaded / GIB:8.2f} GiB of pinned memory per GPU"]
+def _host_memory_lines(offloaded: int, checkpoint: int) -> list[str]:
+    lines = [f"{'host, checkpoint':<22} {checkpoint / GIB:8.2f} GiB of host memory per GPU"]
+    if offloaded:
+        lines += [f"{'host, activations':<22} {offloaded / GIB:8.2f} GiB of pinned memory per GPU"]
+    return lines

@@ -180,6 +180,22 @@ def host_bytes(recipe: Recipe) -> int:
     return model.num_hidden_layers * layer
 
 
+def checkpoint_host_bytes(recipe: Recipe, dp_size: int) -> int:
+    """Host memory of one rank for saving: a snapshot of its shard, and one full tensor.
+
+    The snapshot, pinned, has the fp32 master weights and both moments that the rank holds; at stage
+    0 the replicas divide it. The full tensor is put together for the file that the rank writes;
+    of a row-parallel one, a tp rank's shard is received beside it.
+    """
+    model, tp = recipe.model, recipe.parallel.tp
+    snapshot = 12 * math.ceil(rank_parameters(recipe) / (dp_size * recipe.parallel.sp))
+    column_parallel = model.hidden_size * max(model.vocab_size, model.intermediate_size)
+    row_parallel = model.hidden_size * model.intermediate_size
+    if tp > 1:
+        row_parallel += row_parallel // tp
+    return snapshot + 4 * max(column_parallel, row_parallel)
+
+
 def _layer_bytes(
     names: tuple[str, ...], model: ModelConfig, parallel: ParallelConfig, tokens: int, width: int
 ) -> int:

@@ -14,9 +14,9 @@ PACKAGES = ("llama_ds", "data_pipeline", "recipes")
 # Modules and sub-packages, from the top floor down: each imports what lies below its own floor.
 FLOORS = {
     "llama_ds": (
-        {"train", "export_command"},
+        {"train"},
         {"engine", "checkpoint", "auto_classes"},
-        {"model", "data", "metrics", "store_verification"},
+        {"model", "data", "metrics", "store_verification", "stop_signal"},
         {"loss", "planning", "pretrained_model"},
         {"layer", "deepspeed_config", "weights"},
         {"parallel"},
@@ -42,10 +42,10 @@ SHARED = {
     "data_pipeline.files.atomic",
     "data_pipeline.files.checksum",
 }
-DEEPSPEED_USERS = {"llama_ds.engine", "llama_ds.checkpoint", "llama_ds.weights"}
+DEEPSPEED_USERS = {"llama_ds.engine", "llama_ds.weights"}
 VAGUE_NAMES = {"utils", "common", "base", "helpers", "misc"}
-MAX_FILE_LINES = 500
-MAX_FUNCTION_LINES = 80
+MAX_FILE_LINES = 450
+MAX_FUNCTION_LINES = 60
 
 
 def module_name(path: Path) -> str:
@@ -156,7 +156,7 @@ def test_imports_follow_the_rules(module: str) -> None:
         ("data_pipeline.sources.arxiv.packages", "data_pipeline.sources.arxiv.macros", True),
         ("data_pipeline.sources.arxiv.packages", "data_pipeline.sources.books", False),
         ("data_pipeline.sources.arxiv.packages", "data_pipeline.sources.rows", True),
-        ("llama_ds.checkpoint", "deepspeed.runtime", True),
+        ("llama_ds.engine", "deepspeed.runtime", True),
         ("llama_ds.model", "deepspeed", False),
     ],
 )

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_pipeline.commands import build_text
 from data_pipeline.tokens.store import TokenStore
-from llama_ds.checkpoint import export
+from llama_ds.checkpoint.export import export
 from llama_ds.config import Recipe
 from tests.support.huggingface_tokenizers import KINDS, write
 from tests.support.tiny_run import run_training, tiny_recipe

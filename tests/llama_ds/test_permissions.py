@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from data_pipeline.report import page
-from llama_ds import checkpoint
+from llama_ds.checkpoint.export import export
 from llama_ds.metrics import plot_losses
 from tests.support.sample_account import sample_account
 from tests.support.tiny_run import make_store, run_training, tiny_recipe
@@ -44,19 +44,19 @@ def test_permissions_are_those_of_the_umask(
     store = with_umask(umask, make_store, folder)
     recipe = tiny_recipe(store, folder / "run")
     gloo(2, with_umask, umask, run_training, recipe)
-    with_umask(umask, checkpoint.export, recipe.run_dir, folder / "export")
+    with_umask(umask, export, recipe.run_dir, folder / "export")
     gloo(2, with_umask, umask, save_in_parts, folder / "export", folder / "in_parts")
     with_umask(umask, plot_losses, recipe.run_dir)
     with_umask(umask, page.write, sample_account(), folder / "report.html")
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
     assert names >= {
         "documents/books/manifest.json",
-        "export/model.safetensors",
+        "export/model-00001-of-00001.safetensors",
         "export/tokenizer.model",
         "in_parts/model.safetensors.index.json",
         "report.html",
-        "run/checkpoints/step_00000006/manifest.json",
-        "run/checkpoints/step_00000006/random_state_00001.pt",
+        "run/checkpoints/step_00000006/run.json",
+        "run/checkpoints/step_00000006/optimizer/exp_avg-00001-of-00001.safetensors",
         "run/loss.png",
         "run/metrics.jsonl",
         "run/recipe.json",

@@ -115,7 +115,7 @@ def test_a_recipe_starts_under_every_launcher(
     result = run(*command, *map(str, options), *SMALL)
     assert result.returncode == 0, result.stderr[-3000:]
     assert len(losses(run_dir)) == 5
-    assert (run_dir / "checkpoints" / "step_00000005" / "manifest.json").is_file()
+    assert (run_dir / "checkpoints" / "step_00000005" / "run.json").is_file()
 
 
 @pytest.mark.dist

@@ -156,6 +156,12 @@ def test_plan_states_the_host_memory_of_offloaded_activations() -> None:
     assert re.search(r"host, activations +2.00 GiB of pinned memory per GPU", text)
 
 
+def test_plan_states_the_host_memory_of_checkpoints() -> None:
+    # 12 bytes of 6.738 B parameters / 256 ranks, and the embedding of 32,000 x 4,096 in fp32.
+    text = plan_text(build("llama_7b"), 256, A100, {})
+    assert re.search(r"host, checkpoint +0.78 GiB of host memory per GPU", text)
+
+
 @pytest.mark.parametrize(
     ("recipe", "world_size", "numbers"),
     [

@@ -1,0 +1,83 @@
+"""A checkpoint's weights in a dtype of choice, as a folder for stock transformers.
+
+A checkpoint is such a folder already, with fp32 weights; exporting casts and copies. One tensor
+at a time is in memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from data_pipeline.files.atomic import atomic_directory
+from llama_ds.checkpoint.engine_state import WEIGHT
+from llama_ds.checkpoint.tensor_files import SafetensorsWriter, index_path
+from llama_ds.checkpoint.verification import (
+    checkpoint_path,
+    damage_of,
+    newest_complete,
+    read_run,
+)
+
+EXPORT_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def export(run_dir: Path, out_dir: Path, step: int | None = None, dtype: str | None = None) -> Path:
+    """Write a run's newest complete checkpoint (or that of `step`) as a Hugging Face model folder.
+
+    The weights are the optimizer's fp32 copies, stored in `dtype` ("bf16" or "fp32"; the run's by
+    default), with the run's tokenizer beside them. `out_dir` must not exist; it appears when it is
+    complete. Returns the checkpoint that it was made from. ValueError where that is damaged.
+    """
+    with atomic_directory(out_dir, replace=False) as partial:
+        source = newest(run_dir, step)
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        stored = config["dtype"] if dtype is None else str(EXPORT_DTYPES[dtype])
+        config["dtype"] = stored.removeprefix("torch.")
+        _cast_weights(source, partial, getattr(torch, config["dtype"]))
+        for name in read_run(source)["files"]:
+            if "/" not in name and ".safetensors" not in name:
+                shutil.copy2(source / name, partial / name)
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return source
+
+
+def newest(run_dir: Path, step: int | None = None) -> Path:
+    """The newest complete checkpoint of a run, or that of `step`.
+
+    ValueError where there is none. Damaged ones that are passed over are named on stderr.
+    """
+    if step is None:
+        found = newest_complete(run_dir, damage_of, functools.partial(print, file=sys.stderr))
+        if found is not None:
+            return found
+    else:
+        path = checkpoint_path(run_dir, step)
+        damage = damage_of(path) if path.is_dir() else "missing"
+        if damage is None:
+            return path
+        raise ValueError(f"{run_dir} has no complete checkpoint of step {step} ({damage})")
+    raise ValueError(f"{run_dir} has no checkpoint; train first, or pass another run_dir")
+
+
+def _cast_weights(source: Path, target: Path, dtype: torch.dtype) -> None:
+    index = json.loads((source / index_path(WEIGHT)).read_text(encoding="utf-8"))
+    total = 0
+    for file_name in sorted(set(index["weight_map"].values())):
+        with safe_open(source / file_name, "pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        with SafetensorsWriter(target / file_name, shapes, dtype) as writer:
+            for name in shapes:
+                # Opened for each: what was read of a file counts as memory while it is open.
+                with safe_open(source / file_name, "pt") as file:
+                    tensor = file.get_tensor(name).to(dtype)
+                writer.add(name, tensor)
+                total += tensor.nbytes
+    index["metadata"]["total_size"] = total
+    (target / index_path(WEIGHT)).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")

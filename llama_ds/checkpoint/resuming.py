@@ -1,0 +1,107 @@
+"""Resuming: the newest complete checkpoint into an engine of any layout, ZeRO stage and dtype.
+
+Nothing is converted. Each rank reads from the files the ranges that it holds, with at most a part
+of a row more, and never a whole tensor that it has a part of.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from data_pipeline.files.atomic import (
+    clean_up_replaced_directories,
+    remove_unfinished_directories,
+)
+from llama_ds.checkpoint.engine_state import KINDS, EngineState
+from llama_ds.checkpoint.random_state import restore_random_state
+from llama_ds.checkpoint.tensor_files import TensorReader
+from llama_ds.checkpoint.verification import (
+    checkpoints_folder,
+    damage_of,
+    newest_complete,
+    read_run,
+)
+from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.parallel.tensor import Sharding
+
+
+def resume(
+    engine: Any,
+    run_dir: Path,
+    identity: dict[str, Any],
+    groups: ParallelGroups,
+    sharding: Sharding,
+) -> int:
+    """Load the newest complete checkpoint into `engine`; returns its step, 0 where there is none.
+
+    Every rank must call it. A damaged checkpoint is passed over with a warning. ValueError where
+    none is complete, or where the checkpoint belongs to another run than `identity` describes.
+    """
+    if dist.get_rank() == 0 and checkpoints_folder(run_dir).is_dir():
+        # Left by killed jobs; of one run there is one job at a time.
+        remove_unfinished_directories(checkpoints_folder(run_dir))
+        clean_up_replaced_directories(checkpoints_folder(run_dir))
+    dist.barrier()
+    path = newest_complete(run_dir, functools.partial(agreed_damage, group=None), _warn)
+    if path is None:
+        return 0
+    run = read_run(path)
+    _require_same_run(path, run["identity"], identity)
+    load(engine, path, run, groups, sharding)
+    return int(run["step"])
+
+
+def agreed_damage(path: Path, group: dist.ProcessGroup | None) -> str | None:
+    """`damage_of`, with its reading shared out over the ranks: the same answer on all of them."""
+    reports: list[str | None] = [None] * dist.get_world_size()
+    own = damage_of(path, dist.get_rank(), dist.get_world_size())
+    dist.all_gather_object(reports, own, group=group)
+    return next((report for report in reports if report is not None), None)
+
+
+def load(
+    engine: Any, path: Path, run: dict[str, Any], groups: ParallelGroups, sharding: Sharding
+) -> None:
+    """Fill `engine` from a complete checkpoint at `path`, whose `run.json` is `run`. Collective.
+
+    ValueError where a name or a shape of the model is not that of the files.
+    """
+    state = EngineState(engine, sharding)
+    state.make_moments()
+    for kind in KINDS:
+        reader = TensorReader(path, kind)
+        if reader.names != {part.name for part in state.parts}:
+            raise ValueError(f"{path}: the names of its tensors are not those of the model's")
+        for part in state.parts:
+            shape = reader.shape(part.name)
+            if shape != part.shape:
+                raise ValueError(
+                    f"{path}: {part.name} has the shape {shape}, the model's has {part.shape}"
+                )
+            if part.length:
+                index = sharding.local_slice(part.name, shape, groups.tp_rank)
+                values = reader.flat_range(part.name, index, part.start, part.length)
+                with torch.no_grad():
+                    state.view(part, kind).copy_(values)
+    state.finish_loading(run["step"], run["num_updates"])
+    restore_random_state(run["random_state"])
+
+
+def _require_same_run(path: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
+    for key in sorted(saved.keys() | current.keys()):
+        if saved.get(key) != current.get(key):
+            raise ValueError(
+                f"checkpoint {path} has {key} = {saved.get(key)}, but this run has "
+                f"{current.get(key)}; set {key} back to {saved.get(key)}, or use a new run_dir"
+            )
+
+
+def _warn(message: str) -> None:
+    if dist.get_rank() == 0:
+        warnings.warn(message, stacklevel=3)
