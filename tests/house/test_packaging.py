@@ -119,8 +119,7 @@ def _third_party(package: str) -> Iterator[tuple[str, str]]:
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module or ""]
             for top in {name.partition(".")[0] for name in names}:
-                # That nothing imports recipes is said by test_imports.py.
-                if top not in {*sys.stdlib_module_names, *PACKAGES, "recipes"}:
+                if top not in {*sys.stdlib_module_names, *PACKAGES}:
                     yield str(path.relative_to(ROOT)), top
 
 
