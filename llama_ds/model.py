@@ -18,6 +18,7 @@ Shapes in names: B sequences of the micro-batch, S sequence length, D hidden, V 
 # ruff: noqa: RUF012
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,10 +168,7 @@ class LlamaModel(LlamaPreTrainedModel):
             positions = self.sp.positions(s, hidden_states.device)
             position_ids = (positions + seen).unsqueeze(0)
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
-        run, recomputation = run_layers, self.layer_options.recomputation
-        if recomputation is not None and self.training and torch.is_grad_enabled():
-            run = recomputation.run
-        hidden_states = run(
+        hidden_states = self._runner()(
             list(self.layers[: self.config.num_hidden_layers]),
             hidden_states,
             position_embeddings=position_embeddings,
@@ -182,6 +180,13 @@ class LlamaModel(LlamaPreTrainedModel):
             **kwargs,
         )
         return BaseModelOutputWithPast(self.norm(hidden_states), past_key_values)
+
+    def _runner(self) -> Callable[..., Tensor]:
+        """What calls the layers one after another, with activation checkpointing or without."""
+        recomputation = self.layer_options.recomputation
+        if recomputation is not None and self.training and torch.is_grad_enabled():
+            return recomputation.run
+        return run_layers
 
     def _fused_context(
         self,

@@ -20,7 +20,7 @@ from data_pipeline.files.model_file import ModelFile, model_file
 _LABEL = "__label__"
 _PUBLISHED = "https://fasttext.cc/docs/en/language-identification.html (lid.176.bin, lid.176.ftz)"
 _SHIPPED = Path(__file__).with_name("lid.176.ftz")
-"""Beside this file, with its licence, CC BY-SA 3.0."""
+"""Beside this file, with its license, CC BY-SA 3.0."""
 
 
 def language_model(path: Path | None) -> ModelFile:

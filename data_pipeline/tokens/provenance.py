@@ -1,7 +1,7 @@
 """Provenance: maps a token of the store to its document, and the document to its raw file.
 
-Beside every Arrow file of a store lies a Parquet file with the same rows: id, url, title, licence,
-timestamp, the raw file with the offset in it, and the text's size. Attribution, where a licence
+Beside every Arrow file of a store lies a Parquet file with the same rows: id, url, title, license,
+timestamp, the raw file with the offset in it, and the text's size. Attribution, where a license
 requires it, is by title and URL, which identify the page that names the authors.
 """
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from data_pipeline.tokens.store import Split, TokenStore
 
 TEXT_BYTES = "num_text_bytes"
-COLUMNS = ("id", "url", "title", "language", "licence", "timestamp", "source_file", "offset")
+COLUMNS = ("id", "url", "title", "language", "license", "timestamp", "source_file", "offset")
 """Columns taken over from the documents; `TEXT_BYTES` is added."""
 
 
@@ -32,7 +32,7 @@ class Provenance:
     url: str | None
     title: str | None
     language: str | None
-    licence: str | None
+    license: str | None
     timestamp: str | None
     source_file: str | None
     offset: int | None

@@ -73,7 +73,7 @@ def pins() -> list[Requirement]:
 def test_the_wheel_holds_both_packages_whole_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-        licences = {name for name in archive.namelist() if ".dist-info/licenses/" in name}
+        licenses = {name for name in archive.namelist() if ".dist-info/licenses/" in name}
     files = {
         str(path.relative_to(ROOT))
         for package in PACKAGES
@@ -83,7 +83,7 @@ def test_the_wheel_holds_both_packages_whole_and_nothing_else(wheel: Path) -> No
     assert names == files
     for kind in (".html", ".css", ".js", ".ftz", ".ftz.license"):
         assert any(name.endswith(kind) for name in names), kind
-    assert {Path(name).name for name in licences} == {"LICENSE", "lid.176.ftz.license"}
+    assert {Path(name).name for name in licenses} == {"LICENSE", "lid.176.ftz.license"}
 
 
 def test_it_asks_for_four_packages(

@@ -71,13 +71,13 @@ def test_filters(language: str | None, score: float | None, reasons: list[str]) 
     assert [reason for rule in rules if (reason := rule(document))] == reasons
 
 
-def test_the_model_is_the_published_one_and_has_its_licence_beside_it() -> None:
+def test_the_model_is_the_published_one_and_has_its_license_beside_it() -> None:
     path = language_model(None).path
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     assert checksum == "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
-    licence = path.with_name("lid.176.ftz.license").read_text("utf-8")
-    assert checksum in licence
-    assert "https://creativecommons.org/licenses/by-sa/3.0/" in licence
+    license = path.with_name("lid.176.ftz.license").read_text("utf-8")
+    assert checksum in license
+    assert "https://creativecommons.org/licenses/by-sa/3.0/" in license
 
 
 def test_a_missing_model_says_what_to_do(tmp_path: Path) -> None:
