@@ -28,7 +28,7 @@ from data_pipeline.tokens.special_tokens import (
     special_tokens,
 )
 
-TOKENIZER_FILES = (
+COPIED_FILES = (
     *("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.jinja", "manifest.json"),
 )
@@ -85,7 +85,7 @@ def load_encoder(folder: Path, special: SpecialTokens | None = None) -> Encoder:
 def copy_tokenizer(folder: Path, to: Path) -> None:
     """Copy the tokenizer's own files into the new folder `to`."""
     to.mkdir()
-    for name in TOKENIZER_FILES:
+    for name in COPIED_FILES:
         if (folder / name).is_file():
             shutil.copy2(folder / name, to / name)
 
