@@ -33,6 +33,7 @@ from data_pipeline.files.atomic import (
     finish_file,
     publish_directory,
     remove_directory,
+    remove_unfinished_directories,
     unfinished_directory,
 )
 from data_pipeline.files.checksum import file_checksum
@@ -230,6 +231,7 @@ class CheckpointSaver:
 
     def _begin(self, path: Path) -> None:
         if dist.get_rank() == 0:
+            remove_unfinished_directories(path.parent)  # of killed jobs: only one save is in flight
             partial = begin_directory(path)
             for kind in KINDS:
                 (partial / index_path(kind)).parent.mkdir(exist_ok=True)
