@@ -20,7 +20,7 @@ SCHEMA = pa.schema(
         pa.field("url", pa.string()),
         pa.field("title", pa.string()),
         pa.field("language", pa.string()),
-        pa.field("licence", pa.string()),
+        pa.field("license", pa.string()),
         pa.field("timestamp", pa.string()),
         pa.field("source_file", pa.string()),
         pa.field("offset", pa.int64()),
@@ -51,8 +51,8 @@ class Document:
     url: str | None = None
     title: str | None = None
     language: str | None = None
-    licence: str | None = None
-    """SPDX licence expression where known."""
+    license: str | None = None
+    """SPDX license expression where known."""
     timestamp: str | None = None
     """ISO 8601, with the precision that the source gives."""
     language_score: float | None = None
@@ -80,7 +80,7 @@ class Document:
             "url": self.url,
             "title": self.title,
             "language": self.language,
-            "licence": self.licence,
+            "license": self.license,
             "timestamp": self.timestamp,
             "source_file": self.source_file,
             "offset": self.offset,

@@ -24,7 +24,7 @@ from datasets import Dataset
 
 from data_pipeline.document import Stage
 
-MANIFEST_VERSION = 4
+MANIFEST_VERSION = 5
 DROPPED_SCHEMA = pa.schema(
     [
         pa.field("reason", pa.string(), nullable=False),
@@ -116,9 +116,9 @@ class Manifest:
     """Kept documents by the bits of their length in UTF-8 bytes: "10" stands for 512 to 1,023."""
     languages: dict[str, int]
     """Kept documents by language, "" where it is not known."""
-    licences: dict[str, int]
-    """Kept documents by licence, "" where it is not known."""
-    licence_bytes: dict[str, int]
+    licenses: dict[str, int]
+    """Kept documents by license, "" where it is not known."""
+    license_bytes: dict[str, int]
     """UTF-8 bytes of these documents."""
     files: tuple[ShardFile, ...]
 

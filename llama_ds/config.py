@@ -169,12 +169,11 @@ class DataConfig:
     document_masking: bool = False
     """Mask attention and labels across the documents packed into one sequence."""
     verify: StoreVerificationMode = "full"
-    """Whether the store's files have the checksums of its manifest. sample: files of up to 1 GiB
-    per machine before the first step, which takes seconds on a local disk. full: all others, too,
-    in a thread with the lowest priority while the run goes on, 200 MiB/s per machine at most (2.8
-    TB on one machine: 4 hours); machines that see one copy of the store share its files. Where a
-    file differs, the run ends with an error at the next logged step or before the next checkpoint.
-    off: sizes only."""
+    """Verification of the store's files against the checksums of its manifest. sample: 1 GiB of
+    files per node before the first step, seconds on a local disk. full: also all others, in a
+    background thread of lowest priority, at most 200 MiB/s per node (2.8 TB on one node: 4 hours);
+    nodes that share one copy of the store share its files. A mismatch ends the run with an error
+    at the next logged step or before the next checkpoint. off: sizes only."""
 
     def __post_init__(self) -> None:
         require(

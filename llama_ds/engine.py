@@ -178,13 +178,13 @@ def build_engine(
 
 
 def release_engine(engine: Any) -> None:
-    """Let go of what DeepSpeed keeps of an engine that is done with, its model at ZeRO-3 included.
+    """Release what DeepSpeed still references of a finished engine, such as its model at ZeRO-3.
 
-    It waits for the device. The last process group of activation checkpointing stays until the
-    next `configure`.
+    Synchronizes with the device. The last process group of activation checkpointing stays
+    referenced until the next `configure`.
     """
     engine.destroy()
-    # DeepSpeed 0.19 leaves each model that it has put hooks on at the bottom of this stack.
+    # DeepSpeed 0.19 leaves each model that it has hooked at the bottom of this stack.
     if engine.module in FWD_MODULE_STACK:
         FWD_MODULE_STACK.remove(engine.module)
 

@@ -18,8 +18,9 @@ Shapes in names: B sequences of the micro-batch, S sequence length, D hidden, V 
 # ruff: noqa: RUF012
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -129,12 +130,15 @@ class LlamaModel(LlamaPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states [B, S, D] after the final norm; arguments as in transformers' LlamaModel.
 
+        `cache` is the name of `past_key_values` from transformers 5.24 on; either is taken.
         ValueError unless exactly one of `input_ids` and `inputs_embeds` is given.
         """
+        past_key_values = cache if past_key_values is None else past_key_values
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
@@ -148,12 +152,13 @@ class LlamaModel(LlamaPreTrainedModel):
         rows, s = hidden_states.shape[0], self.tp.sequence_length(hidden_states.shape[1])
         mask = None
         if fused is None:
+            # By position, here and in the outputs: the cache has another name from 5.24 on.
             mask = create_causal_mask(
-                config=self.config,
+                self.config,
                 # Attention sees whole sequences; only shape, dtype and device of this are read.
-                inputs_embeds=hidden_states.new_empty(1).expand(rows, s * self.sp.size, 1),
-                attention_mask=self._whole(attention_mask),
-                past_key_values=past_key_values,
+                hidden_states.new_empty(1).expand(rows, s * self.sp.size, 1),
+                self._whole(attention_mask),
+                past_key_values,
                 position_ids=self._whole(position_ids),
             )
         if use_cache and past_key_values is None and not self.training:
@@ -163,10 +168,7 @@ class LlamaModel(LlamaPreTrainedModel):
             positions = self.sp.positions(s, hidden_states.device)
             position_ids = (positions + seen).unsqueeze(0)
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
-        run, recomputation = run_layers, self.layer_options.recomputation
-        if recomputation is not None and self.training and torch.is_grad_enabled():
-            run = recomputation.run
-        hidden_states = run(
+        hidden_states = self._runner()(
             list(self.layers[: self.config.num_hidden_layers]),
             hidden_states,
             position_embeddings=position_embeddings,
@@ -177,9 +179,14 @@ class LlamaModel(LlamaPreTrainedModel):
             use_cache=use_cache,
             **kwargs,
         )
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPast(self.norm(hidden_states), past_key_values)
+
+    def _runner(self) -> Callable[..., Tensor]:
+        """What calls the layers one after another, with activation checkpointing or without."""
+        recomputation = self.layer_options.recomputation
+        if recomputation is not None and self.training and torch.is_grad_enabled():
+            return recomputation.run
+        return run_layers
 
     def _fused_context(
         self,
@@ -237,6 +244,27 @@ class LlamaModel(LlamaPreTrainedModel):
 
     def _whole(self, x_Bs: Tensor | None) -> Tensor | None:
         return None if x_Bs is None else self.sp.whole(x_Bs)
+
+
+class _Targets(NamedTuple):
+    """What the loss is computed from, beside the hidden states."""
+
+    labels: Tensor | None
+    shift_labels: Tensor | None
+    """Pre-shifted, and in place of `labels`."""
+    num_items: Tensor | float | None
+    """Divisor of the summed token losses; None: their number."""
+
+    @property
+    def are_given(self) -> bool:
+        return self.labels is not None or self.shift_labels is not None
+
+    def shifted(self) -> Tensor:
+        """The label of each position is the token that follows it."""
+        if self.shift_labels is not None:
+            return self.shift_labels
+        assert self.labels is not None, "neither labels nor shift_labels are given"
+        return nn.functional.pad(self.labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
 
 
 class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
@@ -335,6 +363,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [B, S, V], and the loss where labels are given; arguments as in transformers.
@@ -346,27 +375,15 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         """
         # `shift_labels` is no parameter, because Trainer requires every parameter with "label" in
         # its name, and would compute no evaluation loss.
-        shift_labels = kwargs.pop("shift_labels", None)
-        num_items = kwargs.pop("num_items_in_batch", None)
-        skip_logits = kwargs.pop("skip_logits", None)
-        has_labels = labels is not None or shift_labels is not None
-        if skip_logits and not has_labels:
-            raise ValueError(
-                "skip_logits=True needs labels or shift_labels: there is no other output"
-            )
-        if self.sp.size > 1 and (labels is not None or num_items is None) and has_labels:
-            raise ValueError(
-                f"with sequence parallelism (sp {self.sp.size}), pass pre-shifted shift_labels in "
-                "place of labels, and the global num_items_in_batch"
-            )
-        if skip_logits is None:
-            wants_all_logits = isinstance(logits_to_keep, int) and logits_to_keep == 0
-            skip_logits = self.training and has_labels and wants_all_logits
+        targets = _Targets(
+            labels, kwargs.pop("shift_labels", None), kwargs.pop("num_items_in_batch", None)
+        )
+        skip_logits = self._skips_logits(targets, kwargs.pop("skip_logits", None), logits_to_keep)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            past_key_values=cache if past_key_values is None else past_key_values,
             inputs_embeds=inputs_embeds,
             # The configuration's default, True, makes transformers warn when checkpointing.
             use_cache=False if self.training else use_cache,
@@ -375,27 +392,43 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         hidden_states = outputs.last_hidden_state
         loss = logits = None
         if skip_logits and self._head_computes_loss():
-            if labels is not None and shift_labels is None:
-                shift_labels = nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
-            loss = self.lm_head(hidden_states, shift_labels, num_items, self.loss_chunk_tokens)
+            loss = self.lm_head(
+                hidden_states, targets.shifted(), targets.num_items, self.loss_chunk_tokens
+            )
         else:
             logits = self.lm_head(kept_positions(hidden_states, logits_to_keep))
-            if has_labels:
+            if targets.are_given:
                 loss = self.loss_function(
                     logits=logits,
-                    labels=labels,
+                    labels=targets.labels,
                     vocab_size=self.config.vocab_size,
-                    num_items_in_batch=num_items,
-                    shift_labels=shift_labels,
+                    num_items_in_batch=targets.num_items,
+                    shift_labels=targets.shift_labels,
                     **kwargs,
                 )
+        cached = outputs.get("past_key_values")
         return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            loss, logits, cached, outputs.hidden_states, outputs.attentions
         )
+
+    def _skips_logits(
+        self, targets: _Targets, requested: bool | None, logits_to_keep: int | Tensor
+    ) -> bool:
+        """Whether only the loss is computed; ValueError where `targets` do not allow it."""
+        if requested and not targets.are_given:
+            raise ValueError(
+                "skip_logits=True needs labels or shift_labels: there is no other output"
+            )
+        is_pre_shifted = targets.labels is None and targets.num_items is not None
+        if self.sp.size > 1 and targets.are_given and not is_pre_shifted:
+            raise ValueError(
+                f"with sequence parallelism (sp {self.sp.size}), pass pre-shifted shift_labels in "
+                "place of labels, and the global num_items_in_batch"
+            )
+        if requested is not None:
+            return requested
+        wants_all_logits = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        return self.training and targets.are_given and wants_all_logits
 
     def _head_computes_loss(self) -> bool:
         """False where the head or the loss was replaced, or transformers has sharded the head.

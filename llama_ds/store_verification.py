@@ -1,10 +1,10 @@
-"""Whether the token store that a run reads still has the bytes that it was built with.
+"""Verification of a token store's checksums while a run trains on it.
 
-Opening a store looks at the sizes of its files, and training on it reads a window here and there,
-so a disk's or a copy's fault of a few bytes would go into the weights unseen. Here the files'
-checksums are compared with the manifest's: some of them before the first step, all others in a
-thread while the run goes on. One process of each machine reads; those that see the same copy of the
-store share its files, so that a shared file system is read once.
+Opening a store checks file sizes only, and training reads random windows, so silent corruption of a
+few bytes would go into the weights unnoticed. Here the files' checksums are compared with the
+manifest: a sample before the first step, all others in a background thread. One process per node
+reads; nodes that see the same copy of the store share its files, so that a shared file system is
+read once.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from data_pipeline.tokens.store import ShardFile, TokenStore
 from llama_ds.config import StoreVerificationMode
 
 SAMPLE_BYTES = 1 << 30
-"""What a process reads before the first step at most, beyond one file: seconds on a local disk."""
+"""Read per process before the first step, at most or one file: seconds on a local disk."""
 BYTES_PER_SECOND = 200 << 20
-"""What a process reads at most in the background."""
+"""Read rate limit of the background thread, per process."""
 
 
 class StoreVerification:
-    """One run's comparison of a store with its manifest; every rank makes one at the same time.
+    """Verification of a run's store against its manifest; collective, every rank creates one.
 
-    Used as a context it reads in the background while it is open. ValueError, on every rank, where
-    the files that are read at once are damaged.
+    As a context manager it reads in the background while open. ValueError, on every rank, where a
+    file of the sample is corrupt.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class StoreVerification:
         store: TokenStore,
         mode: StoreVerificationMode,
         *,
-        reads: bool,
+        machine: str,
         device: torch.device,
         bytes_per_second: float = BYTES_PER_SECOND,
     ) -> None:
-        """`reads`: whether this rank is the one of its machine that reads. `device`: where tensors
-        are that the ranks exchange."""
+        """`machine`: name of this rank's node; one rank of each node reads. `device`: of the
+        collectives' tensors."""
         self._store = store
         self._mode = mode
         self._device = device
@@ -57,16 +57,16 @@ class StoreVerification:
         self._result: Future[str] | None = None
         self._rest: Sequence[ShardFile] = ()
         if mode != "off":
-            files = _own_files(store, reads)
+            files = _own_files(store, machine)
             self.num_files = int(self._sums([len(files)])[0])
             sample = _beginning(files, SAMPLE_BYTES)
             self._rest = files[len(sample) :]
-            damage = self._first_damage(sample) if reads else ""
-            self._raise_together((store.damage_of_tokenizer() if reads else "") or damage)
+            damage = self._first_damage(sample)
+            self._raise_together((store.damage_of_tokenizer() if files else "") or damage)
             self.agree()
 
     def agree(self) -> None:
-        """Raise ValueError on every rank if any has found a damaged file; every rank must call it.
+        """Raise ValueError on every rank if any has found a corrupt file; every rank must call it.
 
         `num_checked` is then the number of files, of `num_files`, that all ranks have checked.
         """
@@ -86,13 +86,13 @@ class StoreVerification:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """End the thread, wherever it is."""
+        """Stop the thread between two blocks."""
         self._stopping.set()
         if self._pool is not None:
             self._pool.shutdown()
 
     def _read_rest(self) -> str:
-        if sys.platform == "linux":  # elsewhere the number would be a process's
+        if sys.platform == "linux":  # elsewhere it would set the priority of the process
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
         due = time.monotonic()
 
@@ -129,27 +129,27 @@ class StoreVerification:
 
 
 class _StoppedError(Exception):
-    """The run has ended while a file was read."""
+    """The run has ended while a file was being read."""
 
 
-def _own_files(store: TokenStore, reads: bool) -> list[ShardFile]:
-    """This rank's share of the store's files with tokens, in an order that looks like chance and is
-    always the same."""
-    # Machines that see one copy of the store see one inode of one age; of copies they differ.
+def _own_files(store: TokenStore, machine: str) -> list[ShardFile]:
+    """This rank's share of the store's token files, in a deterministic, shuffled order."""
+    # Nodes that see the same copy of the store see the same inode and ctime; copies differ in them.
     info = (store.path / "manifest.json").stat()
-    seen = (info.st_ino, info.st_ctime_ns) if reads else None
-    copies: list[tuple[int, int] | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(copies, seen)
-    if seen is None:
+    copy = (info.st_ino, info.st_ctime_ns)
+    seen = [(machine, copy)] * dist.get_world_size()
+    dist.all_gather_object(seen, (machine, copy))
+    readers = [rank for rank, what in enumerate(seen) if seen.index(what) == rank]
+    sharing = [rank for rank in readers if seen[rank][1] == copy]
+    if dist.get_rank() not in sharing:
         return []
-    sharing = [rank for rank, copy in enumerate(copies) if copy == seen]
     key = store.manifest.fingerprint
     files = sorted(store.shards, key=lambda f: hashlib.blake2b(f"{key} {f.path}".encode()).digest())
     return files[sharing.index(dist.get_rank()) :: len(sharing)]
 
 
 def _beginning(files: Sequence[ShardFile], max_bytes: int) -> Sequence[ShardFile]:
-    """As many files as have `max_bytes` together; at least one, where there are any."""
+    """The first files, up to `max_bytes` in total, but at least one if there are any."""
     count = used = 0
     for file in files:
         used += file.bytes

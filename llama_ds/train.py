@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,14 +83,14 @@ def train(
 
     `deepspeed_overrides` are merged over the generated DeepSpeed configuration. ValueError for a
     recipe that does not fit the store, the world size or the checkpoint it would resume from. The
-    default process group stays, for a next call; what else was built is released, also on errors.
+    default process group stays for further calls; everything else is released, also on errors.
     """
     device = init_distributed(local_rank)
     try:
         with build_groups(recipe) as groups:
-            return _train(recipe, groups, device, local_rank, deepspeed_overrides or {})
+            return _train(recipe, groups, device, deepspeed_overrides or {})
     finally:
-        # DeepSpeed's engine refers to itself, and through it live the threads of closed groups.
+        # DeepSpeed's engine is a reference cycle, which keeps the threads of closed groups alive.
         gc.collect()
 
 
@@ -97,10 +98,9 @@ def _train(
     recipe: Recipe,
     groups: ParallelGroups,
     device: torch.device,
-    local_rank: int,
     deepspeed_overrides: dict[str, Any],
 ) -> TrainResult:
-    job, first_step = build_job(recipe, groups, device, local_rank, deepspeed_overrides)
+    job, first_step = build_job(recipe, groups, device, deepspeed_overrides)
     try:
         with StopSignal(job.device) as stop, job.verification:
             step = run_steps(job, first_step, stop)
@@ -108,7 +108,7 @@ def _train(
         job.saver.close()
         if job.log is not None:
             job.log.close()
-    # Not after an error: it waits for the device, which may wait for a rank that has failed.
+    # Not after an error: it synchronizes with a device that may wait for a failed rank.
     release_engine(job.engine)
     return TrainResult(first_step, step, job.plan.num_steps, stop.number)
 
@@ -304,16 +304,15 @@ def build_job(
     recipe: Recipe,
     groups: ParallelGroups,
     device: torch.device,
-    local_rank: int,
     deepspeed_overrides: dict[str, Any],
 ) -> tuple[Job, int]:
-    """Everything the loop needs, and the step it resumes after."""
+    """What the loop needs, and the step to resume from."""
     plan = batch_plan(recipe, groups.layout.dp_size)
     store = TokenStore.open(recipe.data.store)
     sha256 = _tokenizer_sha256(recipe.train.init_from, store.manifest.tokenizer_kind)
     check_vocab(store, recipe.model.vocab_size, sha256)
     verification = StoreVerification(
-        store, recipe.data.verify, reads=local_rank == 0, device=device
+        store, recipe.data.verify, machine=socket.gethostname(), device=device
     )
     length = recipe.train.sequence_length
     data = TrainingData(store, recipe.data, length, recipe.train.seed)
@@ -359,8 +358,8 @@ def build_job(
 
 
 def _tokenizer_sha256(model_dir: Path | None, kind: TokenizerKind) -> str | None:
-    """Checksum of the file in a Hugging Face folder by which tokenizers of `kind` are told apart;
-    None where it holds no such file."""
+    """Checksum of the file in a Hugging Face folder that identifies a tokenizer of `kind`; None
+    where it has no such file."""
     name = TOKENIZER_FILES[kind]
     if model_dir is None or not (model_dir / name).is_file():
         return None

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -39,8 +39,6 @@ class BuildDataset:
     """Folder that holds one folder per source, with its files as they are published; or its URL
     (s3://, gs://, hf://), from which each file is copied while it is read."""
     build: Annotated[BuildOptions, tyro.conf.arg(name="")]
-    corpus: Literal["llama1"] = "llama1"
-    """Which sources, with which thresholds: recipes/llama1_corpus.py."""
     models: CrawlModels = field(default_factory=CrawlModels)
     c4: C4Files = field(default_factory=C4Files)
 

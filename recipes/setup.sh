@@ -1,7 +1,8 @@
 # Sourced by every script that people start: puts a Python with all requirements first on PATH.
 #
 # The active virtual or conda environment is used; without one, `.venv` in this repository is made.
-# requirements*.txt and the package are installed only where they differ from what was installed last.
+# requirements.txt and the package are installed only where they differ from what was installed last.
+# A torch that the active environment has already is kept; see keep_torch.py.
 
 llama_ds_fail() {
   printf 'error: %s\n' "$*" >&2
@@ -36,11 +37,14 @@ llama_ds_make_environment() {
 
 llama_ds_install() {
   local root="$1" environment="$2" log="$2/llama-ds-install.log"
+  local requirements=(-r "$root/requirements.txt")
+  if [ "$environment" != "$root/.venv" ]; then
+    python "$root/recipes/keep_torch.py" "$root" "$environment" || return 2
+    requirements=(-r "$environment/llama-ds-requirements.txt" -c "$environment/llama-ds-constraints.txt")
+  fi
   echo "setup: installing the requirements into $environment (the first time takes minutes)" >&2
   if ! {
-    python -m pip install --disable-pip-version-check -r "$root/requirements.txt" &&
-      python -m pip install --disable-pip-version-check --no-deps \
-        -r "$root/requirements-no-deps.txt" &&
+    python -m pip install --disable-pip-version-check "${requirements[@]}" &&
       python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e "$root"
   } >"$log" 2>&1; then
     tail -n 20 "$log" >&2
@@ -63,7 +67,7 @@ llama_ds_setup() {
   export PATH="$environment/bin:$PATH"
 
   # The folder belongs to the stamp: an editable install points to one clone.
-  wanted="$(echo "$root" | cat - "$root"/requirements*.txt "$root/pyproject.toml" | cksum)" || return 2
+  wanted="$(echo "$root" | cat - "$root/requirements.txt" "$root/pyproject.toml" | cksum)" || return 2
   stamp="$environment/llama-ds-installed"
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     llama_ds_install "$root" "$environment" || return 2

@@ -19,8 +19,8 @@ PERMISSIVE = frozenset(
         *("Unlicense", "Zlib"),
     }
 )
-"""Licences of the built-in corpus: LLaMA's three families (first line; paper, section 2.1), and
-others that ask for no more than a notice. Every copyleft licence stays out, MPL-2.0 included."""
+"""Licenses of the built-in corpus: LLaMA's three families (first line; paper, section 2.1), and
+others that ask for no more than a notice. Every copyleft license stays out, MPL-2.0 included."""
 
 CODE_FILTERS = (
     # Shorter files are package markers and re-exports; our own figure.
@@ -33,7 +33,7 @@ CODE_FILTERS = (
     # Tables of numbers and characters: above a tenth lie a few tables and no other file of the
     # standard library. Our own figure.
     partial(filters.many_digits, max_share=0.1),
-    partial(filters.licence_not_allowed, allowed=PERMISSIVE),
+    partial(filters.license_not_allowed, allowed=PERMISSIVE),
 )
 
 
@@ -47,12 +47,12 @@ def builtin_corpus(*, max_bytes: int = 24_000_000) -> Corpus:
         # Larger files are tables, mostly. GitHub's code search leaves out files above this.
         max_file_bytes=384 * 1024,
         skip_folders=github.NOT_OWN_FOLDERS | github.TEST_FOLDERS,
-        licences=PERMISSIVE,
+        licenses=PERMISSIVE,
         max_total_bytes=max_bytes // 2,
     )
     library = Source(
         name="python_library",
-        inputs=partial(tree, title=f"Python {platform.python_version()}", licence="PSF-2.0"),
+        inputs=partial(tree, title=f"Python {platform.python_version()}", license="PSF-2.0"),
         read=github.read_checkout,
         filters=CODE_FILTERS,
     )

@@ -200,10 +200,12 @@ def plot(results: Results, path: Path) -> None:
         shares = [np.nan if share is None else share for share in found.found_by_similarity]
         left.plot(middles, shares, "o-", label=result.tool)
         right.plot(found.planted_recall, found.planted_precision, "o", label=result.tool)
-    left.set(xlabel="Jaccard index of a planted pair", ylabel="share of pairs of which one goes")
+    left.set(
+        xlabel="Jaccard index of a planted pair", ylabel="share of pairs of which one is removed"
+    )
     right.set(xlabel="recall of planted pairs", ylabel="precision")
     left.set_title(f"threshold {THRESHOLD}")
-    right.set_title(f"right: pairs from {THRESHOLD} on")
+    right.set_title(f"positives: pairs from {THRESHOLD} on")
     for axis in (left, right):
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
@@ -224,8 +226,8 @@ def paragraphs(results: Results, missing: Sequence[str], picture: str, about: st
         f"of {THRESHOLD} or more; {results.num_planted:,} planted pairs that are like no other "
         "text.",
         report.table(("", "target", "measured", "reached"), targets(results)),
-        "Precision: of the texts that go, those with a similar one. Pairs left: similar pairs of "
-        "which both stay. The last two columns are about planted pairs alone.",
+        "Precision: share of removed texts with a similar one. Pairs left: similar pairs of "
+        "which both are kept. The last two columns are about planted pairs alone.",
         report.table(TOOL_HEADER, [tool_row(result) for result in results.tools]),
     ]
     if len(results.part) > 1:
@@ -233,10 +235,10 @@ def paragraphs(results: Results, missing: Sequence[str], picture: str, about: st
     if missing:
         parts.append(f"Not installed, and left out: {', '.join(missing)}.")
     parts += [
-        f"Share of planted pairs of which one text goes, at a threshold of {THRESHOLD}:",
+        f"Share of planted pairs of which one text is removed, at a threshold of {THRESHOLD}:",
         report.table(header, rows),
         f"![planted pairs by similarity; recall and precision]({picture})",
-        "Ours at other thresholds, where the right pairs stay those from "
+        "Ours at other thresholds, with positives still those from "
         f"{THRESHOLD} on; and at the threshold itself:",
         report.table(
             ("threshold", "removed", "planted: precision", "planted: recall"),

@@ -1,6 +1,6 @@
 """Corpus for the near-duplicate benchmark: files of this machine, with planted near-duplicates.
 
-Documentation, manual pages and programs contain many near-duplicates of their own: licences,
+Documentation, manual pages and programs contain many near-duplicates of their own: licenses,
 translations, versions of one library. Exact duplicates are removed.
 """
 

@@ -69,7 +69,7 @@ def write_c4(path: Path, num_bytes: int) -> None:
 
 
 def write_github(path: Path, num_bytes: int) -> None:
-    """Rows as BigQuery exports them, each with a licence notice to strip."""
+    """Rows as BigQuery exports them, each with a license notice to strip."""
     notice = "# Copyright 2020 The Authors\n# SPDX-License-Identifier: MIT\n\n"
     body = "".join(f"def add_{i}(first, second):\n    return first + {i}\n\n\n" for i in range(80))
     row = {"repo_name": "a/b", "path": "src/f.py", "license": "mit", "content": notice + body}

@@ -49,7 +49,7 @@ def made(num_books: int, num_words: int) -> dict[str, str]:
         marks = ("START", "END")
         start, end = (f"*** {mark} OF THE PROJECT GUTENBERG EBOOK {i} ***" for mark in marks)
         texts[f"{i}.txt"] = (
-            f"Title: {i}\n\n{start}\n\n" + "\n".join(lines) + f"\n\n{end}\nLicence\n"
+            f"Title: {i}\n\n{start}\n\n" + "\n".join(lines) + f"\n\n{end}\nLicense\n"
         )
     return texts
 

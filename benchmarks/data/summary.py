@@ -1,14 +1,14 @@
 """Runs the benchmarks of the data pipeline, and collects their targets in one table.
 
     pip install -r benchmarks/requirements.txt
-    python -m benchmarks.data.summary [--samples FOLDER] [--scripts dedup engines ...] [--rehearse]
-                              [--megabytes 200] [--large 4000]
+    python -m benchmarks.data.summary [--samples FOLDER] [--scripts dedup executors ...]
+        [--rehearse] [--megabytes 200] [--large 4000]
 
 FOLDER holds `raw/<source>/` with real files, for the scripts that can use them. --megabytes is the
-text size of dedup.py and engines.py, --large that on which engines.py measures memory. Each script
-writes its own result file; here its target tables are collected. The result is written after each
-script, so that finished measurements are kept if the run is stopped. The exit code is 1 if a script
-failed.
+text size of dedup.py and executors.py, --large that on which executors.py measures memory. Each
+script writes its own result file; here its target tables are collected. The result is written after
+each script, so that finished measurements are kept if the run is stopped. The exit code is 1 if a
+script failed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from benchmarks.data.sources import peers, run
 from benchmarks.measuring import results
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("dedup", "paragraphs", "tokenization", "engines")
-TAKE_MEGABYTES = frozenset({"dedup", "engines"})
+SCRIPTS = ("dedup", "paragraphs", "tokenization", "executors")
+TAKE_MEGABYTES = frozenset({"dedup", "executors"})
 TAKE_SAMPLES = frozenset({"paragraphs", "tokenization"})
 
 
@@ -81,7 +81,7 @@ def options_of(name: str, arguments: argparse.Namespace) -> Sequence[str]:
         options.append("--rehearse")
     elif name in TAKE_MEGABYTES:
         options += ["--megabytes", str(arguments.megabytes)]
-        options += ["--large", str(arguments.large)] if name == "engines" else []
+        options += ["--large", str(arguments.large)] if name == "executors" else []
     if arguments.samples is not None and name in TAKE_SAMPLES:
         options += ["--samples", str(arguments.samples)]
     return options

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.data.near_duplicate_texts import machine_texts
 from benchmarks.data.tokenization_tools import CONTENDERS, OURS, Ours, SentencePiece, run
-from benchmarks.data.watched_engine import count_up
+from benchmarks.data.watched_executor import count_up
 from benchmarks.measuring.peak_memory import peak_bytes
 from data_pipeline.document import Document
 from data_pipeline.executors.local import Processes

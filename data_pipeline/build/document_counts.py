@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from data_pipeline.documents_folder import Manifest
 from data_pipeline.filters.decontamination import sets_hit
 
-COUNTED_COLUMNS = ("language", "licence", "contamination")
+COUNTED_COLUMNS = ("language", "license", "contamination")
 """Of `document.SCHEMA`."""
 
 
@@ -28,9 +28,9 @@ class DocumentCounts:
     lengths: Counter[int] = field(default_factory=Counter)
     """Documents by the number of bits of their length in UTF-8 bytes."""
     languages: Counter[str] = field(default_factory=Counter)
-    licences: Counter[str] = field(default_factory=Counter)
-    """Documents by language and by licence, "" where it is not known."""
-    licence_bytes: Counter[str] = field(default_factory=Counter)
+    licenses: Counter[str] = field(default_factory=Counter)
+    """Documents by language and by license, "" where it is not known."""
+    license_bytes: Counter[str] = field(default_factory=Counter)
     """UTF-8 bytes of these documents."""
     contaminated: Counter[str] = field(default_factory=Counter)
     """Documents by evaluation set."""
@@ -42,8 +42,8 @@ class DocumentCounts:
             num_text_bytes=manifest.num_text_bytes,
             lengths=Counter({int(bits): count for bits, count in manifest.lengths.items()}),
             languages=Counter(manifest.languages),
-            licences=Counter(manifest.licences),
-            licence_bytes=Counter(manifest.licence_bytes),
+            licenses=Counter(manifest.licenses),
+            license_bytes=Counter(manifest.license_bytes),
             contaminated=Counter(manifest.contaminated),
         )
 
@@ -54,8 +54,8 @@ class DocumentCounts:
             "num_text_bytes": self.num_text_bytes,
             "lengths": {str(bits): count for bits, count in sorted(self.lengths.items())},
             "languages": dict(sorted(self.languages.items())),
-            "licences": dict(sorted(self.licences.items())),
-            "licence_bytes": dict(sorted(self.licence_bytes.items())),
+            "licenses": dict(sorted(self.licenses.items())),
+            "license_bytes": dict(sorted(self.license_bytes.items())),
             "contaminated": dict(sorted(self.contaminated.items())),
         }
 
@@ -65,12 +65,12 @@ class DocumentCounts:
         self.num_text_bytes += int(num_bytes.sum())
         bits, counts = np.unique(np.frexp(num_bytes)[1], return_counts=True)
         self.lengths.update(dict(zip(bits.tolist(), counts.tolist(), strict=True)))
-        for name, counter in (("language", self.languages), ("licence", self.licences)):
+        for name, counter in (("language", self.languages), ("license", self.licenses)):
             for value in pc.value_counts(documents.column(name)).to_pylist():
                 counter[value["values"] or ""] += value["counts"]
-        sizes = documents.select(["licence"]).append_column("size", pa.array(num_bytes))
-        for row in sizes.group_by("licence").aggregate([("size", "sum")]).to_pylist():
-            self.licence_bytes[row["licence"] or ""] += row["size_sum"]
+        sizes = documents.select(["license"]).append_column("size", pa.array(num_bytes))
+        for row in sizes.group_by("license").aggregate([("size", "sum")]).to_pylist():
+            self.license_bytes[row["license"] or ""] += row["size_sum"]
         self.add_contaminated(documents.column("contamination").drop_null().to_pylist())
 
     def add_contaminated(self, hits: Iterable[str]) -> None:

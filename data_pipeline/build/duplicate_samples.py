@@ -100,13 +100,13 @@ def _member(
         for group in range(parquet.num_row_groups):
             num_rows = parquet.metadata.row_group(group).num_rows
             if row < num_rows:
-                columns = ["id", "source_file", "offset", "url", "text", "licence"]
+                columns = ["id", "source_file", "offset", "url", "text", "license"]
                 rows = parquet.read_row_group(group, columns, use_threads=False).slice(row, 1)
                 break
             row -= num_rows
     if requests.rows(rows).any():
         return None
-    (fields,) = rows.drop_columns(["licence"]).to_pylist()
+    (fields,) = rows.drop_columns(["license"]).to_pylist()
     text = fields.pop("text")
     return Member(
         source=documents.sources[file.source],

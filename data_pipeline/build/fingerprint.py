@@ -68,7 +68,7 @@ def files_fingerprint(files: Iterable[InputFile], extra: Sequence[str]) -> str:
     `extra`."""
     digest = xxhash.xxh3_128()
     lines = [
-        f"{file.source_file} {file.size} {file.mtime_ns} {file.title} {file.licence}"
+        f"{file.source_file} {file.size} {file.mtime_ns} {file.title} {file.license}"
         + ("" if file.url is None else f" {file.version}")
         for file in files
     ]

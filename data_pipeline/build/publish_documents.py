@@ -163,7 +163,7 @@ def _what_goes(
     places: pa.Table | None = None
     if last > first or task.requests:
         places = pq.read_table(
-            documents, columns=["source_file", "offset", "id", "url", "licence"], use_threads=False
+            documents, columns=["source_file", "offset", "id", "url", "license"], use_threads=False
         )
     gone: list[dict[str, Any]] = []
 

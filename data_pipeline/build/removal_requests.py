@@ -1,4 +1,4 @@
-"""Documents that somebody asked to have removed: by id, address or licence."""
+"""Documents that somebody asked to have removed: by id, address or license."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ class RemovalRequests:
     ids: frozenset[str] = frozenset()
     """Content ids."""
     urls: frozenset[str] = frozenset()
-    licences: frozenset[str] = frozenset()
+    licenses: frozenset[str] = frozenset()
     """SPDX expressions, as the documents have them."""
 
     def __bool__(self) -> bool:
-        return bool(self.ids or self.urls or self.licences)
+        return bool(self.ids or self.urls or self.licenses)
 
     @property
     def columns(self) -> list[str]:
         """What of a document decides."""
-        return ["id", "url", "licence"]
+        return ["id", "url", "license"]
 
     def rows(self, table: pa.Table) -> npt.NDArray[np.bool_]:
         """Which rows of a table with `columns` go."""
         gone = np.zeros(table.num_rows, np.bool_)
-        for column, values in zip(self.columns, (self.ids, self.urls, self.licences), strict=True):
+        for column, values in zip(self.columns, (self.ids, self.urls, self.licenses), strict=True):
             if values:
                 found = pc.is_in(table.column(column), pa.array(sorted(values), pa.string()))
                 gone |= found.to_numpy(zero_copy_only=False)
@@ -47,26 +47,26 @@ class RemovalRequests:
     def naming(self, table: pa.Table) -> RemovalRequests:
         """Those that name a row of a table with `columns`."""
         found = []
-        for column, values in zip(self.columns, (self.ids, self.urls, self.licences), strict=True):
+        for column, values in zip(self.columns, (self.ids, self.urls, self.licenses), strict=True):
             found.append(values.intersection(table.column(column).to_pylist() if values else ()))
         return RemovalRequests(*found)
 
     def __or__(self, other: RemovalRequests) -> RemovalRequests:
         return RemovalRequests(
-            self.ids | other.ids, self.urls | other.urls, self.licences | other.licences
+            self.ids | other.ids, self.urls | other.urls, self.licenses | other.licenses
         )
 
     def __sub__(self, other: RemovalRequests) -> RemovalRequests:
         return RemovalRequests(
-            self.ids - other.ids, self.urls - other.urls, self.licences - other.licences
+            self.ids - other.ids, self.urls - other.urls, self.licenses - other.licenses
         )
 
     def lines(self) -> list[str]:
         """All of it in a fixed order."""
-        return [f"{n} {v}" for n in ("ids", "urls", "licences") for v in sorted(getattr(self, n))]
+        return [f"{n} {v}" for n in ("ids", "urls", "licenses") for v in sorted(getattr(self, n))]
 
     def save(self, path: Path) -> None:
-        fields = {name: sorted(getattr(self, name)) for name in ("ids", "urls", "licences")}
+        fields = {name: sorted(getattr(self, name)) for name in ("ids", "urls", "licenses")}
         write_atomic(path, json.dumps(fields, indent=1).encode() + b"\n")
 
     @staticmethod

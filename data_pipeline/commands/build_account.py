@@ -118,7 +118,7 @@ def _source(
     return source_account(
         manifest,
         rules,
-        licence_bytes=manifest.licence_bytes,
+        license_bytes=manifest.license_bytes,
         num_tokens=None if splits is None else sum(s.num_tokens for s in splits.values()),
         unknown_bytes=None if splits is None else sum(s.num_byte_tokens for s in splits.values()),
         origin=source.origin,

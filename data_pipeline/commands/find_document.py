@@ -12,7 +12,7 @@ from data_pipeline.tokens.store import Split, TokenStore
 
 @dataclass(frozen=True)
 class FindDocument:
-    """Where the document of a token comes from: address, licence, raw file and place."""
+    """Where the document of a token comes from: address, license, raw file and place."""
 
     store: Path
     """Token store."""

@@ -62,7 +62,7 @@ def _edits(source: Source, root: Root, folder: Path) -> Iterator[str]:
 
 
 def _about(document: Document) -> str:
-    known = (document.title, document.url, document.language, document.licence)
+    known = (document.title, document.url, document.language, document.license)
     line = "  ".join(value for value in known if value)
     return f"{line}\n" if line else ""
 

@@ -1,6 +1,6 @@
 """The job that removes documents from a built dataset because somebody asks for it.
 
-build_dataset.sh remove --out OUT --ids 0f3a... --urls https://example.org/a --licences GPL-3.0
+build_dataset.sh remove --out OUT --ids 0f3a... --urls https://example.org/a --licenses GPL-3.0
 build_dataset.sh remove --out OUT --requests FILE --dry-run
 """
 
@@ -24,23 +24,23 @@ class RemoveDocuments:
     """Content ids."""
     urls: tuple[str, ...] = ()
     """Addresses, exactly as the documents have them."""
-    licences: tuple[str, ...] = ()
+    licenses: tuple[str, ...] = ()
     """SPDX expressions, exactly as the documents have them."""
     requests: Path | None = None
-    """JSON file with any of the lists ids, urls, licences: these too."""
+    """JSON file with any of the lists ids, urls, licenses: these too."""
     dry_run: bool = False
     """Only say what would go."""
     executor: ExecutorOptions = field(default_factory=ExecutorOptions)
 
     def run(self) -> str:
         """Remove; what went, and what to do next. ValueError where nothing is requested."""
-        requests = RemovalRequests(*map(frozenset, (self.ids, self.urls, self.licences)))
+        requests = RemovalRequests(*map(frozenset, (self.ids, self.urls, self.licenses)))
         if self.requests is not None:
             if not self.requests.is_file():
                 raise ValueError(f"--requests: there is no file {self.requests}")
             requests |= RemovalRequests.load(self.requests)
         if not requests and not (self.out / REQUESTS).exists():
-            raise ValueError("nothing is requested: give --ids, --urls, --licences or --requests")
+            raise ValueError("nothing is requested: give --ids, --urls, --licenses or --requests")
         with self.executor.started(self.out) as executor:
             account = remove(self.out, requests, executor=executor, dry_run=self.dry_run)
         if self.dry_run:

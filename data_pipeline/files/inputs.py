@@ -26,7 +26,7 @@ class InputFile:
     mtime_ns: int
     """0 for a file behind a URL."""
     title: str | None = None
-    licence: str | None = None
+    license: str | None = None
     url: str | None = None
     """URL to download it from; None for a local file."""
     version: str | None = None

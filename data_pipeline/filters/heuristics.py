@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 
 from data_pipeline.document import Document
-from data_pipeline.text.licences import is_allowed
+from data_pipeline.text.licenses import is_allowed
 
 _GENERATED = re.compile(
     r"@generated|\bdo not edit\b|\bdo not modify\b|\bauto-?(?:matically )?generated\b"
@@ -62,9 +62,9 @@ def generated_code(document: Document, *, head_characters: int) -> str | None:
     return "generated_code" if _GENERATED.search("\n".join(comments)) else None
 
 
-def licence_not_allowed(document: Document, *, allowed: frozenset[str]) -> str | None:
-    """Licence unknown or not among `allowed` (SPDX ids). LLaMA: Apache, BSD and MIT only."""
-    return None if is_allowed(document.licence, allowed) else "licence_not_allowed"
+def license_not_allowed(document: Document, *, allowed: frozenset[str]) -> str | None:
+    """License unknown or not among `allowed` (SPDX ids). LLaMA: Apache, BSD and MIT only."""
+    return None if is_allowed(document.license, allowed) else "license_not_allowed"
 
 
 def _count(text: str, is_kind: Callable[[str], bool]) -> int:

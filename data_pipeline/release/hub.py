@@ -13,7 +13,7 @@ from data_pipeline.release.dataset_card import CARD
 
 PUBLISHED = (CARD, "*manifest.json", "*documents-*.parquet", "*dropped-*.parquet")
 """Files that are uploaded. Dropped texts are not (examples.parquet, the report): the drop reason
-may be a licence or a removal request."""
+may be a license or a removal request."""
 PRIVATE = (".*", "*/.*", "cache/*", "*/cache/*")
 """Never uploaded: parts, caches, and temporary files of killed processes."""
 

@@ -17,7 +17,7 @@ from data_pipeline.build.removal_requests import RemovalRequests
 
 @dataclass(frozen=True)
 class Search:
-    """A file with the columns id, url and licence, and what is looked for in it."""
+    """A file with the columns id, url and license, and what is looked for in it."""
 
     path: Path
     requests: RemovalRequests

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
@@ -24,6 +25,7 @@ from data_pipeline.executors.executor import Executor
 from data_pipeline.files.atomic import atomic_directory, link_or_copy
 from data_pipeline.files.checksum import file_checksum
 from data_pipeline.removal.matching_rows import split_rows
+from data_pipeline.tokens.provenance import TEXT_BYTES
 from data_pipeline.tokens.store import (
     SPLITS,
     ProvenanceFile,
@@ -140,8 +142,8 @@ def _rewrite(task: _Task) -> _Rewritten:
     encoder = load_encoder(task.store / "tokenizer")
     tokens, places = task.file.tokens.path, task.file.provenance.path
     (task.to / tokens).parent.mkdir(parents=True, exist_ok=True)
-    keep = _write_places(task.store / places, task.to / places, task.requests)
-    num_text_bytes = num_byte_tokens = start = 0
+    keep, num_text_bytes = _write_places(task.store / places, task.to / places, task.requests)
+    num_byte_tokens = start = 0
     with ExitStack() as files:
         source = files.enter_context(pa.memory_map(str(task.store / tokens)))
         reader = files.enter_context(pa.ipc.open_stream(source))
@@ -150,7 +152,6 @@ def _rewrite(task: _Task) -> _Rewritten:
             stays = keep[start : start + batch.num_rows]
             start += batch.num_rows
             for ids in batch.filter(pa.array(~stays)).column("input_ids"):
-                num_text_bytes += encoder.num_text_bytes(ids.values.to_numpy())
                 num_byte_tokens += encoder.num_byte_tokens(ids.values.to_numpy())
             if stays.any():
                 if writer is None:
@@ -168,19 +169,24 @@ def _rewrite(task: _Task) -> _Rewritten:
     )
 
 
-def _write_places(path: Path, target: Path, requests: RemovalRequests) -> npt.NDArray[np.bool_]:
-    """Write the Parquet rows that stay, if any; which they are."""
+def _write_places(
+    path: Path, target: Path, requests: RemovalRequests
+) -> tuple[npt.NDArray[np.bool_], int]:
+    """Write the Parquet rows that stay, if any; which they are, and the bytes of the others'
+    texts."""
     keep = []
+    num_text_bytes = 0
     writer: pq.ParquetWriter | None = None
     for rows in split_rows(path, requests):
         keep.append(~rows.is_gone)
+        num_text_bytes += pc.sum(rows.go.column(TEXT_BYTES)).as_py() or 0
         if rows.stay.num_rows:
             if writer is None:
                 writer = pq.ParquetWriter(target, rows.stay.schema, compression="zstd")
             writer.write_table(rows.stay)
     if writer is not None:
         writer.close()
-    return np.concatenate(keep)
+    return np.concatenate(keep), num_text_bytes
 
 
 def _split(

@@ -66,9 +66,9 @@ class SourceAccount:
     """Histogram of kept documents by bit length of their size: "10" is 512 to 1,023 bytes."""
     languages: dict[str, int]
     """Kept documents per language, "" where unknown."""
-    licences: dict[str, int]
-    """Kept documents per licence, "" where unknown."""
-    licence_bytes: dict[str, int]
+    licenses: dict[str, int]
+    """Kept documents per license, "" where unknown."""
+    license_bytes: dict[str, int]
     """Their text bytes; empty where not counted."""
     num_tokens: int | None = None
     """In the token store, all splits; None before tokenization."""
@@ -79,7 +79,7 @@ class SourceAccount:
     origin: str = ""
     """Origin of the raw files, as prose."""
     terms: str = ""
-    """Licence or terms of the source as a whole, as prose."""
+    """License or terms of the source as a whole, as prose."""
 
     @property
     def num_documents(self) -> int:
@@ -227,7 +227,7 @@ def source_account(
     manifest: Manifest,
     rules: Sequence[str],
     *,
-    licence_bytes: dict[str, int] | None = None,
+    license_bytes: dict[str, int] | None = None,
     num_tokens: int | None = None,
     unknown_bytes: int | None = None,
     origin: str = "",
@@ -266,8 +266,8 @@ def source_account(
         ignored=manifest.ignored,
         lengths=manifest.lengths,
         languages=manifest.languages,
-        licences=manifest.licences,
-        licence_bytes=licence_bytes or {},
+        licenses=manifest.licenses,
+        license_bytes=license_bytes or {},
         num_tokens=num_tokens,
         unknown_bytes=unknown_bytes,
         paragraphs_removed=manifest.num_paragraphs_removed,

@@ -238,7 +238,7 @@ def _loss_tip(source: SourceAccount, before: StageAccount, after: StageAccount) 
     documents = before.documents - after.documents
     gone = before.text_bytes - after.text_bytes
     return (
-        f"{source.name}, gone at {after.name}: {documents:,} documents "
+        f"{source.name}, dropped at {after.name}: {documents:,} documents "
         f"({percent(documents, before.documents)}), {size(gone)} of text "
         f"({percent(gone, before.text_bytes)})"
     )

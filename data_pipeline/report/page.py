@@ -38,7 +38,7 @@ MAX_CLUSTERS = 20
 MAX_REMOVED = 4
 """Maximum shown beside the kept document of a cluster."""
 MAX_NAMES = 8
-"""Languages or licences listed per source; the rest is summed."""
+"""Languages or licenses listed per source; the rest is summed."""
 NUM_COLORS = 10
 
 
@@ -73,7 +73,7 @@ def render(account: BuildAccount) -> str:
         clusters=_clusters(account.clusters),
         histograms=_histograms(account.sources),
         languages={s.name: _parts(s.languages, "not known") for s in account.sources},
-        licences={s.name: _licences(s) for s in account.sources},
+        licenses={s.name: _licenses(s) for s in account.sources},
         mixture=_mixture(account),
         states_shares=any(row.stated_share is not None for row in account.mixture),
         max_examples=MAX_EXAMPLES,
@@ -247,17 +247,17 @@ def _parts(counts: Mapping[str, int], unknown: str) -> list[_Bar]:
 
 
 @dataclass(frozen=True)
-class _Licence:
+class _License:
     name: str
     documents: int
     text_bytes: int | None
 
 
-def _licences(source: SourceAccount) -> list[_Licence]:
+def _licenses(source: SourceAccount) -> list[_License]:
     """Sorted by number of documents; all of them, because each may impose obligations."""
     return [
-        _Licence(name or "not stated per document", documents, source.licence_bytes.get(name))
-        for name, documents in sorted(source.licences.items(), key=lambda i: (-i[1], i[0]))
+        _License(name or "not stated per document", documents, source.license_bytes.get(name))
+        for name, documents in sorted(source.licenses.items(), key=lambda i: (-i[1], i[0]))
     ]
 
 

@@ -29,8 +29,8 @@ KNOWN_FIELDS = {
     "url": "url",
     "title": "title",
     "language": "language",
-    "licence": "licence",
-    "license": "licence",
+    "license": "license",
+    "licence": "license",
     "timestamp": "timestamp",
 }
 """Field of a row -> field of `Document`; only strings are used."""

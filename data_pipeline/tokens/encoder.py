@@ -67,10 +67,3 @@ class Encoder(Protocol):
     def num_byte_tokens(self, tokens: Tokens) -> int:
         """As `Encoded.num_byte_tokens`, of tokens that were made before."""
         ...
-
-    def num_text_bytes(self, tokens: Tokens) -> int:
-        """UTF-8 bytes of the text that one document's tokens stand for, BOS and EOS aside.
-
-        Exact where decoding gives the text back; else as the tokenizer decodes.
-        """
-        ...

@@ -84,12 +84,6 @@ class HuggingFaceEncoder:
         """As `Encoded.num_byte_tokens`, of tokens that were made before."""
         return int(np.count_nonzero(self._is_byte[tokens]))
 
-    def num_text_bytes(self, tokens: Tokens) -> int:
-        """UTF-8 bytes of the text as the tokenizer decodes it: the text's own, unless the tokenizer
-        changes texts (lower case, unknown characters)."""
-        text = self._tokenizer.decode(tokens[1:-1].tolist(), skip_special_tokens=False)
-        return len(text.encode("utf-8"))
-
 
 def _byte_tokens(settings: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Iterator[int]:
     """Ids of tokens for a single byte of a longer character, and of the unknown token."""

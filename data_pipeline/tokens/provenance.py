@@ -1,8 +1,8 @@
 """Provenance: maps a token of the store to its document, and the document to its raw file.
 
-Beside every Arrow file of a store lies a Parquet file with the same rows: id, url, title, licence,
-timestamp, and the raw file with the offset in it. Attribution, where a licence requires it, is by
-title and URL, which identify the page that names the authors.
+Beside every Arrow file of a store lies a Parquet file with the same rows: id, url, title, license,
+timestamp, the raw file with the offset in it, and the text's size. Attribution, where a license
+requires it, is by title and URL, which identify the page that names the authors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 
 from data_pipeline.tokens.store import Split, TokenStore
 
-COLUMNS = ("id", "url", "title", "language", "licence", "timestamp", "source_file", "offset")
+TEXT_BYTES = "num_text_bytes"
+COLUMNS = ("id", "url", "title", "language", "license", "timestamp", "source_file", "offset")
+"""Columns taken over from the documents; `TEXT_BYTES` is added."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,12 @@ class Provenance:
     url: str | None
     title: str | None
     language: str | None
-    licence: str | None
+    license: str | None
     timestamp: str | None
     source_file: str | None
     offset: int | None
+    num_text_bytes: int
+    """In UTF-8."""
 
 
 def document_at(store: TokenStore, source: str, split: Split, position: int) -> Provenance:

@@ -73,11 +73,3 @@ class SentencePieceEncoder:
     def num_byte_tokens(self, tokens: Tokens) -> int:
         """As `Encoded.num_byte_tokens`, of tokens that were made before."""
         return int(np.count_nonzero(self._is_byte[tokens]))
-
-    def num_text_bytes(self, tokens: Tokens) -> int:
-        """UTF-8 bytes of the text that one document's tokens stand for, BOS and EOS aside.
-
-        Exact but for the character U+2581, which SentencePiece takes for a blank: it counts as one
-        byte.
-        """
-        return len(self._processor.decode(tokens[1:-1].tolist()).encode("utf-8"))

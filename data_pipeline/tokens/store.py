@@ -43,7 +43,7 @@ TOKENIZER_FILES: dict[TokenizerKind, str] = {
 """The file by which tokenizers of a kind are told apart."""
 """By which file of its folder a tokenizer gives ids: tokenizer.model, or tokenizer.json alone."""
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _CURE = "copy it again from where it was made, or build the store again"
 
 
@@ -112,6 +112,7 @@ class SplitManifest:
 @dataclass(frozen=True)
 class StoreManifest:
     version: int
+    tokenizer_kind: TokenizerKind
     tokenizer_sha256: str
     """Of tokenizer.model, or of tokenizer.json where `tokenizer_kind` is huggingface."""
     vocab_size: int
@@ -124,7 +125,6 @@ class StoreManifest:
     fingerprint: str
     """Of everything that the store was made from; equal fingerprints mean equal stores."""
     sources: Mapping[str, Mapping[Split, SplitManifest]]
-    tokenizer_kind: TokenizerKind = "sentencepiece"
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)

@@ -27,7 +27,7 @@ from data_pipeline.documents_folder import read_manifest
 from data_pipeline.executors.executor import Executor
 from data_pipeline.files.atomic import atomic_directory, check_replaceable, link_or_copy
 from data_pipeline.tokens.encoder import Encoder, TokenizerIdentity
-from data_pipeline.tokens.provenance import COLUMNS
+from data_pipeline.tokens.provenance import COLUMNS, TEXT_BYTES
 from data_pipeline.tokens.store import (
     FORMAT_VERSION,
     SPLITS,
@@ -299,7 +299,8 @@ class _SplitWriter:
     def add(self, table: pa.Table) -> None:
         text = table.column("text")
         encoded = self._encoder.encode(text.to_pylist())
-        self._counts["num_text_bytes"] += pc.sum(pc.binary_length(text)).as_py()
+        sizes = pc.cast(pc.binary_length(text), pa.int64())
+        self._counts["num_text_bytes"] += pc.sum(sizes).as_py()
         self._counts["num_byte_tokens"] += encoded.num_byte_tokens
         ids = pa.ListArray.from_arrays(
             pa.array(encoded.offsets, pa.int32()), pa.array(encoded.tokens)
@@ -307,7 +308,7 @@ class _SplitWriter:
         rows = pa.table(
             [table.column("id").combine_chunks(), ids], schema=self._features.arrow_schema
         )
-        places = table.select(list(COLUMNS))
+        places = table.select(list(COLUMNS)).append_column(TEXT_BYTES, sizes)
         if self._tokens is None or self._provenance is None:
             self._tokens = pa.ipc.new_stream(str(self._arrow), rows.schema)
             self._provenance = pq.ParquetWriter(self._parquet, places.schema, compression="zstd")

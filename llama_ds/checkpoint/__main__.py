@@ -1,9 +1,10 @@
 """Checkpoints of a run from the command line: export one, verify all.
 
-    python -m llama_ds.checkpoint export RUN_DIR OUT_DIR [--step N] [--dtype bf16|fp32]
-    python -m llama_ds.checkpoint verify RUN_DIR
+    llama-ds-checkpoint export RUN_DIR OUT_DIR [--step N] [--dtype bf16|fp32]
+    llama-ds-checkpoint verify RUN_DIR
 
-Exit codes: 0, all is well; 1, `verify` has found damage; 2, bad input.
+`python -m llama_ds.checkpoint` is the same. Exit codes: 0, all is well; 1, `verify` has found
+damage; 2, bad input.
 """
 
 from __future__ import annotations
@@ -11,29 +12,36 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args
 
-from llama_ds.checkpoint.export import EXPORT_DTYPES, export
-from llama_ds.checkpoint.verification import all_checkpoints, damage_of, read_run
+from llama_ds.config import Dtype
 
 
 def main(arguments: list[str] | None = None) -> int:
     assert __doc__ is not None, "its first line is what --help shows"
     parser = argparse.ArgumentParser(
-        prog="python -m llama_ds.checkpoint", description=__doc__.splitlines()[0]
+        prog="llama-ds-checkpoint", description=__doc__.splitlines()[0]
     )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("export", help="write a run's model as a Hugging Face folder")
     command.add_argument("run_dir", type=Path)
     command.add_argument("out_dir", type=Path)
     command.add_argument("--step", type=int, help="checkpoint to take; the newest by default")
-    command.add_argument("--dtype", choices=list(EXPORT_DTYPES), help="the run's by default")
+    command.add_argument("--dtype", choices=get_args(Dtype), help="the run's by default")
     command = commands.add_parser("verify", help="list a run's checkpoints, and what is wrong")
     command.add_argument("run_dir", type=Path)
     options = parser.parse_args(arguments)
     try:
         if options.command == "verify":
             return verify(options.run_dir)
+        # Not above: `--help` needs no torch, and a package that is missing is one line.
+        from llama_ds.checkpoint.export import export
+
         checkpoint = export(options.run_dir, options.out_dir, options.step, options.dtype)
+    except ModuleNotFoundError as error:
+        message = f"the package {error.name} is not installed; pip install 'llama-ds[train]'"
+        print(f"error: {message}", file=sys.stderr)  # noqa: T201
+        return 2
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -43,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def verify(run_dir: Path) -> int:
     """Print a line for each checkpoint, newest first; the exit code."""
+    from llama_ds.checkpoint.verification import all_checkpoints, damage_of, read_run
+
     found = all_checkpoints(run_dir)
     if not found:
         raise ValueError(f"{run_dir} has no checkpoint; name another run folder")

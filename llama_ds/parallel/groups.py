@@ -25,9 +25,9 @@ from llama_ds.parallel.layout import Layout, Ranks, layout_of
 class ParallelGroups:
     """This rank's process groups and its rank in each; built once and passed on.
 
-    Whoever builds them closes them, best by `with`: a group holds threads and connections (gloo),
-    or device memory (NCCL), until it is closed and nothing built on it, such as a model, is left.
-    After that, groups can be built anew.
+    The caller of `build` must close them, preferably by `with`: a group holds threads and
+    connections (gloo) or device memory (NCCL) until it is closed and nothing references it, such as
+    a model. Groups can be built again after that.
     """
 
     layout: Layout
@@ -58,27 +58,27 @@ class ParallelGroups:
             "sp": _own_group(layout.sp_groups()),
             "tp": _own_group(layout.tp_groups()),
         }
-        # The same ranks need no second group: each costs a communicator with its own buffers.
+        # The same ranks need no second group: each costs a communicator and its buffers.
         groups["replica"] = groups["dp"] if sp_size == 1 else _own_group(layout.replica_groups())
         if kv_replicas > 1:
             groups["kv"] = _own_group(layout.kv_groups(kv_replicas))
         return cls(layout, dp_rank, sp_rank, tp_rank, kv_replicas, groups)
 
     def close(self) -> None:
-        """Release the groups once their collectives are done; every rank calls it, in any number.
+        """Destroy the groups after their last collective; every rank must call it; idempotent.
 
-        A group that is asked for afterwards is an error.
+        Using a group afterwards is an error.
         """
         for group in dict.fromkeys(self._open.values()):
-            # The world's end, which a caller may have come to first, is also that of its groups.
+            # Destroying the default process group has destroyed these groups too.
             if dist.is_initialized():
                 dist.destroy_process_group(group)
         self._open.clear()
 
     def abort(self) -> None:
-        """Release the groups of a rank that failed, without waiting for collectives.
+        """Destroy the groups of a failed rank without waiting for pending collectives.
 
-        The other ranks may never join those, and where they wait for this one, gloo tells them.
+        Other ranks may never join these; with gloo, ranks that wait for this one get an error.
         """
         for group in self._open.values():
             group.abort()
@@ -94,7 +94,7 @@ class ParallelGroups:
             self.abort()
 
     def _group(self, name: str) -> dist.ProcessGroup:
-        assert self._open, f"the {name} group was asked for after ParallelGroups.close()"
+        assert self._open, f"the {name} group was used after ParallelGroups.close()"
         return self._open[name]
 
     @property

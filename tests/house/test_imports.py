@@ -44,8 +44,8 @@ SHARED = {
 }
 DEEPSPEED_USERS = {"llama_ds.engine", "llama_ds.weights"}
 VAGUE_NAMES = {"utils", "common", "base", "helpers", "misc"}
-MAX_FILE_LINES = 500
-MAX_FUNCTION_LINES = 80
+MAX_FILE_LINES = 450
+MAX_FUNCTION_LINES = 60
 
 
 def module_name(path: Path) -> str:

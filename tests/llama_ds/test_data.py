@@ -58,6 +58,7 @@ def write_store(path: Path, documents: Documents) -> TokenStore:
             )
     manifest = StoreManifest(
         version=FORMAT_VERSION,
+        tokenizer_kind="sentencepiece",
         tokenizer_sha256="a" * 64,
         vocab_size=50_000,
         bos_token_id=1,

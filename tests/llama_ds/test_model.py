@@ -3,11 +3,9 @@
 # mypy: disable-error-code="no-untyped-call"
 
 import copy
-import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,62 +13,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
-from transformers.models.llama import modeling_llama as stock
+from transformers import DynamicCache
 
-from llama_ds import LlamaForCausalLM, LlamaModel, register, unregister
+from llama_ds import LlamaForCausalLM
 from llama_ds.layer.options import LayerOptions
 from llama_ds.model import hf_config
 from llama_ds.model_config import ModelConfig
-
-V = 97
-GQA: dict[str, Any] = {"num_key_value_heads": 2}
-ROPE: dict[str, dict[str, Any]] = {
-    "default": {},
-    "linear": {"factor": 2.0},
-    "dynamic": {"factor": 2.0},
-    "yarn": {"factor": 4.0, "original_max_position_embeddings": 16},
-    "llama3": {
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 16,
-    },
-    "longrope": {
-        "short_factor": [1.0, 1.1, 1.2, 1.3],
-        "long_factor": [1.0, 2.0, 3.0, 4.0],
-        "factor": 2.0,
-        "original_max_position_embeddings": 16,
-    },
-}
-
-
-def config(**overrides: Any) -> LlamaConfig:
-    """A model small enough for exhaustive tests; weights large enough for logits of order one."""
-    sizes = {"vocab_size": V, "hidden_size": 32, "intermediate_size": 88, "num_hidden_layers": 2}
-    more = {"num_attention_heads": 4, "max_position_embeddings": 32, "initializer_range": 0.2}
-    return LlamaConfig(**(sizes | more | overrides))
-
-
-def pair(
-    *, attention: str = "sdpa", loss_chunk_tokens: int = 1024, **overrides: Any
-) -> tuple[Any, Any]:
-    """Our model and transformers', with equal weights, in evaluation mode."""
-    # Models that share a configuration object would share the choice of the attention back end.
-    first, second = config(**overrides), config(**overrides)
-    ours = LlamaForCausalLM._from_config(
-        first, attn_implementation=attention, loss_chunk_tokens=loss_chunk_tokens
-    )
-    theirs = stock.LlamaForCausalLM._from_config(second, attn_implementation=attention)
-    theirs.load_state_dict(ours.state_dict())
-    return ours.eval(), theirs.eval()
-
-
-def tokens(rows: int = 2, length: int = 24, seed: int = 0) -> Tensor:
-    return torch.randint(3, V, (rows, length), generator=torch.Generator().manual_seed(seed))
+from tests.support.llama_pair import GQA, ROPE, pair, tokens
 
 
 def left_padded() -> dict[str, Tensor]:
@@ -91,13 +41,6 @@ def assert_gradients(ours: nn.Module, theirs: nn.Module, bound: float) -> None:
     assert got.keys() == want.keys() != set()
     for name, gradient in want.items():
         assert (got[name] - gradient).abs().max() <= bound * gradient.abs().max(), name
-
-
-@pytest.fixture
-def registered() -> Iterator[None]:
-    register()
-    yield
-    unregister()
 
 
 # --- Parity of the forward pass
@@ -189,6 +132,19 @@ def test_generate(how: dict[str, Any], padded: bool) -> None:
         how = {"do_sample": False, "max_new_tokens": 12, "pad_token_id": 0} | how
         written.append(model.generate(**inputs, **how))
     assert torch.equal(*written)
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_a_cache_is_taken_by_either_name(name: str) -> None:
+    """transformers 5.24 calls it `cache`; not to hear of it would generate from the last token."""
+    ours, _ = pair()
+    whole = ours(tokens()).logits[:, -1:]
+    for model in (ours, ours.model):
+        cache = DynamicCache(config=model.config)
+        model(tokens()[:, :-1], **{name: cache})
+        assert cache.get_seq_length() == 23
+    last = ours(tokens()[:, -1:], **{name: cache}).logits
+    torch.testing.assert_close(last, whole, rtol=0, atol=1e-5)  # as with embeddings as input
 
 
 def test_training_makes_no_cache() -> None:
@@ -338,100 +294,6 @@ def test_trainer(tmp_path: Path, checkpointing: bool) -> None:
     # fp32 sums in another order, over two steps.
     assert ours_eval == pytest.approx(theirs_eval, rel=1e-5)
     assert ours_eval < ours[0] - 0.1, "it must have learned"
-
-
-# --- Checkpoints
-
-
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-def test_checkpoints_are_the_same_in_both_directions(tmp_path: Path, tied: bool) -> None:
-    ours, theirs = pair(tie_word_embeddings=tied, **GQA)
-    directions: list[tuple[Any, Any]] = [
-        (ours, stock.LlamaForCausalLM),
-        (theirs, LlamaForCausalLM),
-    ]
-    for writer, reader_class in directions:
-        folder = tmp_path / reader_class.__module__
-        writer.save_pretrained(folder, max_shard_size="20KB")
-        assert len(list(folder.glob("*.safetensors"))) > 2
-        reader, info = reader_class.from_pretrained(folder, output_loading_info=True)
-        assert not any(info.values()), info
-        expected = writer.state_dict()
-        assert reader.state_dict().keys() == expected.keys()
-        assert all(torch.equal(v, expected[k]) for k, v in reader.state_dict().items())
-        assert (reader.lm_head.weight is reader.model.embed_tokens.weight) == tied
-    written = [folder.joinpath("config.json").read_text() for folder in tmp_path.iterdir()]
-    assert written[0] == written[1]
-    assert json.loads(written[0])["architectures"] == ["LlamaForCausalLM"]
-
-
-def test_bf16_load(tmp_path: Path) -> None:
-    ours, _ = pair()
-    ours.save_pretrained(tmp_path)
-    loaded = [
-        model_class.from_pretrained(tmp_path, dtype=torch.bfloat16)
-        for model_class in (LlamaForCausalLM, stock.LlamaForCausalLM)
-    ]
-    assert torch.equal(*(model(tokens()).logits for model in loaded))
-    assert loaded[0].model.rotary_emb.inv_freq.dtype == torch.float32
-    # The fused layer rounds less often than the modules.
-    loaded[0] = LlamaForCausalLM.from_pretrained(
-        tmp_path, dtype=torch.bfloat16, layer_options=LayerOptions(fused=False)
-    )
-    assert not loaded[0].model.layer_options.fused
-    losses = [model.train()(tokens(), labels=tokens()).loss for model in loaded]
-    torch.testing.assert_close(*losses, rtol=1e-6, atol=0)  # fp32 sums of equal bf16 logits
-
-
-def test_missing_weights_get_their_initial_values(tmp_path: Path) -> None:
-    ours, _ = pair()
-    ours.save_pretrained(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
-    dropped = ["model.layers.1.mlp.up_proj.weight", "lm_head.weight", "model.norm.weight"]
-    kept = {name: 3 * weight for name, weight in weights.items() if name not in dropped}
-    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    loaded = LlamaForCausalLM.from_pretrained(tmp_path)
-    for name, weight in loaded.state_dict().items():
-        assert torch.equal(weight, weights[name] if name in dropped else kept[name]), name
-    inv_freq = ours.model.rotary_emb.inv_freq
-    assert torch.equal(loaded.model.rotary_emb.inv_freq, inv_freq)
-
-
-def test_device_map(tmp_path: Path) -> None:
-    ours, _ = pair()
-    ours.save_pretrained(tmp_path)
-    for device_map in ("auto", {"model": "cpu", "lm_head": "disk"}):
-        loaded = LlamaForCausalLM.from_pretrained(
-            tmp_path, device_map=device_map, offload_folder=tmp_path / "offload"
-        )
-        assert torch.equal(loaded(tokens()).logits, ours(tokens()).logits)
-        expected = ours(tokens(), labels=tokens(), skip_logits=True).loss
-        assert torch.equal(loaded(tokens(), labels=tokens(), skip_logits=True).loss, expected)
-
-
-def _auto_class(folder: Path | None = None) -> type[Any]:
-    """What AutoModelForCausalLM builds from a folder, or from a configuration."""
-    if folder is None:
-        return type(AutoModelForCausalLM.from_config(config()))
-    return type(AutoModelForCausalLM.from_pretrained(folder))
-
-
-def test_register(tmp_path: Path, registered: None) -> None:
-    ours, _ = pair()
-    ours.save_pretrained(tmp_path)
-    words = {"[UNK]": 0, **{f"w{i}": i for i in range(1, V)}}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[UNK]").save_pretrained(tmp_path)
-    register()
-    assert _auto_class(tmp_path) is LlamaForCausalLM
-    assert _auto_class() is LlamaForCausalLM
-    assert type(transformers.AutoModel.from_config(config())) is LlamaModel
-    pipe = transformers.pipeline("text-generation", str(tmp_path), device="cpu")
-    assert type(pipe.model) is LlamaForCausalLM
-    assert pipe("w5 w6", max_new_tokens=3, do_sample=False)[0]["generated_text"] != "w5 w6"
-    unregister()
-    assert _auto_class() is stock.LlamaForCausalLM
 
 
 # --- The recipe's side

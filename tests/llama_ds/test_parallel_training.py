@@ -283,7 +283,7 @@ def test_held_out_loss_does_not_depend_on_the_layout(
         ),
         (
             {"parallel.tp": 2, "train.sequence_length": 31, "train.tokens_per_step": 31},
-            r"sequence_length \(31\) .* x parallel\.tp \(2\), or parallel\.sequence_parallel off",
+            r"sequence_length \(31\) .* parallel\.tp \(2\); or set parallel\.sequence_parallel ",
         ),
         (
             {"parallel.tp": 2, "train.dtype": "bf16", "zero.stage": 0},

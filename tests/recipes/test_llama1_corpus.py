@@ -10,7 +10,7 @@ from data_pipeline.documents_folder import load_documents
 from data_pipeline.filters.perplexity_training import NGramConfig, train_ngram
 from data_pipeline.filters.reference_classifier import ClassifierConfig, train_reference_classifier
 from data_pipeline.filters.reference_urls import collect_reference_urls
-from recipes.llama1_corpus import c4_from_crawl_source, c4_source, common_crawl_source
+from recipes.llama1_web import c4_from_crawl_source, c4_source, common_crawl_source
 from tests.support.nasty_common_crawl import conversion, http, pack, record
 
 ENGLISH = (

@@ -345,9 +345,9 @@ def test_set_up_twice_installs_once(tmp_path: Path, bare_path: Path) -> None:
         assert result.returncode == 0, result.stderr
     calls = (environment / "calls").read_text().splitlines()
     assert len(calls) == 3
-    assert calls[0].endswith("requirements.txt")
-    assert calls[1].endswith("requirements-no-deps.txt")
-    assert "--no-deps" in calls[1]
+    assert calls[0].endswith(f"recipes/keep_torch.py {ROOT} {environment}")
+    chosen = f"-r {environment}/llama-ds-requirements.txt -c {environment}/llama-ds-constraints.txt"
+    assert calls[1].endswith(chosen)
     assert calls[2].endswith(f"--no-deps --no-build-isolation -e {ROOT}")
 
 

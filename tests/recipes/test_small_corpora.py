@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_pipeline.build.build_corpus import build_corpus
 from data_pipeline.documents_folder import load_documents
-from data_pipeline.text.licences import is_allowed
+from data_pipeline.text.licenses import is_allowed
 from recipes.small_corpora import PERMISSIVE, builtin_corpus
 
 
@@ -18,7 +18,7 @@ def test_builtin_corpus(tmp_path: Path) -> None:
         # Files are taken whole, and some are dropped: less than the budget, though not by much.
         assert 500_000 < manifest.num_text_bytes <= 1_000_000
         documents = load_documents(tmp_path / name)
-        assert all(is_allowed(licence, PERMISSIVE) for licence in documents["licence"])
+        assert all(is_allowed(license, PERMISSIVE) for license in documents["license"])
         assert all(documents["title"])
         largest = max(map(len, documents["text"]))
         assert largest < 400_000

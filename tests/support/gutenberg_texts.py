@@ -19,7 +19,7 @@ CHAPTER II
 
 THE END"""
 
-LICENCE = (
+LICENSE = (
     "Updated editions will replace the previous one. Project Gutenberg-tm is a trademark.\n" * 300
 )
 
@@ -67,4 +67,4 @@ by N. O. Body
 
 ***** This file should be named 4321.txt or 4321.zip *****
 Produced by Somebody
-{LICENCE}"""
+{LICENSE}"""

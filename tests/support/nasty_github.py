@@ -21,7 +21,7 @@ _PIECES = (
 )
 _NAMES = ("a.py", "b.c", "c.html", "d.lua", "e", "f.xyz", "g.rb", "h.md", "i.pas", "LICENSE", "")
 _PATHS = (*_NAMES, "vendor/a.go", "a/../../b.py", "/etc/passwd", "x" * 5_000, "é.py", None, 2)
-_LICENCES = (
+_LICENSES = (
     "mit",
     "apache-2.0",
     "gpl-3.0",
@@ -60,7 +60,7 @@ def nasty_row(rng: random.Random) -> dict[str, object]:
                 None,
             ]
         ),
-        rng.choice(["license", "licence", "licenses"]): rng.choice(_LICENCES),
+        rng.choice(["license", "license", "licenses"]): rng.choice(_LICENSES),
         "binary": rng.choice([False, True, "true", None]),
         "mode": rng.choice([33188, "33188", 40960, None]),
     }

@@ -21,7 +21,7 @@ from tests.support.sample_clusters import HOSTILE, sample_clusters
 RULES = ("exact", "url", "book_overlap", "near_duplicate")
 
 # name, files, raw bytes, documents read, text bytes read, drops (stage, reason, share of read),
-# tokens, share, epochs (of the paper), languages, licences, middle of the lengths in bits
+# tokens, share, epochs (of the paper), languages, licenses, middle of the lengths in bits
 _SOURCES = (
     (
         "common_crawl",
@@ -57,7 +57,7 @@ _SOURCES = (
         "github",
         (4_120, 48_300_000_000, 14_900_000, 61_200_000_000),
         (
-            (CLEAN, "licence", 0.302),
+            (CLEAN, "license", 0.302),
             (CLEAN, "generated", 0.083),
             (CLEAN, "line_length", 0.024),
             (CLEAN, "alphanumeric", 0.017),
@@ -140,10 +140,10 @@ _SOURCES = (
 _ORIGINS = {
     "common_crawl": ("Common Crawl, WET and WARC files of five dumps", "Common Crawl terms of use"),
     "c4": ("allenai/c4, variant en", "ODC-By 1.0"),
-    "github": ("BigQuery's public set of GitHub, files and licences", "Each repository's licence"),
+    "github": ("BigQuery's public set of GitHub, files and licenses", "Each repository's license"),
     "wikipedia": ("Wikimedia dumps of 20 languages", "CC-BY-SA 4.0 and GFDL"),
     "books": ("Project Gutenberg's plain texts", "Public domain in the United States"),
-    "arxiv": ("arXiv's bulk sources from S3", "Each paper's licence"),
+    "arxiv": ("arXiv's bulk sources from S3", "Each paper's license"),
     "stack_exchange": ("Stack Exchange's data dump, the 28 largest sites", "CC-BY-SA 4.0"),
 }
 
@@ -203,7 +203,7 @@ def _source(
     drops: tuple[tuple[str, str, float], ...],
     mixture: tuple[float, float, float],
     languages: dict[str, float],
-    licences: dict[str, float],
+    licenses: dict[str, float],
     middle: int,
 ) -> SourceAccount:
     num_files, raw_bytes, documents, text_bytes = sizes
@@ -234,8 +234,8 @@ def _source(
             if (count := int(documents * weight / sum(weights.values())))
         },
         languages={key: int(documents * share) for key, share in languages.items()},
-        licences={key: int(documents * share) for key, share in licences.items()},
-        licence_bytes={key: int(text_bytes * share) for key, share in licences.items()},
+        licenses={key: int(documents * share) for key, share in licenses.items()},
+        license_bytes={key: int(text_bytes * share) for key, share in licenses.items()},
         num_tokens=int(text_bytes / mixture[2]),
         unknown_bytes=int(text_bytes * 0.0004),
         origin=origin,
@@ -290,11 +290,11 @@ def _other_examples() -> tuple[DropExample, ...]:
         DropExample(
             "github",
             CLEAN,
-            "licence",
+            "license",
             "contents-000000000311.json.gz",
             90_211,
             "13375b7e62f14c318ad0ffb1c2a97d13",
-            "GPL-3.0-only is none of the licences that are kept",
+            "GPL-3.0-only is none of the licenses that are kept",
             "def main():\n    for row in rows():\n        print(row)\n",
         ),
         DropExample(

@@ -73,23 +73,27 @@ def sample_clusters() -> tuple[Cluster, ...]:
             7,
         ),
         _hostile_cluster(),
-        Cluster(
-            "exact",
-            recipe,
-            (
-                Member(
-                    "common_crawl",
-                    "aa0c5b7e62f14c318ad0ffb1c2a97d21",
-                    "CC-MAIN-2020-05/00002.warc.wet.gz",
-                    15,
-                    "https://kitchen.example/tart?page=2",
-                    _RECIPE * 2,
-                    2_048,
-                    1.0,
-                ),
+        _exact_cluster(recipe),
+    )
+
+
+def _exact_cluster(recipe: Member) -> Cluster:
+    return Cluster(
+        "exact",
+        recipe,
+        (
+            Member(
+                "common_crawl",
+                "aa0c5b7e62f14c318ad0ffb1c2a97d21",
+                "CC-MAIN-2020-05/00002.warc.wet.gz",
+                15,
+                "https://kitchen.example/tart?page=2",
+                _RECIPE * 2,
+                2_048,
+                1.0,
             ),
-            1,
         ),
+        1,
     )
 
 

@@ -32,7 +32,7 @@ from data_pipeline.files.inputs import InputFile
 Generator = Callable[[Random], Iterator[tuple[str, bytes]]]
 """Names and contents of files; a new generator state gives other ones."""
 
-_FILES_AT_ONCE = 20  # enough for a checkout with its licence, or a dump in several forms
+_FILES_AT_ONCE = 20  # enough for a checkout with its license, or a dump in several forms
 _WARM_UP_FILES = 30
 _LOOK_SECONDS = 0.1
 

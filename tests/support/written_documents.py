@@ -46,8 +46,8 @@ def write_documents(folder: Path, rows: Sequence[Mapping[str, Any]], num_files: 
         num_text_bytes=size,
         lengths={},
         languages={},
-        licences={},
-        licence_bytes={},
+        licenses={},
+        license_bytes={},
         files=tuple(files),
     )
     (folder / "manifest.json").write_bytes(manifest.to_json())

@@ -6,7 +6,7 @@ magic bytes decide, not its name. A bulk file (`arXiv_src_*.tar`) is a tar archi
 bulk file; None for a single package. A paper's text is its main file with all that it includes; its
 identity and month come from the file's name.
 
-arXiv has each paper's licence in its metadata and not in the source: licence is None.
+arXiv has each paper's license in its metadata and not in the source: license is None.
 """
 
 from __future__ import annotations

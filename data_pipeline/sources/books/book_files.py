@@ -66,7 +66,7 @@ def without_gutenberg(document: Document, *, keep_copyrighted: bool) -> Document
     if not gutenberg.is_gutenberg(document.text):
         return document
     header = gutenberg.header(document.text)
-    if header.licence == gutenberg.COPYRIGHTED and not keep_copyrighted:
+    if header.license == gutenberg.COPYRIGHTED and not keep_copyrighted:
         return document.rejected("copyrighted", header.title)
     by = f" by {header.author}" if header.title and header.author else ""
     number = header.number
@@ -81,7 +81,7 @@ def without_gutenberg(document: Document, *, keep_copyrighted: bool) -> Document
         language=header.language or document.language,
         timestamp=header.released or document.timestamp,
         url=f"https://www.gutenberg.org/ebooks/{number}" if number else document.url,
-        licence=header.licence if header.licence == gutenberg.PUBLIC_DOMAIN else None,
+        license=header.license if header.license == gutenberg.PUBLIC_DOMAIN else None,
     )
 
 

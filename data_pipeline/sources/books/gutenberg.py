@@ -126,7 +126,7 @@ class Header:
     """ISO 639-1."""
     released: str | None
     """ISO 8601, with the precision stated."""
-    licence: str | None
+    license: str | None
     """`PUBLIC_DOMAIN`, `COPYRIGHTED`, or None if neither is stated."""
 
 
@@ -144,11 +144,11 @@ def header(text: str) -> Header:
     number = _NUMBER.search(head)
     lower = head.lower()
     if re.search(r"\bcopyrighted project gutenberg", lower):
-        licence: str | None = COPYRIGHTED
+        license: str | None = COPYRIGHTED
     elif _AUSTRALIA.search(head):
-        licence = None  # public domain in Australia, perhaps not in the USA
+        license = None  # public domain in Australia, perhaps not in the USA
     elif "public domain" in lower or "for the use of anyone anywhere" in lower:
-        licence = PUBLIC_DOMAIN
+        license = PUBLIC_DOMAIN
     else:
         rest = text[-40_000:].lower()
         phrases = (
@@ -157,14 +157,14 @@ def header(text: str) -> Header:
             "public domain ebook",
         )
         is_stated = any(phrase in rest for phrase in phrases)
-        licence = PUBLIC_DOMAIN if is_stated else None
+        license = PUBLIC_DOMAIN if is_stated else None
     return Header(
         number=int(number[1]) if number else None,
         title=_field(head, "Title") or _title_line(head),
         author=_field(head, "Author"),
         language=_LANGUAGES.get((_field(head, "Language") or "").lower()),
         released=_released(head),
-        licence=licence,
+        license=license,
     )
 
 

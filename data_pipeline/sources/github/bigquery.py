@@ -20,10 +20,10 @@ from data_pipeline.document import Document, Rejected
 from data_pipeline.files.inputs import InputFile, Inputs, walk
 from data_pipeline.files.remote import Root
 from data_pipeline.sources.github import checkouts
-from data_pipeline.sources.github.code_files import is_licence_file, why_not_code
+from data_pipeline.sources.github.code_files import is_license_file, why_not_code
 from data_pipeline.sources.rows import Row, is_json, is_parquet, read_rows
 from data_pipeline.text.decoding import clean
-from data_pipeline.text.licences import from_name, from_text
+from data_pipeline.text.licenses import from_name, from_text
 
 _MAX_LINE_BYTES = 16 << 20
 """BigQuery stores contents below 1 MiB; JSON escaping takes at most six times as much."""
@@ -44,8 +44,8 @@ def inputs(
     """Files of rows, and the source files of checkouts.
 
     JSON lines and Parquet are rows, except in a checkout, where they are the project's data: in a
-    folder that has a licence file, or below one. Directly under `root` they always are rows, except
-    for a plain `.json` beside a licence file.
+    folder that has a license file, or below one. Directly under `root` they always are rows, except
+    for a plain `.json` beside a license file.
     """
     found = checkouts.inputs(
         root, suffixes=kinds, max_file_bytes=max_file_bytes, skip_folders=skip_folders
@@ -54,7 +54,7 @@ def inputs(
     licensed = {
         PurePosixPath(file.source_file).parent
         for file in tree.files
-        if is_licence_file(PurePosixPath(file.source_file).name)
+        if is_license_file(PurePosixPath(file.source_file).name)
     }
     rows = {file.source_file: file for file in tree.files if _has_rows(file, licensed)}
     files = sorted([*found.files, *rows.values()], key=lambda file: file.source_file)
@@ -68,22 +68,22 @@ def read(
     """Stream the documents of a file of rows (offset: line from 1, or Parquet row from 0), or a
     source file as one document.
 
-    Licence of a row: its field; where that is empty, as recognized in the licence files at the top
+    License of a row: its field; where that is empty, as recognized in the license files at the top
     level of the same repository, if their rows are in the same file.
     """
     if not _is_rows_kind(file):
         yield from checkouts.read(file)
         return
-    licences: dict[str, str] | None = None
+    licenses: dict[str, str] | None = None
     for row in _rows(file):
         if isinstance(row, Rejected):
             yield row
             continue
         item = _document(row, file, kinds, skip_folders)
-        if isinstance(item, Document) and item.licence is None and item.title is not None:
-            if licences is None:
-                licences = _repository_licences(file)
-            item = replace(item, licence=licences.get(_field(row, "repo_name")))
+        if isinstance(item, Document) and item.license is None and item.title is not None:
+            if licenses is None:
+                licenses = _repository_licenses(file)
+            item = replace(item, license=licenses.get(_field(row, "repo_name")))
         yield item
 
 
@@ -136,7 +136,7 @@ def _document(
         offset=row.offset,
         url=f"https://github.com/{place}" if repository else None,
         title=f"{repository}/{path}".lstrip("/"),
-        licence=_licence(row),
+        license=_license(row),
     )
 
 
@@ -158,8 +158,8 @@ def _field(row: Row, name: str) -> str:
     return "" if value is None else clean(str(value))
 
 
-def _licence(row: Row) -> str | None:
-    """Licence of the row's field; a list of licences is joined with AND."""
+def _license(row: Row) -> str | None:
+    """License of the row's field; a list of licenses is joined with AND."""
     stated: Any = next(
         (row.fields[name] for name in ("license", "licence", "licenses") if row.fields.get(name)),
         None,
@@ -167,16 +167,16 @@ def _licence(row: Row) -> str | None:
     names = stated if isinstance(stated, list) else [stated]
     if not all(isinstance(name, str) for name in names):
         return None
-    licences = {from_name(name) or f"LicenseRef-{'-'.join(name.split())}" for name in names}
-    return clean(" AND ".join(sorted(licences - {"LicenseRef-"}))) or None
+    licenses = {from_name(name) or f"LicenseRef-{'-'.join(name.split())}" for name in names}
+    return clean(" AND ".join(sorted(licenses - {"LicenseRef-"}))) or None
 
 
-def _repository_licences(file: InputFile) -> dict[str, str]:
-    """Licence per repository, from top-level licence files among the rows of `file`."""
+def _repository_licenses(file: InputFile) -> dict[str, str]:
+    """License per repository, from top-level license files among the rows of `file`."""
     texts: dict[str, str] = defaultdict(str)
     for row in _rows(file):
-        if isinstance(row, Row) and is_licence_file(_field(row, "path")):
+        if isinstance(row, Row) and is_license_file(_field(row, "path")):
             content = row.fields["content"]
             texts[_field(row, "repo_name")] += content if isinstance(content, str) else ""
     named = {repository: from_text(text) for repository, text in texts.items()}
-    return {repository: licence for repository, licence in named.items() if licence is not None}
+    return {repository: license for repository, license in named.items() if license is not None}

@@ -1,7 +1,7 @@
 """Reads code trees: a checkout, the standard library, a folder of installed packages.
 
-Every source file is one document with its licence: that of the installed package whose RECORD
-lists the file, else the one given for the whole tree, else that of the nearest licence file in the
+Every source file is one document with its license: that of the installed package whose RECORD
+lists the file, else the one given for the whole tree, else that of the nearest license file in the
 file's folder or above it (up to the root).
 """
 
@@ -22,19 +22,19 @@ from data_pipeline.files.remote import Root
 from data_pipeline.sources.github.code_files import (
     DOCUMENT_SUFFIXES,
     NOT_OWN_FOLDERS,
-    is_licence_file,
+    is_license_file,
     suffix_of,
     why_not_code,
 )
 from data_pipeline.text.decoding import NotTextError, clean, decode
-from data_pipeline.text.licences import from_metadata, from_text, is_allowed
+from data_pipeline.text.licenses import from_metadata, from_text, is_allowed
 
 
 @dataclass(frozen=True)
 class _Package:
     title: str
     """Name and version."""
-    licence: str | None
+    license: str | None
 
 
 def inputs(
@@ -44,15 +44,15 @@ def inputs(
     max_file_bytes: int,
     skip_folders: frozenset[str] = NOT_OWN_FOLDERS,
     title: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     max_total_bytes: int | None = None,
-    licences: frozenset[str] | None = None,
+    licenses: frozenset[str] | None = None,
 ) -> Inputs:
     """The source files under `root`. Symbolic links are not followed: they point to files of the
     tree, which are found anyway, or outside it.
 
-    `title` and `licence` apply to files outside packages. With `licences`, files under other
-    licences are ignored without being opened. With `max_total_bytes`, packages get equal shares of
+    `title` and `license` apply to files outside packages. With `licenses`, files under other
+    licenses are ignored without being opened. With `max_total_bytes`, packages get equal shares of
     the budget, small ones whole; documents first, then files in an order that depends on their
     names alone.
     """
@@ -61,7 +61,7 @@ def inputs(
         return folder.lower() in skip_folders or folder.endswith((".dist-info", ".egg-info"))
 
     tree = walk(root, follow_symlinks=False, skip_folder=is_skipped)
-    folder_licences = _folder_licences(tree)
+    folder_licenses = _folder_licenses(tree)
     packages = _packages(root, tree)
 
     def why_ignored(file: InputFile) -> str | None:
@@ -71,15 +71,15 @@ def inputs(
 
     def with_owner(file: InputFile) -> InputFile:
         if package := packages.get(file.source_file):
-            return replace(file, title=package.title, licence=package.licence)
-        nearest = _nearest_licence(file.source_file, folder_licences)
-        return replace(file, title=title, licence=licence or nearest)
+            return replace(file, title=package.title, license=package.license)
+        nearest = _nearest_license(file.source_file, folder_licenses)
+        return replace(file, title=title, license=license or nearest)
 
     chosen = tree.without(why_ignored)
     chosen = replace(chosen, files=tuple(map(with_owner, chosen.files)))
-    if licences is not None:
+    if licenses is not None:
         chosen = chosen.without(
-            lambda file: None if is_allowed(file.licence, licences) else "licence_not_allowed"
+            lambda file: None if is_allowed(file.license, licenses) else "license_not_allowed"
         )
     return chosen if max_total_bytes is None else _within_budget(chosen, max_total_bytes)
 
@@ -93,28 +93,28 @@ def read(file: InputFile) -> Iterator[Document | Rejected]:
     except NotTextError as error:
         yield Rejected(error.reason, file.source_file, detail=str(error))
     else:
-        yield Document(text, file.source_file, title=file.title, licence=file.licence)
+        yield Document(text, file.source_file, title=file.title, license=file.license)
 
 
-def _folder_licences(tree: Inputs) -> dict[PurePosixPath, str | None]:
-    """Licence per folder that has a licence file (None if it is not recognized); several files are
+def _folder_licenses(tree: Inputs) -> dict[PurePosixPath, str | None]:
+    """License per folder that has a license file (None if it is not recognized); several files are
     combined.
     """
     texts: dict[PurePosixPath, str] = defaultdict(str)
     for file in tree.files:
         folder, _, name = file.source_file.rpartition("/")
-        if is_licence_file(name):
+        if is_license_file(name):
             with local_copy(file) as here:
                 texts[PurePosixPath(folder)] += _read_text(here.path)
     return {folder: from_text(text) for folder, text in texts.items()}
 
 
-def _nearest_licence(
-    source_file: str, folder_licences: dict[PurePosixPath, str | None]
+def _nearest_license(
+    source_file: str, folder_licenses: dict[PurePosixPath, str | None]
 ) -> str | None:
-    """Of the nearest folder with a licence file, even if that licence is not recognized."""
+    """Of the nearest folder with a license file, even if that license is not recognized."""
     folders = PurePosixPath(source_file).parents
-    return next((folder_licences[f] for f in folders if f in folder_licences), None)
+    return next((folder_licenses[f] for f in folders if f in folder_licenses), None)
 
 
 def _packages(root: Root, tree: Inputs) -> dict[str, _Package]:
@@ -124,7 +124,7 @@ def _packages(root: Root, tree: Inputs) -> dict[str, _Package]:
     for item in tree.ignored:
         if item.source_file.endswith(".dist-info"):
             raise ValueError(
-                f"{root} has installed packages ({item.source_file}), whose licences are read "
+                f"{root} has installed packages ({item.source_file}), whose licenses are read "
                 "from a local disk only; copy the folder to this machine, and pass its path"
             )
     return {}
@@ -136,15 +136,15 @@ def _package_files(root: Path) -> dict[str, _Package]:
     for info in sorted(root.glob("*.dist-info")):
         record = _read_text(info / "RECORD")
         metadata = email.message_from_string(_read_text(info / "METADATA"))
-        licence = from_metadata(metadata, _own_licence_text(info))
-        package = _Package(f"{metadata.get('Name')} {metadata.get('Version')}", licence)
+        license = from_metadata(metadata, _own_license_text(info))
+        package = _Package(f"{metadata.get('Name')} {metadata.get('Version')}", license)
         owners.update((row[0], package) for row in csv.reader(record.splitlines()) if row)
     return owners
 
 
-def _own_licence_text(info: Path) -> str:
+def _own_license_text(info: Path) -> str:
     files = [*info.iterdir(), *(info / "licenses").glob("*")]
-    named = sorted(path for path in files if is_licence_file(path.name) and path.is_file())
+    named = sorted(path for path in files if is_license_file(path.name) and path.is_file())
     return _read_text(named[0]) if named else ""
 
 

@@ -35,7 +35,7 @@ lower case. Data (JSON, XML, CSV, SVG, lock files, source maps, certificates) is
 NOT_OWN_FOLDERS = frozenset(
     {
         *("__pycache__", "node_modules", "site-packages", "dist-packages", "bower_components"),
-        # Vendored packages are not under the licence of the package that contains them.
+        # Vendored packages are not under the license of the package that contains them.
         *("_vendor", "vendor", "vendored", "third_party", "3rdparty", "extern", "externals"),
     }
 )
@@ -43,7 +43,7 @@ TEST_FOLDERS = frozenset(
     {"test", "tests", "testing", "testdata", "test_data", "idle_test", "fixtures"}
 )
 
-_LICENCE_FILE = re.compile(
+_LICENSE_FILE = re.compile(
     # Includes "MIT-LICENSE", as in Rails and its plugins.
     r"(?:(?:mit|bsd|apache|[al]?gpl|mpl)[\w.]{0,5}[-_ ])?(?:licen[cs]es?|copying|unlicense)"
     r"(?:[-._].*)?",
@@ -61,9 +61,9 @@ def suffix_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def is_licence_file(name: str) -> bool:
-    """Whether a file name (without folder) is that of a licence file for the files around it."""
-    return _LICENCE_FILE.fullmatch(name) is not None and suffix_of(name) not in CODE_SUFFIXES
+def is_license_file(name: str) -> bool:
+    """Whether a file name (without folder) is that of a license file for the files around it."""
+    return _LICENSE_FILE.fullmatch(name) is not None and suffix_of(name) not in CODE_SUFFIXES
 
 
 def why_not_code(name: str, kinds: frozenset[str]) -> str | None:
@@ -71,8 +71,8 @@ def why_not_code(name: str, kinds: frozenset[str]) -> str | None:
 
     `kinds` are suffixes, and whole file names, in lower case.
     """
-    if is_licence_file(name):
-        return "licence_file"
+    if is_license_file(name):
+        return "license_file"
     if _NOT_HAND_WRITTEN.search(name) or _TABLES.fullmatch(name):
         return "not_hand_written"
     if suffix_of(name) not in kinds and name.lower() not in kinds:

@@ -1,4 +1,4 @@
-"""Strips boilerplate: copyright and licence notices in the header comments of source files.
+"""Strips boilerplate: copyright and license notices in the header comments of source files.
 
 LLaMA, section 2.1: "we removed boilerplate, such as headers, with regular expressions". Notices
 are searched for in the comments before the first line of code only, paragraph by paragraph: other
@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from data_pipeline.document import Document
 from data_pipeline.sources.github.comments import Block, Line, leading_blocks, syntax_of
-from data_pipeline.text.licences import from_header
+from data_pipeline.text.licenses import from_header
 
 _PHRASES = (
     *("spdx-license-identifier", "licensed under", "licenced under", "licensed to the"),
@@ -43,7 +43,7 @@ _PHRASES = (
     *("unauthorized copying", "proprietary and confidential", "confidential and proprietary"),
     *("creative commons",),
 )
-"""Phrases (lower case) that mark a paragraph as a licence notice."""
+"""Phrases (lower case) that mark a paragraph as a license notice."""
 
 _COPYRIGHT = re.compile(
     r"^(?:@|\\)?(?:(?:Portions?|Parts?|Some parts)\W+(?:are )?)?"
@@ -53,14 +53,14 @@ _COPYRIGHT = re.compile(
 )
 """A copyright line."""
 
-_LICENCE_FIELD = re.compile(r"@?licen[sc]e\s*[:=]\s*\S", re.IGNORECASE)
+_LICENSE_FIELD = re.compile(r"@?licen[sc]e\s*[:=]\s*\S", re.IGNORECASE)
 
 _GENERATED = re.compile(r"\bgenerated\b|\bdo not (?:edit|modify)\b", re.IGNORECASE)
 _BLANK_LINES = re.compile(r"(?:[ \t]*\n)*")
 
 
 def remove_notices(text: str, name: str) -> tuple[str, str]:
-    """Returns (text without copyright and licence notices in its header, the notices' prose).
+    """Returns (text without copyright and license notices in its header, the notices' prose).
 
     `name` is the file name, which determines the comment syntax. What is kept is unchanged except
     for blank lines beside a removed comment. Idempotent.
@@ -72,21 +72,21 @@ def remove_notices(text: str, name: str) -> tuple[str, str]:
 
 
 def without_notices(document: Document) -> Document:
-    """Edit: strip the notices, and combine the licence that they name with the project's.
+    """Edit: strip the notices, and combine the license that they name with the project's.
 
     A file of a permissive project that says it is under the GPL is not permissive.
     """
     text, notices = remove_notices(document.text, file_name(document))
-    licence = document.licence
+    license = document.license
     named = from_header(notices) if notices else None
-    if licence is not None and named is not None:
-        known = licence.split()
+    if license is not None and named is not None:
+        known = license.split()
         if " OR " not in named:
             new = [part for part in named.split(" AND ") if part not in known]
-            licence = " AND ".join([licence, *new])
+            license = " AND ".join([license, *new])
         elif not any(part.strip("()") in known for part in named.split(" OR ")):
-            licence = f"{licence} AND ({named.strip('()')})"
-    return replace(document, text=text, licence=licence)
+            license = f"{license} AND ({named.strip('()')})"
+    return replace(document, text=text, license=license)
 
 
 def file_name(document: Document) -> str:
@@ -160,14 +160,14 @@ def _notice(lines: list[str]) -> tuple[int, int]:
     copyright_lines = [i for i, line in enumerate(lines) if _COPYRIGHT.search(line)]
     speaks = any(phrase in paragraph for phrase in _PHRASES)
     if not speaks:
-        fields = [i for i, line in enumerate(lines) if _LICENCE_FIELD.match(line)]
+        fields = [i for i, line in enumerate(lines) if _LICENSE_FIELD.match(line)]
         told = sorted(copyright_lines + fields)
         # Names and dates may be removed with it, other content of the paragraph may not.
         return (told[0], told[-1] + 1) if told else (0, 0)
     first = next((i for i, line in enumerate(lines) if _speaks(line)), 0)
     if copyright_lines and copyright_lines[0] <= first:
         return copyright_lines[0], len(lines)
-    # A sentence that mentions the licence is removed from its beginning.
+    # A sentence that mentions the license is removed from its beginning.
     while first > 0 and not lines[first - 1].endswith((".", ":", "!", "?")):
         first -= 1
     return first, len(lines)

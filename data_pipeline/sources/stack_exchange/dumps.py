@@ -38,14 +38,14 @@ _OWN_DOMAINS: Mapping[str, str] = {
     **{name: f"{name}.com" for name in ("stackoverflow", "superuser", "serverfault", "askubuntu")},
     **{"stackapps": "stackapps.com", "mathoverflow": "mathoverflow.net"},
 }
-# Start date of each licence, newest first; Stack Exchange's own rule for posts without a stated
-# licence (meta.stackexchange.com/questions/347758).
-_LICENCES = (
+# Start date of each license, newest first; Stack Exchange's own rule for posts without a stated
+# license (meta.stackexchange.com/questions/347758).
+_LICENSES = (
     ("2018-05-02", "CC-BY-SA-4.0"),
     ("2011-04-08", "CC-BY-SA-3.0"),
     ("", "CC-BY-SA-2.5"),
 )
-_STATED_LICENCE = re.compile(r"CC BY-SA (2\.5|3\.0|4\.0)")
+_STATED_LICENSE = re.compile(r"CC BY-SA (2\.5|3\.0|4\.0)")
 _ROW_ID = re.compile(rb'\sId="(\d{1,18})"')
 _INTEGER = re.compile(r"-?\d{1,18}")
 
@@ -122,7 +122,7 @@ class _Post(NamedTuple):
     is_question: bool
     score: int
     created: str
-    licence: str
+    license: str
     body: str
     title: str
     accepted: int
@@ -239,7 +239,7 @@ def _post_of_row(
         is_question=kind == _QUESTION,
         score=numbers["Score"] or 0,
         created=row.get("CreationDate", ""),
-        licence=_licence(row),
+        license=_license(row),
         body=row["Body"],
         title=row.get("Title", ""),
         accepted=_integer(row.get("AcceptedAnswerId")) or 0,
@@ -251,13 +251,13 @@ def _integer(text: str | None) -> int | None:
     return int(text) if text is not None and _INTEGER.fullmatch(text) else None
 
 
-def _licence(row: Mapping[str, str]) -> str:
+def _license(row: Mapping[str, str]) -> str:
     """SPDX id: as stated by the post, else by its creation date."""
-    stated = _STATED_LICENCE.fullmatch(row.get("ContentLicense", ""))
+    stated = _STATED_LICENSE.fullmatch(row.get("ContentLicense", ""))
     if stated is not None:
         return f"CC-BY-SA-{stated[1]}"
     created = row.get("CreationDate", "")
-    return next(licence for start, licence in _LICENCES if created >= start)
+    return next(license for start, license in _LICENSES if created >= start)
 
 
 def _thread(group: Group, file: InputFile, rules: _Rules) -> Iterator[Document | Rejected]:
@@ -303,7 +303,7 @@ def _document(
 ) -> Iterator[Document | Rejected]:
     """ "Q: " title, body; "A: " each answer; separated by blank lines."""
     texts: list[str] = []
-    licences = {question.licence}
+    licenses = {question.license}
     for post in (question, *answers):
         try:
             text = html_to_text(clean(post.body))
@@ -316,14 +316,14 @@ def _document(
             text = "\n\n".join(filter(None, (clean(post.title).strip(), text)))
         if text:
             texts.append(f"{'Q' if post.is_question else 'A'}: {text}")
-            licences.add(post.licence)
+            licenses.add(post.license)
     yield Document(
         text=clean("\n\n".join(texts)),
         source_file=file.source_file,
         offset=question.id,
         url=_url(site_of(file), question.id),
         title=clean(question.title).strip() or None,
-        licence=" AND ".join(sorted(licences)),
+        license=" AND ".join(sorted(licenses)),
         timestamp=question.created or None,
     )
 

@@ -231,7 +231,7 @@ def _page(piece: Piece, file: InputFile, site: _Site, language: str) -> Document
         url=_url(language, title),
         title=title,
         language=language,
-        licence=licence(timestamp),
+        license=license(timestamp),
         timestamp=timestamp,
     )
 
@@ -272,7 +272,7 @@ def _canonical(text: str, site: _Site) -> str:
     return site.to_canonical.sub(lambda match: f"[[{site.canonical[match[1].lower()]}:", text)
 
 
-def licence(timestamp: str | None) -> str:
-    """SPDX id of the licence of a revision, by its date."""
+def license(timestamp: str | None) -> str:
+    """SPDX id of the license of a revision, by its date."""
     newer = timestamp is not None and timestamp >= CC_BY_SA_4_SINCE
     return "CC-BY-SA-4.0" if newer else "CC-BY-SA-3.0"

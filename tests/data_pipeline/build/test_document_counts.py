@@ -8,7 +8,7 @@ import pyarrow as pa
 from data_pipeline.build.document_counts import DocumentCounts
 
 ROWS = [
-    # language, licence, contamination, bytes
+    # language, license, contamination, bytes
     ("en", "MIT", None, 1),
     ("en", None, '{"mmlu": "x"}', 1023),
     (None, "GPL-3.0-only", None, 1024),
@@ -17,7 +17,7 @@ ROWS = [
 
 
 def counted(rows: list[tuple[str | None, str | None, str | None, int]]) -> DocumentCounts:
-    names = ("language", "licence", "contamination")
+    names = ("language", "license", "contamination")
     columns = zip(*(row[:3] for row in rows), strict=True)
     table = pa.table(
         {name: pa.array(c, pa.string()) for name, c in zip(names, columns, strict=True)}
@@ -33,8 +33,8 @@ def test_counts() -> None:
         "num_text_bytes": 2051,
         "lengths": {"1": 1, "2": 1, "10": 1, "11": 1},
         "languages": {"": 1, "en": 2, "it": 1},
-        "licences": {"": 1, "GPL-3.0-only": 1, "MIT": 2},
-        "licence_bytes": {"": 1023, "GPL-3.0-only": 1024, "MIT": 4},
+        "licenses": {"": 1, "GPL-3.0-only": 1, "MIT": 2},
+        "license_bytes": {"": 1023, "GPL-3.0-only": 1024, "MIT": 4},
         "contaminated": {"boolq": 1, "mmlu": 2},
     }
 

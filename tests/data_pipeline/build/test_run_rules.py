@@ -249,7 +249,7 @@ def starts_with_b(document: Document) -> str | None:
 
 
 def test_what_is_requested_is_not_shown(tmp_path: Path) -> None:
-    rows = [{"text": text, "licence": text[0]} for text in ("a1", "a1", "c1", "c1", "b1", "b2")]
+    rows = [{"text": text, "license": text[0]} for text in ("a1", "a1", "c1", "c1", "b1", "b2")]
     root, out = written(tmp_path / "raw", *rows), tmp_path / "out"
     source = replace(TEXT, filters=(starts_with_b,))
 
@@ -261,12 +261,12 @@ def test_what_is_requested_is_not_shown(tmp_path: Path) -> None:
 
     assert shown(NO_REQUESTS) == ({"a1", "c1"}, {"b1", "b2"})
     assert shown(RemovalRequests(ids=frozenset({content_id("b1")}))) == ({"a1", "c1"}, {"b2"})
-    assert shown(RemovalRequests(licences=frozenset("a"))) == ({"c1"}, {"b1", "b2"})
+    assert shown(RemovalRequests(licenses=frozenset("a"))) == ({"c1"}, {"b1", "b2"})
 
 
-def test_requests_by_address_and_licence(tmp_path: Path) -> None:
-    requests = RemovalRequests(urls=frozenset({"u"}), licences=frozenset({"MIT"}))
-    table = pa.table({"id": ["1", "2", "3"], "url": ["u", None, "v"], "licence": [None, "MIT", ""]})
+def test_requests_by_address_and_license(tmp_path: Path) -> None:
+    requests = RemovalRequests(urls=frozenset({"u"}), licenses=frozenset({"MIT"}))
+    table = pa.table({"id": ["1", "2", "3"], "url": ["u", None, "v"], "license": [None, "MIT", ""]})
     assert requests.rows(table).tolist() == [True, True, False]
     requests.save(tmp_path / "requests.json")
     assert RemovalRequests.load(tmp_path / "requests.json") == requests

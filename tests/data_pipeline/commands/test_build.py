@@ -180,7 +180,10 @@ def test_old_parts_are_named_until_they_are_forgotten(
     assert len(list(out.glob("documents/.rules/*-*"))) == 2
 
 
-def test_every_executor_makes_the_same_store(raw: Path, tmp_path: Path) -> None:
+def test_every_executor_makes_the_same_store(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # as recipes/setup.sh does
     options = ("--tokenizer.vocab-size", "300", "--deduplication.near-duplicates", "0.8")
     for out, executor in (("local", "local"), ("ray", "ray")):
         assert build(raw, tmp_path / out, *options, "--executor", executor, "--jobs", "2") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.metadata
 import json
 import os
 import re
@@ -187,6 +188,26 @@ def test_another_end_of_documents_makes_another_store(raw: Path, tmp_path: Path)
         assert all(ids[-1] == number for ids in ids_by_document(out).values())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_removal_counts_what_it_takes_out(raw: Path, tmp_path: Path, kind: str) -> None:
+    given, out = write(KINDS[kind](), tmp_path / "given"), tmp_path / "out"
+    assert build(raw, out, "--tokenizer.path", str(given)) == 0
+    documents = load_documents(out / "documents" / "text")
+    number = documents["text"].index(prose()[7])
+    before = TokenStore.open(out / "store").manifest.sources["text"]
+    assert (
+        build_text.run(
+            ["remove", "--out", str(out), "--ids", documents["id"][number]], prog="llama-ds-build"
+        )
+        == 0
+    )
+    found = ids_by_document(out)
+    assert prose()[7] not in found
+    after = TokenStore.open(out / "store").manifest.sources["text"]
+    lost = sum(before[s].num_text_bytes - after[s].num_text_bytes for s in SPLITS)
+    assert lost == len(prose()[7].encode())
+
+
 def test_a_killed_build_continues(tmp_path: Path) -> None:
     raw, text = tmp_path / "raw", "\n".join(prose())
     raw.mkdir()
@@ -324,3 +345,36 @@ def test_wrong_options_are_one_line_and_exit_code_2(
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert re.search(message, done.stderr), done.stderr
+
+
+def test_the_console_command_needs_no_recipes(raw: Path, tmp_path: Path) -> None:
+    (command,) = importlib.metadata.entry_points(group="console_scripts", name="llama-ds-build")
+    assert command.load() is build_text.main
+    code = (
+        "import sys; sys.modules['recipes'] = None; from data_pipeline.commands import build_text"
+    )
+    started = [sys.executable, "-c", f"{code}; build_text.main()"]
+    options = ["--raw", str(raw), "--out", str(tmp_path / "out"), "--documents-only", "--jobs", "1"]
+    done = subprocess.run(
+        [*started, *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    # Without --text-field there is no text but that of plain-text files.
+    assert done.returncode == 0, done.stderr
+    assert read_manifest(tmp_path / "out" / "documents" / "text").num_kept == 3
+    refused = subprocess.run(
+        [*started, "--raw", "gone", "--out", "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "error: --raw: there is no gone; put the files there\n",
+    )

@@ -180,21 +180,21 @@ def test_every_source_lists_a_url_as_a_folder(
         "c4": ["en/c4-train.00000-of-01024.json.gz", "multilingual/c4-de.tfrecord-00000.json.gz"],
         "common_crawl": ["CC-MAIN-1.warc.wet.gz", "CC-MAIN-1.warc.wat.gz"],
     }
-    licence = (Path(__file__).parents[3] / "LICENSE").read_bytes()
+    license = (Path(__file__).parents[3] / "LICENSE").read_bytes()
     for folder_name, files in names.items():
         for name in files:
             path = tmp_path / folder_name / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(licence)
-            bucket.pipe_file(f"{URL}/{folder_name}/{name}", licence)
+            path.write_bytes(license)
+            bucket.pipe_file(f"{URL}/{folder_name}/{name}", license)
     roots: tuple[Root, Root] = (tmp_path, RemoteFolder(URL))
     for kind, _ in llama1_corpus(tmp_path, CrawlModels()).sources:
         here, there = (kind.inputs(root / kind.name) for root in roots)
         assert listed(here) == listed(there), kind.name
         assert here.files, kind.name
-        licences = [file.licence for file in there.files]
-        assert licences == [file.licence for file in here.files]
-        assert any(licences) == (kind.name == "github")
+        licenses = [file.license for file in there.files]
+        assert licenses == [file.license for file in here.files]
+        assert any(licenses) == (kind.name == "github")
 
 
 def test_installed_packages_are_read_here_only(

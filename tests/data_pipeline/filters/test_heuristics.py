@@ -1,4 +1,4 @@
-"""Filters: one row per rule and side of its threshold; and the licence rule."""
+"""Filters: one row per rule and side of its threshold; and the license rule."""
 
 from collections.abc import Callable
 from functools import partial
@@ -53,9 +53,9 @@ def test_generated_code(text: str, is_generated: bool) -> None:
     assert reason == ("generated_code" if is_generated else None)
 
 
-def test_licence() -> None:
+def test_license() -> None:
     allowed = frozenset({"MIT"})
-    for licence, reason in (("MIT", None), ("GPL", "licence_not_allowed"), (None,) * 2):
-        expected = "licence_not_allowed" if licence is None else reason
-        document = Document("text", "file", licence=licence)
-        assert filters.licence_not_allowed(document, allowed=allowed) == expected
+    for license, reason in (("MIT", None), ("GPL", "license_not_allowed"), (None,) * 2):
+        expected = "license_not_allowed" if license is None else reason
+        document = Document("text", "file", license=license)
+        assert filters.license_not_allowed(document, allowed=allowed) == expected

@@ -1,6 +1,7 @@
 # ruff: noqa: RUF001 - Russian text has letters that look like others
-"""Language identification, with the model that is installed."""
+"""Language identification, with the model that comes with the package."""
 
+import hashlib
 from functools import partial
 from pathlib import Path
 
@@ -70,8 +71,20 @@ def test_filters(language: str | None, score: float | None, reasons: list[str]) 
     assert [reason for rule in rules if (reason := rule(document))] == reasons
 
 
+def test_the_model_is_the_published_one_and_has_its_license_beside_it() -> None:
+    path = language_model(None).path
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert checksum == "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
+    license = path.with_name("lid.176.ftz.license").read_text("utf-8")
+    assert checksum in license
+    assert "https://creativecommons.org/licenses/by-sa/3.0/" in license
+
+
 def test_a_missing_model_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"lid\.bin is missing; .*fasttext\.cc.*pip install"):
+    with pytest.raises(
+        ValueError,
+        match=r"lid\.bin is missing; .*fasttext\.cc.*of the package data_pipeline is used",
+    ):
         language_model(tmp_path / "lid.bin")
     with pytest.raises(ValueError, match="is a folder"):
         language_model(tmp_path)

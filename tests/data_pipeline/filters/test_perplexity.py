@@ -21,7 +21,7 @@ from data_pipeline.filters.perplexity import (
     perplexity_model,
 )
 from data_pipeline.filters.perplexity_training import NGramConfig, train_ngram
-from recipes.llama1_corpus import PUBLISHED_CUTOFFS
+from recipes.llama1_web import PUBLISHED_CUTOFFS
 
 CONFIG = NGramConfig(order=3, vocab_size=200)
 NOUNS = ("river", "mill", "town", "hill", "bridge", "forest", "road", "lake")

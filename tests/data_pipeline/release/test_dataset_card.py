@@ -123,7 +123,7 @@ def test_size_categories(documents: int, category: str) -> None:
 def test_card_says_what_was_built() -> None:
     text = card(sample_account())
     assert "| books | Project Gutenberg's plain texts | 61,300 files, 10.9 GB | 46,773 |" in text
-    assert "| github | clean | licence | 4,499,800 |" in text
+    assert "| github | clean | license | 4,499,800 |" in text
     assert "| github | MIT | 2,899,391 |" in text
     assert "- undone, so its duplicates are kept: `url`" in text
     assert "Books3 is not public" in text
@@ -138,7 +138,7 @@ def test_every_column_is_explained() -> None:
 def test_texts_of_a_card_are_no_markup() -> None:
     account = sample_account()
     source = dataclasses.replace(
-        account.sources[0], licences={"a|b\n# <script>": 1}, licence_bytes={}, origin="[x](y)\n---"
+        account.sources[0], licenses={"a|b\n# <script>": 1}, license_bytes={}, origin="[x](y)\n---"
     )
     text = card(dataclasses.replace(account, sources=(source,)))
     assert r"a\|b # \<script\>" in text

@@ -50,15 +50,15 @@ TEXTS = {
 ID = content_id(TEXTS["text"][3])
 URL = f"https://example.org/text/{ROWS_PER_FILE + 1}"
 REQUESTED = RemovalRequests(frozenset({ID}), frozenset({URL}), frozenset({"GPL-3.0-only"}))
-# The whole last file of `text` has this licence, and one document of another file.
+# The whole last file of `text` has this license, and one document of another file.
 COPYLEFT = {*range(2 * ROWS_PER_FILE, 3 * ROWS_PER_FILE), 5}
 GONE = {3, ROWS_PER_FILE + 1} | COPYLEFT
 
 
 def row(name: str, number: int) -> dict[str, str]:
-    licence = "GPL-3.0-only" if name == "text" and number in COPYLEFT else "MIT"
+    license = "GPL-3.0-only" if name == "text" and number in COPYLEFT else "MIT"
     text = TEXTS[name][number]
-    return {"text": text, "url": f"https://example.org/{name}/{number}", "licence": licence}
+    return {"text": text, "url": f"https://example.org/{name}/{number}", "license": license}
 
 
 def build(out: Path, raw: Path, requests: RemovalRequests = NO_REQUESTS) -> None:
@@ -155,7 +155,7 @@ def test_requested_documents_are_gone_from_documents(dataset: Path) -> None:
     assert manifest.lengths == {
         str(k): n for k, n in sorted(Counter(s.bit_length() for s in sizes).items())
     }
-    assert manifest.licences == {"MIT": len(stays)}
+    assert manifest.licenses == {"MIT": len(stays)}
     assert manifest.fingerprint != before.fingerprint
     ledger = pq.read_table(sorted((dataset / "documents" / "text").glob("dropped-*"))).to_pylist()
     assert {line["id"] for line in ledger} == {content_id(TEXTS["text"][n]) for n in GONE}
@@ -231,15 +231,15 @@ def test_later_builds_leave_them_out_and_make_the_same_files(dataset: Path) -> N
 
 
 def test_every_count_is_that_of_a_build_without_these_documents(dataset: Path) -> None:
-    """Also by licence: those of another file have it, and one of it has gone before."""
+    """Also by license: those of another file have it, and one of it has gone before."""
     remove(dataset, RemovalRequests(ids=frozenset({content_id(TEXTS["text"][5])})))
     partly = read_manifest(dataset / "documents" / "text")
-    assert partly.licence_bytes["GPL-3.0-only"] == sum(
+    assert partly.license_bytes["GPL-3.0-only"] == sum(
         len(TEXTS["text"][n].encode()) for n in COPYLEFT - {5}
     )
     remove(dataset, REQUESTED)
     removed = read_manifest(dataset / "documents" / "text")
-    assert removed.licence_bytes == {"MIT": removed.num_text_bytes}
+    assert removed.license_bytes == {"MIT": removed.num_text_bytes}
     build(dataset, dataset.parent / "raw", RemovalRequests.load(dataset / REQUESTS))
     assert removed != read_manifest(dataset / "documents" / "text")
     built = replace(read_manifest(dataset / "documents" / "text"), fingerprint=removed.fingerprint)

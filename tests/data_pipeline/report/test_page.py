@@ -64,12 +64,12 @@ def browser(window: Browser, page: Path) -> Iterator[Browser]:
 
 def test_reasons_open_to_examples(browser: Browser) -> None:
     assert not browser.visible(".example")
-    browser.click(".reason[data-reason=licence] summary")
+    browser.click(".reason[data-reason=license] summary")
     (example,) = browser.visible(".example")
-    assert "GPL-3.0-only is none of the licences" in example.text
+    assert "GPL-3.0-only is none of the licenses" in example.text
     assert "contents-000000000311.json.gz" in example.text
     assert "for row in rows():" in example.text
-    browser.click(".reason[data-reason=licence] summary")
+    browser.click(".reason[data-reason=license] summary")
     assert not browser.visible(".example")
 
 
@@ -275,8 +275,8 @@ def test_account_of_a_documents_folder() -> None:
         num_text_bytes=5_000,
         lengths={"7": 60},
         languages={"en": 60},
-        licences={"": 60},
-        licence_bytes={"": 6_000},
+        licenses={"": 60},
+        license_bytes={"": 6_000},
         files=(),
     )
     source = source_account(manifest, RULES)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.document import Document, Rejected
 from data_pipeline.sources import c4
-from recipes.llama1_corpus import c4_source
+from recipes.llama1_web import c4_source
 from tests.support.nasty_common_crawl import nasty_c4
 
 ROW = {

@@ -139,7 +139,7 @@ def test_json_metadata_is_taken_over(tmp_path: Path) -> None:
     row = {"content": "t", "url": "u", "license": "MIT", "timestamp": "2019", "title": 5}
     (tmp_path / "a.jsonl").write_text(json.dumps(row))
     (item,) = read(tmp_path, text_field="content")
-    assert item == Document("t", "a.jsonl", 1, url="u", licence="MIT", timestamp="2019")
+    assert item == Document("t", "a.jsonl", 1, url="u", license="MIT", timestamp="2019")
 
 
 def test_parquet(tmp_path: Path) -> None:

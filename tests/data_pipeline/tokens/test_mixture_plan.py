@@ -142,6 +142,7 @@ def write_manifest(path: Path, tokens: dict[str, int]) -> TokenStore:
     empty = SplitManifest.of((), num_text_bytes=0, num_byte_tokens=0)
     manifest = StoreManifest(
         version=FORMAT_VERSION,
+        tokenizer_kind="sentencepiece",
         tokenizer_sha256="a" * 64,
         vocab_size=32_000,
         bos_token_id=1,

@@ -45,6 +45,7 @@ def write_store(store: Path) -> TokenStore:
     (store / "tokenizer" / "tokenizer.model").write_bytes(b"a model")
     manifest = StoreManifest(
         version=FORMAT_VERSION,
+        tokenizer_kind="sentencepiece",
         tokenizer_sha256=hashlib.sha256(b"a model").hexdigest(),
         vocab_size=100,
         bos_token_id=1,

@@ -145,7 +145,7 @@ def test_every_token_has_a_provenance(trained: Path, tmp_path: Path) -> None:
         {
             "text": text,
             "url": f"https://example.org/{number}",
-            "licence": "CC-BY-SA-4.0",
+            "license": "CC-BY-SA-4.0",
             "source_file": f"{number % 7}.gz",
             "offset": number,
         }

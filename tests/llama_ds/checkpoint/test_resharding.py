@@ -214,7 +214,7 @@ def job_of(recipe: Recipe) -> Iterator[tuple[Any, int]]:
 
     device = init_distributed(0)
     with train.build_groups(recipe) as groups:
-        job, step = train.build_job(recipe, groups, device, 0, {})
+        job, step = train.build_job(recipe, groups, device, {})
         yield job, step
         job.saver.close()
         if job.log is not None:

@@ -149,4 +149,4 @@ def uneven() -> str:
 
 @pytest.mark.dist
 def test_what_does_not_divide_is_an_error(gloo: Gloo) -> None:
-    assert gloo(2, uneven) == ["dim 0 of length 3 does not divide over 2 ranks"] * 2
+    assert gloo(2, uneven) == ["dim 0 of length 3 is not divisible by 2 ranks"] * 2

@@ -6,7 +6,7 @@ from data_pipeline.document import Document
 from data_pipeline.sources import books
 from data_pipeline.sources.books import gutenberg
 from recipes.llama1_corpus import books_source
-from tests.support.gutenberg_texts import LICENCE, STORY, STYLE_2000S
+from tests.support.gutenberg_texts import LICENSE, STORY, STYLE_2000S
 
 SOURCE = books_source()
 
@@ -33,7 +33,7 @@ Produced by: Somebody (Images generously made available by a library.)
 
 *** END OF THE PROJECT GUTENBERG EBOOK THE HOUSE ***
 
-{LICENCE}"""
+{LICENSE}"""
 
 STYLE_1990S = f"""\
 **Welcome To The World of Free Plain Vanilla Electronic Texts**
@@ -45,7 +45,7 @@ The Project Gutenberg Etext of The House, by N. O. Body
 
 ***START**THE SMALL PRINT!**FOR PUBLIC DOMAIN ETEXTS**START***
 Why is this "Small Print!" statement here?
-{LICENCE[:9_000]}
+{LICENSE[:9_000]}
 *END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*
 
 
@@ -84,7 +84,7 @@ These are confirmed as Public Domain in the US unless a copyright notice is incl
 
 **The Legal Small Print**
 ***START**THE SMALL PRINT!**FOR PUBLIC DOMAIN EBOOKS**START***
-{LICENCE[:3_000]}
+{LICENSE[:3_000]}
 *END THE SMALL PRINT! FOR PUBLIC DOMAIN EBOOKS*Ver.02/11/02*END*
 """
 
@@ -156,7 +156,7 @@ def test_every_style_leaves_the_book_and_nothing_else(text: str) -> None:
 def test_what_the_header_says(text: str, header: tuple[object, ...]) -> None:
     found = gutenberg.header(text)
     assert (found.number, found.title, found.author, found.language, found.released) == header
-    assert found.licence == gutenberg.PUBLIC_DOMAIN
+    assert found.license == gutenberg.PUBLIC_DOMAIN
 
 
 def test_australian_books_are_not_said_to_be_free_in_the_usa() -> None:
@@ -216,7 +216,7 @@ def test_no_blank_lines_at_all() -> None:
 )
 def test_other_texts_are_left_alone(text: str) -> None:
     assert not gutenberg.is_gutenberg(text)
-    document = Document(text, "a.txt", licence="CC0-1.0")
+    document = Document(text, "a.txt", license="CC0-1.0")
     assert books.without_gutenberg(document, keep_copyrighted=False) == document
 
 
@@ -228,7 +228,7 @@ def test_fields_of_the_document() -> None:
         url="https://www.gutenberg.org/ebooks/4321",
         title="The House A Tale by N. O. Body",
         language="en",
-        licence="public domain in the USA",
+        license="public domain in the USA",
         timestamp="1997-10",
     )
 
@@ -242,4 +242,4 @@ def test_books_under_copyright() -> None:
     assert edit(document) == document.rejected("copyrighted", "The House A Tale")
     kept = books.without_gutenberg(document, keep_copyrighted=True)
     assert isinstance(kept, Document)
-    assert kept.licence is None
+    assert kept.license is None

@@ -78,7 +78,7 @@ def test_several_books_in_a_file(tmp_path: Path) -> None:
     ]
     (row,) = (item for item in read_all(tmp_path) if item.source_file == "rows.jsonl.gz")
     assert isinstance(row, Document)
-    assert (row.text, row.title, row.licence, row.url) == ("three\n", "3", "MIT", None)
+    assert (row.text, row.title, row.license, row.url) == ("three\n", "3", "MIT", None)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Real books of Project Gutenberg: nothing of its header, licence and notes stays, no word of the
+"""Real books of Project Gutenberg: nothing of its header, license and notes stays, no word of the
 book goes."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TELLING = (
     *("gutenberg", "small print", "pgdp", "proofread", "transcriber's note", "internet archive"),
     *("electronic edition", "html version", "www."),
 )
-"""Words of Project Gutenberg's header, footer, licence and credits that no old book has."""
+"""Words of Project Gutenberg's header, footer, license and credits that no old book has."""
 
 ENDS = {
     "gutenberg-search/1080.txt": ("A MODEST PROPOSAL", "past\nchild-bearing."),
@@ -48,7 +48,7 @@ def test_no_word_of_project_gutenberg_is_left_and_no_word_of_the_book_is_lost(
         assert not [word for word in TELLING if word in lower], item.source_file
         assert not re.search(r"(?<![-\w])e-?(?:book|text)s?\b", lower), item.source_file
         assert "produced by" not in lower[:1_000], item.source_file
-        # Header and licence have 19,000 to 21,000 characters, the small print of hfinn10 10,000,
+        # Header and license have 19,000 to 21,000 characters, the small print of hfinn10 10,000,
         # the transcriber's notes of Little Women another 12,000.
         assert 9_000 < len(item.text) - len(edited.text) < 33_000, item.source_file
         assert edited.url is not None

@@ -13,7 +13,7 @@ import pytest
 from data_pipeline.build.build_corpus import build_documents
 from data_pipeline.document import Document, Rejected
 from data_pipeline.documents_folder import load_documents
-from data_pipeline.text.licences import from_text
+from data_pipeline.text.licenses import from_text
 from recipes.llama1_corpus import github_source
 from tests.support.nasty_github import nasty_github
 
@@ -59,7 +59,7 @@ def test_row_to_document(tmp_path: Path) -> None:
             1,
             url="https://github.com/me/sums/blob/main/src/a%20b.py",
             title="me/sums/src/a b.py",
-            licence="MIT",
+            license="MIT",
         )
     ]
 
@@ -79,19 +79,19 @@ def test_row_without_a_repository_has_no_address(tmp_path: Path) -> None:
         ({"license": "bsd-2-clause"}, "kept"),
         ({"license": "bsd-3-clause"}, "kept"),
         ({"license": ["mit", "apache-2.0"]}, "kept"),
-        ({"license": "gpl-2.0"}, "licence_not_allowed"),
-        ({"license": "lgpl-3.0"}, "licence_not_allowed"),
-        ({"license": "agpl-3.0"}, "licence_not_allowed"),
-        ({"license": "epl-1.0"}, "licence_not_allowed"),
-        ({"license": "mpl-2.0"}, "licence_not_allowed"),
-        ({"license": "isc"}, "licence_not_allowed"),
-        ({"license": "unlicense"}, "licence_not_allowed"),
-        ({"license": "artistic-2.0"}, "licence_not_allowed"),
-        ({"license": ["mit", "gpl-3.0"]}, "licence_not_allowed"),
-        ({"license": None}, "licence_not_allowed"),
-        ({"license": ""}, "licence_not_allowed"),
-        ({"license": 3}, "licence_not_allowed"),
-        ({"content": "# SPDX-License-Identifier: GPL-2.0\n" + CODE}, "licence_not_allowed"),
+        ({"license": "gpl-2.0"}, "license_not_allowed"),
+        ({"license": "lgpl-3.0"}, "license_not_allowed"),
+        ({"license": "agpl-3.0"}, "license_not_allowed"),
+        ({"license": "epl-1.0"}, "license_not_allowed"),
+        ({"license": "mpl-2.0"}, "license_not_allowed"),
+        ({"license": "isc"}, "license_not_allowed"),
+        ({"license": "unlicense"}, "license_not_allowed"),
+        ({"license": "artistic-2.0"}, "license_not_allowed"),
+        ({"license": ["mit", "gpl-3.0"]}, "license_not_allowed"),
+        ({"license": None}, "license_not_allowed"),
+        ({"license": ""}, "license_not_allowed"),
+        ({"license": 3}, "license_not_allowed"),
+        ({"content": "# SPDX-License-Identifier: GPL-2.0\n" + CODE}, "license_not_allowed"),
         ({"content": None}, "no_content"),
         ({"content": 3}, "text_not_string"),
         ({"content": "a\0b"}, "binary"),
@@ -102,9 +102,9 @@ def test_row_without_a_repository_has_no_address(tmp_path: Path) -> None:
         ({"mode": 33188}, "kept"),
         ({"symlink_target": "../b.py"}, "symlink"),
         ({"path": None}, "no_path"),
-        ({"path": "MIT-LICENSE.txt"}, "licence_file"),
-        ({"path": "LICENSE"}, "licence_file"),
-        ({"path": "sub/COPYING.txt"}, "licence_file"),
+        ({"path": "MIT-LICENSE.txt"}, "license_file"),
+        ({"path": "LICENSE"}, "license_file"),
+        ({"path": "sub/COPYING.txt"}, "license_file"),
         ({"path": "server.crt"}, "unknown_kind"),
         ({"path": "package-lock.json"}, "unknown_kind"),
         ({"path": "Cargo.lock"}, "unknown_kind"),
@@ -175,12 +175,12 @@ def test_parquet_and_names_of_the_sample_table(tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     first, second = read_all(tmp_path)
     assert isinstance(first, Document)
-    assert (first.title, first.offset, first.licence) == ("me/a/a.py", 0, "MIT")
+    assert (first.title, first.offset, first.license) == ("me/a/a.py", 0, "MIT")
     assert isinstance(second, Rejected)
     assert (second.reason, second.offset, second.detail) == ("unknown_kind", 1, "me/b/b.bin")
 
 
-def test_licence_from_the_licence_file_of_the_same_repository(tmp_path: Path) -> None:
+def test_license_from_the_license_file_of_the_same_repository(tmp_path: Path) -> None:
     write_rows(
         tmp_path / "a.jsonl",
         row(license=None),
@@ -189,8 +189,8 @@ def test_licence_from_the_licence_file_of_the_same_repository(tmp_path: Path) ->
         row(license=None, path="LICENSE", content=MIT),
         row(license=None, path="sub/LICENSE", repo_name="me/other", content=MIT),
     )
-    licences = [item.licence for item in read_all(tmp_path) if isinstance(item, Document)]
-    assert licences == ["MIT", None, "GPL"]
+    licenses = [item.license for item in read_all(tmp_path) if isinstance(item, Document)]
+    assert licenses == ["MIT", None, "GPL"]
 
 
 def test_rows_and_checkouts_in_one_folder(tmp_path: Path) -> None:
@@ -203,15 +203,15 @@ def test_rows_and_checkouts_in_one_folder(tmp_path: Path) -> None:
     (repository / "a.py").write_text(CODE)
     (repository / "package.json").write_text("{}")
     write_rows(repository / "data" / "table.jsonl", row())
-    (tmp_path / "no_licence").mkdir()
-    (tmp_path / "no_licence" / "package.json").write_text("{}")
+    (tmp_path / "no_license").mkdir()
+    (tmp_path / "no_license" / "package.json").write_text("{}")
     found = SOURCE.inputs(tmp_path)
     assert [file.source_file for file in found.files] == ["b.json", "rows/a.jsonl", "sums/a.py"]
     assert {item.source_file: item.reason for item in found.ignored} == {
-        "sums/LICENSE": "licence_file",
+        "sums/LICENSE": "license_file",
         "sums/package.json": "unknown_kind",
         "sums/data/table.jsonl": "unknown_kind",
-        "no_licence/package.json": "unknown_kind",
+        "no_license/package.json": "unknown_kind",
     }
     assert [reason_of(decide(item)) for item in read_all(tmp_path)] == ["kept"] * 3
 
@@ -264,7 +264,7 @@ def test_nasty_files_are_accounted_for(tmp_path: Path, seed: int) -> None:
 DISAGREEMENTS = {
     # The hint keeps them; each breaks a rule of ours.
     "python/src/sentencepiece/__init__.py": "generated_code",  # "automatically generated by SWIG"
-    "tokenizer.py": "licence_not_allowed",  # its head names the Llama 2 Community License
+    "tokenizer.py": "license_not_allowed",  # its head names the Llama 2 Community License
 }
 
 
@@ -286,14 +286,14 @@ def test_decisions_agree_with_the_hints(samples: Path) -> None:
     assert differences == DISAGREEMENTS
 
 
-def test_licence_texts_are_recognised(samples: Path) -> None:
+def test_license_texts_are_recognised(samples: Path) -> None:
     names = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
     for line in (samples / "reference" / "github" / "licences.jsonl").open():
         entry = json.loads(line)
         found = from_text(entry["text"]) or ""
         stated = names.get(entry["license"], entry["license"].replace("bsd", "BSD"))
         stated = stated.replace("-clause", "-Clause")
-        # Thrift's file holds the licences of parts after its own.
+        # Thrift's file holds the licenses of parts after its own.
         assert stated in found.split(" AND "), entry["repo_name"]
 
 

@@ -1,4 +1,4 @@
-"""Code trees: what is read, what is ignored and why, and whose licence holds."""
+"""Code trees: what is read, what is ignored and why, and whose license holds."""
 
 import os
 from collections import Counter
@@ -35,7 +35,7 @@ def test_every_file_is_read_or_ignored_for_a_reason(tmp_path: Path) -> None:
         {
             "a.py": "a",
             "docs/b.MD": "b",
-            "licences.py": "code, in spite of its name",
+            "licenses.py": "code, in spite of its name",
             "LICENSE": MIT,
             "c.bin": "c",
             "big.py": "x" * 1001,
@@ -50,9 +50,9 @@ def test_every_file_is_read_or_ignored_for_a_reason(tmp_path: Path) -> None:
     (root / "loop").symlink_to(root)
     os.mkfifo(root / "pipe.py")
     found = tree_inputs(root)
-    assert [file.source_file for file in found.files] == ["a.py", "docs/b.MD", "licences.py"]
+    assert [file.source_file for file in found.files] == ["a.py", "docs/b.MD", "licenses.py"]
     assert reasons(found) == {
-        "LICENSE": "licence_file",
+        "LICENSE": "license_file",
         "c.bin": "unknown_kind",
         "big.py": "too_large",
         "x_pb2.py": "not_hand_written",
@@ -66,7 +66,7 @@ def test_every_file_is_read_or_ignored_for_a_reason(tmp_path: Path) -> None:
     }
 
 
-def test_licence_of_a_checkout_is_the_nearest_file_upward(tmp_path: Path) -> None:
+def test_license_of_a_checkout_is_the_nearest_file_upward(tmp_path: Path) -> None:
     root = write(
         tmp_path,
         {
@@ -83,20 +83,20 @@ def test_licence_of_a_checkout_is_the_nearest_file_upward(tmp_path: Path) -> Non
             "rails/g.py": "",
         },
     )
-    licences = {file.source_file: file.licence for file in tree_inputs(root).files}
-    assert licences == {
+    licenses = {file.source_file: file.license for file in tree_inputs(root).files}
+    assert licenses == {
         "a/b/c.py": "MIT",
         "sub/deep/d.py": "Apache-2.0",
         "odd/e.py": None,
         "two/f.py": "Apache-2.0 AND MIT",
         "rails/g.py": "MIT",
     }
-    given = tree_inputs(root, licence="PSF-2.0", title="Library").files[0]
-    assert (given.licence, given.title) == ("PSF-2.0", "Library")
+    given = tree_inputs(root, license="PSF-2.0", title="Library").files[0]
+    assert (given.license, given.title) == ("PSF-2.0", "Library")
 
 
-def test_licence_unknown_without_any_file(tmp_path: Path) -> None:
-    assert tree_inputs(write(tmp_path, {"a.py": "a"})).files[0].licence is None
+def test_license_unknown_without_any_file(tmp_path: Path) -> None:
+    assert tree_inputs(write(tmp_path, {"a.py": "a"})).files[0].license is None
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def site_packages(tmp_path: Path) -> Path:
 
 
 def test_packages_own_the_files_that_their_record_lists(site_packages: Path) -> None:
-    files = {f.source_file: (f.title, f.licence) for f in tree_inputs(site_packages).files}
+    files = {f.source_file: (f.title, f.license) for f in tree_inputs(site_packages).files}
     assert files == {
         "one.py": ("one 1.0", "MIT"),
         "two/a.py": ("two 2.0", "BSD-3-Clause"),
@@ -129,10 +129,10 @@ def test_packages_own_the_files_that_their_record_lists(site_packages: Path) -> 
     }
 
 
-def test_licences_choose_before_reading(site_packages: Path) -> None:
-    found = tree_inputs(site_packages, licences=frozenset({"MIT"}))
+def test_licenses_choose_before_reading(site_packages: Path) -> None:
+    found = tree_inputs(site_packages, licenses=frozenset({"MIT"}))
     assert [file.source_file for file in found.files] == ["one.py"]
-    assert Counter(reasons(found).values())["licence_not_allowed"] == 3
+    assert Counter(reasons(found).values())["license_not_allowed"] == 3
 
 
 def test_budget_is_shared_by_packages_and_documents_come_first(tmp_path: Path) -> None:

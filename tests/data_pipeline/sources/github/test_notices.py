@@ -43,10 +43,10 @@ KEPT = {
     "build tags": ("a.go", "//go:build linux\n// +build linux\n\npackage main\n"),
     "SQL comments": ("a.sql", "-- users and their orders\n-- by day\nSELECT 1;\n"),
     "README heading": ("README.md", "# My Project\n\n## Install\n\npip install x\n"),
-    "README's licence section": ("README.md", "# Copyright 2020 me\n\nLicensed under MIT.\n"),
+    "README's license section": ("README.md", "# Copyright 2020 me\n\nLicensed under MIT.\n"),
     "comments only": ("a.py", "# nothing here yet\n#\n# but this\n"),
     "docstring": ("a.py", '"""Sums.\n\nAdds two numbers."""\n\ndef f(): ...\n'),
-    "docstring about licences": ("a.py", '"""Finds the licence of a package."""\n'),
+    "docstring about licenses": ("a.py", '"""Finds the license of a package."""\n'),
     "a word in passing": ("a.js", "// Draws the copyright sign of a page.\nf();\n"),
     "a block that is no notice": ("a.c", "/* A parser. */\nint x;\n"),
     "notice after code": ("a.js", "f();\n// Copyright 2020 me\n"),
@@ -247,7 +247,7 @@ def test_files_that_differ_in_their_notice_only_become_equal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("licence", "notice", "expected"),
+    ("license", "notice", "expected"),
     [
         ("MIT", "// SPDX-License-Identifier: GPL-2.0-only", "MIT AND GPL"),
         ("MIT", "// GNU Lesser General Public License version 2.1", "MIT AND LGPL"),
@@ -269,12 +269,12 @@ def test_files_that_differ_in_their_notice_only_become_equal() -> None:
         ("MIT", "// Unauthorized copying is prohibited.", "MIT AND LicenseRef-Proprietary"),
     ],
 )
-def test_licence_in_the_notice_counts_besides_the_projects(
-    licence: str | None, notice: str, expected: str | None
+def test_license_in_the_notice_counts_besides_the_projects(
+    license: str | None, notice: str, expected: str | None
 ) -> None:
-    document = Document(f"{notice}\nint x;\n", "a.c", licence=licence)
+    document = Document(f"{notice}\nint x;\n", "a.c", license=license)
     edited = without_notices(document)
-    assert (edited.text, edited.licence) == ("int x;\n", expected)
+    assert (edited.text, edited.license) == ("int x;\n", expected)
 
 
 def test_file_name_is_that_of_the_address() -> None:

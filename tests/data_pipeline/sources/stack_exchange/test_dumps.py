@@ -68,7 +68,7 @@ def test_a_question_with_its_answers(tmp_path: Path) -> None:
         offset=1,
         url="https://math.stackexchange.com/questions/1",
         title="What is <b>?",
-        licence="CC-BY-SA-2.5 AND CC-BY-SA-3.0 AND CC-BY-SA-4.0",
+        license="CC-BY-SA-2.5 AND CC-BY-SA-3.0 AND CC-BY-SA-4.0",
         timestamp="2020-01-01T00:00:00.000",
     )
 

@@ -116,17 +116,17 @@ def test_articles_only(tmp_path: Path) -> None:
     assert isinstance(article, Document)
     assert article.url == "https://de.wikipedia.org/wiki/A_%26_B/C%3F"
     assert (article.title, article.language) == ("A & B/C?", "de")
-    assert (article.licence, article.timestamp) == ("CC-BY-SA-3.0", "2022-07-01T00:00:00Z")
+    assert (article.license, article.timestamp) == ("CC-BY-SA-3.0", "2022-07-01T00:00:00Z")
 
 
-def test_newest_revision_and_its_licence(tmp_path: Path) -> None:
+def test_newest_revision_and_its_license(tmp_path: Path) -> None:
     second = (
         "<revision><id>2</id><timestamp>2023-06-07T00:00:00Z</timestamp><text>new</text></revision>"
     )
     changed = page(1, "old").replace("<revision>", second + "<revision>")
     (article,) = read_file(tmp_path / "dewiki.xml", dump(changed))
     assert isinstance(article, Document)
-    assert (article.text, article.licence) == ("new", "CC-BY-SA-4.0")
+    assert (article.text, article.license) == ("new", "CC-BY-SA-4.0")
 
 
 def test_file_name_wins_over_site_info_and_that_is_counted(tmp_path: Path) -> None:

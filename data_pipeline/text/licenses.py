@@ -1,7 +1,7 @@
-"""Which licence a text is under: SPDX ids from package metadata and from licence texts.
+"""Which license a text is under: SPDX ids from package metadata and from license texts.
 
 Recognition of free text is heuristic, so it is conservative: what is not recognized is None, and
-where several licences are named all of them count ("A AND B").
+where several licenses are named all of them count ("A AND B").
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NAMES = {
     "CC0-1.0": r"\bcc0\b",
     "BSL-1.0": r"\bboost\b|\bbsl-1",
 }
-"""Common names of a licence in one line, lower case."""
+"""Common names of a license in one line, lower case."""
 
 _ANY_BSD = re.compile(r"\b(?<!0)bsd\b")
 
@@ -51,7 +51,7 @@ _PHRASES = {
     "CC0-1.0": r"cc0 1\.0 universal",
     "BSL-1.0": r"boost software license - version 1\.0",
 }
-"""Characteristic phrases of licence texts: lower case, whitespace as single spaces."""
+"""Characteristic phrases of license texts: lower case, whitespace as single spaces."""
 
 _HEADER_NAMES = {
     "Apache-2.0": r"\bapache(?: software)? licen[cs]e(?!.{0,20}\b1\.[01]\b)",
@@ -67,7 +67,7 @@ _HEADER_NAMES = {
     "LicenseRef-Proprietary": r"\bproprietary\b|\bunauthori[sz]ed copying\b"
     r"|\bcommunity licen[cs]e agreement\b",
 }
-"""Names of licences in the header comment of a source file."""
+"""Names of licenses in the header comment of a source file."""
 
 _SPDX_LINE = re.compile(r"SPDX-License-Identifier:\s*([^\n*]+)", re.IGNORECASE)
 
@@ -76,9 +76,9 @@ _BSD_NO_ENDORSEMENT = re.compile(r"endorse or promote|name of .{0,80} may not be
 
 
 def from_name(name: str) -> str | None:
-    """SPDX expression for a licence named in one line ("MIT License", "Apache 2.0").
+    """SPDX expression for a license named in one line ("MIT License", "Apache 2.0").
 
-    A BSD licence of unknown kind is "BSD"; GNU licences go without a version.
+    A BSD license of unknown kind is "BSD"; GNU licenses go without a version.
     """
     name = " ".join(name.split())
     if _EXPRESSION.fullmatch(name):
@@ -91,7 +91,7 @@ def from_name(name: str) -> str | None:
 
 
 def from_text(text: str) -> str | None:
-    """SPDX expression for the full text of a licence file, or of a file with several."""
+    """SPDX expression for the full text of a license file, or of a file with several."""
     lower = " ".join(text.lower().split())
     found = [spdx for spdx, pattern in _PHRASES.items() if re.search(pattern, lower)]
     if _BSD_GRANT in lower:
@@ -100,7 +100,7 @@ def from_text(text: str) -> str | None:
 
 
 def from_header(notice: str) -> str | None:
-    """SPDX expression for the header comment of a source file, which may contain the licence's
+    """SPDX expression for the header comment of a source file, which may contain the license's
     text, name it, or have an SPDX line; where several are named, all of them.
     """
     if lines := _SPDX_LINE.findall(notice):
@@ -118,11 +118,11 @@ def from_header(notice: str) -> str | None:
     return _all_of(list(found))
 
 
-def from_metadata(metadata: Message, licence_text: str) -> str | None:
-    """Licence of a Python package from its METADATA (PyPA core metadata) and licence file.
+def from_metadata(metadata: Message, license_text: str) -> str | None:
+    """License of a Python package from its METADATA (PyPA core metadata) and license file.
 
     In falling order of precision: the License-Expression field, the License field (a name or a
-    whole text), the licence file, the classifiers.
+    whole text), the license file, the classifiers.
     """
     if expression := metadata.get("License-Expression"):
         return str(expression)
@@ -135,11 +135,11 @@ def from_metadata(metadata: Message, licence_text: str) -> str | None:
     stated = from_name(field) if len(field) < 100 else from_text(field)
     if stated is not None and stated != "BSD":
         return stated
-    return from_text(licence_text) or stated or from_name(" ".join(classifiers))
+    return from_text(license_text) or stated or from_name(" ".join(classifiers))
 
 
 def is_allowed(expression: str | None, allowed: frozenset[str]) -> bool:
-    """Whether an SPDX expression permits use under the `allowed` ids; unknown licences do not.
+    """Whether an SPDX expression permits use under the `allowed` ids; unknown licenses do not.
 
     Every part of an AND must be allowed, one part of an OR is enough; an exception after WITH only
     adds rights. Parentheses are not evaluated: with both AND and OR, every id must be allowed.

@@ -1,6 +1,6 @@
 """Scaling of a build with processes, Ray's overhead, and memory against input size.
 
-    python -m benchmarks.data.engines [--megabytes 200] [--large 4000] [--rounds 3] [--rehearse]
+    python -m benchmarks.data.executors [--megabytes 200] [--large 4000] [--rounds 3] [--rehearse]
 
 A build is C4's: synthetic gzipped JSON lines, through the source's reader and filters, to a
 documents folder without exact duplicates. All tasks, the deduplication rule, and publishing are
@@ -28,17 +28,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.data.watched_engine import WatchedEngine, count_up, start_worker
+from benchmarks.data.watched_executor import WatchedExecutor, count_up, start_worker
 from benchmarks.measuring.peak_memory import peak_bytes
 from data_pipeline.build.build_corpus import build_corpus
 from data_pipeline.executors.executor import Executor
 from data_pipeline.executors.local import Processes
 from data_pipeline.executors.ray import ray_cluster
-from recipes.llama1_corpus import c4_source
+from recipes.llama1_web import c4_source
 
 # `report` is imported lazily: it imports PyTorch, which would be measured with the rest.
 
-ENGINES = ("1 process", "2 processes", "Ray, 2 workers")
+EXECUTORS = ("1 process", "2 processes", "Ray, 2 workers")
 # (contender, baseline, minimum speedup)
 TARGETS = (("2 processes", "1 process", 1.8), ("Ray, 2 workers", "2 processes", 0.9))
 _FILE_BYTES = 8_000_000  # of text; many for every worker, so that none is idle long at the end
@@ -98,8 +98,8 @@ def _rows(drawn: random.Random, sentences: Sequence[str], num_bytes: int) -> Ite
 @contextmanager
 def started(name: str, shared: Path) -> Iterator[Executor]:
     """The executor, with its workers running if they outlive a task."""
-    if name in ENGINES[:2]:
-        yield Processes(1 + ENGINES.index(name))
+    if name in EXECUTORS[:2]:
+        yield Processes(1 + EXECUTORS.index(name))
         return
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with ray_cluster(None, jobs=2, shared=shared) as cluster:
@@ -112,7 +112,7 @@ def build(name: str, raw: Path) -> tuple[float, int, int]:
     with tempfile.TemporaryDirectory(dir=raw.parent) as folder:
         out = Path(folder, "out")
         with started(name, Path(folder)) as engine:
-            watched = WatchedEngine(engine)
+            watched = WatchedExecutor(engine)
             start = time.perf_counter()
             (manifest,) = build_corpus(
                 [(c4_source(), raw)], out, executor=watched, memory_budget=_MEMORY_BUDGET
@@ -139,7 +139,7 @@ def speeds(
     for _ in range(rounds):
         one, two = (counting_seconds(Processes(jobs), steps) for jobs in (1, 2))
         counting.append(one / two)
-        builds += [measured(name, raw, megabytes) for name in ENGINES]
+        builds += [measured(name, raw, megabytes) for name in EXECUTORS]
     assert len({b.num_documents for b in builds}) == 1, "every engine gives the same documents"
     return builds, counting
 
@@ -176,7 +176,7 @@ def growth(builds: Sequence[Build], name: str) -> tuple[float, float]:
 
 def speed_rows(builds: Sequence[Build]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    for name in ENGINES:
+    for name in EXECUTORS:
         of = [b for b in builds if b.engine == name]
         seconds = statistics.median(b.seconds for b in of)
         rows.append((name, f"{seconds:.1f}", f"{of[0].megabytes / seconds:.1f}"))
@@ -191,8 +191,23 @@ def memory_rows(builds: Sequence[Build]) -> list[tuple[str, ...]]:
             f"{b.worker_peak_bytes / (1 << 20):,.0f}",
             f"{b.leader_peak_bytes / (1 << 20):,.0f}",
         )
-        for b in sorted(builds, key=lambda b: (ENGINES.index(b.engine), b.megabytes))
+        for b in sorted(builds, key=lambda b: (EXECUTORS.index(b.engine), b.megabytes))
     ]
+
+
+def growth_table(sized: Sequence[Build], names: Sequence[str]) -> str:
+    """How much the processes' memory grows from the small build to the large one."""
+    from benchmarks.measuring import results
+
+    return results.table(
+        ("executor", "worker grows by", "leader grows by", "target", "reached"),
+        [
+            (name, f"{worker:.2f}", f"{leader:.2f}", f"< {_FLAT}", "yes" if flat else "no")
+            for name in names
+            for worker, leader in [growth(sized, name)]
+            for flat in [max(worker, leader) < _FLAT]
+        ],
+    )
 
 
 def main() -> None:
@@ -210,22 +225,22 @@ def main() -> None:
     options = parser.parse_args()
     commit = results.commit()
     megabytes, large, rounds, steps = options.megabytes, options.large, options.rounds, 10_000_000
-    sizes_of: Sequence[str] = ENGINES[1:]
+    sizes_of: Sequence[str] = EXECUTORS[1:]
     if options.rehearse:
-        megabytes, large, rounds, steps, sizes_of = 0.2, 0.4, 1, 10_000, ENGINES[1:2]
+        megabytes, large, rounds, steps, sizes_of = 0.2, 0.4, 1, 10_000, EXECUTORS[1:2]
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         timed, counting = speeds(megabytes, rounds, steps, Path(folder))
-        sized = [b for b in timed[: len(ENGINES)] if b.engine in sizes_of]
+        sized = [b for b in timed[: len(EXECUTORS)] if b.engine in sizes_of]
         sized += memory(large, Path(folder), sizes_of) if large else []
     ratios = {name: (base, ratio(timed, name, base), least) for name, base, least in TARGETS}
     parts = [
-        "# Engines",
+        "# Executors",
         f"Commit {commit}, {results.hardware(torch.device('cpu'))}, {os.cpu_count()} cores. "
         f"{results.versions('ray', 'pyarrow')}. Command: `{results.command()}`.",
         f"Build of {megabytes:g} MB of C4's text; medians, rounds: {rounds}.",
-        results.table(("engine", "s", "MB/s"), speed_rows(timed)),
+        results.table(("executor", "s", "MB/s"), speed_rows(timed)),
         results.table(
-            ("engine", "against", "times as fast", "target", "reached"),
+            ("executor", "against", "times as fast", "target", "reached"),
             [
                 (name, base, f"{found:.2f}", f"{least}", "yes" if found >= least else "no")
                 for name, (base, found, least) in ratios.items()
@@ -234,27 +249,17 @@ def main() -> None:
         f"A loop that only counts is {statistics.median(counting):.2f} times as fast in two "
         "processes as in one: what the machine had to give while this ran.",
         f"Largest resident set. Comparing documents may use {_MEMORY_BUDGET >> 20} MiB.",
-        results.table(("engine", "MB of text", "worker MiB", "leader MiB"), memory_rows(sized)),
+        results.table(("executor", "MB of text", "worker MiB", "leader MiB"), memory_rows(sized)),
     ]
     if large:
-        parts.append(
-            results.table(
-                ("engine", "worker grows by", "leader grows by", "target", "reached"),
-                [
-                    (name, f"{worker:.2f}", f"{leader:.2f}", f"< {_FLAT}", "yes" if flat else "no")
-                    for name in sizes_of
-                    for worker, leader in [growth(sized, name)]
-                    for flat in [max(worker, leader) < _FLAT]
-                ],
-            )
-        )
+        parts.append(growth_table(sized, sizes_of))
     raw = {
         "commit": commit,
         "builds": list(map(asdict, [*timed, *sized[len(sizes_of) :]])),
         "counting_times_as_fast": counting,
         "times_as_fast": {name: found for name, (_, found, _) in ratios.items()},
     }
-    stem = results.result_stem(options.out, "engines", torch.device("cpu"))
+    stem = results.result_stem(options.out, "executors", torch.device("cpu"))
     print(results.write(stem, parts, raw))
 
 

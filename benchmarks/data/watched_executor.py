@@ -27,7 +27,7 @@ def count_up(steps: int) -> int:
 
 
 @dataclass
-class WatchedEngine:
+class WatchedExecutor:
     """Runs tasks with `engine` and records memory; results are unchanged. Linux only."""
 
     engine: Executor

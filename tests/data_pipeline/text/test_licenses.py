@@ -1,10 +1,10 @@
-"""Licences as people write them, and SPDX expressions against a list."""
+"""Licenses as people write them, and SPDX expressions against a list."""
 
 import email
 
 import pytest
 
-from data_pipeline.text.licences import from_header, from_metadata, from_name, from_text, is_allowed
+from data_pipeline.text.licenses import from_header, from_metadata, from_name, from_text, is_allowed
 
 MIT = "Permission is hereby granted, free of charge, to any person\nobtaining a copy of this"
 BSD2 = "Redistribution and use in source and binary forms, with or without\n modification"
@@ -13,7 +13,7 @@ APACHE = "                  Apache License\n            Version 2.0, January 200
 
 
 @pytest.mark.parametrize(
-    ("name", "licence"),
+    ("name", "license"),
     [
         ("MIT", "MIT"),
         ("The MIT License (MIT)", "MIT"),
@@ -38,12 +38,12 @@ APACHE = "                  Apache License\n            Version 2.0, January 200
         ("", None),
     ],
 )
-def test_from_name(name: str, licence: str | None) -> None:
-    assert from_name(name) == licence
+def test_from_name(name: str, license: str | None) -> None:
+    assert from_name(name) == license
 
 
 @pytest.mark.parametrize(
-    ("text", "licence"),
+    ("text", "license"),
     [
         (MIT, "MIT"),
         (BSD2, "BSD-2-Clause"),
@@ -58,12 +58,12 @@ def test_from_name(name: str, licence: str | None) -> None:
         ("All rights reserved.", None),
     ],
 )
-def test_from_text(text: str, licence: str | None) -> None:
-    assert from_text(text) == licence
+def test_from_text(text: str, license: str | None) -> None:
+    assert from_text(text) == license
 
 
 @pytest.mark.parametrize(
-    ("notice", "licence"),
+    ("notice", "license"),
     [
         ("Copyright 2020 me", None),
         ("SPDX-License-Identifier: MIT", "MIT"),
@@ -83,12 +83,12 @@ def test_from_text(text: str, licence: str | None) -> None:
         ("as the Massachusetts Institute of Technology (MIT) has it", None),
     ],
 )
-def test_from_header(notice: str, licence: str | None) -> None:
-    assert from_header(notice) == licence
+def test_from_header(notice: str, license: str | None) -> None:
+    assert from_header(notice) == license
 
 
 @pytest.mark.parametrize(
-    ("metadata", "file", "licence"),
+    ("metadata", "file", "license"),
     [
         ("License-Expression: MIT OR ISC\nLicense: GPL", "", "MIT OR ISC"),
         ("License: MIT", BSD3, "MIT"),
@@ -101,9 +101,9 @@ def test_from_header(notice: str, licence: str | None) -> None:
         ("Name: nothing", "All rights reserved", None),
     ],
 )
-def test_from_metadata(metadata: str, file: str, licence: str | None) -> None:
+def test_from_metadata(metadata: str, file: str, license: str | None) -> None:
     message = email.message_from_string(f"Metadata-Version: 2.4\n{metadata}\n\nbody")
-    assert from_metadata(message, file) == licence
+    assert from_metadata(message, file) == license
 
 
 @pytest.mark.parametrize(

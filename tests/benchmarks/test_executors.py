@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_rehearsal(tmp_path: Path) -> None:
     ran = subprocess.run(
         [
-            *(sys.executable, "-m", "benchmarks.data.engines"),
+            *(sys.executable, "-m", "benchmarks.data.executors"),
             *("--rehearse", "--out", str(tmp_path)),
         ],
         env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
@@ -23,7 +23,7 @@ def test_rehearsal(tmp_path: Path) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    (raw,), (report,) = (list(tmp_path.glob(f"engines_cpu_*.{e}")) for e in ("json", "md"))
+    (raw,), (report,) = (list(tmp_path.glob(f"executors_cpu_*.{e}")) for e in ("json", "md"))
     assert report.read_text(encoding="utf-8") in ran.stdout
     results = json.loads(raw.read_text(encoding="utf-8"))
     once = ["1 process", "2 processes", "Ray, 2 workers"]
