@@ -22,7 +22,7 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
-from data_pipeline.commands import build_text
+from data_pipeline.commands import build_text, console
 from data_pipeline.commands.build_text import corpus_function
 from data_pipeline.documents_folder import load_documents, read_manifest
 from data_pipeline.report.account import BuildAccount
@@ -349,11 +349,11 @@ def test_wrong_options_are_one_line_and_exit_code_2(
 
 def test_the_console_command_needs_no_recipes(raw: Path, tmp_path: Path) -> None:
     (command,) = importlib.metadata.entry_points(group="console_scripts", name="llama-ds-build")
-    assert command.load() is build_text.main
+    assert command.load() is console.main
     code = (
-        "import sys; sys.modules['recipes'] = None; from data_pipeline.commands import build_text"
+        "import sys; sys.modules['recipes'] = None; from data_pipeline.commands import console"
     )
-    started = [sys.executable, "-c", f"{code}; build_text.main()"]
+    started = [sys.executable, "-c", f"{code}; console.main()"]
     options = ["--raw", str(raw), "--out", str(tmp_path / "out"), "--documents-only", "--jobs", "1"]
     done = subprocess.run(
         [*started, *options],
