@@ -1,4 +1,4 @@
-"""The console command `llama-ds-build`; where a package is missing, one line that names the extra."""
+"""The console command `llama-ds-build`; a missing package is one line that names the extra."""
 
 from __future__ import annotations
 
