@@ -18,6 +18,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.support.quick_tier import LEFT_OUT, is_quick
+
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
@@ -30,6 +32,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-golden", action="store_true", help="store the loss curves that tests compare with"
     )
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help=f"leave out tests marked {', '.join(sorted(LEFT_OUT))}",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse tests of several processes that are not marked so; leave tests out for `--quick`."""
+    quick, left_out = [], []
+    for item in items:
+        markers = {marker.name for marker in item.iter_markers()}
+        if "gloo" in getattr(item, "fixturenames", ()) and not markers & {"dist", "golden"}:
+            raise pytest.UsageError(f"{item.nodeid} uses the fixture gloo: mark it dist")
+        (quick if is_quick(markers) else left_out).append(item)
+    if config.getoption("--quick"):
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = quick
 
 
 def _serve(rank: int, world_size: int, store: str, pipe: Connection) -> None:
