@@ -1,7 +1,8 @@
 """Parts: the crash-safe cache of a build, one folder per group of input files.
 
-A part's folder is named by its fingerprint (files, thresholds, code). A build that was killed, or
-whose inputs or thresholds changed, reuses the parts that are still valid and builds the others.
+A part's folder is named by its fingerprint (files, thresholds, code). A build that resumes after a
+kill, or after inputs or thresholds changed, reuses the parts that are still valid and builds the
+others.
 
     documents-000.parquet …   columns of `document.SCHEMA`, in files of bounded size
     keys-000.npy …            deduplication keys of each document (`KEYS_DTYPE`)

@@ -1,4 +1,4 @@
-"""Hostile inputs through a source in a process under watch: its time, its memory, its end.
+"""Fuzzing of a source in a monitored process, with limits on time and memory.
 
 The process makes inputs, writes them into a folder and reads, edits and filters them as a build
 does. It says when it begins and ends each file; whoever watches it ends it when a file takes too
