@@ -1,4 +1,4 @@
-"""How the programs of this folder say that their input was wrong, on one process or on many."""
+"""Reports invalid input in one line, from one process or from all ranks of a launch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from data_pipeline.commands.one_line_errors import error_line
 
 
 def bad_input(error: Exception) -> int:
-    """Say in one line what was wrong with the input; the exit code for it."""
+    """Print the error in one line, on rank 0; returns the exit code."""
     if os.environ.get("RANK", "0") == "0":
         print(error_line(error), file=sys.stderr, flush=True)
     else:
-        # The launcher ends every rank when one fails: leave rank 0 the time to say why.
+        # The launcher kills all ranks when one fails: give rank 0 time to print the error.
         time.sleep(5)
     return 2

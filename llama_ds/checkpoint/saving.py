@@ -294,10 +294,10 @@ class CheckpointSaver:
         # One rank's listing for all: another may not yet see what this one has published.
         found = self._together(lambda: all_checkpoints(self._run_dir))[0]
         damage = functools.partial(agreed_damage, group=self._group)
-        gone = superseded(found, self._config.keep_last, self._config.keep_every, damage)
+        deletable = superseded(found, self._config.keep_last, self._config.keep_every, damage)
 
         def remove() -> None:
-            for path in gone if dist.get_rank() == 0 else []:
+            for path in deletable if dist.get_rank() == 0 else []:
                 remove_directory(path)
 
         self._together(remove)

@@ -1,4 +1,4 @@
-"""Checkpoints without a training run: a small engine that is saved, and damage to its files."""
+"""Checkpoint fixtures without a training run: a small engine to save, and corrupted files."""
 
 from __future__ import annotations
 

@@ -295,7 +295,7 @@ def test_a_corpus_of_ones_own(own: Path, tmp_path: Path) -> None:
     assert [row.share for row in account.mixture] == [0.75, 0.25]
     assert account.sources[0].origin == "my desk"
     assert read_manifest(out / "documents" / "notes").dropped == {"has_z": 1}
-    with pytest.raises(ValueError, match="--text-field and --max-document-bytes are for files"):
+    with pytest.raises(ValueError, match="--text-field and --max-document-bytes have no effect"):
         build_text.run([*options, "--text-field", "body"], prog="llama-ds-build")
     with pytest.raises(ValueError, match=r"--corpus .*:nothing returned a PosixPath, not a"):
         build_text.run([*options, "--corpus", f"{own}:nothing"], prog="llama-ds-build")
