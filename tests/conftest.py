@@ -41,7 +41,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Refuse tests of several processes that are not marked so; leave tests out for `--quick`."""
-    quick, left_out = [], []
+    quick: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
     for item in items:
         markers = {marker.name for marker in item.iter_markers()}
         if "gloo" in getattr(item, "fixturenames", ()) and not markers & {"dist", "golden"}:
