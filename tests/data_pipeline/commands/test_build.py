@@ -273,7 +273,7 @@ def test_a_source_of_which_nothing_is_kept_does_not_stop_the_others(
 def test_the_samples_are_accounted_for(samples: Path, tmp_path: Path) -> None:
     """The command of the README, on real files of all seven sources, some of them damaged."""
     out = tmp_path / "out"
-    command = ["bash", str(ROOT / "recipes" / "build_dataset.sh"), "--corpus", "llama1"]
+    command = ["bash", str(ROOT / "recipes" / "build_dataset.sh")]
     done = subprocess.run(
         [*command, "--raw", str(samples / "raw"), "--out", str(out)],
         capture_output=True,

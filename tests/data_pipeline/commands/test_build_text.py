@@ -350,9 +350,7 @@ def test_wrong_options_are_one_line_and_exit_code_2(
 def test_the_console_command_needs_no_recipes(raw: Path, tmp_path: Path) -> None:
     (command,) = importlib.metadata.entry_points(group="console_scripts", name="llama-ds-build")
     assert command.load() is console.main
-    code = (
-        "import sys; sys.modules['recipes'] = None; from data_pipeline.commands import console"
-    )
+    code = "import sys; sys.modules['recipes'] = None; from data_pipeline.commands import console"
     started = [sys.executable, "-c", f"{code}; console.main()"]
     options = ["--raw", str(raw), "--out", str(tmp_path / "out"), "--documents-only", "--jobs", "1"]
     done = subprocess.run(
