@@ -200,7 +200,7 @@ def test_a_lost_worker(raw: Path, tmp_path: Path, executor: Executor) -> None:
     source = replace(TEXT, edits=(edit,))
     out = tmp_path / "out"
     if isinstance(executor, Processes):
-        with pytest.raises(WorkerLost, match=r"killed while it worked on 'read text'.* again"):
+        with pytest.raises(WorkerLost, match=r"killed during 'read text'.*rerun the command"):
             built(raw, out, executor, source)
         assert not (out / "text").exists()
     result = built(raw, out, executor, source)
