@@ -327,7 +327,7 @@ def test_corpora_that_are_none(own: Path, tmp_path: Path) -> None:
         (("--tokenizer.bos-token", "<s>"), "--tokenizer.bos-token and --tokenizer.eos-token name"),
         (("--corpus", "nothing"), "--corpus: nothing is not FILE.py:FUNCTION"),
         (("--executer", "ray"), "--executer"),
-        (("--deduplication.same-url",), "deduplication.same_url: no source of the corpus raw says"),
+        (("--deduplication.same-url",), "deduplication.same_url: no source of the corpus raw has"),
     ],
 )
 def test_wrong_options_are_one_line_and_exit_code_2(
