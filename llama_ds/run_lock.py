@@ -173,7 +173,7 @@ class RunLock:
 def hold_run_folder(run_dir: Path) -> Iterator[RunLock | None]:
     """Rank 0 keeps other jobs out of the run folder; ValueError, on every rank, where one is in it.
 
-    Yields the lock on rank 0, None on the others.
+    Yields the lock on rank 0, None on the others. All ranks leave together, except after an error.
     """
     with contextlib.ExitStack() as stack:
         lock: RunLock | None = None
@@ -187,6 +187,8 @@ def hold_run_folder(run_dir: Path) -> Iterator[RunLock | None]:
         if failure[0] is not None:
             raise failure[0]
         yield lock
+    # Launchers end all ranks as soon as one has ended, and rank 0 has the most to close.
+    dist.barrier()
 
 
 def process_start(pid: int) -> int | None:
