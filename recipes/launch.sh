@@ -33,11 +33,14 @@ hand_on() {
   interrupted=1
   if [ "$stopped" -eq 130 ] && [ "$1" = INT ]; then
     receiver=launcher
+    echo "interrupted again: ending all processes" >&2
     kill -KILL -- "-$launcher" 2>/dev/null || true
     return
   fi
   stopped=$((128 + $2))
   receiver="$(python "$recipes/process_tree.py" signal "$1" "$launcher")" || true
+  # Without ranks there is nobody who would say it.
+  [ "$receiver" = ranks ] || echo "interrupted: ending the launcher" >&2
 }
 
 # The ranks end when this process does, also by SIGKILL.
