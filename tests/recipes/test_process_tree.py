@@ -172,6 +172,16 @@ def test_a_shell_above_the_launcher_may_end(tmp_path: Path) -> None:
         shell.communicate()
 
 
+def test_a_rank_whose_launcher_is_gone_does_not_begin(store: Path, tmp_path: Path) -> None:
+    # What deepspeed.launcher.launch gives its ranks.
+    environment = {"CROSS_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    words = options(store, tmp_path / "run")
+    result = run(sys.executable, RECIPE, *words, **environment)
+    assert result.returncode == 1
+    assert result.stderr == "error: the launcher has ended before this rank began\n"
+    assert not (tmp_path / "run").exists()
+
+
 # -- signals --------------------------------------------------------------------------------------
 
 
