@@ -45,6 +45,7 @@ from llama_ds.engine import (
 from llama_ds.metrics import MetricsLog, Throughput, peak_memory_bytes, peak_tflops
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.sequence import SequenceParallel
+from llama_ds.run_lock import RunLock, hold_run_folder
 from llama_ds.stop_signal import StopSignal
 from llama_ds.store_verification import StoreVerification
 
@@ -82,13 +83,14 @@ def train(
     """Run `recipe` from its newest checkpoint (or the start) to its end; every rank calls this.
 
     `deepspeed_overrides` are merged over the generated DeepSpeed configuration. ValueError for a
-    recipe that does not fit the store, the world size or the checkpoint it would resume from. The
-    default process group stays for further calls; everything else is released, also on errors.
+    recipe that does not fit the store, the world size or the checkpoint it would resume from, and
+    where another job trains in its run folder. The default process group stays for further calls;
+    everything else is released, also on errors.
     """
     device = init_distributed(local_rank)
     try:
-        with build_groups(recipe) as groups:
-            return _train(recipe, groups, device, deepspeed_overrides or {})
+        with hold_run_folder(recipe.run_dir) as lock, build_groups(recipe) as groups:
+            return _train(recipe, groups, device, deepspeed_overrides or {}, lock)
     finally:
         # DeepSpeed's engine is a reference cycle, which keeps the threads of closed groups alive.
         gc.collect()
@@ -99,16 +101,17 @@ def _train(
     groups: ParallelGroups,
     device: torch.device,
     deepspeed_overrides: dict[str, Any],
+    lock: RunLock | None,
 ) -> TrainResult:
     with contextlib.ExitStack() as stack:
         job, first_step = build_job(recipe, groups, device, deepspeed_overrides, stack)
         stop = stack.enter_context(StopSignal(job.device))
         stack.enter_context(job.verification)
-        step = run_steps(job, first_step, stop)
+        step = run_steps(job, first_step, stop, lock)
     return TrainResult(first_step, step, job.plan.num_steps, stop.number)
 
 
-def run_steps(job: Job, step: int, stop: StopSignal) -> int:
+def run_steps(job: Job, step: int, stop: StopSignal, lock: RunLock | None) -> int:
     """Train from `step` to the end, with evaluations and checkpoints; returns the last step."""
     train = job.recipe.train
     last_step = min(job.plan.num_steps, train.stop_after_step or job.plan.num_steps)
@@ -116,6 +119,8 @@ def run_steps(job: Job, step: int, stop: StopSignal) -> int:
         evaluate_and_log(job, step)
     batches = prefetch(_batches(job, first_step=step, last_step=last_step), depth=2)
     while step < last_step and stop.number is None:
+        if lock is not None:
+            lock.check()
         start = time.perf_counter()
         set_learning_rate(job.engine, job.recipe, step)
         result = train_step(job.engine, next(batches), job.groups, job.device)

@@ -1,7 +1,8 @@
 """Launcher of training: parses and validates the command line, then plans (`--dry-run`) or trains.
 
-Started once per rank by `deepspeed`, `torchrun` or plain `python`. Options are parsed before torch
-is imported, so that an invalid one is reported at once, in one line, with exit code 2.
+Started once per rank by `deepspeed`, `torchrun`, `srun`, `mpirun` or plain `python`. Options are
+parsed before torch is imported, so that an invalid one is reported at once, in one line, with exit
+code 2.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import difflib
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -26,13 +28,15 @@ from llama_ds.batch import BatchPlan, batch_plan
 from llama_ds.config import Recipe
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides, read_overrides
 from llama_ds.parallel.layout import layout_of
-from recipes.command_line import bad_input
+from recipes.command_line import bad_input, end_on_interrupt
 from recipes.llama import (
     DEVICE_BYTES,
     PAPER_TOKENS_PER_SECOND,
     Cluster,
     intended_world_size,
 )
+from recipes.process_tree import end_with_launchers
+from recipes.scheduler import rank_variables
 
 RecipeFunction = Callable[[Cluster], Recipe]
 
@@ -65,15 +69,24 @@ def main(
     """Entry point of every `pretrain_*.sh`; exits the process.
 
     `build_default_store` builds the recipe's default token store where it does not exist.
+    `launch.sh` passes a word before the options: `check-options` parses them, and prints `rank` in
+    a process that is one of several already; `check-end` tells whether the run has reached its end.
 
-    Exit codes: 0: done; 2: invalid input; 143 or 130: stopped by SIGTERM or SIGINT after saving a
-    checkpoint.
+    Exit codes: 0: done; 1: a bug, or an end before the run's; 2: invalid input; 130, 138, 143:
+    stopped by SIGINT, SIGUSR1 or SIGTERM after saving a checkpoint.
     """
+    end_on_interrupt()
+    words = sys.argv[1:] if arguments is None else arguments
+    question = words[0] if words[:1] in (["check-options"], ["check-end"]) else None
     try:
-        launch = parse(recipe_function, sys.argv[1:] if arguments is None else arguments)
-        if launch.dry_run:
+        os.environ |= rank_variables(os.environ)
+        launch = parse(recipe_function, words[1:] if question else words)
+        if question is not None:
+            code = _answer(question, launch)
+        elif launch.dry_run:
             code = _plan(launch)
         else:
+            end_with_launchers(os.environ)
             default_store = recipe_function(launch.cluster).data.store
             if build_default_store is not None and launch.recipe.data.store == default_store:
                 _build_once(default_store, build_default_store)
@@ -84,6 +97,29 @@ def main(
     except (ValueError, OSError) as error:
         code = bad_input(error)
     sys.exit(code)
+
+
+def _answer(question: str, launch: Launch) -> int:
+    """One of the questions that `launch.sh` asks."""
+    if question == "check-options":
+        if launch.deepspeed_json is not None:
+            read_overrides(launch.deepspeed_json)
+        print("rank" if "RANK" in os.environ else "")
+        return 0
+
+    from llama_ds.checkpoint.verification import all_checkpoints, step_of
+
+    train = launch.recipe.train
+    last_step = min(train.num_steps, train.stop_after_step or train.num_steps)
+    step = max((step_of(path) for path in all_checkpoints(launch.recipe.run_dir)), default=0)
+    if step >= last_step:
+        return 0
+    print(
+        f"error: a process of the launcher was killed: {launch.recipe.run_dir} has checkpoints up "
+        f"to step {step} of {last_step}; rerun the command to resume",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _build_once(store: Path, build: Callable[[Path], None]) -> None:
@@ -121,8 +157,9 @@ def _train(launch: Launch) -> int:
         )
     if result.signal_number is not None:
         if os.environ["RANK"] == "0":
+            name = signal.Signals(result.signal_number).name
             print(
-                f"stopped by a signal after step {result.step} of {result.num_steps}; "
+                f"stopped by {name} after step {result.step} of {result.num_steps}; "
                 "rerun the command to resume"
             )
         return 128 + result.signal_number

@@ -26,6 +26,7 @@ from llama_ds.config import Recipe
 from recipes.command_line import bad_input
 from recipes.launch import parse
 from recipes.llama import llama_tiny
+from recipes.process_tree import TOP_VARIABLE
 
 RECIPE = Path(__file__).with_name("pretrain_tiny.sh")
 SAMPLE_BYTES = 20_000_000  # text for the tokenizer: seconds of training, and plenty for 4096 pieces
@@ -157,7 +158,7 @@ def build_store(options: Quickstart) -> None:
 def pretrain(recipe: Recipe, overrides: list[str]) -> int:
     """Run the recipe's script as a user would; returns its exit code."""
     _title("4/5 pre-training")
-    environment = dict(os.environ)
+    environment = {**os.environ, TOP_VARIABLE: str(os.getpid())}
     if num_gpus := _num_usable_gpus(recipe):
         rows = recipe.train.tokens_per_step // recipe.train.sequence_length
         overrides = ["--train.micro-batch-size", str(rows // num_gpus), *overrides]

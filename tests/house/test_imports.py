@@ -16,7 +16,7 @@ FLOORS = {
     "llama_ds": (
         {"train"},
         {"engine", "checkpoint", "auto_classes"},
-        {"model", "data", "metrics", "store_verification", "stop_signal"},
+        {"model", "data", "metrics", "store_verification", "stop_signal", "run_lock"},
         {"loss", "planning", "pretrained_model"},
         {"layer", "deepspeed_config", "weights"},
         {"parallel"},
