@@ -10,4 +10,10 @@ source recipes/setup.sh
 # No test needs the network: an attempt to use it fails at once. One thread per process keeps the
 # multi-process tests from fighting over the cores.
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec python -m pytest --durations=15 --durations-min=0.5 "$@"
+# The whole suite, and the quick one, on the cores there are (the processes that test files share are
+# started once by each worker); what is asked for by name in one process.
+workers=()
+case "$*" in
+  "" | --quick) workers=(-n "$(python -c 'import os; print(min(4, os.cpu_count() or 1))')" --dist loadfile) ;;
+esac
+exec python -m pytest --durations=15 --durations-min=0.5 ${workers[@]+"${workers[@]}"} "$@"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -153,10 +154,17 @@ def test_of_many_jobs_one_gets_the_folder(tmp_path: Path, stale: bool) -> None:
 
 
 def test_processes_are_told_from_their_successors() -> None:
-    own, parent = process_start(os.getpid()), process_start(os.getppid())
+    own = process_start(os.getpid())
+    time.sleep(0.05)  # the clock ticks every 10 ms
+    later = subprocess.Popen(["sleep", "60"])
+    try:
+        start = process_start(later.pid)
+    finally:
+        later.kill()
+        later.wait()
     assert own is not None
-    assert parent is not None
-    assert own > parent
+    assert start is not None
+    assert start > own
     assert process_start(ended_process()) is None
 
 
