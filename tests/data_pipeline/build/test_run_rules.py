@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.build import parts
 from data_pipeline.build.build_corpus import (
     CLUSTERS,
     DISTINCT_TEXTS,
@@ -25,6 +24,7 @@ from data_pipeline.build.build_corpus import (
     build_corpus,
 )
 from data_pipeline.build.duplicate_samples import load_clusters
+from data_pipeline.build.parts import PartSizes
 from data_pipeline.build.removal_requests import RemovalRequests
 from data_pipeline.dedup import exact
 from data_pipeline.dedup.exact import same_text, same_url
@@ -293,8 +293,8 @@ def test_results_are_the_same_for_any_number_of_processes(
     assert len(files[0]) > 8
 
 
-def test_repeated_paragraphs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "_PART_INPUT_BYTES", 1)
+def test_repeated_paragraphs_go(tmp_path: Path) -> None:
+    build = partial(build_corpus, part_sizes=PartSizes(input_bytes=1))
     (tmp_path / "a").mkdir()
     pages = {
         "1.txt": "Home, Menu\nfirst page",
@@ -309,7 +309,7 @@ def test_repeated_paragraphs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def built(max_bytes: int | None, jobs: int = 1, **options: Any) -> list[str]:
         source = replace(TEXT, paragraph_group_bytes=max_bytes)
         sources = [(source, tmp_path / "a")]
-        build_corpus(sources, tmp_path / "out", executor=Processes(jobs), **options)
+        build(sources, tmp_path / "out", executor=Processes(jobs), **options)
         assert not (tmp_path / "out" / ".parts" / "text" / "marked").exists()
         return texts(tmp_path / "out", "text")
 
