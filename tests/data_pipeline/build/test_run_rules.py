@@ -130,11 +130,11 @@ def test_buckets_change_nothing(
     assert compared(path, documents, memory_budget=budget) == expected
 
 
-def test_buckets_for_many_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact, "_DOCUMENTS_PER_TASK", 7)
+def test_buckets_for_many_tasks(tmp_path: Path) -> None:
+    rule = partial(same_text, documents_per_task=7)
     documents = [(0, Document(f"text {number % 60}", "f")) for number in range(100)]
     expected = [(number, number - 60) for number in range(60, 100)]
-    assert compared(tmp_path, documents, memory_budget=4_000) == expected
+    assert compared(tmp_path, documents, memory_budget=4_000, rule=rule) == expected
 
 
 def test_tasks_that_sort_keep_to_the_memory_budget(tmp_path: Path) -> None:
