@@ -34,7 +34,7 @@ from data_pipeline.build.fingerprint import (
     source_fingerprint,
 )
 from data_pipeline.build.old_results import OldResults, clean_up
-from data_pipeline.build.parts import Part, build_part, groups
+from data_pipeline.build.parts import PART_SIZES, Part, PartSizes, build_part, groups
 from data_pipeline.build.publish_documents import (
     PartRemovals,
     Publication,
@@ -114,6 +114,7 @@ def build_corpus(
     requests: RemovalRequests = NO_REQUESTS,
     executor: Executor = ONE_PROCESS,
     memory_budget: int = MEMORY_BUDGET,
+    part_sizes: PartSizes = PART_SIZES,
     may_be_empty: bool = False,
     found_old: Callable[[OldResults], None] = OldResults.keep,
 ) -> dict[str, Manifest]:
@@ -124,7 +125,8 @@ def build_corpus(
     finished folder that was built from the same files by the same code, thresholds and rules is
     reused, and so is each part of an unfinished or outdated one (cached in `out/.parts`). At the
     end `found_old` is called with the results of other builds that this one did not use.
-    `memory_budget` in bytes is for comparing documents. ValueError if a source has nothing to read
+    `memory_budget` in bytes is for comparing documents; `part_sizes` decide which files share a
+    part, and how its documents are spread over files. ValueError if a source has nothing to read
     or, without `may_be_empty`, nothing of it is kept; BuildError if a function of a source failed.
     """
     names = [source.name for source, _ in sources]
@@ -132,7 +134,7 @@ def build_corpus(
         raise ValueError(f"source names {names} must differ from one another")
     if REPEATED_PARAGRAPHS in undone:
         sources = [(replace(s, paragraph_group_bytes=None), root) for s, root in sources]
-    targets = [_target(source, root, out / source.name) for source, root in sources]
+    targets = [_target(source, root, out / source.name, part_sizes) for source, root in sources]
     choice = _Choice(rules, undone, requests, memory_budget, may_be_empty)
     return _build(targets, out / RULES, choice, executor, found_old)
 
@@ -144,11 +146,12 @@ def build_documents(
     *,
     rules: Sequence[Rule] = DISTINCT_TEXTS,
     executor: Executor = ONE_PROCESS,
+    part_sizes: PartSizes = PART_SIZES,
     found_old: Callable[[OldResults], None] = OldResults.keep,
 ) -> Manifest:
     """As `build_corpus`, of one source, whose documents are published as the folder `out`."""
     choice = _Choice(rules, (), NO_REQUESTS, MEMORY_BUDGET, may_be_empty=False)
-    targets = [_target(source, root, out)]
+    targets = [_target(source, root, out, part_sizes)]
     rules_folder = out.parent / RULES / out.name
     return _build(targets, rules_folder, choice, executor, found_old)[source.name]
 
@@ -210,7 +213,7 @@ def _check_undone(undone: Collection[str], rules: Sequence[Rule]) -> None:
             )
 
 
-def _target(source: Source, root: Root, out: Path) -> _Target:
+def _target(source: Source, root: Root, out: Path, sizes: PartSizes) -> _Target:
     if isinstance(root, Path) and out.resolve().is_relative_to(root.resolve()):
         raise ValueError(
             f"the output {out} lies inside the corpus {root}, which would then read itself; "
@@ -220,7 +223,8 @@ def _target(source: Source, root: Root, out: Path) -> _Target:
     if not found.files:
         counts = format_counts(Counter(item.reason for item in found.ignored))
         raise ValueError(f"{root} has nothing that source '{source.name}' reads: {counts} ignored")
-    return _Target(source, found, out, _parts(source, found, out.parent / PARTS / out.name))
+    parts = _parts(source, found, out.parent / PARTS / out.name, sizes)
+    return _Target(source, found, out, parts)
 
 
 def _fingerprints(
@@ -263,19 +267,23 @@ def _found(
 # -- parts ----------------------------------------------------------------------------------------
 
 
-def _parts(source: Source, found: Inputs, folder: Path) -> list[Part]:
-    how = source_fingerprint(source)
+def _parts(source: Source, found: Inputs, folder: Path, sizes: PartSizes) -> list[Part]:
+    in_files = f"files of {sizes.shard_text_bytes}, row groups of {sizes.batch_bytes}"
+    how = files_fingerprint((), [source_fingerprint(source), in_files])
     parts: list[Part] = []
-    for together in paragraph_groups(list(groups(found.files)), source.paragraph_group_bytes):
+    file_groups = list(groups(found.files, sizes.input_bytes))
+    for together in paragraph_groups(file_groups, source.paragraph_group_bytes):
         about = [how]
         if source.paragraph_group_bytes is not None:
-            # Which paragraphs are kept depends on all files of the group.
-            about.append(files_fingerprint([file for files in together for file in files], [how]))
+            # Which paragraphs are kept depends on all files of the group; masks are by part.
+            everything = [file for files in together for file in files]
+            lengths = " ".join(str(len(files)) for files in together)
+            about.append(files_fingerprint(everything, [how, lengths]))
         for index, files in enumerate(together):
             name = files_fingerprint(files, about)
             # Two levels: a crawl has hundreds of thousands of files.
             mask = None if len(about) == 1 else mask_folder(folder / "marked" / about[1], index)
-            parts.append(Part(source, files, folder / name[:2] / name, mask))
+            parts.append(Part(source, files, folder / name[:2] / name, mask, sizes))
     return parts
 
 

@@ -35,15 +35,27 @@ from data_pipeline.sampling import SmallestHashes
 
 Row = dict[str, str | int | float | None]
 
-# Bounded by bytes for long documents, by rows for short ones.
-_BATCH_BYTES = 8 << 20
+# Row groups are bounded by `PartSizes.batch_bytes` for long documents, by rows for short ones.
 _BATCH_ROWS = 1_000
-_SHARD_TEXT_BYTES = 512 << 20
-# Small files share a part. The bound is constant, so a new file changes few parts.
-_PART_INPUT_BYTES = 4 << 20
 # The report samples from these.
 _EXAMPLES_PER_REASON = 3
 _EXAMPLE_CHARACTERS = 2_000
+
+
+@dataclass(frozen=True)
+class PartSizes:
+    """Sizes of parts and of the files in them."""
+
+    input_bytes: int = 4 << 20
+    """Bytes of input files, as stored, up to which consecutive files share a part. The bound is the
+    same for all files, so a new file changes few parts."""
+    shard_text_bytes: int = 512 << 20
+    """Characters of text, one byte each in ASCII, after which a documents file is closed."""
+    batch_bytes: int = 8 << 20
+    """Characters of text, as above, after which a row group is written."""
+
+
+PART_SIZES = PartSizes()
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,7 @@ class Part:
     folder: Path
     mask: Path | None = None
     """Keep mask of the paragraphs (`repeated_paragraphs`); None: all are kept."""
+    sizes: PartSizes = PART_SIZES
 
     @property
     def num_bytes(self) -> int:
@@ -86,12 +99,14 @@ class Part:
             return False
 
 
-def groups(files: Sequence[InputFile]) -> Iterator[tuple[InputFile, ...]]:
-    """Groups of consecutive files of up to a few megabytes; a larger file is a group by itself."""
+def groups(
+    files: Sequence[InputFile], input_bytes: int = PART_SIZES.input_bytes
+) -> Iterator[tuple[InputFile, ...]]:
+    """Groups of consecutive files of up to `input_bytes`; a larger file is a group by itself."""
     group: list[InputFile] = []
     used = 0
     for file in files:
-        if group and used + file.size > _PART_INPUT_BYTES:
+        if group and used + file.size > input_bytes:
             yield tuple(group)
             group, used = [], 0
         group.append(file)
@@ -111,7 +126,7 @@ def build_part(part: Part) -> None:
         with (
             _Dropped(folder) as dropped,
             _Rows(folder / "inputs.parquet", INPUTS_SCHEMA) as inputs,
-            contextlib.closing(_Documents(folder, part.source)) as documents,
+            contextlib.closing(_Documents(folder, part.source, part.sizes)) as documents,
         ):
             keeper = None if part.mask is None else ParagraphKeeper(part.mask)
             for listed in part.files:
@@ -182,8 +197,11 @@ def _num_bytes(item: Document | Rejected) -> int:
 class _Rows:
     """Writes a Parquet file row by row, in row groups of bounded size."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(
+        self, path: Path, schema: pa.Schema, batch_bytes: int = PART_SIZES.batch_bytes
+    ) -> None:
         self._schema = schema
+        self._batch_bytes = batch_bytes
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._batch: list[Row] = []
         self._size = 0
@@ -191,7 +209,7 @@ class _Rows:
     def add(self, row: Row, num_bytes: int = 0) -> None:
         self._batch.append(row)
         self._size += num_bytes
-        if self._size >= _BATCH_BYTES or len(self._batch) == _BATCH_ROWS:
+        if self._size >= self._batch_bytes or len(self._batch) == _BATCH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
@@ -244,10 +262,11 @@ class _Dropped:
 class _Documents:
     """Writes a part's documents and their keys, in files of bounded size."""
 
-    def __init__(self, folder: Path, source: Source) -> None:
+    def __init__(self, folder: Path, source: Source, sizes: PartSizes) -> None:
         self._keys = bytearray()  # a site's tens of millions as objects would take gigabytes
         self._folder = folder
         self._source = source
+        self._sizes = sizes
         self._rows: _Rows | None = None
         self._path = folder
         self._num_files = self._size = 0
@@ -256,11 +275,11 @@ class _Documents:
         self._keys += key_of(document, self._source).tobytes()
         if self._rows is None:
             self._path = self._folder / f"documents-{self._num_files:03}.parquet"
-            self._rows = _Rows(self._path, SCHEMA)
+            self._rows = _Rows(self._path, SCHEMA, self._sizes.batch_bytes)
             self._num_files += 1
         self._rows.add(document.row(self._source.name), len(document.text))
         self._size += len(document.text)
-        if self._size >= _SHARD_TEXT_BYTES:
+        if self._size >= self._sizes.shard_text_bytes:
             self.close()
 
     def close(self) -> None:

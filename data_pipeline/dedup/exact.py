@@ -21,21 +21,27 @@ from data_pipeline.files.atomic import atomic_directory
 _ROW_DTYPE = np.dtype([("number", "<i8"), ("source", "<i4"), ("keys", KEYS_DTYPE)])
 # A row, its copy while groups are joined, and sorting.
 _BYTES_PER_DOCUMENT = 3 * _ROW_DTYPE.itemsize
-_DOCUMENTS_PER_TASK = 1 << 20
+DOCUMENTS_PER_TASK = 1 << 20
+"""Most documents whose keys one task sorts into files."""
 _MAX_BUCKETS = 1 << 12
 
 
-def same_text(comparison: Comparison) -> Removals:
-    """Rule: documents whose texts have equal keys, by their source's `same_text`."""
-    return _same(comparison, "text")
+def same_text(comparison: Comparison, *, documents_per_task: int = DOCUMENTS_PER_TASK) -> Removals:
+    """Rule: documents whose texts have equal keys, by their source's `same_text`.
+
+    Where the keys of all documents exceed the memory budget, a task sorts those of files with up to
+    `documents_per_task` together into buckets.
+    """
+    return _same(comparison, "text", documents_per_task)
 
 
-def same_url(comparison: Comparison) -> Removals:
-    """Rule: documents whose URLs have equal keys, by their source's `same_url`."""
-    return _same(comparison, "url")
+def same_url(comparison: Comparison, *, documents_per_task: int = DOCUMENTS_PER_TASK) -> Removals:
+    """Rule: documents whose URLs have equal keys, by their source's `same_url`; else as
+    `same_text`."""
+    return _same(comparison, "url", documents_per_task)
 
 
-def _same(comparison: Comparison, field: str) -> Removals:
+def _same(comparison: Comparison, field: str, documents_per_task: int) -> Removals:
     files, bounds = comparison.files, comparison.bounds()
     num_buckets = math.ceil(bounds[-1] * _BYTES_PER_DOCUMENT / comparison.memory_budget)
     if num_buckets <= 1:
@@ -44,7 +50,8 @@ def _same(comparison: Comparison, field: str) -> Removals:
     num_buckets = min(num_buckets, _MAX_BUCKETS)
     folder = comparison.work_folder
     scatter = [
-        replace(task, num_buckets=num_buckets, field=field) for task in _scatter_tasks(comparison)
+        replace(task, num_buckets=num_buckets, field=field)
+        for task in _scatter_tasks(comparison, documents_per_task)
     ]
     sizes = [sum(file.num_rows for file in task.files) for task in scatter]
     comparison.executor.map(_scatter, scatter, sizes, label=f"sort by {field}")
@@ -72,10 +79,12 @@ class _Gather:
     field: str
 
 
-def _scatter_tasks(comparison: Comparison) -> list[_Scatter]:
-    """Consecutive files, together about a million documents, or as many as fit the memory
+def _scatter_tasks(
+    comparison: Comparison, documents_per_task: int = DOCUMENTS_PER_TASK
+) -> list[_Scatter]:
+    """Consecutive files, together up to `documents_per_task`, or as many as fit the memory
     budget."""
-    most = min(_DOCUMENTS_PER_TASK, comparison.memory_budget // _BYTES_PER_DOCUMENT)
+    most = min(documents_per_task, comparison.memory_budget // _BYTES_PER_DOCUMENT)
     tasks: list[_Scatter] = []
     group: list[DocumentFile] = []
     first = number = 0

@@ -53,10 +53,10 @@ from data_pipeline.text.word_ngrams import Hashes, distinct
 
 Places = npt.NDArray[np.int64]
 
+CHUNK_BYTES = (4 << 20, 32 << 20)
+"""Minimum and maximum chunk of Parquet: some 15 and 100 MB of text, one and several seconds."""
 _MIN_BUDGET = 1 << 24
 _MAX_DOCUMENTS = 1 << 32
-_CHUNK_BYTES = (4 << 20, 32 << 20)
-"""Minimum and maximum chunk of Parquet: some 15 and 100 MB of text, one and several seconds."""
 _FEW_CHUNKS = 64
 """Up to this many chunks are small, so that every worker gets some."""
 _BATCH_ROWS = 256
@@ -69,13 +69,18 @@ _COPIES = 4
 
 
 def near_duplicates(
-    comparison: Comparison, *, min_similarity: float, ngram_words: int = 5
+    comparison: Comparison,
+    *,
+    min_similarity: float,
+    ngram_words: int = 5,
+    chunk_bytes: tuple[int, int] = CHUNK_BYTES,
 ) -> Removals:
     """Rule: documents with a Jaccard index of at least `min_similarity` to a preferred one.
 
     The similarity of a removal is the exact Jaccard index of the word n-grams. 5-grams are the
-    usual choice; SlimPajama used 13-grams and a similarity of 0.8. ValueError for a threshold, size
-    or budget out of range, or more than 2**32 documents.
+    usual choice; SlimPajama used 13-grams and a similarity of 0.8. A task reads consecutive files
+    of at least and at most `chunk_bytes` as stored, or one larger file. ValueError for a threshold,
+    size or budget out of range, or more than 2**32 documents.
     """
     if not 0.1 <= min_similarity <= 1:
         raise ValueError(f"min_similarity ({min_similarity}) must be between 0.1 and 1")
@@ -95,7 +100,7 @@ def near_duplicates(
         memory_budget=comparison.memory_budget,
     )
     np.save(work.ranks, comparison.preference())
-    tasks = [_ChunkTask(work, chunk) for chunk in _chunks(comparison.files)]
+    tasks = [_ChunkTask(work, chunk) for chunk in _chunks(comparison.files, chunk_bytes)]
     pairs = _candidates(tasks, work, comparison)
     _write_all_sets(tasks, pairs, work, comparison)
     verified = _verified(pairs, min_similarity, work, comparison)
@@ -151,9 +156,9 @@ def _split_range(num_bits: int, count: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(ends))
 
 
-def _chunks(files: Sequence[DocumentFile]) -> Iterator[_Chunk]:
+def _chunks(files: Sequence[DocumentFile], chunk_bytes: tuple[int, int]) -> Iterator[_Chunk]:
     sizes = [file.path.stat().st_size for file in files]
-    least, most = _CHUNK_BYTES
+    least, most = chunk_bytes
     limit = min(most, max(least, sum(sizes) // _FEW_CHUNKS))
     group: list[DocumentFile] = []
     index = first = number = used = 0

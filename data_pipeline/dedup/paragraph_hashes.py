@@ -33,7 +33,8 @@ NO_KEY = np.uint64(xxhash.xxh3_64_intdigest(b""))
 HASHES = "hashes.npy"
 COUNTS = "counts.npy"
 
-_BATCH_CHARACTERS = 1 << 20
+BATCH_CHARACTERS = 1 << 20
+"""Characters that are normalized at once."""
 _NEWLINE = 10
 _NUM_CODES = 0x110000
 # Special values in the lookup table of code points.
@@ -46,9 +47,11 @@ def paragraphs_of(text: str) -> list[str]:
     return text.split("\n")
 
 
-def paragraph_hashes(texts: Iterable[str]) -> Iterator[tuple[Hashes, Counts]]:
+def paragraph_hashes(
+    texts: Iterable[str], *, batch_characters: int = BATCH_CHARACTERS
+) -> Iterator[tuple[Hashes, Counts]]:
     """Per batch of texts, in order: the hashes of their paragraphs, and the number of paragraphs of
-    each text."""
+    each text. A batch ends with the text that makes it at least `batch_characters` long."""
     lines: list[str] = []
     counts: list[int] = []
     num_characters = 0
@@ -57,45 +60,48 @@ def paragraph_hashes(texts: Iterable[str]) -> Iterator[tuple[Hashes, Counts]]:
         lines += own
         counts.append(len(own))
         num_characters += len(text)
-        if num_characters >= _BATCH_CHARACTERS:
-            yield line_hashes(lines), np.array(counts, np.uint32)
+        if num_characters >= batch_characters:
+            yield line_hashes(lines, batch_characters=batch_characters), np.array(counts, np.uint32)
             lines, counts, num_characters = [], [], 0
     if counts:
-        yield line_hashes(lines), np.array(counts, np.uint32)
+        yield line_hashes(lines, batch_characters=batch_characters), np.array(counts, np.uint32)
 
 
-def write_paragraph_hashes(texts: Iterable[str], folder: Path) -> int:
+def write_paragraph_hashes(
+    texts: Iterable[str], folder: Path, *, batch_characters: int = BATCH_CHARACTERS
+) -> int:
     """Write the hashes of all paragraphs, in order, to `folder`; returns their number.
 
     `hashes.npy` holds an unsigned 64-bit integer per paragraph, `counts.npy` the number of
-    paragraphs of each text. Memory does not depend on the number of texts.
+    paragraphs of each text. Memory does not depend on the number of texts, but on
+    `batch_characters`, which are normalized at once.
     """
     with (
         _GrowingArray(folder / HASHES, np.dtype("<u8")) as hashes,
         _GrowingArray(folder / COUNTS, np.dtype("<u4")) as counts,
     ):
-        for some_hashes, some_counts in paragraph_hashes(texts):
+        for some_hashes, some_counts in paragraph_hashes(texts, batch_characters=batch_characters):
             hashes.append(some_hashes)
             counts.append(some_counts)
     return hashes.length
 
 
-def line_hashes(lines: Sequence[str]) -> Hashes:
+def line_hashes(lines: Sequence[str], *, batch_characters: int = BATCH_CHARACTERS) -> Hashes:
     """The hash of each line; no line may contain a newline."""
     hashes = np.empty(len(lines), np.uint64)
     start = 0
-    for end in _ends_of_pieces(lines):
+    for end in _ends_of_pieces(lines, batch_characters):
         _hash_piece(lines[start:end], hashes[start:end])
         start = end
     return hashes
 
 
-def _ends_of_pieces(lines: Sequence[str]) -> Iterator[int]:
+def _ends_of_pieces(lines: Sequence[str], batch_characters: int) -> Iterator[int]:
     """Where to split the lines of a long document, so that memory is bounded."""
     num_characters = 0
     for end, line in enumerate(lines, 1):
         num_characters += len(line)
-        if num_characters >= _BATCH_CHARACTERS:
+        if num_characters >= batch_characters:
             yield end
             num_characters = 0
     yield len(lines)

@@ -55,7 +55,8 @@ BYTES_PER_PARAGRAPH = 34
 DUPLICATE_PARAGRAPHS = "duplicate_paragraphs"
 """Drop reason of a document of which no paragraph is kept."""
 
-_CHUNK = 1 << 20  # paragraphs: 8 MiB of hashes
+PARAGRAPHS_AT_ONCE = 1 << 20
+"""Paragraphs whose hashes are selected, or whose masks are completed, at once: 8 MiB of hashes."""
 # Small buckets sort faster and run in parallel; this many cost little to select.
 _SMALL_BUCKET_BYTES = 128 << 20
 _FREE_BUCKETS = 8
@@ -78,6 +79,7 @@ class _Group:
     num_buckets: int
     keep: Keep
     out: Path
+    paragraphs_at_once: int
 
     @property
     def buckets(self) -> tuple[Path, ...]:
@@ -91,7 +93,7 @@ class _Group:
     def members(self) -> list[_Member]:
         starts = itertools.accumulate(self.lengths, initial=0)
         columns = zip(self.folders, starts, self.lengths, self.masks, strict=False)
-        return [_Member(*column, self.buckets) for column in columns]
+        return [_Member(*column, self.buckets, self.paragraphs_at_once) for column in columns]
 
 
 class _Bucket(NamedTuple):
@@ -110,6 +112,7 @@ class _Member(NamedTuple):
     length: int
     mask: Path
     buckets: tuple[Path, ...]
+    paragraphs_at_once: int
 
 
 def keep_masks(
@@ -119,6 +122,7 @@ def keep_masks(
     executor: Executor,
     memory_budget: int,
     keep: Keep = "first",
+    paragraphs_at_once: int = PARAGRAPHS_AT_ONCE,
 ) -> list[list[Path]]:
     """For every folder of hashes of every group, write a folder in `out` for `ParagraphKeeper`.
 
@@ -126,14 +130,15 @@ def keep_masks(
     in buckets, of which each task selects its own from all of the group's files. Reading and
     selecting costs some 5 ns per paragraph and bucket, comparing 100, so that up to tens of buckets
     this is cheaper than writing the hashes once more, sorted by bucket. Only the copies of one very
-    frequent paragraph, which fall into one bucket, can exceed the budget. The masks depend neither
-    on the budget nor on the executor. Once they are written, the folders with hashes are not needed
-    any more.
+    frequent paragraph, which fall into one bucket, can exceed the budget. A task reads the hashes
+    of `paragraphs_at_once`, or of one longer text, at a time. The masks depend neither on these
+    sizes nor on the executor. Once they are written, the folders with hashes are not needed any
+    more.
     """
     if memory_budget < 1:
         raise ValueError(f"memory_budget ({memory_budget}) must be at least 1 byte")
     planned = [
-        _planned(tuple(folders), out / f"group-{index:05}", memory_budget, keep)
+        _planned(tuple(folders), out / f"group-{index:05}", memory_budget, keep, paragraphs_at_once)
         for index, folders in enumerate(groups)
     ]
     buckets = [_Bucket(group, i) for group in planned for i in range(group.num_buckets)]
@@ -148,12 +153,14 @@ def keep_masks(
     return [group.masks for group in planned]
 
 
-def _planned(folders: tuple[Path, ...], out: Path, memory_budget: int, keep: Keep) -> _Group:
+def _planned(
+    folders: tuple[Path, ...], out: Path, memory_budget: int, keep: Keep, paragraphs_at_once: int
+) -> _Group:
     lengths = tuple(map(num_paragraphs, folders))
     needed = sum(lengths) * BYTES_PER_PARAGRAPH
     free = min(_FREE_BUCKETS, math.ceil(needed / _SMALL_BUCKET_BYTES))
     num_buckets = max(1, free, math.ceil(needed / memory_budget))
-    return _Group(folders, lengths, num_buckets, keep, out)
+    return _Group(folders, lengths, num_buckets, keep, out, paragraphs_at_once)
 
 
 def _find_repeated(task: _Bucket) -> None:
@@ -186,13 +193,13 @@ def _repeated(task: _Bucket) -> Places:
 
 def _bucket_of(task: _Bucket) -> tuple[Hashes, Places]:
     """Hashes of the group's paragraphs that fall into the bucket, and their indexes."""
-    group = task.group
+    group, at_once = task.group, task.group.paragraphs_at_once
     hashes, places = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     offsets = itertools.accumulate(group.lengths, initial=0)
     for folder, offset in zip(group.folders, offsets, strict=False):
         everything = _hashes(folder)
-        for start in range(0, len(everything), _CHUNK):
-            chunk = np.asarray(everything[start : start + _CHUNK])
+        for start in range(0, len(everything), at_once):
+            chunk = np.asarray(everything[start : start + at_once])
             mine = chunk != NO_KEY
             if group.num_buckets > 1:
                 # The upper half of the hash, as a fraction of 1, times the number of buckets.
@@ -211,20 +218,21 @@ def _write_mask(member: _Member) -> None:
         first, last = np.searchsorted(places, (member.start, member.start + member.length))
         keep[places[first:last] - member.start] = False
     hashes, counts = _hashes(member.hashes), _counts(member.hashes)
-    for begin, end, some_counts in _whole_texts(counts):
+    for begin, end, some_counts in _whole_texts(counts, member.paragraphs_at_once):
         _follow(keep[begin:end], hashes[begin:end] == NO_KEY, some_counts)
     with atomic_directory(member.mask) as folder:
         np.save(folder / "keep.npy", np.packbits(keep))
         np.save(folder / COUNTS, counts)
 
 
-def _whole_texts(counts: Counts) -> Iterator[tuple[int, int, Counts]]:
-    """Batches of whole texts: first paragraph, end, and their counts."""
+def _whole_texts(counts: Counts, at_once: int) -> Iterator[tuple[int, int, Counts]]:
+    """Batches of whole texts, of up to `at_once` paragraphs or of one text: first paragraph, end,
+    and their counts."""
     begin = 0
     ends = np.cumsum(counts, dtype=np.int64)
     first = 0
     while first < len(counts):
-        last = max(first + 1, int(np.searchsorted(ends, begin + _CHUNK, side="right")))
+        last = max(first + 1, int(np.searchsorted(ends, begin + at_once, side="right")))
         yield begin, int(ends[last - 1]), counts[first:last]
         begin, first = int(ends[last - 1]), last
 

@@ -112,13 +112,23 @@ def _kinds() -> bytes:
 
 _KINDS = _kinds()
 
+UNSURE_TOKENS = 32
+# Split points are tried back to this many tokens before the end of a part.
+_TRIED_TOKENS = 128
+
 
 class LongCuts:
     """Rule 2, for spans of text in which rule 1 finds no split point."""
 
-    def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
-        """`processor` is a `literal_processor`."""
+    def __init__(
+        self,
+        processor: sentencepiece.SentencePieceProcessor,
+        unsure_tokens: int = UNSURE_TOKENS,
+    ) -> None:
+        """`processor` is a `literal_processor`. The last `unsure_tokens` of a part may differ where
+        the text goes on; split points before them are tried."""
         self._processor = processor
+        self._unsure_tokens = unsure_tokens
         pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
         self._lengths = [
             1 if processor.is_byte(i) else len(piece.replace(BLANK, " ").encode())
@@ -135,7 +145,7 @@ class LongCuts:
         ids = self._ids(text, 0, size)
         while start + size < len(text):
             ends = list(itertools.accumulate((self._lengths[i] for i in ids), initial=start))
-            for last in range(len(ids) - _UNSURE_TOKENS, max(0, len(ids) - _TRIED_TOKENS), -1):
+            for last in range(len(ids) - self._unsure_tokens, max(0, len(ids) - _TRIED_TOKENS), -1):
                 if not _is_inside_character(text, ends[last]):
                     following = self._ids(text, ends[last], size)
                     if self._are_apart(text, ids[last - 1], ends[last], following[0]):
@@ -166,12 +176,6 @@ class LongCuts:
     def _encode(self, text: bytes) -> list[int]:
         ids: list[int] = self._processor.encode(text.decode(), out_type=int)
         return ids
-
-
-# The last tokens of a part may differ where the text goes on; split points before them are tried,
-# back to this many.
-_UNSURE_TOKENS = 32
-_TRIED_TOKENS = 128
 
 
 def _is_inside_character(text: bytes, offset: int) -> bool:

@@ -12,7 +12,7 @@ import sentencepiece
 
 from data_pipeline.tokens.encoder import Encoded, TokenizerIdentity, Tokens
 from data_pipeline.tokens.exact_cuts import can_be_cut
-from data_pipeline.tokens.unit_encoder import UnitEncoder
+from data_pipeline.tokens.unit_encoder import ENCODER_SIZES, EncoderSizes, UnitEncoder
 
 
 def load_processor(tokenizer_dir: Path) -> sentencepiece.SentencePieceProcessor:
@@ -40,7 +40,7 @@ class SentencePieceEncoder:
     Ids of text units are cached, in bounded memory, where the model supports it (`unit_encoder`).
     """
 
-    def __init__(self, tokenizer_dir: Path) -> None:
+    def __init__(self, tokenizer_dir: Path, sizes: EncoderSizes = ENCODER_SIZES) -> None:
         self._processor = load_processor(tokenizer_dir)
         self.identity = TokenizerIdentity(
             kind="sentencepiece",
@@ -53,7 +53,7 @@ class SentencePieceEncoder:
         self._is_byte = np.array([self._processor.is_byte(i) for i in range(size)], np.bool_)
         self._is_byte[self._processor.piece_to_id("<0x0A>")] = False
         self._units = (
-            UnitEncoder(self._processor, self.identity.dtype)
+            UnitEncoder(self._processor, self.identity.dtype, sizes)
             if can_be_cut(self._processor)
             else None
         )

@@ -40,8 +40,8 @@ from data_pipeline.tokens.store import (
 )
 from data_pipeline.tokens.tokenizer_folder import copy_tokenizer, load_encoder
 
-# Small enough to open fast, large enough for few files.
-_SHARD_BYTES = 256 << 20
+SHARD_BYTES = 256 << 20
+"""Documents files in a shard: small enough to open fast, large enough for few files."""
 _BATCH_ROWS = 256
 _BATCH_TEXT_BYTES = 16 << 20
 
@@ -85,11 +85,13 @@ def build_store(
     *,
     holdout_share: float,
     executor: Executor,
+    shard_bytes: int = SHARD_BYTES,
 ) -> StoreManifest:
     """Tokenize each source's documents folder into the token store `out`.
 
     An up-to-date store, of the same documents, tokenizer and share, is kept. The split is by
     document id (`StoreManifest.holdout_share`), so it does not depend on order or other documents.
+    A shard holds up to `shard_bytes` of documents files as stored, or one larger file.
     ValueError for source names that cannot name folders, a share out of range, too few documents.
     """
     check_replaceable(out, "manifest.json", "a token store")
@@ -100,7 +102,9 @@ def build_store(
     shards_folder = out.parent / ".shards" / out.name
     holdouts = _holdouts(documents, holdout_share, executor)
     shards = {
-        source: _shards(source, folder, shards_folder, tokenizer_dir, identity, holdouts[source])
+        source: _shards(
+            source, folder, shards_folder, tokenizer_dir, identity, holdouts[source], shard_bytes
+        )
         for source, folder in documents.items()
     }
     names = {source: [shard.folder.name for shard in found] for source, found in shards.items()}
@@ -181,14 +185,15 @@ def _shards(
     tokenizer_dir: Path,
     identity: TokenizerIdentity,
     holdout: Holdout,
+    shard_bytes: int,
 ) -> list[_Shard]:
-    """Groups of consecutive documents files of up to `_SHARD_BYTES`; a larger file by itself."""
+    """Groups of consecutive documents files of up to `shard_bytes`; a larger file by itself."""
     files = read_manifest(folder).files
     shards = []
     start = used = 0
     for end in range(1, len(files) + 1):
         used += files[end - 1].bytes
-        if end < len(files) and used + files[end].bytes <= _SHARD_BYTES:
+        if end < len(files) and used + files[end].bytes <= shard_bytes:
             continue
         group = files[start:end]
         about = [

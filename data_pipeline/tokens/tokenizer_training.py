@@ -27,7 +27,7 @@ from data_pipeline.executors.local import Processes
 from data_pipeline.files.atomic import atomic_directory, check_replaceable
 from data_pipeline.sampling import keyed_hash
 from data_pipeline.tokens.tokenizer_folder import write_tokenizer
-from data_pipeline.tokens.word_counts import count_words
+from data_pipeline.tokens.word_counts import COUNT_SIZES, CountSizes, count_words
 
 # SentencePiece skips lines of more bytes than its max_sentence_length, and lines with its reserved
 # character U+2585. Lines are split there instead; UTF-8 needs at most 4 bytes
@@ -75,11 +75,13 @@ def train_tokenizer(
     *,
     shares: Mapping[str, float] | None = None,
     executor: Executor = ONE_PROCESS,
+    count_sizes: CountSizes = COUNT_SIZES,
 ) -> None:
     """Train on documents folders, by source, and write the tokenizer folder `out`.
 
     A sample draws from the sources in proportion to `shares` (all of a source with less text), or
-    by default to their sizes; word counts cover all text. `executor` runs the counting.
+    by default to their sizes; word counts cover all text. `executor` runs the counting,
+    within the memory of `count_sizes`.
     Deterministic: equal text, shares and config give equal bytes. An up-to-date folder is kept.
     ValueError where the text is empty or does not support `config.vocab_size`.
     """
@@ -93,7 +95,7 @@ def train_tokenizer(
     if _is_tokenizer_current(out, fingerprint):
         return
     if config.method == "word_counts":
-        model = _train_on_counts(documents, out, config, executor)
+        model = _train_on_counts(documents, out, config, executor, count_sizes)
         sample_bytes = {name: manifest.num_text_bytes for name, manifest in manifests.items()}
     else:
         sample = _Sample(documents, rates, config)
@@ -190,12 +192,21 @@ def lines_for_training(text: str) -> Iterator[str]:
 
 
 def _train_on_counts(
-    documents: Mapping[str, Path], out: Path, config: TokenizerConfig, executor: Executor
+    documents: Mapping[str, Path],
+    out: Path,
+    config: TokenizerConfig,
+    executor: Executor,
+    sizes: CountSizes,
 ) -> bytes:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".words-", dir=out.parent) as work:
         words = count_words(
-            documents, lines_for_training, Path(work), max_words=config.max_words, executor=executor
+            documents,
+            lines_for_training,
+            Path(work),
+            max_words=config.max_words,
+            executor=executor,
+            sizes=sizes,
         )
         # A tab separates the word from its count, so tabs within words are replaced.
         rows = (f"{w.replace(_TAB, _STAND_IN)}\t{n}" for w, n in words if w and _STAND_IN not in w)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,19 +18,31 @@ import numpy.typing as npt
 import pyarrow as pa
 import sentencepiece
 
-from data_pipeline.tokens.exact_cuts import Cuts, LongCuts, literal_processor
+from data_pipeline.tokens.exact_cuts import UNSURE_TOKENS, Cuts, LongCuts, literal_processor
 from data_pipeline.tokens.huggingface_tokenizer import BLANK
 
-_WINDOW_BYTES = 1 << 22
-"""Text that is processed at once."""
-_LONG_UNIT_BYTES = 1 << 16
-"""Larger units are split by `LongCuts`: SentencePiece takes 50 bytes of memory per byte."""
-_CACHE_BYTES = 1 << 26
 _BYTES_PER_UNIT = 400
 """Overhead of a cache entry, in Python objects and tables."""
 
 Offsets = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True)
+class EncoderSizes:
+    """Sizes that bound the memory of encoding; they change no token."""
+
+    window_bytes: int = 1 << 22
+    """Text that is processed at once."""
+    long_unit_bytes: int = 1 << 16
+    """Larger units are split by `LongCuts`: SentencePiece takes 50 bytes of memory per byte."""
+    cache_bytes: int = 1 << 26
+    """Units and their overhead, above which the cache is cleared before the next window."""
+    unsure_tokens: int = UNSURE_TOKENS
+    """Tokens before the end of a part of a longer unit that may differ where the text goes on."""
+
+
+ENCODER_SIZES = EncoderSizes()
 
 
 class UnitEncoder:
@@ -39,10 +52,13 @@ class UnitEncoder:
         self,
         processor: sentencepiece.SentencePieceProcessor,
         dtype: Literal["uint16", "uint32"],
+        sizes: EncoderSizes = ENCODER_SIZES,
     ) -> None:
         # The dummy prefix is written explicitly, so that the first unit is like any other.
         self._processor = literal_processor(processor)
-        self._cuts, self._long_cuts = Cuts(processor), LongCuts(self._processor)
+        self._cuts = Cuts(processor)
+        self._long_cuts = LongCuts(self._processor, sizes.unsure_tokens)
+        self._sizes = sizes
         self._dtype = dtype
         self._clear_cache()
 
@@ -55,7 +71,7 @@ class UnitEncoder:
 
     def encode(self, texts: Sequence[str]) -> tuple[Tokens, Offsets]:
         """BOS, tokens, EOS of each text, concatenated; offsets of the texts, and the length."""
-        joined, text_starts = _join(texts)
+        joined, text_starts = _join(texts, self._sizes.window_bytes)
         between = np.array([self._processor.eos_id(), self._processor.bos_id()], self._dtype)
         starts = np.zeros_like(text_starts)
         written = io.BytesIO()  # grows in place
@@ -79,20 +95,21 @@ class UnitEncoder:
     def _windows(self, joined: bytes, text_starts: Offsets) -> Iterator[Offsets]:
         """Unit boundaries of each window."""
         for bounds in self._stretches(joined, text_starts):
-            for unit in np.flatnonzero(np.diff(bounds) > _LONG_UNIT_BYTES):
+            for unit in np.flatnonzero(np.diff(bounds) > self._sizes.long_unit_bytes):
                 text = joined[bounds[unit] : bounds[unit + 1]]
-                places = self._long_cuts.places(text, _LONG_UNIT_BYTES)
+                places = self._long_cuts.places(text, self._sizes.long_unit_bytes)
                 bounds = np.append(bounds, bounds[unit] + np.array(places, np.int64))
             bounds.sort()
             first = 0
             while first < len(bounds) - 1:
-                last = int(np.searchsorted(bounds, bounds[first] + 2 * _WINDOW_BYTES, "right")) - 1
+                end = bounds[first] + 2 * self._sizes.window_bytes
+                last = int(np.searchsorted(bounds, end, "right")) - 1
                 last = max(last, first + 1)
                 yield bounds[first : last + 1]
                 first = last
 
     def _stretches(self, joined: bytes, text_starts: Offsets) -> Iterator[Offsets]:
-        """As `_windows`, by rule 1 alone: spans of about `_WINDOW_BYTES`, or of one longer unit.
+        """As `_windows`, by rule 1 alone: spans of about `window_bytes`, or of one longer unit.
 
         Every text starts a unit.
         """
@@ -100,7 +117,7 @@ class UnitEncoder:
         found = [np.zeros(1, np.int64)]
         while seen < len(joined):
             # Blocks overlap by one byte: a split point is between two bytes.
-            begin, seen = max(seen - 1, 0), min(seen + _WINDOW_BYTES, len(joined))
+            begin, seen = max(seen - 1, 0), min(seen + self._sizes.window_bytes, len(joined))
             is_place = self._cuts.between(joined[begin:seen])
             first, last = np.searchsorted(text_starts, [begin + 1, seen])
             is_place[text_starts[first:last] - begin - 1] = True
@@ -128,7 +145,7 @@ class UnitEncoder:
 
     def _number(self, units: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """Cache indices of distinct units; cache misses are encoded."""
-        if self._num_bytes > _CACHE_BYTES:
+        if self._num_bytes > self._sizes.cache_bytes:
             self._clear_cache()
         found = list(map(self._numbers.get, units))
         new = [unit for unit, number in zip(units, found, strict=True) if number is None]
@@ -145,7 +162,7 @@ class UnitEncoder:
         return numbers
 
 
-def _join(texts: Sequence[str]) -> tuple[bytes, Offsets]:
+def _join(texts: Sequence[str], window_bytes: int) -> tuple[bytes, Offsets]:
     """Texts in UTF-8 with SentencePiece's normalization, concatenated; offsets of the texts, and
     the length.
 
@@ -158,7 +175,7 @@ def _join(texts: Sequence[str]) -> tuple[bytes, Offsets]:
         starts[index] = joined.tell()
         if text:
             joined.write(b" ")
-        for begin in range(0, len(text), _WINDOW_BYTES):  # so that a long text is not copied twice
-            joined.write(text[begin : begin + _WINDOW_BYTES].replace(BLANK, " ").encode())
+        for begin in range(0, len(text), window_bytes):  # so that a long text is not copied twice
+            joined.write(text[begin : begin + window_bytes].replace(BLANK, " ").encode())
     starts[-1] = joined.tell()
     return joined.getvalue(), starts

@@ -28,11 +28,20 @@ from data_pipeline.files.atomic import atomic_directory
 
 _WORD = re.compile(" +[^ ]*")
 _SCHEMA = pa.schema([("word", pa.string()), ("count", pa.int64())])
-# Text whose words fit into a task's memory: C4 has a new word in every 300 bytes.
-_BYTES_PER_BUCKET = 8 << 30
-_MAX_HELD = 1 << 21
-"""Words that a task holds in memory: some 300 MB."""
 _COUNTS_TOLD_APART = 1_000
+
+
+@dataclass(frozen=True)
+class CountSizes:
+    """Sizes that bound a task's memory; they change no count."""
+
+    max_held: int = 1 << 21
+    """Words above which a task writes what it has counted: some 300 MB."""
+    bytes_per_bucket: int = 8 << 30
+    """Text whose words fit into a task's memory: C4 has a new word in every 300 bytes."""
+
+
+COUNT_SIZES = CountSizes()
 
 
 def count_words(
@@ -42,20 +51,23 @@ def count_words(
     *,
     max_words: int,
     executor: Executor,
+    sizes: CountSizes = COUNT_SIZES,
 ) -> Iterator[tuple[str, int]]:
     """Words with their counts, of all documents folders; without the dummy prefix of each.
 
     `lines_of` (a module-level function) splits a text into lines; `work` is for temporary files.
     Above `max_words`, all words with the smallest counts are dropped until at most that many
-    remain.
+    remain. `sizes` bound the memory of a task.
     """
     manifests = {source: read_manifest(folder) for source, folder in documents.items()}
     files = [documents[name] / file.path for name, m in manifests.items() for file in m.files]
     num_bytes = sum(manifest.num_text_bytes for manifest in manifests.values())
-    num_buckets = math.ceil(num_bytes / _BYTES_PER_BUCKET) or 1
-    count = [_Count(path, i, lines_of, num_buckets, work) for i, path in enumerate(files)]
-    sizes = [path.stat().st_size for path in files]
-    executor.map(_count_file, count, sizes, label="count words")
+    num_buckets = math.ceil(num_bytes / sizes.bytes_per_bucket) or 1
+    count = [
+        _Count(path, i, lines_of, num_buckets, work, sizes.max_held) for i, path in enumerate(files)
+    ]
+    file_sizes = [path.stat().st_size for path in files]
+    executor.map(_count_file, count, file_sizes, label="count words")
     add = [_Add(bucket, len(files), work) for bucket in range(num_buckets)]
     rare = sum(executor.map(_add_up, add, [1] * num_buckets, label="add words"), Counter[int]())
     min_count = _smallest_kept(rare, max_words)
@@ -79,6 +91,7 @@ class _Count:
     lines_of: Callable[[str], Iterator[str]]
     num_buckets: int
     work: Path
+    max_held: int
 
 
 @dataclass(frozen=True)
@@ -105,7 +118,7 @@ def _count_file(task: _Count) -> None:
                 for text in batch.column(0).to_pylist():
                     for line in task.lines_of(text):
                         counts.update(words_of(line))
-                if len(counts) > _MAX_HELD:
+                if len(counts) > task.max_held:
                     _write(counts, writers)
                     counts.clear()
         _write(counts, writers)

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from data_pipeline.build import parts
 from data_pipeline.build.build_corpus import (
     DISTINCT_TEXTS,
     BuildError,
@@ -20,6 +19,7 @@ from data_pipeline.build.build_corpus import (
     build_documents,
 )
 from data_pipeline.build.fingerprint import describe
+from data_pipeline.build.parts import PartSizes
 from data_pipeline.dedup.rule import Comparison, Removals, Rule, removals
 from data_pipeline.document import SCHEMA, Document, Source, content_id
 from data_pipeline.documents_folder import load_documents, read_manifest
@@ -27,6 +27,8 @@ from data_pipeline.executors.local import Processes
 from data_pipeline.filters import heuristics as filters
 from data_pipeline.sources import folder
 from tests.support.text_source import TEXT, checksums, many_files
+
+ONE_FILE_PARTS = PartSizes(input_bytes=1)
 
 
 def upper(document: Document) -> Document:
@@ -246,11 +248,9 @@ def test_full_disk_leaves_nothing(tmp_path: Path, jobs: int) -> None:
     assert not list(tmp_path.glob(".parts/out/*/[!.]*"))
 
 
-def test_long_documents_are_written_in_small_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parts, "_BATCH_BYTES", 10_000)
-    build_documents(TEXT, many_files(tmp_path / "raw", num_bytes=1 << 20), tmp_path / "out")
+def test_long_documents_are_written_in_small_batches(tmp_path: Path) -> None:
+    raw, sizes = many_files(tmp_path / "raw", num_bytes=1 << 20), PartSizes(batch_bytes=10_000)
+    build_documents(TEXT, raw, tmp_path / "out", part_sizes=sizes)
     parquet = pq.ParquetFile(tmp_path / "out" / "documents-00000-000.parquet")
     assert parquet.num_row_groups > 10
 
@@ -261,27 +261,21 @@ def fail_on_second(document: Document) -> Document:
     return document
 
 
-def test_a_failing_function_is_named_and_costs_its_part_only(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parts, "_PART_INPUT_BYTES", 1)
+def test_a_failing_function_is_named_and_costs_its_part_only(raw: Path, tmp_path: Path) -> None:
     failing = replace(TEXT, edits=(fail_on_second,))
     with pytest.raises(BuildError, match=r"failed on 2 of 8 groups.*The first is c.txt") as caught:
-        build_documents(failing, raw, tmp_path / "out")
+        build_documents(failing, raw, tmp_path / "out", part_sizes=ONE_FILE_PARTS)
     assert "KeyError: 'no such thing'" in str(caught.value)
     assert not (tmp_path / "out").exists()
     assert len(list(tmp_path.glob(".parts/out/*/*/sizes.json"))) == 6
 
 
-def test_only_what_a_change_affects_is_made_again(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parts, "_PART_INPUT_BYTES", 1)
-    build_documents(TEXT, raw, tmp_path / "out")
+def test_only_what_a_change_affects_is_made_again(raw: Path, tmp_path: Path) -> None:
+    build_documents(TEXT, raw, tmp_path / "out", part_sizes=ONE_FILE_PARTS)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".parts/out/*/*")}
     (raw / "a.txt").write_text("another first text")
     (raw / "short.txt").unlink()
-    build_documents(TEXT, raw, tmp_path / "out")
+    build_documents(TEXT, raw, tmp_path / "out", part_sizes=ONE_FILE_PARTS)
     after = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".parts/out/*/*")}
     assert len(before) == 8
     assert len(set(after) - set(before)) == 1
@@ -310,12 +304,10 @@ ONE_STAYS = (*DISTINCT_TEXTS, Rule("one_stays", all_but_the_first))
 
 
 @pytest.mark.parametrize("part_bytes", [1, 1000])
-def test_a_rule_removes_with_the_one_that_stays(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_bytes: int
-) -> None:
-    monkeypatch.setattr(parts, "_PART_INPUT_BYTES", part_bytes)
-    plain = build_documents(TEXT, raw, tmp_path / "out")
-    manifest = build_documents(TEXT, raw, tmp_path / "out", rules=ONE_STAYS)
+def test_a_rule_removes_with_the_one_that_stays(raw: Path, tmp_path: Path, part_bytes: int) -> None:
+    sizes = PartSizes(input_bytes=part_bytes)
+    plain = build_documents(TEXT, raw, tmp_path / "out", part_sizes=sizes)
+    manifest = build_documents(TEXT, raw, tmp_path / "out", rules=ONE_STAYS, part_sizes=sizes)
     assert manifest.dropped == {**plain.dropped, "one_stays": 2}
     assert (manifest.num_read, manifest.num_kept) == (plain.num_read, 1)
     assert manifest.num_text_bytes == len("first text")
@@ -331,11 +323,10 @@ def test_a_rule_removes_with_the_one_that_stays(
     assert (second["similarity"], second["num_bytes"]) == (0.5, len("second"))
 
 
-def test_a_large_part_has_several_files(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parts, "_SHARD_TEXT_BYTES", 12)
-    manifest = build_documents(TEXT, raw, tmp_path / "out")
+def test_a_large_part_has_several_files(raw: Path, tmp_path: Path) -> None:
+    build_documents(TEXT, raw, tmp_path / "out")  # a part of other sizes is not reused
+    sizes = PartSizes(shard_text_bytes=12)
+    manifest = build_documents(TEXT, raw, tmp_path / "out", part_sizes=sizes)
     assert [file.path for file in manifest.files] == [
         "documents-00000-000.parquet",
         "documents-00000-001.parquet",

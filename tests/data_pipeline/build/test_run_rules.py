@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.build import parts
 from data_pipeline.build.build_corpus import (
     CLUSTERS,
     DISTINCT_TEXTS,
@@ -25,6 +24,7 @@ from data_pipeline.build.build_corpus import (
     build_corpus,
 )
 from data_pipeline.build.duplicate_samples import load_clusters
+from data_pipeline.build.parts import PartSizes
 from data_pipeline.build.removal_requests import RemovalRequests
 from data_pipeline.dedup import exact
 from data_pipeline.dedup.exact import same_text, same_url
@@ -130,11 +130,11 @@ def test_buckets_change_nothing(
     assert compared(path, documents, memory_budget=budget) == expected
 
 
-def test_buckets_for_many_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact, "_DOCUMENTS_PER_TASK", 7)
+def test_buckets_for_many_tasks(tmp_path: Path) -> None:
+    rule = partial(same_text, documents_per_task=7)
     documents = [(0, Document(f"text {number % 60}", "f")) for number in range(100)]
     expected = [(number, number - 60) for number in range(60, 100)]
-    assert compared(tmp_path, documents, memory_budget=4_000) == expected
+    assert compared(tmp_path, documents, memory_budget=4_000, rule=rule) == expected
 
 
 def test_tasks_that_sort_keep_to_the_memory_budget(tmp_path: Path) -> None:
@@ -293,8 +293,8 @@ def test_results_are_the_same_for_any_number_of_processes(
     assert len(files[0]) > 8
 
 
-def test_repeated_paragraphs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "_PART_INPUT_BYTES", 1)
+def test_repeated_paragraphs_go(tmp_path: Path) -> None:
+    build = partial(build_corpus, part_sizes=PartSizes(input_bytes=1))
     (tmp_path / "a").mkdir()
     pages = {
         "1.txt": "Home, Menu\nfirst page",
@@ -309,7 +309,7 @@ def test_repeated_paragraphs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def built(max_bytes: int | None, jobs: int = 1, **options: Any) -> list[str]:
         source = replace(TEXT, paragraph_group_bytes=max_bytes)
         sources = [(source, tmp_path / "a")]
-        build_corpus(sources, tmp_path / "out", executor=Processes(jobs), **options)
+        build(sources, tmp_path / "out", executor=Processes(jobs), **options)
         assert not (tmp_path / "out" / ".parts" / "text" / "marked").exists()
         return texts(tmp_path / "out", "text")
 

@@ -16,9 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.dedup import near as stages
 from data_pipeline.dedup.keys import KEYS_DTYPE, key_of
-from data_pipeline.dedup.near import near_duplicates
+from data_pipeline.dedup.near import CHUNK_BYTES, near_duplicates
 from data_pipeline.dedup.rule import Comparison, DocumentFile
 from data_pipeline.document import Document, Source
 from data_pipeline.executors.executor import Executor
@@ -62,10 +61,16 @@ def found_in(
     ngram_words: int = 5,
     memory_budget: int = 1 << 30,
     executor: Executor = ONE_PROCESS,
+    chunk_bytes: tuple[int, int] = CHUNK_BYTES,
 ) -> list[Found]:
     with tempfile.TemporaryDirectory() as work:
         comparison = Comparison(files, executor, memory_budget, Path(work))
-        result = near_duplicates(comparison, min_similarity=min_similarity, ngram_words=ngram_words)
+        result = near_duplicates(
+            comparison,
+            min_similarity=min_similarity,
+            ngram_words=ngram_words,
+            chunk_bytes=chunk_bytes,
+        )
     return [Found(*removal) for removal in result.tolist()]
 
 
@@ -227,9 +232,7 @@ def test_rows_that_are_not_compared(tmp_path: Path) -> None:
     assert [(r.removed, r.kept) for r in found] == [(4, 1), (5, 2)]
 
 
-def test_files_budget_and_executor_make_no_difference(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_budget_and_executor_make_no_difference(tmp_path: Path) -> None:
     # With the small budget keys come in several runs, and are compared in several ranges.
     rng = random.Random(4)
     originals = [prose(40, rng) for _ in range(10_000)]
@@ -242,8 +245,13 @@ def test_files_budget_and_executor_make_no_difference(
     whole = found_in(files["one"], 0.7)
     assert 5_000 < len(whole) <= 10_000
     assert_right(whole[::50], texts, 0.7)
-    monkeypatch.setattr(stages, "_CHUNK_BYTES", (1, 1))
-    small = found_in(files["many"], 0.7, memory_budget=SMALL_BUDGET, executor=Processes(2))
+    small = found_in(
+        files["many"],
+        0.7,
+        memory_budget=SMALL_BUDGET,
+        executor=Processes(2),
+        chunk_bytes=(1, 1),
+    )
     assert small == whole
 
 

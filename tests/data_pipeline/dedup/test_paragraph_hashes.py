@@ -13,7 +13,6 @@ import xxhash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.dedup import paragraph_hashes
 from data_pipeline.dedup.paragraph_hashes import NO_KEY, line_hashes, write_paragraph_hashes
 from data_pipeline.text.normal_forms import paragraph_key
 
@@ -71,13 +70,11 @@ def test_accents_case_digits_and_punctuation_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 7, 1 << 20])
-def test_files_hold_hashes_in_order_and_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
-) -> None:
+def test_files_hold_hashes_in_order_and_counts(tmp_path: Path, batch: int) -> None:
     """Whatever is done at a time: many texts, one, or a part of one."""
-    monkeypatch.setattr(paragraph_hashes, "_BATCH_CHARACTERS", batch)
     texts = ["one\ntwo\n\nthr\u00e9e", "", "\n", "x" * 30 + "\r\ny", "four"]
-    assert write_paragraph_hashes(iter(texts), tmp_path) == 4 + 1 + 2 + 2 + 1
+    written = write_paragraph_hashes(iter(texts), tmp_path, batch_characters=batch)
+    assert written == 4 + 1 + 2 + 2 + 1
     hashes, counts = (np.load(tmp_path / f"{name}.npy") for name in ("hashes", "counts"))
     assert counts.tolist() == [4, 1, 2, 2, 1]
     assert hashes.dtype == np.uint64

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.dedup import paragraphs
 from data_pipeline.dedup.paragraph_hashes import write_paragraph_hashes
 from data_pipeline.dedup.paragraphs import (
     BYTES_PER_PARAGRAPH,
+    PARAGRAPHS_AT_ONCE,
     Keep,
     ParagraphKeeper,
     keep_masks,
@@ -57,6 +57,7 @@ def removed(
     executor: Any = ONE,
     memory_budget: int = LARGE,
     keep: Keep = "first",
+    paragraphs_at_once: int = PARAGRAPHS_AT_ONCE,
 ) -> list[list[str]]:
     """The parts' texts without the repeated paragraphs, all parts in one group."""
     (masks,) = keep_masks(
@@ -65,6 +66,7 @@ def removed(
         executor=executor,
         memory_budget=memory_budget,
         keep=keep,
+        paragraphs_at_once=paragraphs_at_once,
     )
     result = []
     for texts, mask in zip(parts, masks, strict=True):
@@ -182,10 +184,9 @@ def test_groups_do_not_see_one_another(tmp_path: Path) -> None:
     assert masks[2] == []
 
 
-def test_long_parts_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paragraphs, "_CHUNK", 3)
+def test_long_parts_are_read_in_pieces(tmp_path: Path) -> None:
     parts = [["a\n\nb\n...\na\n-", "\n\n", "-\nb\n\nc"], ["", "c\nd\n\n\n\n\nd\n\n\ne\n"]]
-    assert removed(parts, tmp_path) == defined(parts)
+    assert removed(parts, tmp_path, paragraphs_at_once=3) == defined(parts)
 
 
 # -- documents ------------------------------------------------------------------------------------
@@ -239,9 +240,8 @@ def test_texts_that_are_not_those_that_were_hashed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("copies", [1, 2, 1_000])
 @pytest.mark.parametrize("keep", ["first", "none"])
 def test_comparing_takes_the_memory_that_is_planned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: int, keep: Keep
+    tmp_path: Path, copies: int, keep: Keep
 ) -> None:
-    monkeypatch.setattr(paragraphs, "_CHUNK", 1 << 12)
     count = 200_000
     drawn = np.random.default_rng(0)
     hashes = np.repeat(drawn.integers(0, 1 << 63, count // copies, np.uint64), copies)
@@ -250,7 +250,14 @@ def test_comparing_takes_the_memory_that_is_planned(
     np.save(tmp_path / "counts.npy", np.ones(count, np.uint32))
     assert num_paragraphs(tmp_path) == count
     tracemalloc.start()
-    keep_masks([[tmp_path]], tmp_path / "out", executor=ONE, memory_budget=LARGE, keep=keep)
+    keep_masks(
+        [[tmp_path]],
+        tmp_path / "out",
+        executor=ONE,
+        memory_budget=LARGE,
+        keep=keep,
+        paragraphs_at_once=1 << 12,
+    )
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # Half a megabyte for everything that does not grow with the number of paragraphs.

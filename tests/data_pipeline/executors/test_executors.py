@@ -15,8 +15,8 @@ from typing import overload
 
 import pytest
 
-from data_pipeline.build import parts
 from data_pipeline.build.build_corpus import DISTINCT_TEXTS, build_corpus
+from data_pipeline.build.parts import PartSizes
 from data_pipeline.dedup.near import near_duplicates
 from data_pipeline.dedup.rule import Rule
 from data_pipeline.document import Document, Source
@@ -165,13 +165,14 @@ def raw_files(root: Path) -> Path:
 
 
 @pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(parts, "_PART_INPUT_BYTES", 1)
+def raw(tmp_path: Path) -> Path:
     return raw_files(tmp_path / "raw")
 
 
 def built(raw: Path, out: Path, executor: Executor, source: Source = TEXT) -> dict[str, bytes]:
-    (manifest,) = build_corpus([(source, raw)], out, rules=RULES, executor=executor).values()
+    sizes = PartSizes(input_bytes=1)
+    manifests = build_corpus([(source, raw)], out, rules=RULES, executor=executor, part_sizes=sizes)
+    (manifest,) = manifests.values()
     assert {"duplicate", "near_duplicate"} <= set(manifest.dropped)
     return {
         path.relative_to(out).as_posix(): path.read_bytes()

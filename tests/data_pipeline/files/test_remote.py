@@ -13,9 +13,9 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline.build import parts
 from data_pipeline.build.build_corpus import build_corpus
 from data_pipeline.build.old_results import OldResults
+from data_pipeline.build.parts import PartSizes
 from data_pipeline.document import Document, Rejected, Source
 from data_pipeline.documents_folder import read_manifest
 from data_pipeline.executors.local import Processes
@@ -128,18 +128,17 @@ def test_a_build_from_a_url(
     local: Path,
     tmp_path: Path,
     scratch: Path,
-    monkeypatch: pytest.MonkeyPatch,
     bucket: fsspec.AbstractFileSystem,
     jobs: int,
 ) -> None:
-    monkeypatch.setattr(parts, "_PART_INPUT_BYTES", 1)
+    build = partial(build_corpus, part_sizes=PartSizes(input_bytes=1))
     read = partial(read_and_count, scratch=str(scratch)) if jobs == 1 else read_text
     source = Source("text", folder.inputs, read, paragraph_group_bytes=1 << 20)
     executor = Processes(jobs)
     tables, folders = [], []
     for name, root in (("local", local), ("remote", RemoteFolder(URL))):
         out = tmp_path / name
-        manifest = build_corpus([(source, root)], out, executor=executor)["text"]
+        manifest = build([(source, root)], out, executor=executor)["text"]
         tables.append([pq.read_table(out / "text" / file.path) for file in manifest.files])
         tables[-1].append(pq.read_table(out / "text" / "inputs.parquet"))
         folders.append(out)
@@ -151,7 +150,7 @@ def test_a_build_from_a_url(
 
     before = made()
     source = replace(source, paragraph_group_bytes=None)
-    again = partial(build_corpus, executor=executor, found_old=OldResults.forget)
+    again = partial(build, executor=executor, found_old=OldResults.forget)
     again([(source, RemoteFolder(URL))], folders[1])
     plain = made()
     assert not before.keys() & plain.keys()

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_from_disk
 
-from data_pipeline.build import parts
 from data_pipeline.build.build_corpus import NO_REQUESTS, build_corpus
+from data_pipeline.build.parts import PartSizes
 from data_pipeline.build.removal_requests import RemovalRequests
 from data_pipeline.commands.remove import RemoveDocuments
 from data_pipeline.document import Source, content_id
@@ -29,7 +28,6 @@ from data_pipeline.documents_folder import load_documents, read_manifest
 from data_pipeline.executors.local import Processes
 from data_pipeline.removal.dataset import REQUESTS, remove
 from data_pipeline.sources import folder
-from data_pipeline.tokens import store_building
 from data_pipeline.tokens.encoder import Encoder
 from data_pipeline.tokens.provenance import document_at
 from data_pipeline.tokens.store import SPLITS, TokenStore
@@ -63,18 +61,17 @@ def row(name: str, number: int) -> dict[str, str]:
 
 def build(out: Path, raw: Path, requests: RemovalRequests = NO_REQUESTS) -> None:
     sources = [(source, raw / source.name) for source in (TEXT, OTHER)]
-    build_corpus(sources, out / "documents", requests=requests)
+    sizes = PartSizes(input_bytes=1)
+    build_corpus(sources, out / "documents", requests=requests, part_sizes=sizes)
     folders = {name: out / "documents" / name for name in TEXTS}
-    executor = Processes(1)
-    build_store(out / "store", folders, raw / "tokenizer", holdout_share=0.2, executor=executor)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_files() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts, "_PART_INPUT_BYTES", 1)
-        patch.setattr(store_building, "_SHARD_BYTES", 1)
-        yield
+    build_store(
+        out / "store",
+        folders,
+        raw / "tokenizer",
+        holdout_share=0.2,
+        executor=Processes(1),
+        shard_bytes=1,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,13 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.tokens import exact_cuts, unit_encoder
+from data_pipeline.tokens import unit_encoder
 from data_pipeline.tokens.exact_cuts import Cuts, LongCuts, can_be_cut, literal_processor
 from data_pipeline.tokens.huggingface_tokenizer import BLANK
 from data_pipeline.tokens.sentencepiece_encoder import SentencePieceEncoder
 from data_pipeline.tokens.tokenizer_comparison import compare_tokenizers, table
 from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_tokenizer
+from data_pipeline.tokens.unit_encoder import EncoderSizes
 from tests.support.tokenizer_texts import HOSTILE, corpus, prose
 
 
@@ -75,13 +76,8 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return train(out, **(crossing if request.param == "crossing" else {}))
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows, long units and the cache are so small that short texts go through all of them."""
-    monkeypatch.setattr(unit_encoder, "_WINDOW_BYTES", 7)
-    monkeypatch.setattr(unit_encoder, "_LONG_UNIT_BYTES", 20)
-    monkeypatch.setattr(unit_encoder, "_CACHE_BYTES", 2_000)
-    monkeypatch.setattr(exact_cuts, "_UNSURE_TOKENS", 2)
+SMALL = EncoderSizes(window_bytes=7, long_unit_bytes=20, cache_bytes=2_000, unsure_tokens=2)
+"""Windows, long units and the cache are so small that short texts go through all of them."""
 
 
 # Characters of every kind, and those at which something could go wrong: blanks in both forms, what
@@ -92,11 +88,10 @@ ALPHABET = (
 )
 
 
-@pytest.mark.usefixtures("small")
 def test_any_text(folder: Path) -> None:
     processor = processor_of(folder)
     pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
-    encoder = SentencePieceEncoder(folder)
+    encoder = SentencePieceEncoder(folder, SMALL)
 
     @settings(max_examples=150, deadline=None)
     @given(
@@ -121,7 +116,6 @@ def test_any_text(folder: Path) -> None:
     check()
 
 
-@pytest.mark.usefixtures("small")
 def test_long_units_are_cut_where_tokens_prove_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +131,7 @@ def test_long_units_are_cut_where_tokens_prove_it(
     rng = random.Random(0)
     alphabets = ("ab", "aeio", "e中😀", "ACGT", BLANK + " ", "😀👍🏽", "\u0430", "===-")
     texts = ["".join(rng.choices(alphabet, k=300)) for alphabet in alphabets for _ in range(10)]
-    same_ids(SentencePieceEncoder(folder), folder, texts)
+    same_ids(SentencePieceEncoder(folder, SMALL), folder, texts)
     # In so few tokens there is not always a place.
     assert sum(size <= 20 for size in sizes) >= 10
 
@@ -184,18 +178,17 @@ def test_samples(folder: Path, samples: Path) -> None:
     same_ids(SentencePieceEncoder(folder), folder, texts)
 
 
-def test_one_long_document(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_long_document(folder: Path) -> None:
     # Several windows, and a unit that is longer than one.
-    monkeypatch.setattr(unit_encoder, "_WINDOW_BYTES", 1 << 17)
+    encoder = SentencePieceEncoder(folder, EncoderSizes(window_bytes=1 << 17))
     texts = "".join(text + " " for text in prose())
-    same_ids(SentencePieceEncoder(folder), folder, [texts * 5 + "e" * 500_000 + texts * 5])
+    same_ids(encoder, folder, [texts * 5 + "e" * 500_000 + texts * 5])
 
 
-def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unit_encoder, "_CACHE_BYTES", 100_000)
+def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
     folder = train(tmp_path)
     processor = processor_of(folder)
-    units = unit_encoder.UnitEncoder(processor, "uint16")
+    units = unit_encoder.UnitEncoder(processor, "uint16", EncoderSizes(cache_bytes=100_000))
     rng = random.Random(0)
     for _ in range(20):
         text = " ".join("".join(rng.choices("aeiou", k=8)) for _ in range(200))

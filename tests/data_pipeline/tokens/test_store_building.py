@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from transformers import AutoTokenizer
 
 from data_pipeline.document import content_id
 from data_pipeline.executors.local import Processes
-from data_pipeline.tokens import store_building
 from data_pipeline.tokens.provenance import document_at
 from data_pipeline.tokens.sentencepiece_encoder import SentencePieceEncoder
 from data_pipeline.tokens.store import SPLITS, TokenStore
@@ -83,17 +83,14 @@ def test_encoding_leaves_nothing_behind_and_heeds_the_tokenizer(
 
 
 @pytest.mark.parametrize("num_files", [1, 3])
-def test_store_holds_every_document_once(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_files: int
-) -> None:
-    monkeypatch.setattr(store_building, "_SHARD_BYTES", 1)
+def test_store_holds_every_document_once(trained: Path, tmp_path: Path, num_files: int) -> None:
     texts, out = prose(), tmp_path / "store"
     sources = {"books": texts[:40], "code": texts[40:]}
     folders = {
         name: write_documents(tmp_path / name, text_rows(part), num_files)
         for name, part in sources.items()
     }
-    build_store(out, folders, trained, holdout_share=0.2, executor=Processes(2))
+    build_store(out, folders, trained, holdout_share=0.2, executor=Processes(2), shard_bytes=1)
     store = TokenStore.open(out)
     tokenizer: Any = AutoTokenizer.from_pretrained(store.tokenizer_dir)
     for source, expected in sources.items():
@@ -129,14 +126,12 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_any_number_of_processes_gives_the_same_bytes(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_building, "_SHARD_BYTES", 1)
+def test_any_number_of_processes_gives_the_same_bytes(trained: Path, tmp_path: Path) -> None:
+    build = partial(build_store, holdout_share=0.2, shard_bytes=1)
     documents = write_documents(tmp_path / "a", text_rows(prose()), num_files=4)
     for jobs in (1, 3):
         out = tmp_path / str(jobs) / "store"
-        build_store(out, {"a": documents}, trained, holdout_share=0.2, executor=Processes(jobs))
+        build(out, {"a": documents}, trained, executor=Processes(jobs))
     assert files_of(tmp_path / "1" / "store") == files_of(tmp_path / "3" / "store")
 
 
@@ -171,15 +166,12 @@ def test_every_token_has_a_provenance(trained: Path, tmp_path: Path) -> None:
             document_at(store, "a", split, stream.num_tokens)
 
 
-def test_a_finished_store_is_kept_and_a_changed_one_is_not(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_building, "_SHARD_BYTES", 1)
+def test_a_finished_store_is_kept_and_a_changed_one_is_not(trained: Path, tmp_path: Path) -> None:
     out, texts = tmp_path / "store", prose()[:40]
 
     def build(*texts: str) -> None:
         documents = write_documents(tmp_path / "a", text_rows(texts), num_files=2)
-        build_store(out, {"a": documents}, trained, holdout_share=0.2, executor=ONE)
+        build_store(out, {"a": documents}, trained, holdout_share=0.2, executor=ONE, shard_bytes=1)
 
     build(*texts)
     first = out.stat().st_ino
@@ -271,9 +263,8 @@ def test_main_script_may_have_any_name(trained: Path, tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from data_pipeline.tokens import store_building\n"
         "from data_pipeline.executors.local import Processes\n"
-        "store_building._SHARD_BYTES = 1\n"
         "store_building.build_store(Path(sys.argv[1]), {'a': Path(sys.argv[2])},\n"
-        "    Path(sys.argv[3]), holdout_share=0.1, executor=Processes(2))\n"
+        "    Path(sys.argv[3]), holdout_share=0.1, executor=Processes(2), shard_bytes=1)\n"
     )
     texts = [{"id": f"{i << 24:032x}", "text": "a b"} for i in range(200)]
     documents = write_documents(tmp_path / "a", texts, num_files=2)

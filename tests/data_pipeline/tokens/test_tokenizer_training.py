@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from data_pipeline.executors.local import Processes
-from data_pipeline.tokens import word_counts
 from data_pipeline.tokens.huggingface_tokenizer import BLANK
 from data_pipeline.tokens.sentencepiece_encoder import load_processor
 from data_pipeline.tokens.tokenizer_folder import export_tokenizer
@@ -26,7 +25,7 @@ from data_pipeline.tokens.tokenizer_training import (
     lines_for_training,
     train_tokenizer,
 )
-from data_pipeline.tokens.word_counts import count_words
+from data_pipeline.tokens.word_counts import CountSizes, count_words
 from tests.support.tokenizer_texts import HOSTILE, corpus, prose
 from tests.support.written_documents import text_rows, write_documents
 
@@ -130,16 +129,19 @@ HARD_LINES = ["a\ttab\t\tinside \tbefore", "   indented  twice   ", "", " ", "\t
 
 
 @pytest.mark.parametrize("files", [1, 4])
-def test_counts_of_words_train_as_all_text_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
-) -> None:
+def test_counts_of_words_train_as_all_text_does(tmp_path: Path, files: int) -> None:
     texts = [*prose(), *(f"{line}\n{line} end" for line in HARD_LINES)]
     config = TokenizerConfig(vocab_size=450)
     train_tokenizer(corpus(texts), tmp_path / "text", config)
-    monkeypatch.setattr(word_counts, "_MAX_HELD", 30)
-    monkeypatch.setattr(word_counts, "_BYTES_PER_BUCKET", 10_000)
+    sizes = CountSizes(max_held=30, bytes_per_bucket=10_000)
     counting = dataclasses.replace(config, method="word_counts")
-    train_tokenizer(corpus(texts, files), tmp_path / "counts", counting, executor=Processes(2))
+    train_tokenizer(
+        corpus(texts, files),
+        tmp_path / "counts",
+        counting,
+        executor=Processes(2),
+        count_sizes=sizes,
+    )
     models = [load_processor(tmp_path / name) for name in ("text", "counts")]
     pieces = [[(m.id_to_piece(i), m.get_score(i)) for i in range(450)] for m in models]
     assert pieces[0] == pieces[1]
