@@ -65,7 +65,8 @@ def main(
 
     `build_default_store` makes the store that the recipe names by itself, where it does not exist.
 
-    0: done; 2: bad input; 143 or 130: stopped by SIGTERM or SIGINT after saving a checkpoint.
+    0: done; 2: bad input; 3: training diverged and was given up; 143 or 130: stopped by SIGTERM or
+    SIGINT after saving a checkpoint.
     """
     try:
         launch = parse(recipe_function, sys.argv[1:] if arguments is None else arguments)
@@ -117,6 +118,10 @@ def _train(launch: Launch) -> int:
             f"{launch.recipe.run_dir} is at step {result.step} of {result.num_steps} already; "
             "train further with more --train.max-steps, or anew in another --run-dir"
         )
+    if result.divergence is not None:
+        if os.environ["RANK"] == "0":
+            print(f"error: {result.divergence}", file=sys.stderr)
+        return 3
     if result.signal_number is not None:
         if os.environ["RANK"] == "0":
             print(
