@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -22,7 +23,7 @@ from llama_ds.checkpoint.saving import CheckpointSaver, RunDescription
 from llama_ds.config import OptimizerConfig, Recipe
 from llama_ds.data import HeldOutData, TrainingData, check_vocab
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
-from llama_ds.engine import TORCH_DTYPE, build_engine, build_model
+from llama_ds.engine import TORCH_DTYPE, build_model, open_engine
 from llama_ds.metrics import MetricsLog, Throughput, peak_tflops
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.resume_contract import describe, history_entry, run_identity
@@ -67,8 +68,9 @@ def build_job(
     groups: ParallelGroups,
     device: torch.device,
     deepspeed_overrides: dict[str, Any],
+    stack: contextlib.ExitStack,
 ) -> tuple[Job, int]:
-    """What the loop needs, and the step to resume from."""
+    """What the loop needs, and the step to resume from; `stack` releases it."""
     plan = batch_plan(recipe, groups.layout.dp_size)
     store = TokenStore.open(recipe.data.store)
     sha256 = _tokenizer_sha256(recipe.train.init_from, store.manifest.tokenizer_kind)
@@ -78,9 +80,11 @@ def build_job(
     )
     length = recipe.train.sequence_length
     data = TrainingData(store, recipe.data, length, recipe.train.seed)
+    masking = recipe.data.document_masking
+    held_out = HeldOutData(store, length, recipe.train.eval_rows, document_masking=masking)
     ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
     model = build_model(recipe, groups, store, ds_config, device)
-    engine = build_engine(model, recipe, groups, ds_config)
+    engine = stack.enter_context(open_engine(model, recipe, groups, ds_config))
     identity, sharding = run_identity(recipe, store.manifest.fingerprint), model.tp.sharding
     resumed = resume(engine, recipe.run_dir, identity, groups, sharding)
     plan = _plan_behind(resumed, plan, recipe)
@@ -90,17 +94,19 @@ def build_job(
     saver = CheckpointSaver(
         engine, recipe.run_dir, recipe.checkpoint, description, groups, sharding
     )
+    stack.callback(saver.close)
     saver.require_room()  # before hours of work, not after
     peak, peak_source = peak_tflops(recipe.metrics, device, TORCH_DTYPE[recipe.train.dtype])
     log = step_log = None
     if dist.get_rank() == 0:
         log = open_run(recipe, store, ds_config, resumed)
+        stack.callback(log.close)
         step_log = StepLog(recipe.run_dir, resumed.step)
-        for line in _opening_lines(recipe, plan, device, resumed):
-            log.say(line)
-        log.say(f"MFU is of {peak:.2f} TFLOP/s per device ({peak_source})")
-        epochs = data.epochs(plan.first_row(plan.num_steps))
-        log.say("epochs by the end: " + ", ".join(f"{k} {v:.2f}" for k, v in epochs.items()))
+        stack.callback(step_log.close)
+        lines = _opening_lines(recipe, plan, device, resumed)
+        lines.append(f"MFU is of {peak:.2f} TFLOP/s per device ({peak_source})")
+        lines.append(_epochs_line(data, plan))
+        log.say("\n".join(lines))
     job = Job(
         recipe=recipe,
         plan=plan,
@@ -108,12 +114,7 @@ def build_job(
         device=device,
         engine=engine,
         data=data,
-        held_out=HeldOutData(
-            store,
-            length,
-            recipe.train.eval_rows,
-            document_masking=recipe.data.document_masking,
-        ),
+        held_out=held_out,
         saver=saver,
         throughput=Throughput(recipe, dist.get_world_size(), peak),
         verification=verification,
@@ -214,6 +215,11 @@ def _opening_lines(
         f"{plan.tokens_per_step:,} tokens per step, {plan.num_steps:,} steps"
     )
     return lines
+
+
+def _epochs_line(data: TrainingData, plan: BatchPlan) -> str:
+    epochs = data.epochs(plan.first_row(plan.num_steps))
+    return "epochs by the end: " + ", ".join(f"{k} {v:.2f}" for k, v in epochs.items())
 
 
 def _change_of_rate(recipe: Recipe, saved: dict[str, Any], step: int) -> list[str]:

@@ -1,4 +1,7 @@
-"""SIGTERM and SIGINT stop all ranks after the same step."""
+"""SIGTERM, SIGINT and SIGUSR1 stop all ranks after the same step.
+
+SIGUSR1 is what schedulers are asked to send some minutes before they end a job.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
 
 class StopSignal:
-    """While open, SIGTERM and SIGINT request a checkpoint and a stop after the current step."""
+    """While open, each of `STOPPING` requests a checkpoint and a stop after the current step."""
 
     def __init__(self, device: torch.device) -> None:
         self.number: int | None = None
@@ -35,7 +40,7 @@ class StopSignal:
         self._received = number
 
     def __enter__(self) -> StopSignal:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOPPING:
             self._previous[number] = signal.signal(number, self._remember)
         return self
 

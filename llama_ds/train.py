@@ -7,6 +7,7 @@ is DeepSpeed's and that number.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Iterator
@@ -19,11 +20,12 @@ import torch.distributed as dist
 from llama_ds.checkpoint.verification import all_checkpoints, step_of
 from llama_ds.config import Recipe
 from llama_ds.data import IGNORED, Batch, prefetch
-from llama_ds.engine import init_distributed, release_engine, set_learning_rate
+from llama_ds.engine import init_distributed, set_learning_rate
 from llama_ds.job import Job, build_groups, build_job
 from llama_ds.metrics import peak_memory_bytes
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.sequence import SequenceParallel
+from llama_ds.run_lock import RunLock, hold_run_folder
 from llama_ds.step import StepResult, model_inputs, sum_over_replicas, train_step
 from llama_ds.step_verdict import Verdict
 from llama_ds.stop_signal import StopSignal
@@ -47,13 +49,14 @@ def train(
     """Run `recipe` from its newest checkpoint (or the start) to its end; every rank calls this.
 
     `deepspeed_overrides` are merged over the generated DeepSpeed configuration. ValueError for a
-    recipe that does not fit the store, the world size or the checkpoint it would resume from. The
-    default process group stays for further calls; everything else is released, also on errors.
+    recipe that does not fit the store, the world size or the checkpoint it would resume from, and
+    where another job trains in its run folder. The default process group stays for further calls;
+    everything else is released, also on errors.
     """
     device = init_distributed(local_rank)
     try:
-        with build_groups(recipe) as groups:
-            return _train(recipe, groups, device, deepspeed_overrides or {})
+        with hold_run_folder(recipe.run_dir) as lock, build_groups(recipe) as groups:
+            return _train(recipe, groups, device, deepspeed_overrides or {}, lock)
     finally:
         # DeepSpeed's engine is a reference cycle, which keeps the threads of closed groups alive.
         gc.collect()
@@ -64,23 +67,19 @@ def _train(
     groups: ParallelGroups,
     device: torch.device,
     deepspeed_overrides: dict[str, Any],
+    lock: RunLock | None,
 ) -> TrainResult:
-    job, first_step = build_job(recipe, groups, device, deepspeed_overrides)
-    try:
-        with StopSignal(job.device) as stop, job.verification:
-            step, divergence = run_steps(job, first_step, stop)
-    finally:
-        job.saver.close()
-        if job.log is not None:
-            job.log.close()
-        if job.step_log is not None:
-            job.step_log.close()
-    # Not after an error: it synchronizes with a device that may wait for a failed rank.
-    release_engine(job.engine)
+    with contextlib.ExitStack() as stack:
+        job, first_step = build_job(recipe, groups, device, deepspeed_overrides, stack)
+        stop = stack.enter_context(StopSignal(job.device))
+        stack.enter_context(job.verification)
+        step, divergence = run_steps(job, first_step, stop, lock)
     return TrainResult(first_step, step, job.plan.num_steps, stop.number, divergence)
 
 
-def run_steps(job: Job, step: int, stop: StopSignal) -> tuple[int, str | None]:
+def run_steps(
+    job: Job, step: int, stop: StopSignal, lock: RunLock | None
+) -> tuple[int, str | None]:
     """Train from `step` to the end, with evaluations and checkpoints.
 
     Returns the last step, and why training was given up before the end, if it was.
@@ -92,6 +91,8 @@ def run_steps(job: Job, step: int, stop: StopSignal) -> tuple[int, str | None]:
         evaluate_and_log(job, step)
     batches = prefetch(_batches(job, first_step=step, last_step=last_step), depth=2)
     while step < last_step and stop.number is None and divergence is None:
+        if lock is not None:
+            lock.check()
         start = time.perf_counter()
         set_learning_rate(job.engine, job.recipe, step)
         result = train_step(job.engine, next(batches), job.groups, job.device, job.gate)

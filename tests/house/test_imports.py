@@ -18,7 +18,7 @@ FLOORS = {
         {"job"},
         {"step", "step_log"},
         {"engine", "checkpoint", "auto_classes"},
-        {"model", "data", "metrics", "store_verification", "stop_signal"},
+        {"model", "data", "metrics", "store_verification", "stop_signal", "run_lock"},
         {"loss", "planning", "pretrained_model"},
         {"layer", "deepspeed_config", "weights"},
         {"parallel"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,38 +15,15 @@ import pytest
 from llama_ds.metrics import read_metrics
 from recipes.launch import parse
 from recipes.llama import llama_tiny
+from tests.support.recipe_run import RECIPE, ROOT, SMALL, run
 from tests.support.tiny_run import WORDS, make_store, run_training
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPE = ROOT / "recipes" / "pretrain_tiny.sh"
 QUICKSTART = ROOT / "recipes" / "quickstart.sh"
-
-# A model that trains in a second, through the command line.
-SMALL = (
-    *("--model.hidden-size", "32", "--model.intermediate-size", "96", "--model.vocab-size", "320"),
-    *("--model.num-hidden-layers", "2", "--model.num-attention-heads", "4"),
-    *("--model.num-key-value-heads", "4", "--train.sequence-length", "32"),
-    *("--train.tokens-per-step", "256", "--train.micro-batch-size", "4", "--train.eval-rows", "4"),
-    *("--metrics.peak-tflops", "1", "--metrics.no-tensorboard", "--train.log-every-steps", "1"),
-)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("store"))
-
-
-def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command from a foreign folder on the CPU, as a user's shell would."""
-    return subprocess.run(
-        [str(word) for word in command],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd="/",
-        env={**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", **environment},
-        check=False,
-    )
 
 
 def losses(run_dir: Path, kind: str = "train") -> list[float]:

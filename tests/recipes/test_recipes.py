@@ -236,6 +236,8 @@ STAND_IN = """
 import os, signal, sys, time
 
 def main(recipe_function):
+    if sys.argv[1] == "check-options":
+        sys.exit(0)
     folder = sys.argv[-1]
     def stop(number, frame):
         time.sleep(1)  # a checkpoint is being saved
@@ -252,7 +254,7 @@ def main(recipe_function):
 def test_a_signal_reaches_every_process_and_is_waited_for(tmp_path: Path) -> None:
     clone = tmp_path / "a clone's copy"
     (clone / "recipes").mkdir(parents=True)
-    for name in ("__init__.py", "llama.py", "launch.sh", "pretrain_7b.sh"):
+    for name in ("__init__.py", "llama.py", "launch.sh", "process_tree.py", "pretrain_7b.sh"):
         shutil.copy(ROOT / "recipes" / name, clone / "recipes")
     (clone / "recipes/setup.sh").touch()
     (clone / "recipes/launch.py").write_text(STAND_IN)
