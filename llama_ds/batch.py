@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from llama_ds.config import Recipe
@@ -17,6 +18,10 @@ class BatchPlan:
     grad_accum_steps: int
     sequence_length: int
     num_steps: int
+    start_step: int = 0
+    """Since this step the batch has had its present size."""
+    start_row: int = 0
+    """The first row of that step."""
 
     @property
     def rows_per_step(self) -> int:
@@ -25,6 +30,22 @@ class BatchPlan:
     @property
     def tokens_per_step(self) -> int:
         return self.rows_per_step * self.sequence_length
+
+    def first_row(self, step: int) -> int:
+        """Number of the first row of `step`, from 0; the number of rows consumed before it."""
+        return self.start_row + (step - self.start_step) * self.rows_per_step
+
+    def num_tokens(self, step: int) -> int:
+        """Tokens consumed by `step` steps."""
+        return self.first_row(step) * self.sequence_length
+
+    def resumed(self, step: int, rows: int, sequence_length: int) -> BatchPlan:
+        """This plan behind `rows` rows of `sequence_length` that `step` steps have consumed.
+
+        With another sequence length the first row is the one at the same number of tokens.
+        """
+        first = -(-rows * sequence_length // self.sequence_length)
+        return dataclasses.replace(self, start_step=step, start_row=first)
 
 
 def batch_plan(recipe: Recipe, dp_size: int) -> BatchPlan:

@@ -16,7 +16,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from llama_ds.model_config import ModelConfig, require
 from llama_ds.parallel_config import ActivationCheckpointingConfig, ParallelConfig, ZeroConfig
@@ -24,13 +24,14 @@ from llama_ds.save_policy import Choice, SavePolicy, SavePolicyName
 
 Dtype = Literal["bf16", "fp32"]
 StoreVerificationMode = Literal["full", "sample", "off"]
+ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
 ElementwiseName = Literal["auto", "eager", "compile", "liger"]
 AttentionName = Literal["auto", "math", "cpu", "flash", "cudnn", "xformers", "flash_attn"]
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a cosine learning-rate schedule; defaults are the paper's (section 2.3).
+    """AdamW and its learning-rate schedule; defaults are the paper's (section 2.3).
 
     Weight decay applies to matrices (embeddings included), not to norm weights. The paper does not
     say; this is the convention of Megatron-LM and GPT-3 style trainers of its time.
@@ -40,6 +41,11 @@ class OptimizerConfig:
     min_learning_rate_ratio: float = 0.1
     """Final learning rate as a fraction of the peak."""
     warmup_steps: int = 2_000
+    schedule: ScheduleName = "cosine"
+    """After warmup: cosine or linear decay to the minimum at the last step, constant, or wsd
+    (warmup, stable, decay): constant, then linear decay over the last `decay_steps`."""
+    decay_steps: int = 0
+    """Steps of wsd's decay, at the end of the run; for wsd only."""
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
@@ -61,6 +67,7 @@ class OptimizerConfig:
             self.warmup_steps >= 0,
             f"optimizer.warmup_steps ({self.warmup_steps}) must not be negative",
         )
+        self._require_schedule()
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optimizer.{name} ({value}) must lie in [0, 1)")
@@ -72,6 +79,18 @@ class OptimizerConfig:
         require(
             self.max_grad_norm > 0,
             f"optimizer.max_grad_norm ({self.max_grad_norm}) must be positive",
+        )
+
+    def _require_schedule(self) -> None:
+        names = get_args(ScheduleName)
+        require(
+            self.schedule in names,
+            f"optimizer.schedule ({self.schedule}) must be one of {', '.join(names)}",
+        )
+        require(
+            self.decay_steps > 0 if self.schedule == "wsd" else self.decay_steps == 0,
+            f"optimizer.decay_steps ({self.decay_steps}) must be positive with optimizer.schedule "
+            f"wsd and 0 with all others, but optimizer.schedule is {self.schedule}; change one",
         )
 
 
@@ -113,6 +132,18 @@ class TrainConfig:
     """Validation sequences per evaluation (or all, where the store has fewer); 0: no evaluation."""
     init_from: Path | None = None
     """Hugging Face model folder to initialize the weights from; None: random weights."""
+    max_skipped_steps: int = 5
+    """End the run (exit code 3) after so many skipped steps in a row. A step whose loss or gradient
+    norm is not finite is skipped: no update, and the schedule goes on."""
+    spike_window: int = 128
+    """Steps over which mean and standard deviation of loss and gradient norm are taken."""
+    spike_deviations: float = 6.0
+    """A step is marked as a spike from so many standard deviations above the mean on."""
+    skip_spikes: bool = False
+    """Skip spikes too."""
+    allow_change: tuple[str, ...] = ()
+    """Fields that may differ from the checkpoint that is resumed, of those that are refused
+    otherwise: data.shares train.dtype ... (`resume_contract.py`)."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -124,12 +155,17 @@ class TrainConfig:
             "loss_chunk_tokens",
             "log_every_steps",
             "eval_every_steps",
+            "max_skipped_steps",
+            "spike_deviations",
         ):
             value = getattr(self, name)
             require(value > 0, f"train.{name} ({value}) must be positive")
         for name in ("max_steps", "stop_after_step"):
             steps = getattr(self, name)
             require(steps is None or steps > 0, f"train.{name} ({steps}) must be positive")
+        require(
+            self.spike_window >= 2, f"train.spike_window ({self.spike_window}) must be 2 or more"
+        )
         require(self.seed >= 0, f"train.seed ({self.seed}) must not be negative")
         require(self.eval_rows >= 0, f"train.eval_rows ({self.eval_rows}) must not be negative")
         require(
@@ -301,6 +337,7 @@ def from_dict(tree: dict[str, Any]) -> Recipe:
     """Inverse of `Recipe.to_json`."""
     train, data = dict(tree["train"]), dict(tree["data"])
     train["init_from"] = Path(train["init_from"]) if train["init_from"] else None
+    train["allow_change"] = tuple(train.get("allow_change", ()))
     data["store"] = Path(data["store"])
     return Recipe(
         name=tree["name"],

@@ -233,9 +233,7 @@ class TrainingData:
     def micro_batch(self, step: int, accum_step: int, dp_rank: int, plan: BatchPlan) -> Batch:
         """Micro-batch `accum_step` of rank `dp_rank` in `step`, all counted from 0."""
         rows_per_pass = plan.dp_size * plan.micro_batch_size
-        first = (
-            step * plan.rows_per_step + accum_step * rows_per_pass + dp_rank * plan.micro_batch_size
-        )
+        first = plan.first_row(step) + accum_step * rows_per_pass + dp_rank * plan.micro_batch_size
         return self.rows(range(first, first + plan.micro_batch_size))
 
     def epochs(self, num_rows: int) -> dict[str, float]:

@@ -24,6 +24,7 @@ OWNED_BY_RECIPE = {
     "gradient_accumulation_steps": "train.tokens_per_step, train.micro_batch_size",
     "gradient_clipping": "optimizer.max_grad_norm",
     "bf16.enabled": "train.dtype",
+    "bf16.check_grad_overflow": "train.max_skipped_steps",
     "fp16.enabled": "train.dtype",
     "zero_optimization.stage": "zero.stage",
     "zero_optimization.reduce_bucket_size": "zero.reduce_bucket_elements",
@@ -53,7 +54,8 @@ def deepspeed_config(recipe: Recipe, plan: BatchPlan, device_type: str) -> dict[
         "gradient_clipping": recipe.optimizer.max_grad_norm,
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,
-        "bf16": {"enabled": bf16},
+        # Without the check a norm that is not finite can be reported as 1 and applied.
+        "bf16": {"enabled": bf16, "check_grad_overflow": True},
         "fp16": {"enabled": False},
         # Gradients are reduced in fp32: bf16 has 8 bits of mantissa, the sum thousands of terms.
         "communication_data_type": "fp32",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,12 +19,13 @@ from transformers.modeling_utils import local_torch_dtype
 
 from data_pipeline.tokens.store import TokenStore
 from llama_ds import weights
-from llama_ds.config import OptimizerConfig, Recipe
+from llama_ds.config import Recipe
 from llama_ds.layer.modules import LlamaDecoderLayer
 from llama_ds.layer.options import LayerOptions
 from llama_ds.layer.recomputation import Recomputation
 from llama_ds.model import LlamaForCausalLM, hf_config
 from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.schedule import learning_rate
 
 TORCH_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -232,20 +232,6 @@ def set_learning_rate(engine: Any, recipe: Recipe, step: int) -> None:
     It is set before every step and never stored: after a resume, in another layout, or after steps
     that were passed over, it is a function of the step alone.
     """
-    scale = learning_rate_scale(step, recipe.optimizer, recipe.train.num_steps)
+    rate = learning_rate(step, recipe.optimizer, recipe.train.num_steps)
     for group in engine.optimizer.param_groups:
-        group["lr"] = recipe.optimizer.peak_learning_rate * scale
-
-
-def learning_rate_scale(step: int, optimizer: OptimizerConfig, num_steps: int) -> float:
-    """Fraction of the peak learning rate at `step`, from 0: linear warmup, then cosine decay.
-
-    The first step has 1/warmup_steps of the peak, not zero, and the last step of the run the
-    minimum (paper, section 2.3: the final learning rate is 10 % of the peak).
-    """
-    if step < optimizer.warmup_steps:
-        return (step + 1) / optimizer.warmup_steps
-    decay_steps = max(1, num_steps - 1 - optimizer.warmup_steps)
-    progress = min(1.0, (step - optimizer.warmup_steps) / decay_steps)
-    low = optimizer.min_learning_rate_ratio
-    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
+        group["lr"] = rate

@@ -8,8 +8,8 @@ excluded. MFU is named by how it counts attention FLOPs: `mfu_noncausal` of the 
 from __future__ import annotations
 
 import io
-import itertools
 import json
+import math
 import os
 import resource
 import sys
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from data_pipeline.files.atomic import write_atomic
 from llama_ds.config import MetricsConfig, Recipe
+from llama_ds.json_lines import finite_or_null, keep_records_up_to, to_line, whole_records
 
 # Dense bf16 TFLOP/s without sparsity, from NVIDIA's data sheets; first match in the name wins.
 PEAK_TFLOPS_BF16 = (
@@ -105,12 +106,12 @@ class MetricsLog:
     """Writes the records of one run; only rank 0 has one.
 
     A resumed run deletes the records after the step it resumes from, so that `metrics.jsonl` has
-    one record per step.
+    one record per step. A number that is not finite is null there, and named in `not_finite`.
     """
 
     def __init__(self, recipe: Recipe, resume_step: int) -> None:
         self.path = recipe.run_dir / "metrics.jsonl"
-        _keep_records_up_to(self.path, resume_step)
+        keep_records_up_to(self.path, resume_step)
         self._file = self.path.open("a", encoding="utf-8")
         self._bar = tqdm(
             total=recipe.train.num_steps,
@@ -133,10 +134,10 @@ class MetricsLog:
 
     def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Record `values` of `kind` ("train" or "eval") at the end of `step` (counted from 1)."""
-        record = {"kind": kind, "step": step, **values}
-        self._file.write(json.dumps(record) + "\n")
+        record = {"kind": kind, "step": step, **finite_or_null(values)}
+        self._file.write(to_line(record))
         self._file.flush()
-        numbers = {k: v for k, v in values.items() if isinstance(v, (int, float))}
+        numbers = {k: v for k, v in record.items() if k in values and isinstance(v, (int, float))}
         if self._tensorboard is not None:
             for name, value in numbers.items():
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
@@ -194,32 +195,9 @@ def _console_line(kind: str, step: int, values: dict[str, Any]) -> str:
 
 def read_metrics(path: Path, kind: str) -> Iterator[dict[str, Any]]:
     """The records of one kind, in order; ends at a line that a crash has truncated."""
-    for _, record in _whole_records(path):
+    for _, record in whole_records(path):
         if record["kind"] == kind:
             yield record
-
-
-def _whole_records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Lines and their records, up to the first that is truncated or corrupt."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                return
-            is_whole = isinstance(record, dict) and {"kind", "step"} <= record.keys()
-            if not is_whole or not line.endswith(b"\n"):
-                return
-            yield line, record
-
-
-def _keep_records_up_to(path: Path, step: int) -> None:
-    if not path.exists():
-        return
-    kept = itertools.takewhile(lambda found: found[1]["step"] <= step, _whole_records(path))
-    write_atomic(path, b"".join(line for line, _ in kept))
 
 
 def plot_losses(run_dir: Path) -> Path:
@@ -230,7 +208,9 @@ def plot_losses(run_dir: Path) -> Path:
     held_out = list(read_metrics(run_dir / "metrics.jsonl", "eval"))
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot([r["tokens"] for r in train], [r["loss"] for r in train], lw=1, label="training")
+    # null, where a loss was not finite, is a gap in the curve.
+    losses = [math.nan if r["loss"] is None else r["loss"] for r in train]
+    axes.plot([r["tokens"] for r in train], losses, lw=1, label="training")
     if held_out:
         axes.plot(
             [r["tokens"] for r in held_out], [r["loss"] for r in held_out], "o-", label="held-out"

@@ -72,7 +72,8 @@ def main(
     `launch.sh` passes a word before the options: `check-options` parses them, and prints `rank` in
     a process that is one of several already; `check-end` tells whether the run has reached its end.
 
-    Exit codes: 0: done; 1: a bug, or an end before the run's; 2: invalid input; 130, 138, 143:
+    Exit codes: 0: done; 1: a bug, or an end before the run's; 2: invalid input; 3: training
+    diverged and was given up; 130, 138, 143:
     stopped by SIGINT, SIGUSR1 or SIGTERM after saving a checkpoint.
     """
     end_on_interrupt()
@@ -155,6 +156,10 @@ def _train(launch: Launch) -> int:
             f"{launch.recipe.run_dir} is at step {result.step} of {result.num_steps} already; "
             "train longer with more --train.max-steps, or start a new run in another --run-dir"
         )
+    if result.divergence is not None:
+        if os.environ["RANK"] == "0":
+            print(f"error: {result.divergence}", file=sys.stderr)
+        return 3
     if result.signal_number is not None:
         if os.environ["RANK"] == "0":
             name = signal.Signals(result.signal_number).name

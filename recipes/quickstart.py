@@ -205,6 +205,7 @@ model:         {model} (for AutoModelForCausalLM.from_pretrained in stock transf
 
 Next:
   train longer:   bash recipes/quickstart.sh {_longer(sys.argv[1:], 2 * steps)}
+                  (goes on from step {steps}; the learning rate rises again: a longer cosine)
   your own text:  bash recipes/quickstart.sh --corpus FOLDER --out runs/mine
   the real thing: bash recipes/pretrain_65b.sh --dry-run --world-size 2048""")
 
@@ -215,6 +216,7 @@ def _longer(arguments: Sequence[str], num_steps: int) -> str:
     if "--train.max-steps" in words:
         at = words.index("--train.max-steps")
         del words[at : at + 2]
+    words = [word for word in words if not word.startswith("--train.max-steps=")]
     return shlex.join([*words, "--train.max-steps", str(num_steps)])
 
 

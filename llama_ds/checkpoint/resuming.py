@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,21 @@ from llama_ds.checkpoint.verification import (
 )
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.tensor import Sharding
+from llama_ds.resume_contract import Change, changes
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where a run goes on."""
+
+    step: int = 0
+    rows: int = 0
+    """Rows consumed until then, of the sequence length of the checkpoint's job."""
+    num_updates: int = 0
+    """Steps until then that were not skipped."""
+    saved: dict[str, Any] | None = None
+    """The identity in the checkpoint; None at the start of a run."""
+    changes: tuple[Change, ...] = ()
 
 
 def resume(
@@ -37,11 +53,11 @@ def resume(
     identity: dict[str, Any],
     groups: ParallelGroups,
     sharding: Sharding,
-) -> int:
-    """Load the newest complete checkpoint into `engine`; returns its step, 0 where there is none.
+) -> Resumed:
+    """Load the newest complete checkpoint into `engine`; step 0 where there is none.
 
     Every rank must call it. A damaged checkpoint is passed over with a warning. ValueError where
-    none is complete, or where the checkpoint belongs to another run than `identity` describes.
+    none is complete, or where `identity` differs in what may not change (`resume_contract`).
     """
     if dist.get_rank() == 0 and checkpoints_folder(run_dir).is_dir():
         # Left by killed jobs; of one run there is one job at a time.
@@ -50,11 +66,11 @@ def resume(
     dist.barrier()
     path = newest_complete(run_dir, functools.partial(agreed_damage, group=None), _warn)
     if path is None:
-        return 0
+        return Resumed()
     run = read_run(path)
-    _require_same_run(path, run["identity"], identity)
+    found = changes(str(path), run["identity"], identity)
     load(engine, path, run, groups, sharding)
-    return int(run["step"])
+    return Resumed(run["step"], run["rows"], run["num_updates"], run["identity"], tuple(found))
 
 
 def agreed_damage(path: Path, group: dist.ProcessGroup | None) -> str | None:
@@ -91,15 +107,6 @@ def load(
                     state.view(part, kind).copy_(values)
     state.finish_loading(run["step"], run["num_updates"])
     restore_random_state(run["random_state"])
-
-
-def _require_same_run(path: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
-    for key in sorted(saved.keys() | current.keys()):
-        if saved.get(key) != current.get(key):
-            raise ValueError(
-                f"checkpoint {path} has {key} = {saved.get(key)}, but this run has "
-                f"{current.get(key)}; set {key} back to {saved.get(key)}, or use a new run_dir"
-            )
 
 
 def _warn(message: str) -> None:

@@ -73,10 +73,11 @@ class RunDescription:
     """What a checkpoint says about the run beside its state."""
 
     identity: dict[str, Any]
-    """Which run this is: another one is not resumed."""
+    """Which run this is, by field: the next job compares its own (`resume_contract`)."""
     layout: dict[str, Any]
     """How it was cut over ranks; for the reader, nothing depends on it."""
-    rows_per_step: int
+    num_rows: Callable[[int], int]
+    """Rows consumed by the end of a step."""
     tokenizer_dir: Path
 
 
@@ -113,6 +114,7 @@ class CheckpointSaver:
         self._exchange = Exchange(
             self._snapshot, self._state.parts, self._files, sharding, groups, self._group
         )
+        self._taken: Callable[[], None] | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._saved: Saved | None = None
@@ -124,7 +126,12 @@ class CheckpointSaver:
         self._together(self._require_room)
 
     def save(self, step: int) -> None:
-        """Begin to save the state after `step` steps; `settle` tells how it ended.
+        """Begin to save the state after `step` steps; `settle` tells how it ended."""
+        self.take(step)
+        self.write()
+
+    def take(self, step: int) -> None:
+        """Copy the state after `step` steps, to be written or dropped.
 
         Waits for a save in flight, whose error it raises.
         """
@@ -136,16 +143,30 @@ class CheckpointSaver:
         run = {
             "step": step,
             "num_updates": self._state.num_updates,
-            "rows": step * self._description.rows_per_step,
+            "rows": self._description.num_rows(step),
             "identity": self._description.identity,
             "layout": self._description.layout,
             "versions": _versions(),
             "random_state": random_state(),
         }
         stall = time.perf_counter() - start
-        work = functools.partial(self._write_in_thread, step, run, stall)
-        self._thread = threading.Thread(target=work, name="checkpoint", daemon=True)
+        self._taken = functools.partial(self._write_in_thread, step, run, stall)
+
+    def write(self) -> None:
+        """Begin to write what was taken."""
+        assert self._taken is not None, "no state was taken"
+        self._thread = threading.Thread(target=self._taken, name="checkpoint", daemon=True)
+        self._taken = None
         self._thread.start()
+
+    def drop(self) -> None:
+        """Forget what was taken."""
+        self._taken = None
+
+    @property
+    def has_taken(self) -> bool:
+        """Whether a state waits to be written or dropped; the same on every rank."""
+        return self._taken is not None
 
     @property
     def in_flight(self) -> bool:

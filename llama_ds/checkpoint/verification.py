@@ -26,6 +26,7 @@ _NAME = re.compile(r"step_(\d{8})")
 _CONTENT = {
     "step": int,
     "num_updates": int,
+    "rows": int,
     "identity": dict,
     "random_state": dict,
     "files": dict,

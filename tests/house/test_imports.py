@@ -15,12 +15,14 @@ PACKAGES = ("llama_ds", "data_pipeline", "recipes")
 FLOORS = {
     "llama_ds": (
         {"train"},
+        {"job"},
+        {"step", "step_log"},
         {"engine", "checkpoint", "auto_classes"},
         {"model", "data", "metrics", "store_verification", "stop_signal", "run_lock"},
         {"loss", "planning", "pretrained_model"},
         {"layer", "deepspeed_config", "weights"},
         {"parallel"},
-        {"batch"},
+        {"batch", "resume_contract", "schedule", "step_verdict", "json_lines"},
         {"config"},
         {"parallel_config"},
         {"model_config", "save_policy"},

@@ -151,8 +151,9 @@ def stop_at(recipe: Recipe, step: int) -> tuple[int, int | None]:
     import torch.distributed as dist
 
     from llama_ds import train as module
+    from llama_ds.step import train_step as plain_step
 
-    plain_step, calls = module.train_step, 0
+    calls = 0
 
     def step_with_signal(*arguments: Any) -> Any:
         nonlocal calls
@@ -161,11 +162,11 @@ def stop_at(recipe: Recipe, step: int) -> tuple[int, int | None]:
             os.kill(os.getpid(), signal.SIGTERM)
         return plain_step(*arguments)
 
-    module.train_step = step_with_signal  # type: ignore[assignment]
+    module.train_step = step_with_signal  # type: ignore[attr-defined, assignment]
     try:
         return run_training(recipe)
     finally:
-        module.train_step = plain_step
+        module.train_step = plain_step  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -18,7 +19,8 @@ from llama_ds.data import TrainingData
 class Reference:
     """The same run in one process, with stock transformers' model and torch's own optimizer."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, skipped: Collection[int] = ()) -> None:
+        """`skipped`: steps, from 0, that make no update."""
         torch.manual_seed(recipe.train.seed)
         store = TokenStore.open(recipe.data.store)
         config = llama_model.hf_config(
@@ -56,7 +58,8 @@ class Reference:
             optimizer.zero_grad()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.optimizer.max_grad_norm)
-            optimizer.step()
+            if step not in skipped:
+                optimizer.step()
             self.losses.append(loss.item())
             self.grad_norms.append(float(norm))
 

@@ -129,3 +129,41 @@ def run_training(recipe: Recipe) -> tuple[int, int | None]:
 
     result = train(recipe, local_rank=0)
     return result.step, result.signal_number
+
+
+def run_with_nan(recipe: Recipe, step: int, rank: int, where: str) -> tuple[int, str | None]:
+    """One rank of a job in which `rank` computes a NaN in `step` and in no other: where it ended,
+    and why.
+
+    In its "loss", whose gradient is then NaN too, or only in the "gradient" of a finite loss.
+    """
+    import torch.distributed as dist
+
+    from llama_ds import train as module
+    from llama_ds.step import train_step
+
+    calls = 0
+
+    def damage(model: Any, inputs: Any, output: Any) -> None:
+        if where == "loss":
+            output.loss = output.loss * float("nan")
+        else:
+            output.loss.register_hook(lambda gradient: gradient * float("nan"))
+
+    def step_with_nan(engine: Any, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls != step or dist.get_rank() != rank:
+            return train_step(engine, *arguments)
+        hook = engine.module.register_forward_hook(damage)
+        try:
+            return train_step(engine, *arguments)
+        finally:
+            hook.remove()
+
+    module.train_step = step_with_nan  # type: ignore[attr-defined, assignment]
+    try:
+        result = module.train(recipe, local_rank=0)
+    finally:
+        module.train_step = train_step  # type: ignore[attr-defined]
+    return result.step, result.divergence

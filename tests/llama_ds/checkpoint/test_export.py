@@ -138,7 +138,7 @@ def write_large(run_dir: Path) -> None:
     for name in ("config.json", *map(index_path, KINDS)):
         size = (path / name).stat().st_size
         entries[name] = {"bytes": size, "xxh3_64": file_checksum(path / name)}
-    run = {"step": 1, "num_updates": 1, "identity": {}, "random_state": random_state()}
+    run = {"step": 1, "num_updates": 1, "rows": 8, "identity": {}, "random_state": random_state()}
     (path / "run.json").write_bytes(encode_run({**run, "files": entries}))
     assert damage_of(path) is None
 
@@ -237,7 +237,7 @@ class Crafted:
 
 
 def resume_and_list(run_dir: Path) -> int:
-    return resume(SmallEngine(), run_dir, {"run": "test"}, ParallelGroups.build(), WHOLE)
+    return resume(SmallEngine(), run_dir, {"run": "test"}, ParallelGroups.build(), WHOLE).step
 
 
 def test_a_crafted_pickle_is_never_loaded(gloo: Gloo, run_dir: Path, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ class Layout:
             run_dir,
             **{
                 "train.dtype": self.dtype,
+                "train.allow_change": ("train.dtype",),
                 "train.micro_batch_size": 8 // (self.dp * self.accum),
                 "train.eval_rows": 0,
                 "zero.stage": self.stage,
@@ -209,12 +210,12 @@ def load_and_save(recipe: Recipe, shard_bytes: int) -> dict[str, Any]:
 @contextlib.contextmanager
 def job_of(recipe: Recipe) -> Iterator[tuple[Any, int]]:
     """A training job that has resumed, and its step."""
-    from llama_ds import train
+    from llama_ds import job as jobs
     from llama_ds.engine import init_distributed
 
     device = init_distributed(0)
-    with train.build_groups(recipe) as groups, contextlib.ExitStack() as stack:
-        yield train.build_job(recipe, groups, device, {}, stack)
+    with jobs.build_groups(recipe) as groups, contextlib.ExitStack() as stack:
+        yield jobs.build_job(recipe, groups, device, {}, stack)
 
 
 def save_again(job: Any, step: int, shard_bytes: int) -> dict[str, Any]:
@@ -222,7 +223,9 @@ def save_again(job: Any, step: int, shard_bytes: int) -> dict[str, Any]:
 
     recipe = job.recipe
     engine, sharding = job.engine, job.engine.module.tp.sharding
-    description = saving.RunDescription({}, {}, 8, recipe.data.store / "tokenizer")
+    description = saving.RunDescription(
+        {}, {}, lambda step: 8 * step, recipe.data.store / "tokenizer"
+    )
     saver = saving.CheckpointSaver(
         engine,
         recipe.run_dir / "again",

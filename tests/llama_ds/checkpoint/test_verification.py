@@ -137,7 +137,7 @@ def resume_over_damage(run_dir: Path) -> int:
             return number
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            assert resume(engine, run_dir, IDENTITY, groups, WHOLE) == 4
+            assert resume(engine, run_dir, IDENTITY, groups, WHOLE).step == 4
         # The first rank speaks for all.
         said = [str(warning.message) for warning in caught if "damaged" in str(warning.message)]
         assert len(said) == (dist.get_rank() == 0)

@@ -1,0 +1,155 @@
+"""What may change when a run is resumed: every field of the recipe is in one of three classes.
+
+A job compares its recipe with that of the job which wrote the checkpoint. Changes that are allowed
+are applied (nothing of the recipe is read from a checkpoint) and listed in the log's first line and
+in `recipe.json`; the others are refused before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llama_ds.config import Recipe
+
+MUST_MATCH = frozenset({"model", "train.seed"})
+"""Another value is another run. The token store belongs here too: by its content, not its path."""
+
+BY_NAME = frozenset(
+    {
+        "data.shares",
+        "data.epochs",
+        "data.block_rows",
+        "data.document_masking",
+        "train.sequence_length",
+        "train.tokens_per_step",
+        "train.dtype",
+    }
+)
+"""Changes the data's order, the batch or the numerics: only where `train.allow_change` names it."""
+
+APPLIED = frozenset(
+    {
+        "name",
+        "run_dir",
+        "optimizer",
+        "train.train_tokens",
+        "train.max_steps",
+        "train.stop_after_step",
+        "train.micro_batch_size",
+        "train.save_policy",
+        "train.save_tensors",
+        "train.mlp_tiles",
+        "train.attention",
+        "train.elementwise",
+        "train.loss_chunk_tokens",
+        "train.log_every_steps",
+        "train.eval_every_steps",
+        "train.eval_rows",
+        "train.init_from",
+        "train.max_skipped_steps",
+        "train.spike_window",
+        "train.spike_deviations",
+        "train.skip_spikes",
+        "train.allow_change",
+        "data.store",
+        "data.verify",
+        "parallel",
+        "zero",
+        "activation_checkpointing",
+        "checkpoint",
+        "metrics",
+    }
+)
+"""Changes freely. A section's name stands for all of its fields."""
+
+TOKEN_STORE = "token store"
+_NOT_SAID = frozenset({"name", "run_dir", "train.stop_after_step", "train.allow_change"})
+"""Of the job, not of the run."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A field that differs from the checkpoint's job."""
+
+    field: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.field} {_text(self.old)} -> {_text(self.new)}"
+
+
+def run_identity(recipe: Recipe, store_fingerprint: str) -> dict[str, Any]:
+    """What a checkpoint says about its run: every field by its dotted name, and the store."""
+    fields: dict[str, Any] = json.loads(recipe.to_json())
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        if dataclasses.is_dataclass(getattr(recipe, name)):
+            flat |= {f"{name}.{field}": inner for field, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat | {TOKEN_STORE: store_fingerprint}
+
+
+def class_of(field: str) -> frozenset[str]:
+    """The class that a field (`section.field`) is in; KeyError where it is in none or in two."""
+    section = field.partition(".")[0]
+    found = [
+        names for names in (MUST_MATCH, BY_NAME, APPLIED) if field in names or section in names
+    ]
+    if len(found) != 1:
+        raise KeyError(f"{field} is in {len(found)} classes of the resume contract; give it one")
+    return found[0]
+
+
+def changes(where: str, saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[Change]:
+    """The fields that differ, in the recipe's order; ValueError where one may not.
+
+    `saved` and `current` are identities, `where` is the checkpoint for messages. A field that one
+    of them does not have is not compared: a later version has more.
+    """
+    allowed = current.get("train.allow_change", [])
+    for name in allowed:
+        if name not in BY_NAME:
+            raise ValueError(
+                f"train.allow_change ({name}) must be one of {', '.join(sorted(BY_NAME))}; other "
+                "fields may change without it, or not at all"
+            )
+    found = []
+    for field, new in current.items():
+        old = saved.get(field, new)
+        if old == new:
+            continue
+        if field == TOKEN_STORE or class_of(field) is MUST_MATCH:
+            hint = f"set {field} back to {old}, or use a new run_dir"
+        elif class_of(field) is BY_NAME and field not in allowed:
+            hint = f"set {field} back to {old}, add it to train.allow_change, or use a new run_dir"
+        else:
+            found.append(Change(field, old, new))
+            continue
+        raise ValueError(f"checkpoint {where} has {field} = {old}, but this run has {new}; {hint}")
+    return [change for change in found if change.field not in _NOT_SAID]
+
+
+def describe(found: list[Change]) -> str:
+    """One line for the log."""
+    return "changed at resume: " + ("; ".join(map(str, found)) if found else "nothing")
+
+
+def history_entry(step: int, found: list[Change]) -> dict[str, Any]:
+    """For `recipe.json`: what changed, after which step and when (UTC)."""
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return {
+        "step": step,
+        "time": now,
+        "changes": {change.field: [change.old, change.new] for change in found},
+    }
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
