@@ -1,4 +1,4 @@
-"""A corpus: the value that a recipe's function returns, and that the dataset job is given."""
+"""Corpus configuration: sources, deduplication rules, mixture and token budget of a dataset."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from data_pipeline.sources import folder
 
 @dataclass(frozen=True)
 class Corpus:
-    """Which raw text goes in, by which rules, and what a training run is to take of it.
+    """Sources and rules of a dataset, and the mixture for training. Recipes return it.
 
-    ValueError where shares or epochs do not go with the sources.
+    ValueError where shares or epochs do not match the sources.
     """
 
     name: str
     sources: tuple[tuple[Source, Root], ...]
-    """Each with the folder (or file) that it reads. Of equal texts the first source's stays."""
+    """Each with the folder (or file) that it reads, in priority order: of equal texts the first
+    source's is kept."""
     rules: tuple[Rule, ...] = DISTINCT_TEXTS
-    """By which documents are compared, in this order."""
+    """Deduplication rules, in order."""
     left_out: tuple[str, ...] = ()
-    """Steps that this build does without: "source: step (what would bring it in)"."""
+    """Skipped steps: "source: step (how to enable it)"."""
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Share of each source in a run's tokens; empty: by the sources' sizes."""
+    """Sampling share of each source in a run's tokens; empty: by the sources' sizes."""
     epochs: Mapping[str, float] = field(default_factory=dict)
-    """How often each source is seen in `token_budget` tokens, where somebody says so."""
+    """Epochs of each source in `token_budget` tokens, where stated."""
     token_budget: int | None = None
-    """Tokens of the run that shares and epochs are meant for."""
+    """Tokens of the training run that shares and epochs refer to."""
 
     def __post_init__(self) -> None:
         names = {source.name for source, _ in self.sources}
         for what, values in (("shares", self.shares), ("epochs", self.epochs)):
             if values and (missing := sorted(names - set(values))):
-                raise ValueError(f"corpus {self.name}: {what} say nothing of {', '.join(missing)}")
+                raise ValueError(f"corpus {self.name}: {what} are missing for {', '.join(missing)}")
             if wrong := sorted(name for name, value in values.items() if not value > 0):
                 raise ValueError(f"corpus {self.name}: {what} of {', '.join(wrong)} must be > 0")
 
@@ -50,10 +51,10 @@ class Corpus:
             if source.name == name:
                 return source, root
         names = ", ".join(source.name for source, _ in self.sources)
-        raise ValueError(f"{name} is none of {names}")
+        raise ValueError(f"unknown source {name}; the corpus has {names}")
 
     def only(self, names: Sequence[str]) -> Corpus:
-        """The corpus with the sources of these names; their shares and epochs stay as they are."""
+        """The corpus with these sources only; shares and epochs are unchanged."""
         return replace(
             self,
             sources=tuple(s for s in self.sources if s[0].name in names),
@@ -61,45 +62,44 @@ class Corpus:
         )
 
     def shares_of(self, names: Sequence[str]) -> dict[str, float] | None:
-        """The shares of these sources, not scaled; None where the corpus states none."""
+        """The shares of these sources, not normalized; None where the corpus states none."""
         return {name: self.shares[name] for name in names} if self.shares else None
 
     def with_last_edit(self, edit: Edit) -> Corpus:
-        """The corpus with one more edit, after all others of every source."""
+        """The corpus with `edit` appended to every source's edits."""
         sources = [(replace(s, edits=(*s.edits, edit)), root) for s, root in self.sources]
         return replace(self, sources=tuple(sources))
 
     def with_rules(self, rules: Sequence[Rule]) -> Corpus:
-        """The corpus with more rules after its own."""
+        """The corpus with these rules appended."""
         return replace(self, rules=(*self.rules, *rules))
 
 
 CorpusFunction = Callable[[Root], Corpus]
-"""A corpus of the raw files under a folder or URL. It reads none of them."""
+"""Returns the corpus of the raw files under a folder or URL, without reading them."""
 
 
 @dataclass(frozen=True)
 class Deduplication:
-    """What goes besides what a corpus's own rules remove."""
+    """Deduplication in addition to the corpus's own rules."""
 
     near_duplicates: float | None = None
-    """Remove documents that share this part of their word n-grams with another one, of whatever
-    source. SlimPajama took 0.8."""
+    """Remove near-duplicates: documents whose word n-grams have at least this Jaccard index with
+    those of another document, across all sources. SlimPajama: 0.8."""
     ngram_words: int = 13
-    """Words of these n-grams. SlimPajama: 13."""
+    """Words per n-gram of --deduplication.near-duplicates. SlimPajama: 13."""
     same_url: bool = False
-    """Of pages with the same address, in whatever crawl, keep one: of the sources whose addresses
-    name pages."""
+    """Keep one page per URL, across crawls; for sources whose URLs identify pages."""
 
     def rules(self, corpus: Corpus) -> tuple[Rule, ...]:
-        """ValueError for a rule that has no source of the corpus to work on."""
+        """The rules; ValueError for one that applies to no source of the corpus."""
         found = []
         if self.same_url:
             pages = frozenset(s.name for s, _ in corpus.sources if s.same_url is not None)
             if not pages:
                 raise ValueError(
-                    f"deduplication.same_url: no source of the corpus {corpus.name} says when two "
-                    "addresses are the same page; leave it out"
+                    f"deduplication.same_url: no source of the corpus {corpus.name} has URLs that "
+                    "identify pages (Source.same_url); leave it out"
                 )
             found.append(Rule("same_url", same_url, sources=pages))
         if self.near_duplicates is not None:
@@ -118,10 +118,10 @@ MAX_DOCUMENT_BYTES = 256 * 1024
 def text_corpus(
     root: Root, *, text_field: str = "text", max_document_bytes: int = MAX_DOCUMENT_BYTES
 ) -> Corpus:
-    """A user's own text, all of it that is not empty: plain text, JSON lines, Parquet.
+    """Corpus of a user's own text: plain text, JSON lines, Parquet; only empty texts are dropped.
 
-    `text_field` names the text in JSON lines and Parquet. Larger plain-text files become several
-    documents of at most `max_document_bytes`.
+    `text_field`: field or column of JSON lines and Parquet with the text. Larger plain-text files
+    are split into documents of at most `max_document_bytes`.
     """
     if max_document_bytes < 4:
         raise ValueError(f"max_document_bytes ({max_document_bytes}) must be at least 4")

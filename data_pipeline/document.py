@@ -147,9 +147,9 @@ class Source:
     """Deduplication key of a URL: documents with equal keys are the same page, where the corpus has
     the rule `same_url`; None where URLs do not identify pages."""
     origin: str = ""
-    """Where the raw files come from, in words ..."""
+    """Where the raw files come from, for report and dataset card ..."""
     terms: str = ""
-    """... and on which terms. Neither decides about a document."""
+    """... and their terms of use or license."""
 
 
 def items_of(source: Source, file: InputFile) -> Iterator[Document | Rejected]:

@@ -1,4 +1,4 @@
-"""Random samples of a stream, chosen by a keyed hash of each item: the same whatever the order."""
+"""Order-independent random sampling of a stream, by a keyed hash of each item (bottom-k sample)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 
 def keyed_hash(identity: str, seed: int) -> int:
-    """64 bits that look random and depend on `identity` and `seed` alone."""
+    """64-bit pseudorandom hash of `identity` and `seed`."""
     return xxhash.xxh3_64_intdigest(identity.encode("utf-8"), seed)
 
 
@@ -26,14 +26,14 @@ class SmallestHashes(Generic[Item]):
         self._items: dict[int, Item] = {}
 
     def wants(self, identity: str) -> bool:
-        """Whether an item of this identity would be kept now."""
+        """Whether `add` would keep an item of this identity."""
         key = keyed_hash(identity, self._seed)
         return key not in self._items and (
             len(self._heap) < self._size or (self._size > 0 and key < -self._heap[0])
         )
 
     def add(self, identity: str, item: Item) -> None:
-        """Keep the item if it `wants` it, and let go of another if there are too many."""
+        """Add the item if its hash is small enough, evicting the largest hash if full."""
         if not self.wants(identity):
             return
         key = keyed_hash(identity, self._seed)
@@ -47,5 +47,5 @@ class SmallestHashes(Generic[Item]):
         return len(self._items)
 
     def items(self) -> list[Item]:
-        """What is kept, in the order of the hashes, which is random."""
+        """The sample, in the (random) order of the hashes."""
         return [self._items[key] for key in sorted(self._items)]

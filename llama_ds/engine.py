@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import deepspeed
@@ -177,16 +178,37 @@ def build_engine(
     return engine
 
 
-def release_engine(engine: Any) -> None:
-    """Release what DeepSpeed still references of a finished engine, such as its model at ZeRO-3.
+@contextlib.contextmanager
+def open_engine(
+    model: LlamaForCausalLM, recipe: Recipe, groups: ParallelGroups, ds_config: dict[str, Any]
+) -> Iterator[Any]:
+    """`build_engine`'s engine, released at the end."""
+    engine = build_engine(model, recipe, groups, ds_config)
+    try:
+        yield engine
+    except BaseException:
+        # Releasing waits for the device, and the device for ranks that may never come.
+        groups.abort()
+        raise
+    finally:
+        release_engine(engine)
 
-    Synchronizes with the device. The last process group of activation checkpointing stays
-    referenced until the next `configure`.
+
+def release_engine(engine: Any) -> None:
+    """Release what DeepSpeed still references of a finished engine. Synchronizes with the device.
+
+    DeepSpeed 0.19 references a ZeRO-3 engine until the process ends (the model in a stack of
+    modules, the rest as keys of an unbounded cache), so the engine is emptied: its model has no
+    weights after this. Two things stay: threads of the group that ZeRO-3 gathers over, and the
+    group of activation checkpointing until the next `configure`.
     """
     engine.destroy()
-    # DeepSpeed 0.19 leaves each model that it has hooked at the bottom of this stack.
     if engine.module in FWD_MODULE_STACK:
         FWD_MODULE_STACK.remove(engine.module)
+        for parameter in engine.module.parameters():
+            vars(parameter).clear()
+        vars(engine.optimizer).clear()
+        engine.optimizer = None
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ number, so it does not depend on how the batch is split over ranks and micro-bat
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import hashlib
@@ -36,10 +37,9 @@ from llama_ds.data import IGNORED, Batch, HeldOutData, TrainingData, check_vocab
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
 from llama_ds.engine import (
     TORCH_DTYPE,
-    build_engine,
     build_model,
     init_distributed,
-    release_engine,
+    open_engine,
     set_learning_rate,
 )
 from llama_ds.metrics import MetricsLog, Throughput, peak_memory_bytes, peak_tflops
@@ -103,16 +103,11 @@ def _train(
     deepspeed_overrides: dict[str, Any],
     lock: RunLock | None,
 ) -> TrainResult:
-    job, first_step = build_job(recipe, groups, device, deepspeed_overrides)
-    try:
-        with StopSignal(job.device) as stop, job.verification:
-            step = run_steps(job, first_step, stop, lock)
-    finally:
-        job.saver.close()
-        if job.log is not None:
-            job.log.close()
-    # Not after an error: it synchronizes with a device that may wait for a failed rank.
-    release_engine(job.engine)
+    with contextlib.ExitStack() as stack:
+        job, first_step = build_job(recipe, groups, device, deepspeed_overrides, stack)
+        stop = stack.enter_context(StopSignal(job.device))
+        stack.enter_context(job.verification)
+        step = run_steps(job, first_step, stop, lock)
     return TrainResult(first_step, step, job.plan.num_steps, stop.number)
 
 
@@ -310,8 +305,9 @@ def build_job(
     groups: ParallelGroups,
     device: torch.device,
     deepspeed_overrides: dict[str, Any],
+    stack: contextlib.ExitStack,
 ) -> tuple[Job, int]:
-    """What the loop needs, and the step to resume from."""
+    """What the loop needs, and the step to resume from; `stack` releases it."""
     plan = batch_plan(recipe, groups.layout.dp_size)
     store = TokenStore.open(recipe.data.store)
     sha256 = _tokenizer_sha256(recipe.train.init_from, store.manifest.tokenizer_kind)
@@ -323,7 +319,7 @@ def build_job(
     data = TrainingData(store, recipe.data, length, recipe.train.seed)
     ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
     model = build_model(recipe, groups, store, ds_config, device)
-    engine = build_engine(model, recipe, groups, ds_config)
+    engine = stack.enter_context(open_engine(model, recipe, groups, ds_config))
     identity, sharding = run_identity(recipe, store), model.tp.sharding
     step = resume(engine, recipe.run_dir, identity, groups, sharding)
     description = RunDescription(
@@ -332,11 +328,13 @@ def build_job(
     saver = CheckpointSaver(
         engine, recipe.run_dir, recipe.checkpoint, description, groups, sharding
     )
+    stack.callback(saver.close)
     saver.require_room()  # before hours of work, not after
     peak, peak_source = peak_tflops(recipe.metrics, device, TORCH_DTYPE[recipe.train.dtype])
     log = None
     if dist.get_rank() == 0:
         log = open_run(recipe, store, ds_config, step)
+        stack.callback(log.close)
         epochs = data.epochs(plan.rows_per_step * plan.num_steps)
         log.say(_opening_line(recipe, plan, device, step))
         log.say(f"MFU is of {peak:.2f} TFLOP/s per device ({peak_source})")

@@ -1,1 +1,1 @@
-"""What one runs: recipes, their launchers, and the only place with choices."""
+"""Entry points: recipes and launchers; the only place with choices of sizes and thresholds."""

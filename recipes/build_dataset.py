@@ -1,10 +1,9 @@
-"""The dataset job: the public sources' raw files -> clean documents -> token store, with a report.
+"""Builds LLaMA's dataset from the public sources: clean documents, token store and report.
 
     RAW/<source>/  ->  OUT/documents/<source>/  ->  OUT/tokenizer/  ->  OUT/store/
                        OUT/documents/README.md (dataset card), OUT/report.html, OUT/report.json
 
-Every finished group of files is kept, so the same command continues after an interruption and does
-nothing twice.
+Finished groups of files are cached, so rerunning the command resumes an interrupted build.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ class BuildDataset:
     """
 
     raw: str
-    """Folder that holds one folder per source, with its files as they are published; or its URL
-    (s3://, gs://, hf://), from which each file is copied while it is read."""
+    """Folder with one folder per source, with its files as published; or its URL (s3://, gs://,
+    hf://), from which files are downloaded one at a time."""
     build: Annotated[BuildOptions, tyro.conf.arg(name="")]
     models: CrawlModels = field(default_factory=CrawlModels)
     c4: C4Files = field(default_factory=C4Files)
@@ -52,7 +51,7 @@ JOBS = {
 
 
 def run(arguments: Sequence[str]) -> int:
-    """What the command line asks for; the exit code. ValueError for wrong options."""
+    """Run the command line; returns the exit code. ValueError for invalid options."""
     return command_line.run(arguments, Command(BuildDataset, _build), JOBS, prog="build_dataset.sh")
 
 

@@ -1,4 +1,4 @@
-"""The dataset job on your own text; all of it is `data_pipeline.commands.build_text`."""
+"""Builds a dataset from your own text; implemented in `data_pipeline.commands.build_text`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the programs of this folder say that their input was wrong, on one process or on many."""
+"""Reports invalid input in one line, from one process or from all ranks of a launch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _PACKAGES = tuple(str(_ROOT / name) + os.sep for name in ("llama_ds", "data_pipe
 
 
 def bad_input(error: Exception) -> int:
-    """Say in one line what was wrong with the input; the exit code for it.
+    """Print the error in one line, on rank 0; returns the exit code.
 
-    Raises `error` again where it tells of a mistake in a program: its traceback is of use then.
+    Raises `error` again where it is a bug of this program: its traceback is of use then.
     """
     if not _tells_of_input(error):
         raise error
@@ -27,8 +27,8 @@ def bad_input(error: Exception) -> int:
     if rank == "0":
         print(error_line(error), file=sys.stderr, flush=True)
     else:
-        # The launcher ends every rank when one fails: leave rank 0 the time to say why. A rank that
-        # is still there has an error of its own.
+        # The launcher kills all ranks when one fails: give rank 0 time to print the error. A rank
+        # that is still alive then has an error of its own.
         time.sleep(5)
         print(f"rank {rank}: {error_line(error)}", file=sys.stderr, flush=True)
     return 2

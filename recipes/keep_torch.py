@@ -1,11 +1,11 @@
-"""What pip is to install into an environment that may have a torch: setup.sh's first step.
+"""Writes pip requirements that keep an installed torch: the first step of setup.sh.
 
     python recipes/keep_torch.py REPOSITORY ENVIRONMENT
 
-A torch that is there was chosen for the machine's driver and for other users of the environment. It
-is never replaced: pip gets the requirements without torch, and torch's version as a constraint, so
-that it reports a conflict where another package asks for a different one. This runs before anything
-is installed, hence on the standard library alone.
+An installed torch was chosen for the machine's driver and for other users of the environment. It is
+never replaced: pip gets the requirements without torch, and torch's version as a constraint, so
+that it reports a conflict where another package needs a different one. This runs before anything is
+installed, hence on the standard library alone.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def release(text: str) -> tuple[int, ...]:
 
 
 def without_torch(requirements: str) -> str:
-    """The requirements but for the line of torch itself."""
+    """The requirements without the line of torch itself."""
     return re.sub(r"(?m)^torch(?![\w.-]).*\n", "", requirements)
 
 

@@ -1,7 +1,7 @@
-"""From the command line to `train`: parse, validate, then plan (`--dry-run`) or start.
+"""Launcher of training: parses and validates the command line, then plans (`--dry-run`) or trains.
 
-Started once per process by `deepspeed`, `torchrun`, `srun`, `mpirun` or plain `python`. Options
-are read before torch is imported, so that a wrong one is reported at once, in one line, with exit
+Started once per rank by `deepspeed`, `torchrun`, `srun`, `mpirun` or plain `python`. Options are
+parsed before torch is imported, so that an invalid one is reported at once, in one line, with exit
 code 2.
 """
 
@@ -43,17 +43,18 @@ RecipeFunction = Callable[[Cluster], Recipe]
 
 @dataclass(frozen=True)
 class Launch:
-    """What the command line says beside the recipe's own fields."""
+    """Command-line options: the recipe's fields, and those of the launcher."""
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     cluster: Cluster
-    """GPUs that the recipe's sizes are chosen for."""
+    """GPU type; selects the recipe's parallelism, micro-batch size and save policy."""
     dry_run: bool = False
-    """Print the plan and end; needs no GPU, no data and no weights."""
+    """Print the plan (batch, process groups, memory, DeepSpeed JSON) and exit; needs no GPU, data
+    or weights."""
     world_size: int | None = None
-    """Processes that a dry run plans for; the recipe's intended number by default."""
+    """Number of ranks to plan for in a dry run; by default the recipe's intended number."""
     deepspeed_json: Path | None = None
-    """DeepSpeed keys to merge over the generated configuration."""
+    """JSON file with DeepSpeed keys to merge over the generated configuration."""
     local_rank: Annotated[int | None, tyro.conf.arg(help_behavior_hint="set by the launcher")] = (
         field(default=None)
     )
@@ -65,13 +66,13 @@ def main(
     build_default_store: Callable[[Path], None] | None = None,
     arguments: list[str] | None = None,
 ) -> None:
-    """Entry point of every `pretrain_*.sh`; ends the process with an exit code.
+    """Entry point of every `pretrain_*.sh`; exits the process.
 
-    `build_default_store` makes the store that the recipe names by itself, where it does not exist.
-    `launch.sh` asks with a word before the options: `check-options` reads them, and prints `rank`
-    in a process that is one of several already; `check-end` looks whether the run is at its end.
+    `build_default_store` builds the recipe's default token store where it does not exist.
+    `launch.sh` passes a word before the options: `check-options` parses them, and prints `rank` in
+    a process that is one of several already; `check-end` tells whether the run has reached its end.
 
-    0: done; 1: a mistake in the program, or an end before the run's; 2: bad input; 130, 138, 143:
+    Exit codes: 0: done; 1: a bug, or an end before the run's; 2: invalid input; 130, 138, 143:
     stopped by SIGINT, SIGUSR1 or SIGTERM after saving a checkpoint.
     """
     end_on_interrupt()
@@ -90,7 +91,7 @@ def main(
             if build_default_store is not None and launch.recipe.data.store == default_store:
                 _build_once(default_store, build_default_store)
             code = _train(launch)
-    except BrokenPipeError:  # whoever reads the plan has seen enough of it
+    except BrokenPipeError:  # the reader of the plan closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except (ValueError, OSError) as error:
@@ -115,14 +116,14 @@ def _answer(question: str, launch: Launch) -> int:
         return 0
     print(
         f"error: a process of the launcher was killed: {launch.recipe.run_dir} has checkpoints up "
-        f"to step {step} of {last_step}; run the same command again to continue",
+        f"to step {step} of {last_step}; rerun the command to resume",
         file=sys.stderr,
     )
     return 1
 
 
 def _build_once(store: Path, build: Callable[[Path], None]) -> None:
-    """The first rank builds; a store appears when it is whole, and the others wait for that."""
+    """Rank 0 builds; the other ranks wait for the store, which is published atomically."""
     if os.environ.get("RANK", "0") == "0":
         if not (store / "manifest.json").exists():
             build(store)
@@ -152,21 +153,21 @@ def _train(launch: Launch) -> int:
     if result.step == result.first_step and os.environ["RANK"] == "0":
         print(
             f"{launch.recipe.run_dir} is at step {result.step} of {result.num_steps} already; "
-            "train further with more --train.max-steps, or anew in another --run-dir"
+            "train longer with more --train.max-steps, or start a new run in another --run-dir"
         )
     if result.signal_number is not None:
         if os.environ["RANK"] == "0":
             name = signal.Signals(result.signal_number).name
             print(
                 f"stopped by {name} after step {result.step} of {result.num_steps}; "
-                "run the same command again to continue"
+                "rerun the command to resume"
             )
         return 128 + result.signal_number
     return 0
 
 
 def parse(recipe_function: RecipeFunction, arguments: list[str]) -> Launch:
-    """Options -> Launch; ValueError naming the nearest option for one that does not exist."""
+    """Options -> Launch; ValueError for an unknown option, which suggests the closest match."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--cluster", nargs="?", default="a100-80gb")
     cluster = early.parse_known_args(arguments)[0].cluster
@@ -239,7 +240,7 @@ def _batch_plan(recipe: Recipe, world_size: int) -> BatchPlan:
 
 
 def _stand_alone_defaults() -> None:
-    """Without a launcher this is a run of one process on this machine."""
+    """Environment of a single-process run on this machine, where no launcher has set it."""
     if "RANK" in os.environ:
         return
     with socket.socket() as probe:

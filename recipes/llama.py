@@ -1,8 +1,8 @@
 """The LLaMA-1 family: one function per size, each returning one complete recipe.
 
-Architecture, optimiser and data follow the paper (arXiv 2302.13971, tables 1 and 2, section 2).
-What the paper leaves open, and depends on the GPUs, stands in one table below: number of GPUs,
-tensor parallelism, ZeRO stage, micro-batch and activations kept.
+Architecture, optimizer and data follow the paper (arXiv 2302.13971, tables 1 and 2, section 2).
+What the paper leaves open, and depends on the GPUs, is in one table below (`PLACEMENTS`): number of
+GPUs, tensor parallelism, ZeRO stage, micro-batch size and save policy (recomputation).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LLAMA1_EPOCHS = {
     "arxiv": 1.06,
     "stack_exchange": 1.03,
 }
-"""How often each source is seen in `LLAMA1_TOKENS` tokens (paper, table 1)."""
+"""Epochs of each source in `LLAMA1_TOKENS` tokens (paper, table 1)."""
 LLAMA1_TOKENS = 1_400_000_000_000
 """Training tokens of the 33B and 65B models."""
 PAPER_TOKENS_PER_SECOND = {
@@ -59,7 +59,7 @@ the driver and error correction reserve a part."""
 
 @dataclass(frozen=True)
 class Placement:
-    """How a model is laid on a cluster."""
+    """Parallelism and memory settings of a model on a cluster."""
 
     num_gpus: int
     tp: int
@@ -68,15 +68,15 @@ class Placement:
     save_policy: SavePolicyName
 
 
-# Chosen by arithmetic on memory and traffic, not yet by measurement.
-# 7B and 13B: every GPU holds the weights (ZeRO-2), and nothing is computed twice; the micro-batch
-# is what the memory then takes.
-# 33B and 65B: a GPU cannot hold the weights with their gradients. The GPUs of a node share them
-# (tensor parallelism with Megatron's sequence parallelism), because their links are the fast ones;
-# 33B by 4, into which its 52 heads divide. Between nodes ZeRO-1 then sends each gradient once per
-# step, where ZeRO-3 would send all weights for each pass over a micro-batch. What gradients in fp32
-# leave on 80 GB does not take the MLP's wide tensors, whose two matmuls are computed a second time.
-# The faster GPUs are fewer, so that each has more rows per step to work on.
+# Chosen by estimates of memory and communication volume, not yet by measurement.
+# 7B and 13B: every GPU holds all weights (ZeRO-2), and no matmul is recomputed; the micro-batch is
+# the largest that then fits into memory.
+# 33B and 65B: a GPU cannot hold the weights with their gradients. They are sharded over the GPUs of
+# a node (tensor parallelism with Megatron's sequence parallelism), whose links are fast; 33B by 4,
+# which divides its 52 heads. Between nodes ZeRO-1 then reduces each gradient once per step, where
+# ZeRO-3 would all-gather all weights for each pass over a micro-batch. Beside fp32 gradients, 80 GB
+# do not hold the MLP's wide activations, whose two matmuls are recomputed.
+# Fewer of the faster GPUs are used, so that each has more rows per step.
 PLACEMENTS: dict[str, dict[Cluster, Placement]] = {
     "llama_7b": {
         "a100-80gb": Placement(256, 1, 2, 4, "linear_outputs"),
@@ -102,7 +102,7 @@ PLACEMENTS: dict[str, dict[Cluster, Placement]] = {
 
 
 def intended_world_size(recipe: Recipe, cluster: Cluster) -> int:
-    """Number of GPUs that the recipe's sizes are chosen for; ValueError where none is known."""
+    """Number of GPUs that the recipe is tuned for; ValueError where none is known."""
     if recipe.name == "llama_tiny":
         return 2
     if recipe.name not in PLACEMENTS:
@@ -115,7 +115,7 @@ def intended_world_size(recipe: Recipe, cluster: Cluster) -> int:
 def llama_tiny(cluster: Cluster = "a100-80gb") -> Recipe:
     """LLaMA with about 10 M parameters, for two processes on a CPU; the quickstart's model.
 
-    Small enough for any machine, so `cluster` changes nothing but the plan's memory check.
+    It fits on any machine, so `cluster` affects only the memory check of a dry run.
     """
     del cluster
     return Recipe(
@@ -227,7 +227,7 @@ def _llama1(
     peak_learning_rate: float,
     train_tokens: int,
 ) -> Recipe:
-    """What the four models of the paper share."""
+    """Settings common to the four models of the paper."""
     placement = PLACEMENTS[name][cluster]
     return Recipe(
         name=name,

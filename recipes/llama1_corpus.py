@@ -26,33 +26,33 @@ from recipes.llama1_web import c4_from_crawl_source, c4_source, common_crawl_sou
 
 @dataclass(frozen=True)
 class CrawlModels:
-    """Models that CommonCrawl's text is judged by. A step without its model is left out."""
+    """Quality-filter models for CommonCrawl. A filter without its model is skipped."""
 
     identify_language: bool = True
-    """Keep English pages only; off, pages in every language."""
+    """Identify languages, and keep English pages only; off: pages in every language."""
     language: Path | None = None
-    """fastText model that identifies languages; by default lid.176.ftz of data_pipeline."""
+    """fastText model for language identification; by default lid.176.ftz of data_pipeline."""
     perplexity: Path | None = None
-    """Folder with the n-gram model of good English, as `train-perplexity` writes it."""
+    """Folder with the n-gram LM of the perplexity filter, as written by `train-perplexity`."""
     reference: Path | None = None
-    """fastText model of Wikipedia's references, as `train-references` writes it."""
+    """fastText classifier of pages cited by Wikipedia, as written by `train-references`."""
 
 
 @dataclass(frozen=True)
 class C4Files:
-    """What the folder c4/ holds: by default C4 as published."""
+    """Format of the folder c4/: by default C4 as published."""
 
     from_crawl: bool = False
-    """CommonCrawl's text (WET files), to which C4's rules are applied."""
+    """Read CommonCrawl's text (WET files) in c4/, and apply C4's filters to it."""
     bad_words: Path | None = None
-    """With --c4.from-crawl: pages with a word of this list, one a line, go; by default no word is
-    looked for."""
+    """With --c4.from-crawl: word list, one a line; pages with any of the words are dropped. By
+    default there is no such filter."""
 
     def __post_init__(self) -> None:
         if self.bad_words is not None and not self.from_crawl:
             raise ValueError(
-                f"--c4.bad-words ({self.bad_words}) is a rule for pages of the crawl, and C4 as "
-                "published has been through it; give --c4.from-crawl, or leave it out"
+                f"--c4.bad-words ({self.bad_words}) filters pages of the crawl, and C4 as "
+                "published is already filtered; give --c4.from-crawl, or leave it out"
             )
 
 
@@ -63,10 +63,10 @@ C4_AS_PUBLISHED = C4Files()
 def llama1_corpus(
     raw: Root, models: CrawlModels = NO_MODELS, c4_files: C4Files = C4_AS_PUBLISHED
 ) -> Corpus:
-    """The sources under `raw`, the cleanest first: of equal texts the first stays.
+    """The sources under `raw`, the cleanest first: of equal texts the first source's is kept.
 
-    The paper says nothing of decontamination, and none is done here; a build adds it to all sources
-    where it is asked to.
+    The paper does not mention decontamination, so there is none here; it is an option of a build,
+    for all sources.
     """
     sources = (
         wikipedia_source(),
@@ -106,18 +106,18 @@ def llama1_corpus(
 def _left_out(models: CrawlModels, c4_files: C4Files) -> Iterator[str]:
     if models.perplexity is None:
         yield (
-            "common_crawl: n-gram perplexity (no model; build_dataset.sh train-perplexity makes "
-            "one, --models.perplexity names it)"
+            "common_crawl: perplexity filter (no model; train it by build_dataset.sh "
+            "train-perplexity, set it by --models.perplexity)"
         )
     if models.reference is None:
         yield (
-            "common_crawl: classifier of Wikipedia's references (no model; build_dataset.sh "
-            "train-references makes one, --models.reference names it)"
+            "common_crawl: reference classifier (no model; train it by build_dataset.sh "
+            "train-references, set it by --models.reference)"
         )
     if not models.identify_language:
         yield "common_crawl: language identification (--models.no-identify-language)"
     if c4_files.from_crawl and c4_files.bad_words is None:
-        yield "c4: pages with bad words (no list; --c4.bad-words names one)"
+        yield "c4: bad-words filter (no list; set it by --c4.bad-words)"
 
 
 # -- Wikipedia ------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def wikipedia_source(languages: frozenset[str] = WIKIPEDIA_LANGUAGES) -> Source:
 
 
 def books_source() -> Source:
-    """Project Gutenberg, and books that one has as text (LLaMA, section 2.1)."""
+    """Project Gutenberg, and the user's own books as text (LLaMA, section 2.1)."""
     return Source(
         name="books",
         inputs=books.inputs,
@@ -158,13 +158,13 @@ def books_source() -> Source:
             text_field="text",
             # The longest books of Project Gutenberg, its dictionaries, have below 30 MB.
             max_book_bytes=64 << 20,
-            # Ten times a long paragraph, a tenth of a short story.
+            # Ten times a long paragraph, a tenth of a short story: a book per line.
             book_line_characters=5_000,
         ),
         # "The Gutenberg Project, which contains books that are in the public domain" (paper).
         edits=(partial(books.without_gutenberg, keep_copyrighted=False),),
-        origin="Project Gutenberg, and books that one has",
-        terms="public domain in the USA; own books as told",
+        origin="Project Gutenberg, and the user's own books",
+        terms="public domain in the USA; own books as declared",
     )
 
 
@@ -172,8 +172,8 @@ def books_source() -> Source:
 
 
 def arxiv_source() -> Source:
-    """The archive's LaTeX sources (paper, section 2.1): everything before the first section, the
-    bibliography and comments removed, definitions and macros of the authors expanded in line.
+    """arXiv's LaTeX sources (paper, section 2.1): everything before the first section, the
+    bibliography and comments removed, user-defined macros expanded inline.
     """
     return Source(
         name="arxiv",
@@ -182,20 +182,20 @@ def arxiv_source() -> Source:
             arxiv.read,
             # The archive takes submissions of up to 50 MB; figures pack by far less than 20 times.
             max_package_bytes=1 << 30,
-            # Our own figure: no paper has this much text; tables of data that it includes may.
+            # Our own threshold: no paper has this much text; tables of data that it includes may.
             max_text_bytes=16 << 20,
         ),
         edits=(
             arxiv.without_comments,
-            # Our own figure: sample papers expand to at most 1.1 times their text.
+            # Our own threshold: sample papers expand to at most 1.1 times their text.
             partial(arxiv.with_macros_expanded, max_growth=10),
             arxiv.with_title,
-            # Our own figure: letters without headings but for one at the end keep their text.
+            # Our own threshold: letters without headings but for one at the end keep their text.
             partial(arxiv.without_front_matter_and_bibliography, max_front_share=0.5),
             arxiv.with_tidy_lines,
         ),
         filters=(
-            # Our own figure: empty templates and notes of withdrawal that nothing else marks.
+            # Our own threshold: empty templates and notes of withdrawal that nothing else marks.
             partial(filters.too_short, min_characters=500),
         ),
         origin="arXiv's bulk access (s3://arxiv/src)",
@@ -217,7 +217,7 @@ STACK_EXCHANGE_SITES = (
     *("scifi.stackexchange.com", "diy.stackexchange.com", "security.stackexchange.com"),
 )
 """The 28 largest sites in English. The paper gives the number and not the names; these are the
-sites with the most questions in the dump of June 2021, as counted for the data set
+sites with the most questions in the dump of June 2021, as counted for the dataset
 flax-sentence-embeddings/stackexchange_xml."""
 
 
@@ -228,16 +228,16 @@ def stack_exchange_source(
 ) -> Source:
     """Questions with their answers, highest score first, of the 28 largest sites (paper, 2.1).
 
-    Sites that are not listed are read while fewer than `max_sites` are there. `work_folder` gets
-    temporary data of about a third of the largest `Posts.xml`.
+    Sites that are not listed are read while there are fewer than `max_sites`. `work_folder`: for
+    temporary files of about a third of the largest `Posts.xml`.
     """
     return Source(
         name="stack_exchange",
         inputs=partial(stack_exchange.inputs, sites=sites, max_sites=max_sites),
         read=partial(
             stack_exchange.read,
-            # Every post counts, as in the paper and RedPajama v1. EleutherAI's data set of 2020
-            # takes answers from a score of 3.
+            # Every post is kept, as in the paper and RedPajama v1. EleutherAI's dataset of 2020
+            # keeps answers with a score of at least 3.
             min_question_score=None,
             min_answer_score=None,
             min_answers=0,
@@ -255,7 +255,7 @@ def stack_exchange_source(
 
 
 def github_source() -> Source:
-    """The public GitHub data set of BigQuery, and checkouts (LLaMA, section 2.1)."""
+    """The public GitHub dataset of BigQuery, and checkouts (LLaMA, section 2.1)."""
     kinds = github.GITHUB_KINDS
     return Source(
         name="github",
@@ -276,14 +276,14 @@ def github_source() -> Source:
             ),
             # Our own: the phrases of generated files; the paper has no such rule.
             partial(filters.generated_code, head_characters=1_000),
-            # "Line length or proportion of alphanumeric characters" (paper, without figures; these
-            # are RedPajama v1's, and docs/data/github.md says which of its rules is left out).
+            # "Line length or proportion of alphanumeric characters" (paper, without thresholds;
+            # these are RedPajama v1's; docs/data/github.md says which of its filters is left out).
             partial(filters.long_line, max_characters=1_000),
             partial(filters.long_mean_line, max_characters=100.0),
             partial(filters.few_alphanumerics, min_share=0.25),
         ),
-        # "Deduplicated at the file level, with exact matches" (paper). The header is off by then.
+        # "Deduplicated at the file level, with exact matches" (paper); without header comments.
         same_text=strip_trailing_whitespace,
-        origin="BigQuery's public data set of GitHub, and checkouts",
+        origin="BigQuery's public dataset of GitHub, and checkouts",
         terms="each repository's license",
     )

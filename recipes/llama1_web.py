@@ -21,8 +21,8 @@ from data_pipeline.sources import c4, common_crawl
 # CommonCrawl cuts pages at 1 MiB, since March 2025 at 5 MiB; its WET records are smaller.
 MAX_CRAWL_BLOCK_BYTES = (5 << 20) + (64 << 10)
 
-# CCNet compares the paragraphs of 50 of a dump's 1,600 shards with one another. Of some 8 TB that a
-# dump's WET files have, this is as much.
+# CCNet deduplicates the paragraphs of 50 of a dump's 1,600 shards together: this share of some 8 TB
+# of WET files per dump.
 PARAGRAPH_GROUP_BYTES = 250 * 10**9
 
 # CCNet identifies languages on the whole text; see `identify_language`.
@@ -44,17 +44,17 @@ def common_crawl_source(
     perplexity_models: Mapping[str, Path] | None = None,
     reference_model: Path | None = None,
 ) -> Source:
-    """English CommonCrawl (paper, section 2.1): CCNet's steps, then the classifier of references.
+    """English CommonCrawl (paper, section 2.1): CCNet's pipeline, then the reference classifier.
 
-    `identify_language` False keeps every language. `language_model`: fastText model that identifies
-    languages; None takes lid.176.ftz of data_pipeline. `perplexity_models`: for each language the
-    folder of its models (`perplexity.perplexity_model`); None leaves the perplexity filter out.
-    `reference_model`: the classifier; None leaves it out.
-    ValueError for a path that leads to no model, or languages without one.
+    `identify_language` False keeps every language. `language_model`: fastText model for language
+    identification; None: lid.176.ftz of data_pipeline. `perplexity_models`: for each language the
+    folder of its models (`perplexity.perplexity_model`); None skips the perplexity filter.
+    `reference_model`: the reference classifier; None skips it.
+    ValueError for a path without a model, or languages without one.
     """
     if perplexity_models is not None and not identify_language:
         raise ValueError(
-            "models.perplexity judges pages of a known language; it needs models.identify_language"
+            "models.perplexity needs the language of a page; set models.identify_language"
         )
     # CCNet drops documents with fewer characters.
     steps = [_Steps(filters=(partial(filters.too_short, min_characters=300),))]
@@ -79,7 +79,7 @@ def common_crawl_source(
 
 @dataclass(frozen=True)
 class _Steps:
-    """What one of CommonCrawl's models measures, and what is dropped by it."""
+    """Edits that score pages with a model, and the filters on these scores."""
 
     edits: tuple[Edit, ...] = ()
     filters: tuple[Filter, ...] = ()
@@ -94,7 +94,7 @@ def _language_steps(language_model: Path | None, languages: frozenset[str]) -> _
     return _Steps(
         edits=(identify,),
         filters=(
-            # The paper: non-English pages are removed. CCNet: a language below 0.5 is not sure.
+            # The paper: non-English pages are removed. CCNet: below a score of 0.5 it is uncertain.
             partial(language_id.uncertain_language, min_score=0.5),
             partial(language_id.other_language, languages=languages),
         ),
@@ -104,14 +104,14 @@ def _language_steps(language_model: Path | None, languages: frozenset[str]) -> _
 def _perplexity_steps(folders: Mapping[str, Path], languages: frozenset[str]) -> _Steps:
     if missing := sorted(languages - set(folders)):
         raise ValueError(
-            f"perplexity_models names no folder for {', '.join(missing)}; add it, or leave "
-            "these languages out"
+            f"perplexity_models has no folder for {', '.join(missing)}; add it, or leave these "
+            "languages out"
         )
     models = tuple(
         perplexity.perplexity_model(language, folder, published_cutoffs=PUBLISHED_CUTOFFS)
         for language, folder in sorted(folders.items())
     )
-    # The paper does not say which buckets; RedPajama v1 takes head and middle.
+    # The paper does not say which buckets; RedPajama v1 keeps head and middle.
     keep = frozenset({"head", "middle"})
     return _Steps(
         edits=(partial(perplexity.measure_perplexity, models=models),),
@@ -123,14 +123,14 @@ def _reference_steps(reference_model: Path) -> _Steps:
     model = reference_classifier.reference_model(reference_model)
     return _Steps(
         edits=(partial(reference_classifier.score_reference, model=model, max_characters=10_000),),
-        # RedPajama v1: 0.25, chosen there because it leaves about as much as the paper has.
+        # RedPajama v1: 0.25, chosen there to keep about as much text as the paper.
         filters=(partial(reference_classifier.not_reference, min_score=0.25),),
     )
 
 
 def c4_source(*, language: str = "en") -> Source:
-    """C4 as published. The paper takes it as it is; its rules (punctuation, words, sentences) are
-    asked again here, so that files that are not quite C4 are noticed.
+    """C4 as published. The paper uses it unchanged; its filters (punctuation, words, sentences) are
+    applied again here, to detect files that are not C4.
     """
     return Source(
         name="c4",
@@ -143,7 +143,7 @@ def c4_source(*, language: str = "en") -> Source:
             partial(c4_rules.few_words, min_words=5),
             partial(c4_rules.few_sentences, min_sentences=3),
         ),
-        origin="allenai/c4 on the Hugging Face hub",
+        origin="allenai/c4 on the Hugging Face Hub",
         terms="ODC-BY, and CommonCrawl's terms of use",
     )
 
@@ -151,10 +151,10 @@ def c4_source(*, language: str = "en") -> Source:
 def c4_from_crawl_source(
     *, language_model: Path | None = None, bad_words: Path | None = None
 ) -> Source:
-    """C4's rules on CommonCrawl's text (WET files), for those who build it themselves. Of its rules
-    only the last is left to deduplication: that a span of three sentences occurs once.
+    """C4's filters on CommonCrawl's text (WET files), to build C4 from the crawl. Its deduplication
+    of three-sentence spans is not implemented; the corpus's deduplication rules apply instead.
 
-    `bad_words`: list of words of which a page may have none; None leaves that rule out.
+    `bad_words`: word list; pages with any of the words are dropped. None skips that filter.
     """
     model = language_id.language_model(language_model)
     chosen: list[Filter] = [

@@ -1,7 +1,7 @@
-"""The main job, end to end, on a built-in corpus or your own text.
+"""Quickstart: trains a small LLaMA end to end, on a built-in corpus or your own text.
 
-Every stage publishes a folder when it is complete and reuses one that is up to date, so the same
-command continues after an interruption and does nothing twice:
+Every stage publishes its folder atomically and reuses one that is up to date, so rerunning the
+command resumes an interrupted run:
 
     OUT/documents/  ->  OUT/tokenizer/  ->  OUT/store/  ->  OUT/run/  ->  OUT/model/
 """
@@ -35,27 +35,27 @@ SAMPLE_BYTES = 20_000_000  # text for the tokenizer: seconds of training, and pl
 @dataclass(frozen=True)
 class TokenizerOptions:
     vocab_size: int = 4096
-    """Pieces of the tokenizer, and rows of the model's embedding."""
+    """Vocabulary size of the tokenizer and of the model's embedding."""
 
 
 @dataclass(frozen=True)
 class Quickstart:
     """Train a small LLaMA, from text to a Hugging Face model.
 
-    Options that are not listed here go to the training recipe: --train.max-steps 300.
+    Other options are passed to the training recipe: --train.max-steps 300.
     """
 
     corpus: Path | None = None
     """Folder or file of text, JSON lines or Parquet; by default the source files and documents of
     the Python installation."""
     out: Path = Path("runs/quickstart")
-    """Everything is written here; an earlier run in it is continued."""
+    """Output folder; an earlier run in it is resumed."""
     text_field: str = "text"
     """Field of JSON lines, or column of Parquet, that holds the text."""
     holdout: float = 0.02
-    """Share of the documents that is kept out of training, chosen by document hash."""
+    """Held-out share of the documents (validation split), chosen by document hash."""
     prompt: str = ""
-    """Text that the sample continues."""
+    """Prompt of the generated sample."""
     tokenizer: TokenizerOptions = field(default_factory=TokenizerOptions)
     jobs: Annotated[int, tyro.conf.arg(help="Processes for reading and tokenizing.")] = (
         os.cpu_count() or 1
@@ -69,13 +69,13 @@ def main() -> None:
     except (ValueError, OSError) as error:
         code = bad_input(error)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
+        print("interrupted; rerun the command to resume", file=sys.stderr)
         code = 130
     sys.exit(code)
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Quickstart, Recipe, list[str]]:
-    """The quickstart's options, the recipe they lead to, and that recipe's command line."""
+    """The quickstart's options, the resulting recipe, and that recipe's command line."""
     with errors_in_one_line():
         options, rest = tyro.cli(
             Quickstart, args=arguments, prog="quickstart.sh", return_unknown_args=True
@@ -101,7 +101,7 @@ def run(options: Quickstart, recipe: Recipe, overrides: list[str]) -> int:
 
 
 def build_builtin_store(store: Path) -> None:
-    """The quickstart's own store, for whoever starts its recipe without it."""
+    """Build the quickstart's store, for runs of its recipe without the quickstart."""
     assert store.name == "store", f"the quickstart's store is OUT/store, not {store}"
     build_store(Quickstart(out=store.parent))
 
@@ -127,7 +127,7 @@ def build_store(options: Quickstart) -> None:
         folder,
         rules=corpus.rules,
         executor=Processes(options.jobs),
-        # Small, and soon made again.
+        # Small, and cheap to rebuild.
         found_old=OldResults.forget,
     )
     for name, manifest in manifests.items():
@@ -156,7 +156,7 @@ def build_store(options: Quickstart) -> None:
 
 
 def pretrain(recipe: Recipe, overrides: list[str]) -> int:
-    """Start the recipe's script as a user would; its exit code."""
+    """Run the recipe's script as a user would; returns its exit code."""
     _title("4/5 pre-training")
     environment = {**os.environ, TOP_VARIABLE: str(os.getpid())}
     if num_gpus := _num_usable_gpus(recipe):
@@ -174,7 +174,7 @@ def pretrain(recipe: Recipe, overrides: list[str]) -> int:
 
 
 def _num_usable_gpus(recipe: Recipe) -> int:
-    """The most GPUs of this machine over which the rows of a step divide; 0 without a GPU."""
+    """Largest number of GPUs of this machine that divides the rows of a step; 0 without a GPU."""
     import torch
 
     rows = recipe.train.tokens_per_step // recipe.train.sequence_length
@@ -183,7 +183,7 @@ def _num_usable_gpus(recipe: Recipe) -> int:
 
 
 def finish(options: Quickstart, recipe: Recipe) -> None:
-    """Export, reload with stock transformers, generate, and say where everything is."""
+    """Export, reload with stock transformers, generate, and print a summary."""
     from llama_ds.checkpoint.export import export
     from llama_ds.metrics import plot_losses, read_metrics
 
@@ -219,7 +219,7 @@ def _longer(arguments: Sequence[str], num_steps: int) -> str:
 
 
 def _sample(model_dir: Path, prompt: str) -> str:
-    """What stock transformers, without any code of this project, makes of the exported folder."""
+    """Text generated from the exported folder by stock transformers, without our own code."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
     model: Any = AutoModelForCausalLM.from_pretrained(model_dir)

@@ -1,4 +1,4 @@
-"""The built-in corpus: text that every Python installation has."""
+"""Small built-in corpora."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PERMISSIVE = frozenset(
 others that ask for no more than a notice. Every copyleft license stays out, MPL-2.0 included."""
 
 CODE_FILTERS = (
-    # Shorter files are package markers and re-exports; our own figure.
+    # Shorter files are package markers and re-exports; our own threshold.
     partial(filters.too_short, min_characters=200),
     partial(filters.generated_code, head_characters=1_000),
     # RedPajama v1, GitHub: longest line, mean line, letters and digits among all characters.
@@ -31,7 +31,7 @@ CODE_FILTERS = (
     partial(filters.long_mean_line, max_characters=100.0),
     partial(filters.few_alphanumerics, min_share=0.25),
     # Tables of numbers and characters: above a tenth lie a few tables and no other file of the
-    # standard library. Our own figure.
+    # standard library. Our own threshold.
     partial(filters.many_digits, max_share=0.1),
     partial(filters.license_not_allowed, allowed=PERMISSIVE),
 )

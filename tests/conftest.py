@@ -18,33 +18,62 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.support.quick_tier import LEFT_OUT, is_quick
+
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 TIMEOUT_SECONDS = 240.0
+CLOSE_SECONDS = 60.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-golden", action="store_true", help="store the loss curves that tests compare with"
     )
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help=f"leave out tests marked {', '.join(sorted(LEFT_OUT))}",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse tests of several processes that are not marked so; leave tests out for `--quick`."""
+    quick: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        markers = {marker.name for marker in item.iter_markers()}
+        if "gloo" in getattr(item, "fixturenames", ()) and not markers & {"dist", "golden"}:
+            raise pytest.UsageError(f"{item.nodeid} uses the fixture gloo: mark it dist")
+        (quick if is_quick(markers) else left_out).append(item)
+    if config.getoption("--quick"):
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = quick
 
 
 def _serve(rank: int, world_size: int, store: str, pipe: Connection) -> None:
-    """One process of the pool: run what arrives, answer ("ok", result) or ("error", traceback)."""
+    """One process of the pool: run what arrives, answer ("ok", result) or ("error", traceback).
+
+    None ends it.
+    """
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     import torch
     import torch.distributed as dist
 
+    from tests.support.pool_groups import close_pool_groups
+
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
-    while True:
-        function, arguments = pipe.recv()
+    while (job := pipe.recv()) is not None:
+        function, arguments = job
         try:
             pipe.send(("ok", function(*arguments)))
         except Exception:
             pipe.send(("error", traceback.format_exc()))
+    close_pool_groups()
+    dist.destroy_process_group()
 
 
 class GlooPool:
@@ -90,8 +119,18 @@ class GlooPool:
     def alive(self) -> bool:
         return all(process.is_alive() for process in self._processes)
 
+    def close(self) -> None:
+        """End the processes in order, once each has released its groups."""
+        for pipe in self._pipes:
+            pipe.send(None)
+        for process in self._processes:
+            process.join(CLOSE_SECONDS)
+        assert [process.exitcode for process in self._processes] == [0] * len(self._processes), (
+            "a process of the pool did not end in order"
+        )
+
     def kill(self) -> None:
-        """End the processes; between two jobs they hold nothing that an orderly end would save."""
+        """End the processes after an error, when some of them wait for others."""
         for process in self._processes:
             process.kill()
         for process in self._processes:
@@ -112,7 +151,8 @@ def gloo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., lis
 
     yield run
     for pool in pools.values():
-        pool.kill()
+        if pool.alive:
+            pool.close()
 
 
 @pytest.fixture(scope="session")

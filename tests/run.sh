@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what is missing and runs every test this machine can run: bash tests/run.sh [pytest options]
+# With --quick, in under two minutes, some of every package: what is marked neither dist, golden, gpu
+# nor slow.
 # Tests for GPUs, and for sample files (LLAMA_DS_SAMPLES), are skipped by name where there are none.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,4 +10,4 @@ source recipes/setup.sh
 # No test needs the network: an attempt to use it fails at once. One thread per process keeps the
 # multi-process tests from fighting over the cores.
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec python -m pytest "$@"
+exec python -m pytest --durations=15 --durations-min=0.5 "$@"

@@ -40,9 +40,9 @@ class Planted:
         chosen = np.maximum(self.first, self.second) < num_texts
         return Planted(self.first[chosen], self.second[chosen], self.similarity[chosen])
 
-    def found(self, gone: Flags) -> Flags:
+    def found(self, is_removed: Flags) -> Flags:
         """Of which pairs one text was removed."""
-        return gone[self.first] | gone[self.second]
+        return is_removed[self.first] | is_removed[self.second]
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,11 @@ def known(corpus: Corpus) -> Truth:
 
 def accuracy(truth: Truth, removed: Sequence[int], threshold: float) -> Accuracy:
     count = len(truth.corpus.texts)
-    gone, has_neighbor = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-    gone[list(removed)] = True
+    is_removed, has_neighbor = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+    is_removed[list(removed)] = True
     pairs = truth.pairs.at_least(threshold)
     has_neighbor[pairs.first] = has_neighbor[pairs.second] = True
-    planted, found = truth.planted, truth.planted.found(gone)
+    planted, found = truth.planted, truth.planted.found(is_removed)
     is_right = planted.similarity >= threshold
     bins = np.digitize(planted.similarity, BINS) - 1
     shares = [
@@ -142,8 +142,8 @@ def accuracy(truth: Truth, removed: Sequence[int], threshold: float) -> Accuracy
     ]
     return Accuracy(
         num_removed=len(removed),
-        precision=share_of(has_neighbor[gone], 1.0),
-        left=share_of(~gone[pairs.first] & ~gone[pairs.second], 0.0),
+        precision=share_of(has_neighbor[is_removed], 1.0),
+        left=share_of(~is_removed[pairs.first] & ~is_removed[pairs.second], 0.0),
         planted_precision=share_of(is_right[found], 1.0),
         planted_recall=share_of(found[is_right], 1.0),
         found_by_similarity=shares,

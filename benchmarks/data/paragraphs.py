@@ -81,13 +81,13 @@ def plain_python(texts: Sequence[str]) -> list[str]:
     result = []
     for text in texts:
         kept = []
-        stays = True
+        is_kept = True
         for line in text.split("\n"):
             if key := paragraph_key(line):
                 value = hashlib.sha1(key.encode()).digest()[:8]
-                stays = value not in seen
+                is_kept = value not in seen
                 seen.add(value)
-            if stays:
+            if is_kept:
                 kept.append(line)
         result.append("\n".join(kept))
     return result

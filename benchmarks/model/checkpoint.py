@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import tempfile
@@ -187,6 +188,8 @@ def _slowest(seconds: float) -> float:
 
 def work(rank: int, folder: Path, size: Size) -> None:
     """One of the processes; the first writes what was measured."""
+    # What a launcher sets, and DeepSpeed asks for.
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD_SIZE)}
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD_SIZE
     )

@@ -177,8 +177,9 @@ def settle(device: torch.device) -> None:
     dist.barrier()
 
 
-def measure(layout: Layout, size: Size, device: torch.device, folder: Path) -> list[Result]:
-    groups = ParallelGroups.build(tp_size=layout.tp, sp_size=layout.sp)
+def measure(
+    layout: Layout, groups: ParallelGroups, size: Size, device: torch.device, folder: Path
+) -> list[Result]:
     dtype = getattr(torch, size.dtype)
     config = hf_config(size.model, bos_token_id=1, eos_token_id=2, dtype=dtype)
     torch.manual_seed(0)
@@ -254,11 +255,10 @@ def run_rank(rank: int, processes: int, size: Size, is_cuda: bool, folder: Path)
         rank=rank,
         world_size=processes,
     )
-    found = [
-        asdict(result)
-        for layout in layouts(processes)
-        for result in measure(layout, size, device, folder)
-    ]
+    found = []
+    for layout in layouts(processes):
+        with ParallelGroups.build(tp_size=layout.tp, sp_size=layout.sp) as groups:
+            found += [asdict(result) for result in measure(layout, groups, size, device, folder)]
     if rank == 0:
         (folder / "results.json").write_text(json.dumps(found), encoding="utf-8")
     dist.destroy_process_group()

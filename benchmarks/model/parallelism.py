@@ -16,6 +16,7 @@ are data-parallel replicas. Three measurements:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import tempfile
 from collections import Counter
@@ -253,19 +254,23 @@ def longest_within(budget: int, peak: Callable[[int], int], step: int) -> tuple[
 def measure(size: Size) -> Results:
     """Run by each of the four processes; all return the same results."""
     sizes = dict.fromkeys((layout.tp, layout.sp) for layout in LAYOUTS)
-    groups = {(tp, sp): ParallelGroups.build(tp_size=tp, sp_size=sp) for tp, sp in sizes}
-    return Results(
-        layers=[
-            layer_result(size, layout, groups[layout.tp, layout.sp], policy)
-            for policy in POLICIES
-            for layout in LAYOUTS
-        ],
-        lengths=[
-            length_result(size, groups[1, sp], variant)
-            for variant in variants()
-            for sp in (1, 2, 4)
-        ],
-    )
+    with contextlib.ExitStack() as stack:
+        groups = {
+            (tp, sp): stack.enter_context(ParallelGroups.build(tp_size=tp, sp_size=sp))
+            for tp, sp in sizes
+        }
+        return Results(
+            layers=[
+                layer_result(size, layout, groups[layout.tp, layout.sp], policy)
+                for policy in POLICIES
+                for layout in LAYOUTS
+            ],
+            lengths=[
+                length_result(size, groups[1, sp], variant)
+                for variant in variants()
+                for sp in (1, 2, 4)
+            ],
+        )
 
 
 def work(rank: int, folder: Path, size: Size) -> None:

@@ -72,8 +72,8 @@ def stepping(
     dist.init_process_group(backend, store=store, rank=0, world_size=1)
     try:
         init_distributed(local_rank=0)
-        groups = ParallelGroups.build()
-        yield lambda model, recipe: DeepSpeedStepper(model, recipe, groups, device)
+        with ParallelGroups.build() as groups:
+            yield lambda model, recipe: DeepSpeedStepper(model, recipe, groups, device)
     finally:
         dist.destroy_process_group()
 

@@ -1,12 +1,13 @@
-"""From the sources' raw files to folders of clean, distinct documents.
+"""Builds documents folders: read, edit, filter, deduplicate, publish.
 
-1. The input files of a source are cut into groups, in the order of their names. Each group becomes
-   one part (`parts.py`), and every finished part outlives a kill.
-2. The documents of all parts of all sources are compared by the corpus's rules (`run_rules.py`).
-3. What stays is published, a documents folder (`documents_folder.py`) for each source.
+1. The input files of a source are grouped in the order of their names. Each group becomes one part
+   (`parts.py`), a crash-safe cache entry.
+2. The documents of all parts of all sources are deduplicated by the corpus's rules
+   (`run_rules.py`).
+3. Kept documents are published, one documents folder (`documents_folder.py`) per source.
 
-How files are grouped depends on the files alone, so the result is the same, byte for byte, for any
-executor and any number of workers, and after any number of interruptions.
+The grouping depends on the files alone, so the result is the same, byte for byte, for any executor
+and any number of workers, and after any number of interruptions.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from data_pipeline.build.fingerprint import (
     package_versions,
     source_fingerprint,
 )
-from data_pipeline.build.old_results import OldResults, tidied
+from data_pipeline.build.old_results import OldResults, clean_up
 from data_pipeline.build.parts import Part, build_part, groups
 from data_pipeline.build.publish_documents import (
     PartRemovals,
@@ -76,12 +77,13 @@ from data_pipeline.sampling import SmallestHashes
 
 ONE_PROCESS = Processes(1)
 DISTINCT_TEXTS = (Rule("duplicate", same_text),)
-"""The rule that every corpus begins with: a text stays once, in the first source that has it."""
+"""Exact deduplication, the first rule of every corpus: a text is kept once, in the first source
+that has it."""
 REPEATED_PARAGRAPHS = "repeated_paragraphs"
-"""Name by which the removal of repeated paragraphs is undone. Texts change, so parts are made anew:
-it is the one rule for which this is so."""
+"""Name by which the removal of repeated paragraphs is undone. It changes texts, so this is the only
+rule for which parts are rebuilt."""
 CLUSTERS = "clusters.json"
-"""In the folder of the rules' results: some of what they found (`duplicate_clusters`)."""
+"""In the folder of the rules' results: samples of duplicate clusters (`duplicate_samples`)."""
 PARTS = ".parts"
 RULES = ".rules"
 NO_REQUESTS = RemovalRequests()
@@ -90,12 +92,12 @@ _EXAMPLES_PER_REASON = 8
 
 
 class BuildError(RuntimeError):
-    """A reader, an edit or a filter failed on some files; what it made of the others is kept."""
+    """A reader, an edit or a filter failed on some files; the parts of the others are kept."""
 
 
 @dataclass(frozen=True)
 class _Target:
-    """A source, what is there to read, and the folder that its documents are published as."""
+    """A source, its input files and parts, and the documents folder to publish."""
 
     source: Source
     found: Inputs
@@ -115,16 +117,15 @@ def build_corpus(
     may_be_empty: bool = False,
     found_old: Callable[[OldResults], None] = OldResults.keep,
 ) -> dict[str, Manifest]:
-    """Read everything under each (source, root) and publish the folders `out/<source name>`.
+    """Build the documents folders `out/<source name>` from all files under each (source, root).
 
-    Documents that a rule removes go, but for the rules whose names are `undone`: these run (or
-    their results are found again), and nothing is removed by them. Documents that `requests` name
-    go in any case. A finished folder that was made from the same files by the same code, thresholds
-    and rules is left as it is, and so is each part of an unfinished or outdated one (they lie in
-    `out/.parts`). In the end `found_old` is called with the results that another build made and
-    this one did not use. `memory_budget` in bytes is for comparing documents. ValueError if a
-    source has nothing to read or, without `may_be_empty`, nothing of it is kept; BuildError if a
-    function of a source failed.
+    Rules remove documents, except the rules named in `undone`: these run (or their cached results
+    are used), but remove nothing. Documents named by removal `requests` are always removed. A
+    finished folder that was built from the same files by the same code, thresholds and rules is
+    reused, and so is each part of an unfinished or outdated one (cached in `out/.parts`). At the
+    end `found_old` is called with the results of other builds that this one did not use.
+    `memory_budget` in bytes is for comparing documents. ValueError if a source has nothing to read
+    or, without `may_be_empty`, nothing of it is kept; BuildError if a function of a source failed.
     """
     names = [source.name for source, _ in sources]
     if len(set(names)) < len(names):
@@ -154,7 +155,7 @@ def build_documents(
 
 @dataclass(frozen=True)
 class _Choice:
-    """Which documents are to go, as `build_corpus` describes it."""
+    """What decides which documents are removed; `build_corpus` describes the fields."""
 
     rules: Sequence[Rule]
     undone: Collection[str]
@@ -187,13 +188,14 @@ def _build(
         kept_ids = {rule: documents.ids(removals["kept"]) for rule, removals in found.items()}
         for target in targets:
             if target.source.name not in finished:
-                gone = [removals_of_part(p, documents, found, kept_ids) for p in target.parts]
-                fingerprint = fingerprints[target.source.name]
-                finished[target.source.name] = _publish(target, gone, fingerprint, choice, executor)
+                removed = [removals_of_part(p, documents, found, kept_ids) for p in target.parts]
+                finished[target.source.name] = _publish(
+                    target, removed, fingerprints[target.source.name], choice, executor
+                )
         rules_folder.mkdir(parents=True, exist_ok=True)
         clusters = sample_clusters(found, kept_ids, documents, choice.requests)
         save_clusters(rules_folder / CLUSTERS, clusters)
-    found_old(tidied([target.parts for target in targets], steps, rules_folder))
+    found_old(clean_up([target.parts for target in targets], steps, rules_folder))
     return {target.source.name: finished[target.source.name] for target in targets}
 
 
@@ -204,7 +206,7 @@ def _check_undone(undone: Collection[str], rules: Sequence[Rule]) -> None:
     for name in undone:
         if name not in names:
             raise ValueError(
-                f"{name} is none of this corpus's rules, which can be undone: {', '.join(names)}"
+                f"{name} is not a rule of this corpus; rules to undo are {', '.join(names)}"
             )
 
 
@@ -224,7 +226,7 @@ def _target(source: Source, root: Root, out: Path) -> _Target:
 def _fingerprints(
     targets: Sequence[_Target], steps: Sequence[RuleFolder], choice: _Choice
 ) -> dict[str, str]:
-    """For each source's documents, of all that decides about them."""
+    """Fingerprint of each source's documents folder."""
     about = [step.folder.name for step in steps]
     about += [f"undone {sorted(choice.undone)}", *choice.requests.lines()]
     return {
@@ -252,7 +254,7 @@ def _finished(
 def _found(
     steps: Sequence[RuleFolder], choice: _Choice, documents: CorpusDocuments, executor: Executor
 ) -> dict[str, Removals]:
-    """What the rules that are not undone remove."""
+    """Removals by each rule that is not undone."""
     results = run_rules(steps, documents, executor=executor, memory_budget=choice.memory_budget)
     pairs = zip(steps, results, strict=True)
     return {step.rule.name: found for step, found in pairs if step.rule.name not in choice.undone}
@@ -267,7 +269,7 @@ def _parts(source: Source, found: Inputs, folder: Path) -> list[Part]:
     for together in paragraph_groups(list(groups(found.files)), source.paragraph_group_bytes):
         about = [how]
         if source.paragraph_group_bytes is not None:
-            # What stays of a part depends on all files that it is compared with.
+            # Which paragraphs are kept depends on all files of the group.
             about.append(files_fingerprint([file for files in together for file in files], [how]))
         for index, files in enumerate(together):
             name = files_fingerprint(files, about)
@@ -314,7 +316,7 @@ def _map_parts(
 
 
 def _try(function: Callable[[Part], None], part: Part) -> _Failure | None:
-    """An error of the source's own functions ends its part only; the disk's ends the build."""
+    """An error in the source's functions fails its part only; a disk error fails the build."""
     try:
         function(part)
     except OSError:
@@ -338,8 +340,8 @@ def _publish(
     total = Published()
     with atomic_directory(target.folder) as folder:
         tasks = [
-            Publication(part, index, folder, gone, choice.requests)
-            for index, (part, gone) in enumerate(zip(target.parts, removals, strict=True))
+            Publication(part, index, folder, removed, choice.requests)
+            for index, (part, removed) in enumerate(zip(target.parts, removals, strict=True))
         ]
         sizes = [part.num_bytes for part in target.parts]
         label = f"publish {target.source.name}"
@@ -363,8 +365,8 @@ def _publish(
 
 
 def _examples(parts: Sequence[Part], requests: RemovalRequests) -> pa.Table:
-    """A few dropped texts for each reason, chosen by hash from those that the parts have, but none
-    whose removal is requested."""
+    """A few dropped texts per reason, sampled by hash from the parts' own, without those under a
+    removal request."""
     chosen: dict[tuple[str, str], SmallestHashes[dict[str, object]]] = {}
     for part in parts:
         for row in pq.read_table(part.examples).to_pylist():
@@ -408,7 +410,7 @@ def _summary(target: _Target, total: Published, inputs: pa.Table, fingerprint: s
 
 
 def _why_nothing(target: _Target, total: Published) -> str:
-    """Counts per reason, and the first thing that was dropped."""
+    """Drops per reason, and the first of them."""
     rows = (row for p in target.parts for row in pq.read_table(p.dropped).slice(0, 1).to_pylist())
     first = next(rows, None)
     counts = Counter({reason: n for (_, reason), n in total.drops.items()})

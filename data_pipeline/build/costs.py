@@ -247,7 +247,7 @@ _STAGES_BY_LABEL = {
     "same": COMPARE,
     **dict.fromkeys(("sign", "pair", "shingle", "verify"), NEAR_DUPLICATES),
     PUBLISH: PUBLISH,
-    "tokenise": TOKENIZE,
+    "tokenize": TOKENIZE,
 }
 
 

@@ -1,4 +1,4 @@
-"""How many documents a documents folder holds, counted in the ways that its manifest tells."""
+"""Counts of documents in a documents folder: by length, language, license and contamination."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_pipeline.documents_folder import Manifest
-from data_pipeline.filters.decontamination import sets_hit
+from data_pipeline.filters.decontamination import contaminated_sets
 
 COUNTED_COLUMNS = ("language", "license", "contamination")
-"""Of `document.SCHEMA`."""
+"""Columns of `document.SCHEMA`."""
 
 
 @dataclass
 class DocumentCounts:
-    """Of documents that are kept; or, subtracted from those, of documents that are removed."""
+    """Counts of kept documents, or of removed ones, to be subtracted."""
 
     num_documents: int = 0
     num_text_bytes: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
-    """Documents by the number of bits of their length in UTF-8 bytes."""
+    """Documents by the bits of their length in UTF-8 bytes: 10 stands for 512 to 1,023."""
     languages: Counter[str] = field(default_factory=Counter)
     licenses: Counter[str] = field(default_factory=Counter)
     """Documents by language and by license, "" where it is not known."""
@@ -48,7 +48,7 @@ class DocumentCounts:
         )
 
     def manifest_fields(self) -> dict[str, Any]:
-        """The fields of `Manifest` that these are."""
+        """The counts as fields of `Manifest`."""
         return {
             "num_kept": self.num_documents,
             "num_text_bytes": self.num_text_bytes,
@@ -60,7 +60,7 @@ class DocumentCounts:
         }
 
     def add_documents(self, documents: pa.Table, num_bytes: npt.NDArray[np.integer[Any]]) -> None:
-        """Documents, with the columns `COUNTED_COLUMNS`, and each one's length in UTF-8 bytes."""
+        """Count documents (columns `COUNTED_COLUMNS`), given each one's length in UTF-8 bytes."""
         self.num_documents += len(num_bytes)
         self.num_text_bytes += int(num_bytes.sum())
         bits, counts = np.unique(np.frexp(num_bytes)[1], return_counts=True)
@@ -74,9 +74,9 @@ class DocumentCounts:
         self.add_contaminated(documents.column("contamination").drop_null().to_pylist())
 
     def add_contaminated(self, hits: Iterable[str]) -> None:
-        """Documents by what was found in them (`decontamination.described_hits`)."""
+        """Count contaminated documents per evaluation set, from their drop details."""
         for hit in hits:
-            self.contaminated.update(sets_hit(hit))
+            self.contaminated.update(contaminated_sets(hit))
 
     def __add__(self, other: DocumentCounts) -> DocumentCounts:
         theirs = vars(other)

@@ -1,7 +1,7 @@
-"""What a result was made from, as one short string: inputs, thresholds and code.
+"""Fingerprints of results, as cache keys: hashes of input files, thresholds and code.
 
-Of the code counts what can change a result: the definitions that its functions reach
-(`reachable_code`), and neither comments and docstrings nor where the modules lie.
+Code is hashed as the definitions that the functions reach (`reachable_code`), without comments,
+docstrings and module paths, which cannot change a result.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ _PACKAGE = __name__.partition(".")[0]
 
 WITHOUT_EFFECT = frozenset(
     {
-        # Where and when tasks run, with progress bars; the same bytes for any of them.
+        # Executors and progress bars: results are the same, byte for byte, for any of them.
         f"{_PACKAGE}.executors",
-        # What a build will take.
+        # Cost estimates.
         f"{_PACKAGE}.build.costs",
-        # How a file gets here; which files there are, and of what version, counts by itself.
+        # Downloads; the files' names and versions are part of `files_fingerprint`.
         f"{_PACKAGE}.files.remote",
-        # How a result is put in its place, whatever it is.
+        # Atomic publication.
         f"{_PACKAGE}.files.atomic",
     }
 )
-"""Modules, or packages with all in them, that cannot change what is in a result."""
+"""Modules, or packages with all their modules, that cannot change a result."""
 
 
 def source_fingerprint(source: Source) -> str:
-    """`code_fingerprint` of what makes the parts of a source."""
+    """`code_fingerprint` of the functions that build the parts of a source."""
     return code_fingerprint([source.name], functions_of(source))
 
 
 def code_fingerprint(extra: Sequence[str], functions: Sequence[Callable[..., Any]]) -> str:
-    """xxh3 of 128 bits over functions with their thresholds, the definitions that they reach, and
-    the versions of the other packages that those use.
+    """xxh3 (128 bits) of functions with their thresholds, the definitions that they reach, and the
+    versions of the packages that these use.
     """
     code = code_behind(functions)
     versions = sorted(package_versions(code).items())
@@ -64,7 +64,7 @@ def code_fingerprint(extra: Sequence[str], functions: Sequence[Callable[..., Any
 
 
 def files_fingerprint(files: Iterable[InputFile], extra: Sequence[str]) -> str:
-    """xxh3 of 128 bits over files, by name, size and modification time (behind a URL: version), and
+    """xxh3 (128 bits) of files, by name, size and modification time (of remote files: version), and
     `extra`."""
     digest = xxhash.xxh3_128()
     lines = [
@@ -78,7 +78,7 @@ def files_fingerprint(files: Iterable[InputFile], extra: Sequence[str]) -> str:
 
 
 def functions_of(source: Source) -> list[Callable[..., Any]]:
-    """The source's functions, and those that make its parts with them."""
+    """The source's functions, and those that build its parts."""
     functions: list[Callable[..., Any]] = [source.inputs, source.read, source.same_text]
     functions += [*source.edits, *source.filters]
     if source.same_url is not None:
@@ -90,8 +90,8 @@ def functions_of(source: Source) -> list[Callable[..., Any]]:
 
 
 def code_behind(functions: Iterable[Callable[..., Any]]) -> ReachableCode:
-    """What the functions reach, and the classes of the values that are bound to them: definitions
-    of this package, and of the packages that the functions are from."""
+    """Code that is reachable from the functions, and from the classes of their bound arguments:
+    definitions of this package, and of the packages that define the functions."""
     found = [value for function in functions for value in _functions_and_classes(function)]
     tops = {_PACKAGE, *(_top(value) for value in found if inspect.isfunction(value))}
     starts = [
@@ -113,8 +113,7 @@ def package_versions(code: ReachableCode) -> dict[str, str]:
 def describe(function: Callable[..., Any]) -> str:
     """Name and bound arguments of a module-level function or a partial of one.
 
-    ValueError for anything else: neither could a change of it be noticed, nor could it be sent to
-    another process.
+    ValueError for anything else, which could be neither fingerprinted nor pickled.
     """
     bound: list[str] = []
     if isinstance(function, partial):
@@ -132,14 +131,14 @@ def _describe_value(value: object) -> str:
     if callable(value):
         return describe(value)
     if isinstance(value, Path) and value.is_file():
-        # A model or a list: another file under the same name is another threshold.
+        # A model or a word list: the content of the file is a threshold, too.
         return f"{value} {value.stat().st_size} {value.stat().st_mtime_ns}"
     # The order of a set of strings changes from run to run.
     return repr(sorted(value)) if isinstance(value, frozenset) else repr(value)
 
 
 def _functions_and_classes(value: object) -> Iterator[Callable[..., Any]]:
-    """The function, or the class of the value, and those of what is bound to it or in it."""
+    """The function or the value's class, and those of bound arguments and container items."""
     if isinstance(value, partial):
         inner: Iterable[object] = (value.func, *value.args, *value.keywords.values())
     elif isinstance(value, Mapping):
@@ -154,19 +153,19 @@ def _functions_and_classes(value: object) -> Iterator[Callable[..., Any]]:
 
 
 def _top(function: Callable[..., Any]) -> str:
-    """The package, or the module outside of packages, that a function or class is from."""
+    """The top-level package or module that defines a function or class."""
     return function.__module__.partition(".")[0]
 
 
 def _place(top: str) -> Path:
-    """The file of a module outside of packages, the folder of a package. ValueError for neither."""
+    """The file of a top-level module, or the folder of a package. ValueError for neither."""
     module = sys.modules.get(top)
     for folder in getattr(module, "__path__", ()):
         return Path(folder)
     if (file := getattr(module, "__file__", None)) is None:
         raise ValueError(
-            f"functions of a Source cannot be defined in {top}, which is not read from a file: a "
-            "change of them could not be noticed; put them into a module"
+            f"functions of a Source cannot be defined in {top}, which is not read from a file, so "
+            "their code cannot be fingerprinted; put them into a module"
         )
     return Path(file)
 

@@ -1,9 +1,9 @@
-"""The top-level definitions of one module, each as text.
+"""Canonical text of each top-level definition of a module, for code fingerprints.
 
-A text is the syntax tree without docstrings, comments and positions. How a name was imported is not
-part of it: where a definition uses a name from outside, the text has a mark, and
-`Definition.references` says what is meant. So a module can be moved, and what it imports be moved
-or imported under another name, and the texts stay as they are.
+The text is the syntax tree (AST) without docstrings, comments and positions, and without the way
+names are imported: where a definition uses a name from outside, the text has a placeholder, and
+`Definition.references` holds what it refers to. So moving a module, or importing a name from
+elsewhere or under another name, does not change the text.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 _MARK = "@"
-# Also the statements of these could use any name of the module.
+# Calls of these may use any name of the module.
 _BY_TEXT = frozenset({"globals", "eval", "exec"})
-# `kind` is the prefix u of a string; what a name is used for follows from where it stands.
+# `kind` is the prefix u of a string; `ctx` (load or store) follows from the position.
 _WITHOUT_MEANING = frozenset({"ctx", "kind", "type_comment"})
 
 _Functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -26,7 +26,7 @@ _Assignments = (ast.Assign, ast.AnnAssign, ast.AugAssign)
 
 @dataclass(frozen=True)
 class Reference:
-    """A module, or an attribute of it, an attribute of that, and so on."""
+    """A module, or a dotted attribute of it."""
 
     module: str
     attributes: tuple[str, ...] = ()
@@ -37,34 +37,34 @@ class Reference:
 
 @dataclass(frozen=True)
 class Definition:
-    """What a statement, or several, say."""
+    """Canonical text of one or several statements."""
 
     text: str
     references: tuple[Reference, ...]
-    """What the marks in the text mean, in their order."""
+    """What the placeholders in the text refer to, in order."""
 
 
 @dataclass(frozen=True)
 class Module:
-    """What a module's names are bound to."""
+    """Definitions and imports of a module, by name."""
 
     is_package: bool
     definitions: Mapping[str, Definition]
     """For each name all top-level statements that bind it, imports excepted."""
     imports: Mapping[str, tuple[Reference, ...]]
-    """For each imported name what it may be, also where it is imported under a condition."""
+    """For each imported name what it may refer to; several where imports are conditional."""
     other_statements: Definition
-    """Calls, loops, conditions, star imports, and what is decorated by a function of the same
-    package, which may register it: what runs when the module is imported."""
+    """Import-time code: calls, loops, conditions, star imports, and definitions decorated by a
+    function of the same package, which may register them."""
 
 
-# What a name of a scope is: imported from there; None for a value.
+# For each name of a scope: what it is imported from; None for a value.
 _Scope = Mapping[str, Sequence[Reference | None]]
 
 
 @functools.cache
 def parse_module(name: str, source: bytes, *, is_package: bool) -> Module:
-    """The module `name` with this source text. SyntaxError if it has none."""
+    """Parse the module `name`. SyntaxError where `source` is not Python."""
     package = name if is_package else name.rpartition(".")[0]
     statements: dict[str, list[ast.stmt]] = {}
     imports: dict[str, list[Reference]] = {}
@@ -100,12 +100,12 @@ def _definition(
 
 
 def _is_text(node: object) -> bool:
-    """Whether this is a docstring, of whatever is above it."""
+    """Whether this is a docstring, also of an attribute."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _is_definition(statement: ast.stmt) -> bool:
-    """Whether the statement does nothing but bind names."""
+    """Whether the statement only binds names."""
     if isinstance(statement, _Assignments):
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         return not any(
@@ -118,7 +118,7 @@ def _is_definition(statement: ast.stmt) -> bool:
 
 
 def _is_decorated_by(statement: ast.stmt, names: Collection[str]) -> bool:
-    """Whether a decorator that has one of these names may do more than to change the function."""
+    """Whether a decorator uses one of these names, and so may have side effects (registration)."""
     return any(
         isinstance(node, ast.Name) and node.id in names
         for decorator in getattr(statement, "decorator_list", ())
@@ -127,7 +127,7 @@ def _is_decorated_by(statement: ast.stmt, names: Collection[str]) -> bool:
 
 
 def _bindings(nodes: Sequence[ast.AST], package: str) -> dict[str, list[Reference | None]]:
-    """The names that these nodes bind in the scope in which they stand."""
+    """The names that these nodes bind in their own scope."""
     found: dict[str, list[Reference | None]] = {}
     elsewhere: set[str] = set()
     todo = list(nodes)
@@ -153,7 +153,7 @@ def _bindings(nodes: Sequence[ast.AST], package: str) -> dict[str, list[Referenc
 def _imported(
     statement: ast.Import | ast.ImportFrom, package: str
 ) -> Iterable[tuple[str, Reference]]:
-    """Each name that the statement binds, and what to."""
+    """Each name that the import binds, and what it refers to."""
     if isinstance(statement, ast.Import):
         for alias in statement.names:
             top = alias.name.partition(".")[0]
@@ -168,13 +168,13 @@ def _imported(
 
 
 class _Writer:
-    """Writes syntax trees as text, the same for every version of Python that has their nodes."""
+    """Writes syntax trees as text that does not depend on the version of Python."""
 
     def __init__(self, module: str, package: str, scope: _Scope) -> None:
         self._module = module
         self._package = package
-        # From the outermost to the innermost, and whether a name that is bound there is looked for
-        # further out, too: what a class binds is not seen by its methods.
+        # From the outermost to the innermost; the flag: whether names bound there are also looked
+        # up in outer scopes, since methods do not see the names of their class body.
         self._scopes: list[tuple[_Scope, bool]] = [(scope, False)]
         self.references: list[Reference] = []
 
@@ -196,7 +196,7 @@ class _Writer:
         return self._fields(node) if isinstance(node, ast.AST) else repr(node)
 
     def _fields(self, node: ast.AST, without: Sequence[str] = ()) -> str:
-        """A field that is empty is left out: later versions of Python have more of them."""
+        """Empty fields are omitted, because later versions of Python add some."""
         texts = [
             f"{name}={self.write(value)}"
             for name, value in ast.iter_fields(node)
@@ -205,7 +205,7 @@ class _Writer:
         return f"{type(node).__name__}({','.join(texts)})"
 
     def _name_from_outside(self, node: ast.expr) -> str | None:
-        """A mark for each thing that the name, with the attributes asked of it, can be."""
+        """A placeholder for each thing that the (dotted) name can refer to."""
         attributes: list[str] = []
         while isinstance(node, ast.Attribute):
             attributes.insert(0, node.attr)
@@ -239,7 +239,7 @@ class _Writer:
         for rest in (given.vararg, given.kwarg):
             if rest is not None:
                 scope.setdefault(rest.arg, []).append(None)
-        # Decorators, defaults and annotations do not see the function's own names.
+        # Decorators, defaults and annotations are evaluated in the enclosing scope.
         outside = self._fields(node, without=("body",))
         return outside + self._inside(scope, body, is_searched_further=False)
 
@@ -248,7 +248,7 @@ class _Writer:
     ) -> str:
         first, *others = node.generators
         scope = _bindings([generator.target for generator in node.generators], self._package)
-        # What it begins with does not see the comprehension's own names.
+        # The first iterable is evaluated in the enclosing scope.
         outside = f"{type(node).__name__}{self.write(first.iter)}"
         results = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
         inside = [first.target, first.ifs, first.is_async, *others, *results]

@@ -1,7 +1,7 @@
-"""What other code, thresholds or files left in the folders of a build.
+"""Stale cache entries of a build: parts and rule results of other code, thresholds or files.
 
-It stays until somebody removes it: a part of a large corpus takes days to make, and whoever goes
-back to what the corpus was before finds it again.
+They are kept until removed, and reused when a change is reverted: the parts of a large corpus take
+days to build.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class OldResults:
     """Folders of results that a build did not use."""
 
     parts: tuple[Path, ...] = ()
-    """Parts; and marks of repeated paragraphs, of groups whose parts are not all made."""
+    """Parts; and masks of repeated paragraphs of unfinished groups."""
     rules: tuple[Path, ...] = ()
-    """What rules found."""
+    """Results of rules."""
 
     def keep(self) -> None:
-        """Do nothing about them."""
+        """Keep them on disk."""
 
     def forget(self) -> None:
-        """Remove them."""
+        """Delete them."""
         for folder in (*self.parts, *self.rules):
             shutil.rmtree(folder)
             if not any(folder.parent.iterdir()):
@@ -37,18 +37,18 @@ class OldResults:
 
 
 def num_bytes(folders: Iterable[Path]) -> int:
-    """Of all files in them."""
+    """Total size of all files in the folders."""
     files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
     return sum(path.stat().st_size for path in files)
 
 
-def tidied(
+def clean_up(
     sources: Sequence[Sequence[Part]], rules: Sequence[RuleFolder], rules_folder: Path
 ) -> OldResults:
-    """The results in the folders of a finished build that are not its own.
+    """Delete temporary files of a finished build; return the results that it did not use.
 
-    What killed processes left is removed, and so are the build's own marks of repeated paragraphs:
-    they are in its parts.
+    Temporary are what killed processes left, and the build's own masks of repeated paragraphs,
+    which its parts no longer need.
     """
     old_parts: list[Path] = []
     for parts in sources:
@@ -67,7 +67,7 @@ def tidied(
 
 
 def _whole(folder: Path) -> Iterator[Path]:
-    """The folders in it; unfinished ones, whose names are hidden, are removed."""
+    """The complete folders in it; unfinished ones, whose names are hidden, are deleted."""
     for inner in _folders(folder):
         if inner.name.startswith("."):
             shutil.rmtree(inner)

@@ -1,15 +1,15 @@
-"""Parts: what one group of input files becomes, published as a folder of its own.
+"""Parts: the crash-safe cache of a build, one folder per group of input files.
 
-A part's folder is named after all that decides about it (files, thresholds, code), so a build that
-was killed, or whose inputs or thresholds changed in part, finds the parts that are still right and
-makes the others.
+A part's folder is named by its fingerprint (files, thresholds, code). A build that resumes after a
+kill, or after inputs or thresholds changed, reuses the parts that are still valid and builds the
+others.
 
-    documents-000.parquet …   columns of `document.SCHEMA`; a new file when one is large
-    keys-000.npy …            for each of its documents what it is compared by (`KEYS_DTYPE`)
-    dropped.parquet           what was dropped, and why
-    examples.parquet          the beginnings of a few texts for each reason
+    documents-000.parquet …   columns of `document.SCHEMA`, in files of bounded size
+    keys-000.npy …            deduplication keys of each document (`KEYS_DTYPE`)
+    dropped.parquet           dropped documents and reasons
+    examples.parquet          the beginnings of a few dropped texts per reason
     inputs.parquet            the part's input files
-    sizes.json                the size of each of these files
+    sizes.json                size of each of these files
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ from data_pipeline.sampling import SmallestHashes
 
 Row = dict[str, str | int | float | None]
 
-# A batch of long documents fits easily into memory, one of short ones is worth the overhead.
+# Bounded by bytes for long documents, by rows for short ones.
 _BATCH_BYTES = 8 << 20
 _BATCH_ROWS = 1_000
 _SHARD_TEXT_BYTES = 512 << 20
-# Small files share a part. The bound depends on nothing else, so a new file moves few others.
+# Small files share a part. The bound is constant, so a new file changes few parts.
 _PART_INPUT_BYTES = 4 << 20
-# Enough to see what a reason is about; a page shows fewer.
+# The report samples from these.
 _EXAMPLES_PER_REASON = 3
 _EXAMPLE_CHARACTERS = 2_000
 
 
 @dataclass(frozen=True)
 class Part:
-    """A group of input files, and the folder that holds what becomes of them."""
+    """A group of input files, and the folder with their documents."""
 
     source: Source
     files: tuple[InputFile, ...]
     folder: Path
     mask: Path | None = None
-    """Which paragraphs of its documents stay (`paragraph_dedup`), where not all do."""
+    """Keep mask of the paragraphs (`repeated_paragraphs`); None: all are kept."""
 
     @property
     def num_bytes(self) -> int:
@@ -77,8 +77,8 @@ class Part:
         return self.folder / "examples.parquet"
 
     def is_whole(self) -> bool:
-        """Whether the folder is there with every file in its size. The published documents are the
-        same files under a second name, so whoever damages those damages these."""
+        """Whether the folder exists with every file in its size. Published documents are hard links
+        to the same files, so damage to those is damage to these."""
         try:
             sizes = json.loads((self.folder / "sizes.json").read_bytes())
             return all((self.folder / n).stat().st_size == size for n, size in sizes.items())
@@ -87,7 +87,7 @@ class Part:
 
 
 def groups(files: Sequence[InputFile]) -> Iterator[tuple[InputFile, ...]]:
-    """Consecutive files, together up to a few megabytes; larger ones alone."""
+    """Groups of consecutive files of up to a few megabytes; a larger file is a group by itself."""
     group: list[InputFile] = []
     used = 0
     for file in files:
@@ -101,7 +101,7 @@ def groups(files: Sequence[InputFile]) -> Iterator[tuple[InputFile, ...]]:
 
 
 def keys_beside(documents: Path) -> Path:
-    """The keys of a part's file of documents."""
+    """The file with the deduplication keys of a part's documents file."""
     return documents.with_name(documents.name.replace("documents-", "keys-")).with_suffix(".npy")
 
 
@@ -124,7 +124,7 @@ def build_part(part: Part) -> None:
                         remaining = item
                         if keeper is not None and isinstance(item, Document):
                             remaining = keeper.edited(item)
-                        result = processed(part.source, remaining)
+                        result = apply_edits_and_filters(part.source, remaining)
                         if isinstance(result, Document):
                             documents.add(result)
                         else:
@@ -150,7 +150,7 @@ def build_part(part: Part) -> None:
 def _since(
     keeper: ParagraphKeeper | None, before: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-    """Columns of `INPUTS_SCHEMA`: what `keeper` has removed so far, less what it had `before`."""
+    """Columns of `INPUTS_SCHEMA`: what `keeper` has removed since `before`."""
     columns = {"num_paragraphs_removed": 0, "num_paragraph_characters_removed": 0}
     if keeper is not None:
         columns["num_paragraphs_removed"] = keeper.num_removed
@@ -158,8 +158,8 @@ def _since(
     return {name: value - (before[name] if before else 0) for name, value in columns.items()}
 
 
-def processed(source: Source, item: Document | Rejected) -> Document | Rejected:
-    """What the source's edits and filters make of what its reader found."""
+def apply_edits_and_filters(source: Source, item: Document | Rejected) -> Document | Rejected:
+    """Apply the source's edits and filters to an item of its reader."""
     if isinstance(item, Rejected):
         return item
     for edit in source.edits:
@@ -180,7 +180,7 @@ def _num_bytes(item: Document | Rejected) -> int:
 
 
 class _Rows:
-    """A Parquet file that is written row by row, in row groups of bounded size."""
+    """Writes a Parquet file row by row, in row groups of bounded size."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
@@ -211,7 +211,7 @@ class _Rows:
 
 
 class _Dropped:
-    """What a part drops: every place with its reason, and a few texts for each reason."""
+    """Writes a part's dropped documents with their reasons, and a few example texts per reason."""
 
     def __init__(self, folder: Path) -> None:
         self._rows = _Rows(folder / "dropped.parquet", DROPPED_SCHEMA)
@@ -219,7 +219,7 @@ class _Dropped:
         self._path = folder / "examples.parquet"
 
     def add(self, rejected: Rejected, item: Document | Rejected) -> None:
-        """`item` is what was read. Its text, in which edits may have changed much, is shown."""
+        """`item` is the document as read; examples show its text before edits."""
         text_id = content_id(item.text) if isinstance(item, Document) else None
         place = {"source_file": rejected.source_file, "offset": rejected.offset, "id": text_id}
         why = {"reason": rejected.reason, "detail": rejected.detail, "stage": rejected.stage}
@@ -242,7 +242,7 @@ class _Dropped:
 
 
 class _Documents:
-    """The documents of a part: files of bounded size, each with its documents' keys."""
+    """Writes a part's documents and their keys, in files of bounded size."""
 
     def __init__(self, folder: Path, source: Source) -> None:
         self._keys = bytearray()  # a site's tens of millions as objects would take gigabytes

@@ -1,7 +1,7 @@
-"""From parts, and what the rules remove, to the files of a documents folder.
+"""Publishes documents folders: hard-links or rewrites each part's files without removed documents.
 
-A file of which every document stays is the part's own file under a second name; of the others the
-documents that stay are written anew. Every document that goes is a line of the ledger.
+A file whose documents are all kept is a hard link to the part's file; of other files the kept
+documents are rewritten. Every removed document is a row of the ledger.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from data_pipeline.files.checksum import file_checksum
 
 @dataclass(frozen=True)
 class PartRemovals:
-    """What the rules remove of a part: a row for each document that goes, in order."""
+    """Documents of a part that the rules remove, one entry per document, in order."""
 
     # Arrays, because there may be very many.
     rows: npt.NDArray[np.int64]
-    """Place among the part's documents."""
+    """Index among the part's documents."""
     rules: npt.NDArray[np.int64]
-    """Place in `rule_names`."""
+    """Index into `rule_names`."""
     kept_ids: npt.NDArray[np.bytes_]
     kept_sources: npt.NDArray[np.int64]
-    """Place in `source_names`."""
+    """Index into `source_names`."""
     similarities: npt.NDArray[np.float32]
     rule_names: tuple[str, ...]
     source_names: tuple[str, ...]
@@ -49,7 +49,7 @@ class PartRemovals:
 
 @dataclass(frozen=True)
 class Publication:
-    """A part, what goes of it, and where the rest is put."""
+    """Task: publish the kept documents of a part into `folder`."""
 
     part: Part
     index: int
@@ -60,13 +60,13 @@ class Publication:
 
 @dataclass
 class Published:
-    """What became of a part; or, added up, of several."""
+    """Published files and counts of a part, or the sum over several parts."""
 
     files: list[ShardFile] = field(default_factory=list)
     counts: DocumentCounts = field(default_factory=DocumentCounts)
-    """Of the documents that stay; contaminated ones also of those that were dropped for it."""
+    """Of kept documents; `contaminated` also of documents dropped for contamination."""
     drops: Counter[tuple[Stage, str]] = field(default_factory=Counter)
-    """Documents by (stage, reason) ..."""
+    """Dropped documents by (stage, reason) ..."""
     drop_bytes: Counter[tuple[Stage, str]] = field(default_factory=Counter)
     """... and the UTF-8 bytes of their texts."""
 
@@ -101,7 +101,7 @@ def removals_of_part(
     found: Mapping[str, Removals],
     kept_ids: Mapping[str, npt.NDArray[np.bytes_]],
 ) -> PartRemovals:
-    """What concerns one part of the removals by each rule; `kept_ids` belong to these."""
+    """The removals by each rule that concern one part; `kept_ids`: ids of the kept duplicates."""
     numbers = documents.numbers(part)
     chosen = [np.empty(0, REMOVAL_DTYPE)]
     ids = [np.empty(0, "S16")]
@@ -124,7 +124,7 @@ def removals_of_part(
 
 
 def publish_part(task: Publication) -> Published:
-    """Put the documents that stay, and the ledger, into the documents folder."""
+    """Write a part's kept documents and its ledger into the documents folder."""
     result = Published()
     start = 0
     path = task.folder / ledger_name(task.index)
@@ -140,10 +140,10 @@ def publish_part(task: Publication) -> Published:
         for number, documents in enumerate(task.part.documents):
             target = task.folder / f"documents-{task.index:05}-{number:03}.parquet"
             keys: Keys = np.load(keys_beside(documents))
-            keep, gone = _what_goes(documents, keys, task, start)
+            keep, removed = _split_file(documents, keys, task, start)
             start += len(keys)
-            if gone:
-                drop(pa.Table.from_pylist(gone, DROPPED_SCHEMA))
+            if removed:
+                drop(pa.Table.from_pylist(removed, DROPPED_SCHEMA))
             if keep.any():
                 _write_documents(documents, target, keep)
                 result.add_file(target, keys[keep])
@@ -152,11 +152,11 @@ def publish_part(task: Publication) -> Published:
     return result
 
 
-def _what_goes(
+def _split_file(
     documents: Path, keys: Keys, task: Publication, start: int
 ) -> tuple[npt.NDArray[np.bool_], list[dict[str, Any]]]:
-    """Which documents of a file stay, and the ledger's rows for the others. `start`: the place of
-    the first among the part's."""
+    """Keep mask of a file's documents, and the ledger's rows for the removed ones. `start`: index
+    of the first document in the part."""
     keep = np.ones(len(keys), np.bool_)
     removals = task.removals
     first, last = np.searchsorted(removals.rows, (start, start + len(keys))).tolist()
@@ -165,14 +165,14 @@ def _what_goes(
         places = pq.read_table(
             documents, columns=["source_file", "offset", "id", "url", "license"], use_threads=False
         )
-    gone: list[dict[str, Any]] = []
+    removed: list[dict[str, Any]] = []
 
     def drop(row: int, **why: object) -> None:
-        assert places is not None, "rows were read where any goes"
+        assert places is not None, "rows were read where any is removed"
         keep[row] = False
         place = {name: places.column(name)[row].as_py() for name in ("source_file", "offset", "id")}
         size = int(keys["num_bytes"][row])
-        gone.append({**place, "stage": "compare", "num_bytes": size, **why})
+        removed.append({**place, "stage": "compare", "num_bytes": size, **why})
 
     if task.requests:
         for row in np.flatnonzero(task.requests.rows(places)).tolist():
@@ -187,11 +187,11 @@ def _what_goes(
                 kept_source=removals.source_names[removals.kept_sources[i]],
                 similarity=float(removals.similarities[i]),
             )
-    return keep, gone
+    return keep, removed
 
 
 def _write_documents(path: Path, target: Path, keep: npt.NDArray[np.bool_]) -> None:
-    """The rows of `path` that stay, row group by row group; all: the file under a second name."""
+    """Write the kept rows of `path`, row group by row group; a hard link where all are kept."""
     if keep.all():
         link_or_copy(path, target)
         return
@@ -202,7 +202,7 @@ def _write_documents(path: Path, target: Path, keep: npt.NDArray[np.bool_]) -> N
     ):
         for index in range(parquet.num_row_groups):
             rows = parquet.read_row_group(index, use_threads=False)
-            stays = pa.array(keep[start : start + rows.num_rows])
+            kept = pa.array(keep[start : start + rows.num_rows])
             start += rows.num_rows
-            if stays.true_count:
-                writer.write_table(rows.filter(stays))
+            if kept.true_count:
+                writer.write_table(rows.filter(kept))

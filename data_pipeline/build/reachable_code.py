@@ -1,9 +1,8 @@
-"""The definitions that functions are made of: their own, those that these use, and so on.
+"""Code reachable from functions, by static analysis: their definitions, those these use, and so on.
 
-Where a name cannot be followed to one definition (a module that is passed around, a star import, a
-name that a module makes as it runs), all of the module counts. Of a module of which anything
-counts, the statements count that are neither definitions nor imports. An import of which no name is
-used counts for nothing.
+Where a name cannot be resolved to one definition (a module that is passed around, a star import, a
+name created at run time), the whole module counts. Of each module that is reached, its import-time
+statements count, too. Unused imports do not count.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ _OTHER_STATEMENTS = ""
 
 @dataclass(frozen=True)
 class ReachableCode:
-    """Equal for equal code, wherever its modules lie."""
+    """Reachable code, independent of module paths."""
 
     lines: tuple[str, ...]
-    """Text of each definition, with the numbers of the definitions that it uses."""
+    """Canonical text of each definition, with the numbers of the definitions that it uses."""
     packages: frozenset[str]
-    """What the definitions import from elsewhere, by the first parts of the modules' names."""
+    """Top-level names of the other packages that the definitions import."""
 
 
 def reachable_code(
@@ -34,10 +33,10 @@ def reachable_code(
     *,
     without_effect: frozenset[str] = frozenset(),
 ) -> ReachableCode:
-    """The code behind `starts`.
+    """The code that is reachable from `starts`.
 
-    `places` says which code is looked at: for the first part of a module's name its file, or its
-    folder if it is a package. Modules and packages named in `without_effect` are not looked into.
+    `places` maps the top-level packages and modules to analyze to their folder or file. Modules and
+    packages named in `without_effect` are skipped.
     """
     walk = _Walk(places, without_effect)
     lines = ["starts " + " ".join(walk.label(start) for start in starts)]
@@ -47,7 +46,7 @@ def reachable_code(
 
 
 class _Walk:
-    """Definitions in the order in which they are found, which no module's name decides."""
+    """Traversal of definitions, in an order that does not depend on module names."""
 
     def __init__(self, places: Mapping[str, Path], without_effect: frozenset[str]) -> None:
         self._places = places
@@ -72,7 +71,7 @@ class _Walk:
         return "\n".join([definition.text, *map(self.label, definition.references)])
 
     def label(self, reference: Reference) -> str:
-        """What the reference leads to, as text that does not depend on where it lies."""
+        """The referenced definition's number, or a name, independent of module paths."""
         name, attributes = reference.module, reference.attributes
         top = name.partition(".")[0]
         if top not in self._places:
@@ -105,7 +104,7 @@ class _Walk:
         return str(self._numbers[module, name])
 
     def _begin(self, name: str) -> None:
-        """Count what runs when the module, and each package that it lies in, is imported."""
+        """Add the import-time code of the module and of each package that contains it."""
         for part in _with_packages(name):
             module = self._module(part)
             if part not in self._begun and module is not None and module.other_statements.text:

@@ -1,4 +1,4 @@
-"""Documents that somebody asked to have removed: by id, address or license."""
+"""Removal (take-down) requests: by id, URL or license."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 from data_pipeline.files.atomic import write_atomic
 
 REQUESTED = "requested"
-"""Reason under which these documents are counted."""
+"""Drop reason of these documents."""
 
 
 @dataclass(frozen=True)
 class RemovalRequests:
-    """What is to go. A document goes if any of these names it."""
+    """Documents to remove: those that match any of the ids, URLs or licenses."""
 
     ids: frozenset[str] = frozenset()
     """Content ids."""
@@ -32,20 +32,20 @@ class RemovalRequests:
 
     @property
     def columns(self) -> list[str]:
-        """What of a document decides."""
+        """Columns that requests are matched against."""
         return ["id", "url", "license"]
 
     def rows(self, table: pa.Table) -> npt.NDArray[np.bool_]:
-        """Which rows of a table with `columns` go."""
-        gone = np.zeros(table.num_rows, np.bool_)
+        """Mask of the rows of a table with `columns` that are to be removed."""
+        removed = np.zeros(table.num_rows, np.bool_)
         for column, values in zip(self.columns, (self.ids, self.urls, self.licenses), strict=True):
             if values:
                 found = pc.is_in(table.column(column), pa.array(sorted(values), pa.string()))
-                gone |= found.to_numpy(zero_copy_only=False)
-        return gone
+                removed |= found.to_numpy(zero_copy_only=False)
+        return removed
 
     def naming(self, table: pa.Table) -> RemovalRequests:
-        """Those that name a row of a table with `columns`."""
+        """The requests that match a row of a table with `columns`."""
         found = []
         for column, values in zip(self.columns, (self.ids, self.urls, self.licenses), strict=True):
             found.append(values.intersection(table.column(column).to_pylist() if values else ()))
@@ -62,7 +62,7 @@ class RemovalRequests:
         )
 
     def lines(self) -> list[str]:
-        """All of it in a fixed order."""
+        """All requests, sorted, one a line."""
         return [f"{n} {v}" for n in ("ids", "urls", "licenses") for v in sorted(getattr(self, n))]
 
     def save(self, path: Path) -> None:
@@ -78,10 +78,10 @@ class RemovalRequests:
             fields: dict[str, object] = json.loads(path.read_bytes())
             return RemovalRequests(**{name: _texts(value) for name, value in fields.items()})
         except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no list of removal requests: {error}") from error
+            raise ValueError(f"{path} is not a valid removal request file: {error}") from error
 
 
 def _texts(values: object) -> frozenset[str]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{values!r} is no list of strings")
+        raise ValueError(f"{values!r} is not a list of strings")
     return frozenset(values)

@@ -4,7 +4,7 @@ Consecutive groups of input files, up to a total size in bytes, are deduplicated
 (`dedup/paragraphs.py`). Their files are read once for the paragraph hashes and once more for the
 documents.
 
-    <parts>/marked/<fingerprint of the group>/hashes/00000   of each part, until it is compared
+    <parts>/marked/<fingerprint of the group>/hashes/00000   of each part, until deduplicated
                                               group-00000/mask-00000   of each part: its keep mask
 """
 
@@ -51,8 +51,8 @@ def mask_folder(group: Path, index: int) -> Path:
 
 
 def marks_of(part: Part) -> Path | None:
-    """The folder of what is known of the part's group; of no use once the group's parts are made.
-    None where paragraphs are not compared."""
+    """Folder of the hashes and masks of the part's group, not needed once its parts are built. None
+    where paragraphs are not deduplicated."""
     return None if part.mask is None else part.mask.parent.parent
 
 
@@ -88,5 +88,5 @@ def mark_repeated(group: Sequence[Part], executor: Executor, memory_budget: int)
 
 
 def _hashes(part: Part) -> Path:
-    assert part.mask is not None, f"{part.folder} is not compared"
+    assert part.mask is not None, f"{part.folder} is without paragraph deduplication"
     return part.mask.parent.parent / "hashes" / part.mask.name.removeprefix("mask-")

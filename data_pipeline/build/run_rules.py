@@ -1,8 +1,7 @@
-"""Runs a corpus's rules over the documents of all parts, one rule after another.
+"""Runs a corpus's deduplication rules over the documents of all parts, one after another.
 
-Each rule sees what the earlier ones left. What a rule found is kept in a file that is named after
-all that decides about it, so that a build that continues, or one that does without a rule (--undo),
-finds it again.
+Each rule sees the documents that earlier rules kept. Its result is cached under its fingerprint, so
+that a resumed build, or one without a rule (--undo), reuses it.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class CorpusDocuments:
         return self._numbers[part.folder]
 
     def places(self, numbers: npt.NDArray[np.int64]) -> list[tuple[DocumentFile, int]]:
-        """File and row of each document."""
+        """File and row index of each document."""
         files = np.searchsorted(self.bounds, numbers, "right") - 1
         return [
             (self.files[file], int(number) - self.bounds[file])
@@ -55,7 +54,7 @@ class CorpusDocuments:
         ]
 
     def source_indices(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """For each document the place of its source in `sources`."""
+        """For each document the index of its source in `sources`."""
         of_file = np.array([file.source for file in self.files], np.int64)
         sources: npt.NDArray[np.int64] = of_file[np.searchsorted(self.bounds, numbers, "right") - 1]
         return sources
@@ -77,7 +76,7 @@ class CorpusDocuments:
 
 @dataclass(frozen=True)
 class RuleFolder:
-    """Where the results of one rule lie, or will."""
+    """Cache entry of one rule's result."""
 
     rule: Rule
     folder: Path
@@ -90,7 +89,8 @@ class RuleFolder:
 def rule_folders(
     rules: Sequence[Rule], sources: Sequence[Sequence[Part]], folder: Path
 ) -> list[RuleFolder]:
-    """A folder for each rule. Its name tells the parts, the rule and all rules before it."""
+    """A folder for each rule, named by a fingerprint of the parts, the rule and the rules before
+    it."""
     digest = xxhash.xxh3_128()
     for parts in sources:
         lines = [f"source {parts[0].source.name}", *(part.folder.name for part in parts)]
@@ -110,14 +110,14 @@ def run_rules(
     executor: Executor,
     memory_budget: int,
 ) -> list[Removals]:
-    """What each rule removes; found before, or found now and kept."""
+    """Removals by each rule, from the cache or computed now and cached."""
     keep = np.ones(documents.bounds[-1], np.bool_)
     results = []
     for step in rules:
         if not step.folder.exists():
             _run(step, documents, keep, executor, memory_budget)
         found: Removals = np.load(step.removals)
-        assert keep[found["removed"]].all(), f"{step.rule.name} removes what is removed already"
+        assert keep[found["removed"]].all(), f"{step.rule.name} removes documents twice"
         keep[found["removed"]] = False
         results.append(found)
     return results
@@ -130,7 +130,7 @@ def _run(
     executor: Executor,
     memory_budget: int,
 ) -> None:
-    """Run a rule on the sources that it is for, together or one after another."""
+    """Run a rule on its sources, together or within each source."""
     chosen = [
         index
         for index, name in enumerate(documents.sources)
@@ -163,8 +163,8 @@ def _run(
 def _renumbered(
     removals: Removals, own: npt.NDArray[np.int64], corpus: npt.NDArray[np.int64]
 ) -> Removals:
-    """With the corpus's numbers in place of those among the files that were compared; `own` and
-    `corpus` are the numbers of each file's first document."""
+    """Map document numbers of a comparison to those of the corpus; `own` and `corpus` are the
+    numbers of each file's first document."""
     result = removals.copy()
     for field in ("removed", "kept"):
         file = np.searchsorted(own, removals[field], "right") - 1

@@ -1,3 +1,3 @@
-"""What the dataset job does, one file a subcommand; takes the corpus as an argument. Imports every
+"""Subcommands of the dataset job, one file each; the corpus is an argument. Imports every
 floor of this package below it; `recipes` and the installed console command import it.
 """

@@ -1,4 +1,4 @@
-"""Building a corpus, step by step: cost, documents, tokenizer, token store, report."""
+"""Builds a dataset: cost estimate, documents, tokenizer, token store, report."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_token
 
 
 def build_or_inspect(corpus: Corpus, options: BuildOptions, *, program: str) -> int:
-    """Build the corpus, or show what its finished build dropped; the exit code.
+    """Build the corpus, or inspect its finished build; returns the exit code.
 
-    `program`: what it was started as, for the commands that are told to follow. ValueError for
-    options that the corpus or its files do not allow.
+    `program`: name of the command line, for the suggested next commands. ValueError for options
+    that the corpus or its files do not allow.
     """
     corpus = corpus.with_rules(options.deduplication.rules(corpus))
     looked_at = options.inspection
@@ -71,12 +71,12 @@ def _build(corpus: Corpus, options: BuildOptions, program: str) -> int:
         tokenizer_sample_bytes=options.tokenizer.sample_bytes if trains else 0,
         documents_only=options.documents_only,
     )
-    print("predicted for a build from nothing:")
+    print("estimated cost of a build from scratch:")
     print(costs.as_text(predicted, jobs=jobs), flush=True)
     with options.executor.started(out) as executor:
         built = _run_stages(corpus, options, given, evaluations, TimedExecutor(executor))
     deviations = costs.compare(predicted, built.core_seconds)
-    print("\ncost, as predicted and as it was (less where a build continues):")
+    print("\ncost, estimated and measured (measured is less where a build resumed):")
     print(costs.deviations_as_text(deviations))
     account = account_of(
         corpus,
@@ -104,14 +104,14 @@ def _build(corpus: Corpus, options: BuildOptions, program: str) -> int:
 
 @dataclass
 class _Built:
-    """What the stages gave."""
+    """Results of the stages."""
 
     manifests: dict[str, Manifest]
     old: list[OldResults]
-    """Results of earlier builds that this one did not use, and left."""
+    """Results of earlier builds that this one did not use, and kept."""
     store: StoreManifest | None = None
     tokenizer: TokenizerOrigin | None = None
-    """Of the store."""
+    """Origin of the store's tokenizer."""
     core_seconds: dict[str, float] = field(default_factory=dict)
     """Per stage of `costs`."""
 
@@ -123,8 +123,8 @@ def _run_stages(
     evaluations: IndexAccount | None,
     executor: TimedExecutor,
 ) -> _Built:
-    """Documents, and unless they are all that is wanted, tokenizer and store. `given`: the folder
-    of a tokenizer that there is."""
+    """Build documents and, unless `documents_only`, tokenizer and store. `given`: folder of an
+    existing tokenizer; None trains one."""
     out = options.out
     old: list[OldResults] = []
     manifests = build_corpus(
@@ -162,11 +162,11 @@ def _run_stages(
 
 
 def _check_folders(corpus: Corpus, wanted: Sequence[str]) -> None:
-    """ValueError for a source that is not there, or that is asked for and has no raw files."""
+    """ValueError for an unknown source in `wanted`, or a source without raw files."""
     names = [source.name for source, _ in corpus.sources]
     for name in wanted:
         if name not in names:
-            raise ValueError(f"--sources: {name} is none of {', '.join(names)}")
+            raise ValueError(f"--sources: unknown source {name}; the corpus has {', '.join(names)}")
     missing = [
         str(root)
         for source, root in corpus.sources
@@ -180,7 +180,7 @@ def _check_folders(corpus: Corpus, wanted: Sequence[str]) -> None:
 def _compared_with(
     corpus: Corpus, wanted: Decontamination, index: Path
 ) -> tuple[Corpus, IndexAccount | None]:
-    """The corpus with decontamination, where it is wanted, and what is looked for."""
+    """The corpus with decontamination, if enabled, and statistics of the evaluation sets."""
     if wanted.sets is None:
         return corpus, None
     return decontaminated(
@@ -201,7 +201,7 @@ def _predicted(
     tokenizer_sample_bytes: int,
     documents_only: bool,
 ) -> list[costs.StageCost]:
-    """What a build from nothing costs."""
+    """Cost estimate of a build from scratch."""
     sizes = Counter[str]()
     for source, root in corpus.sources:
         for file in source.inputs(root).files:
@@ -231,8 +231,8 @@ def _predicted(
 
 
 def _given_tokenizer(chosen: TokenizerOptions, out: Path) -> Path | None:
-    """The folder of the tokenizer that was named; None where one is to be trained. It is looked at
-    before anything is built."""
+    """Folder of the tokenizer that the options name, validated before anything is built; None where
+    one is to be trained."""
     if chosen.path is not None:
         return tokenizer_folder(
             chosen.path, out / "tokenizer", bos_token=chosen.bos_token, eos_token=chosen.eos_token
@@ -262,7 +262,7 @@ def _train_tokenizer(
         train_tokenizer(documents, out, config, shares=shares, executor=executor)
 
 
-# -- what comes after -----------------------------------------------------------------------------
+# -- after the build ------------------------------------------------------------------------------
 
 
 def _next_steps(out: Path, store: StoreManifest | None, corpus: Corpus, program: str) -> str:

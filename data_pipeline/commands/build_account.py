@@ -1,4 +1,4 @@
-"""The account of a build: what its report, its numbers and its card are made of."""
+"""Collects build statistics for report and dataset card."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _KINDS = {"sentencepiece": "SentencePiece", "huggingface": "Hugging Face tokeniz
 
 @dataclass(frozen=True)
 class TokenizerOrigin:
-    """What is known of a store's tokenizer beside its ids."""
+    """Origin of a store's tokenizer, for the report."""
 
     trained_on: str
-    """In words."""
+    """Training text, in words."""
     special: str = ""
-    """How BOS and EOS were found, where that was a question."""
+    """BOS and EOS and where they were found, for Hugging Face tokenizers."""
 
     @staticmethod
     def trained(sample_bytes: int) -> TokenizerOrigin:
@@ -51,7 +51,7 @@ class TokenizerOrigin:
 
     @staticmethod
     def given(folder: Path, path: Path) -> TokenizerOrigin:
-        """Of the tokenizer that somebody named by `path`, and that `folder` holds."""
+        """Of the user's tokenizer `path`, converted into `folder`."""
         found = read_object(folder / "manifest.json")
         special = [
             f"{role.upper()} {found[f'{role}_token']} ({found[f'{role}_token_from']})"
@@ -73,8 +73,7 @@ def account_of(
     predicted: Sequence[StageCost],
     deviations: Sequence[Deviation],
 ) -> BuildAccount:
-    """Everything that is known about a finished build, whose documents folders are in
-    `documents`."""
+    """Statistics of a finished build; `documents` contains its documents folders."""
     versions = {k: v for m in manifests.values() for k, v in m.versions.items()}
     rules = [rule.name for rule in corpus.rules]
     if any(REQUESTED in manifest.dropped for manifest in manifests.values()):
@@ -151,7 +150,7 @@ def _tokenizer(origin: TokenizerOrigin, store: StoreManifest) -> TokenizerAccoun
 
 
 def _mixture(corpus: Corpus, store: StoreManifest) -> Iterator[MixtureRow]:
-    """The sources by the corpus's shares, scaled to those that there are; else by their tokens."""
+    """The mixture by the corpus's shares, renormalized over the store's sources; else by tokens."""
     tokens = {name: splits["train"].num_tokens for name, splits in store.sources.items()}
     weights = corpus.shares_of(list(tokens)) or tokens
     total = sum(weights.values())

@@ -1,4 +1,4 @@
-"""Your own text -> documents, tokenizer, token store; or a corpus that you write as a function.
+"""Builds a dataset from your own text or corpus function: documents, tokenizer, token store.
 
     RAW  ->  OUT/documents/text/  ->  OUT/tokenizer/  ->  OUT/store/
              OUT/documents/README.md (dataset card), OUT/report.html, OUT/report.json
@@ -32,28 +32,28 @@ from data_pipeline.files.remote import root_of
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How your own files are read."""
+    """How text files are read."""
 
     text_field: str = "text"
     """Field of JSON lines, or column of Parquet, that holds the text."""
     max_document_bytes: int = 256 * 1024
-    """Larger plain-text files become several documents, cut at blank lines."""
+    """Maximum document size; larger plain-text files are split at blank lines."""
 
 
 @dataclass(frozen=True)
 class BuildText:
-    """Build a token store from your own text: .txt, .md and the like, JSON lines, Parquet.
+    """Build a token store from your own text: plain text (.txt, .md, ...), JSON lines, Parquet.
 
     Other jobs, each with its own --help: plan, compare-tokenizers, find-document, remove, verify.
     """
 
     raw: str
-    """Folder, or single file, with the text, compressed (.gz, .zst) or not; or its URL (s3://,
-    gs://, hf://), from which each file is copied while it is read."""
+    """Input folder or file, optionally compressed (.gz, .zst); or its URL (s3://, gs://, hf://),
+    from which files are downloaded one at a time."""
     build: Annotated[BuildOptions, tyro.conf.arg(name="")]
     corpus: str | None = None
-    """FILE.py:FUNCTION, a function that is given the place of the raw files and returns a
-    data_pipeline.corpus.Corpus; by default one source, `text`, of all files that hold text."""
+    """FILE.py:FUNCTION, a function that maps the path or URL of the raw files to a
+    data_pipeline.corpus.Corpus; by default one source, `text`, with all text files."""
     text: Annotated[TextOptions, tyro.conf.arg(name="")] = field(default_factory=TextOptions)
 
 
@@ -63,7 +63,7 @@ def main() -> NoReturn:
 
 
 def run(arguments: Sequence[str], *, prog: str) -> int:
-    """What the command line asks for; the exit code. ValueError for wrong options."""
+    """Run the command line; returns the exit code. ValueError for invalid options."""
     program = prog if "/" not in prog else f"bash {prog}"
     default = Command(BuildText, lambda options: _build(options, program))
     others = {
@@ -79,7 +79,7 @@ DATASET_JOBS = {
     "remove": Command(RemoveDocuments, printed(RemoveDocuments.run)),
     "verify": Command(VerifyStore, printed(VerifyStore.run)),
 }
-"""What is done with a built dataset, whatever its corpus."""
+"""Subcommands on a built dataset, independent of its corpus."""
 
 
 def _build(options: BuildText, program: str) -> int:
@@ -94,8 +94,8 @@ def _corpus(options: BuildText) -> Corpus:
         )
     if text != TextOptions():
         raise ValueError(
-            "--text-field and --max-document-bytes are for files that are read without --corpus; "
-            "the corpus's own sources say how theirs are read"
+            "--text-field and --max-document-bytes have no effect with --corpus, whose sources "
+            "define how their files are read; leave them out"
         )
     return _checked(corpus_function(options.corpus)(root), options.corpus)
 
@@ -109,10 +109,11 @@ def _checked(corpus: object, name: str) -> Corpus:
 
 
 def corpus_function(place: str) -> CorpusFunction:
-    """The function that FILE.py:FUNCTION names; ValueError where there is none.
+    """Import the function FILE.py:FUNCTION; ValueError where there is none.
 
-    The file becomes a module by its own name, from its own folder, so that processes of this
-    machine find its functions; machines of a Ray cluster need that folder on their PYTHONPATH.
+    The file is imported under its own name, with its folder on `sys.path`, so that worker processes
+    of this machine can unpickle its functions; nodes of a Ray cluster need that folder on their
+    PYTHONPATH.
     """
     file, separator, name = place.rpartition(":")
     path = Path(file)

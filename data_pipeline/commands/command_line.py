@@ -1,4 +1,4 @@
-"""From a command line to a command: options and exit codes."""
+"""Command-line dispatch: subcommands, option parsing and exit codes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from data_pipeline.executors.executor import WorkerLost
 
 @dataclass(frozen=True)
 class Command:
-    """A dataclass of options, and what is done with them."""
+    """A subcommand: its dataclass of options, and the function to run."""
 
     options: type[Any]
     run: Callable[[Any], int]
-    """Returns the exit code; ValueError or OSError for what the user can mend."""
+    """Returns the exit code; ValueError or OSError for errors that the user can fix."""
 
 
 def printed(function: Callable[[Any], str]) -> Callable[[Any], int]:
-    """The `run` of a command that has a text to show."""
+    """Makes the `run` of a command whose function returns text to print."""
 
     def run(options: Any) -> int:
         print(function(options))
@@ -37,9 +37,10 @@ def printed(function: Callable[[Any], str]) -> Callable[[Any], int]:
 def run(
     arguments: Sequence[str], default: Command, others: Mapping[str, Command], *, prog: str
 ) -> int:
-    """Run the one of `others` that the first argument names, else `default`; the exit code.
+    """Run the subcommand of `others` named by the first argument, else `default`; returns the exit
+    code.
 
-    ValueError for wrong options, in one line.
+    ValueError for invalid options, in one line.
     """
     command = default
     if arguments and arguments[0] in others:
@@ -51,13 +52,13 @@ def run(
 
 
 def main(function: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Run `function` on the process's arguments, and end the process with its exit code.
+    """Run `function` on the process's arguments, and exit with its code.
 
-    2: bad input; 1: the build failed, or lost a worker; 130: interrupted.
+    2: invalid input; 1: the build failed, or lost a worker; 130: interrupted.
     """
     try:
         code = function(sys.argv[1:])
-    except BrokenPipeError:  # whoever reads has seen enough
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except (ValueError, OSError) as error:
@@ -67,6 +68,6 @@ def main(function: Callable[[Sequence[str]], int]) -> NoReturn:
         print(error, file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
+        print("interrupted; rerun the command to resume", file=sys.stderr)
         code = 130
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""How tokenizers fit a built dataset, one beside the other."""
+"""Compares tokenizers on a built dataset: compression and vocabulary coverage per source."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from data_pipeline.tokens.tokenizer_folder import export_tokenizer
 
 @dataclass(frozen=True)
 class CompareTokenizers:
-    """Bytes per token and covered text of tokenizers, per source, on the same documents."""
+    """Compare tokenizers on the same documents: compression and vocabulary coverage per source."""
 
     out: Path
-    """The dataset."""
+    """Dataset folder."""
     tokenizers: tuple[Path, ...]
     """Tokenizer folders (with tokenizer.model, or tokenizer.json alone) or SentencePiece models,
-    such as LLaMA's tokenizer.model; OUT/tokenizer is compared with them."""
+    such as LLaMA's tokenizer.model, to compare with OUT/tokenizer."""
     bytes_per_source: int = 10_000_000
-    """Text of each source that they are compared on."""
+    """Sample size per source, in bytes of text."""
 
     def run(self) -> str:
-        """The table. ValueError for what is no tokenizer, or a dataset without one."""
+        """The table. ValueError for an invalid tokenizer folder, or a dataset without one."""
         report = json.loads((self.out / "report.json").read_bytes())
         names = [source["name"] for source in report["sources"]]
         documents = {name: self.out / "documents" / name for name in names}
@@ -40,6 +40,6 @@ class CompareTokenizers:
         return table(fits)
 
     def _own(self) -> Path:
-        """The dataset's own: a SentencePiece folder that was given is in the store only."""
+        """The dataset's tokenizer; a user's SentencePiece folder is copied to the store only."""
         own = self.out / "tokenizer"
         return own if own.exists() else self.out / "store" / "tokenizer"

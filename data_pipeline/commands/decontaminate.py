@@ -1,4 +1,4 @@
-"""A corpus compared with evaluation sets: documents that have items are dropped, or flagged."""
+"""Decontamination step: drops or flags documents that overlap with evaluation sets."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Action = Literal["drop", "flag"]
 def decontaminated(
     corpus: Corpus, evaluations: Path, index: Path, *, words: int, passages: bool, action: Action
 ) -> tuple[Corpus, IndexAccount]:
-    """The corpus with decontamination as every source's last edit, and what it looks for.
+    """The corpus with decontamination as every source's last edit, and statistics of the index.
 
-    The n-grams of the sets in `evaluations` are written to the file `index`; its content, not its
-    place, decides what is built again. ValueError if there is nothing to look for.
+    The n-grams of the sets in `evaluations` are written to the file `index`, whose content, not
+    path, enters fingerprints. ValueError if no evaluation items are found.
     """
     found, account = build_index(evaluations, words=words, passages=passages)
     index.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Where the tasks of a dataset job run."""
+"""Command-line options of the executor: local processes or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from data_pipeline.executors.local import Processes
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class ExecutorOptions:
-    """Processes of this machine, or a Ray cluster."""
+    """Executor options: local processes, or a Ray cluster."""
 
     executor: Literal["local", "ray"] = "local"
-    """Ray survives the loss of workers and machines; results are the same, byte for byte."""
+    """Ray is fault-tolerant: it survives the loss of workers and nodes. Results are the same, byte
+    for byte."""
     jobs: Annotated[
-        int, tyro.conf.arg(help="Processes, or workers of a Ray cluster started here.")
+        int, tyro.conf.arg(help="Worker processes, local or of a Ray cluster started here.")
     ] = os.cpu_count() or 1
     ray_address: str | None = None
-    """With --executor ray, a cluster that runs already, such as auto or ray://host:10001 (needs
+    """With --executor ray: address of a running cluster, such as auto or ray://host:10001 (needs
     ray[client]); by default one is started on this machine."""
 
     @contextmanager
     def started(self, out: Path) -> Iterator[Executor]:
-        """The executor, as long as the block lasts. `out`: the folder that its workers share."""
+        """The executor, for the duration of the block. `out`: the folder that its workers share."""
         if self.ray_address is not None and self.executor != "ray":
             raise ValueError("--ray-address needs --executor ray")
         processes = Processes(self.jobs)

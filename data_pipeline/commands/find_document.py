@@ -1,4 +1,4 @@
-"""From a token of a store back to its document."""
+"""Provenance lookup: token position to document."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from data_pipeline.tokens.store import Split, TokenStore
 
 @dataclass(frozen=True)
 class FindDocument:
-    """Where the document of a token comes from: address, license, raw file and place."""
+    """Look up the provenance of a token: its document's URL, license, raw file and offset."""
 
     store: Path
     """Token store."""
     source: str
-    """One of its sources."""
+    """Source in the store."""
     position: int
-    """Token of that source's stream, from 0."""
+    """Token position in the source's token stream, from 0."""
     split: Split = "train"
-    """Which of its streams."""
+    """Split of the source."""
 
     def run(self) -> str:
         """The document's record as JSON."""

@@ -1,4 +1,4 @@
-"""Looking at a built dataset: dropped documents, and what edits did to those that were kept."""
+"""Inspects dropped documents and edits of a built dataset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ SHOWN_LINES = 40
 def show(
     corpus: Corpus, out: Path, name: str, *, reason: str | None, edits: bool, limit: int
 ) -> None:
-    """Print documents of the source `name`: those dropped (for one reason), or what `edits` did."""
+    """Print dropped documents of the source `name` (for one reason), or with `edits` the changes to
+    kept ones."""
     try:
         source, root = corpus.source(name)
     except ValueError as error:
@@ -29,7 +30,7 @@ def show(
 
 
 def _dropped(source: Source, root: Root, folder: Path, reason: str | None) -> Iterator[str]:
-    """Dropped documents with the beginning of their text as the last edit left it."""
+    """Dropped documents with the beginning of their text after the last edit."""
     raw_documents = RawDocuments(source, root)
     for drop in drops(folder, reason):
         place = drop.source_file if drop.offset is None else f"{drop.source_file}:{drop.offset}"

@@ -1,4 +1,4 @@
-"""Errors in one line. Imports nothing heavy, so that a wrong option is reported at once."""
+"""One-line error messages for users. Imports nothing heavy, so that errors are reported at once."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Iterator
 
 
 def error_line(error: Exception) -> str:
-    """What was wrong with the input, in one line."""
+    """One-line message for invalid input or a failing disk."""
     hint = ""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        hint = "; nothing half-written is left: free space and run the same command again"
+        hint = "; no partial output is left: free space and rerun the command to resume"
     return f"error: {error}{hint}"
 
 
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """tyro draws a box around an error and ends the process; ValueError with its words instead."""
+    """Raises tyro's errors, which it prints in a box before it exits, as one-line ValueError."""
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):

@@ -1,4 +1,4 @@
-"""What one says on the command line of every build, whatever its corpus."""
+"""Command-line options of the dataset job."""
 
 from __future__ import annotations
 
@@ -14,85 +14,88 @@ from data_pipeline.corpus import Deduplication
 
 @dataclass(frozen=True)
 class Decontamination:
-    """Documents that have items of evaluation sets. By default none are looked for, as in the
+    """Decontamination: overlap of documents with evaluation sets. Off by default, as in the
     paper."""
 
     sets: Path | None = None
-    """Folder of evaluation sets as published (JSON lines, JSON, CSV, Parquet): documents that have
-    their items are dropped."""
+    """Folder of evaluation sets as published (JSON lines, JSON, CSV, Parquet): documents that
+    contain their items are dropped."""
     words: int = 13
-    """How many consecutive words a document and an item must share. GPT-3: 13."""
+    """Length in words of the n-grams that a document and an item must share. GPT-3: 13."""
     passages: bool = False
-    """Also look for passages that a set took from elsewhere, such as BoolQ's from Wikipedia."""
+    """Also match passages that a set quotes from other texts, such as BoolQ's from Wikipedia."""
     flag_only: bool = False
-    """Keep the documents, and say in their column `contamination` what they have."""
+    """Keep contaminated documents, and record the overlap in their column `contamination`."""
 
 
 @dataclass(frozen=True)
 class TokenizerOptions:
-    """What the store is made with: a tokenizer that exists, or one that is trained here."""
+    """Tokenizer of the store: an existing one, or one trained on the documents."""
 
     path: Path | None = None
-    """A SentencePiece model such as LLaMA's tokenizer.model, or a folder with one; or a Hugging
-    Face folder with tokenizer.json. By default one is trained on the documents, with the settings
-    of LLaMA's, on a sample by the corpus's shares."""
+    """Existing tokenizer: a SentencePiece model such as LLaMA's tokenizer.model, or a folder with
+    one; or a Hugging Face folder with tokenizer.json. By default one is trained with LLaMA's
+    settings, on a sample of the documents by the corpus's shares."""
     bos_token: str | None = None
-    """Token that begins a document, where the Hugging Face folder does not say which."""
+    """BOS token, where the Hugging Face folder does not define it."""
     eos_token: str | None = None
-    """Token that ends a document, where the Hugging Face folder does not say which."""
+    """EOS token, where the Hugging Face folder does not define it."""
     vocab_size: int = 32_000
-    """Pieces of a tokenizer that is trained."""
+    """Vocabulary size of a trained tokenizer."""
     method: Literal["sample", "word_counts"] = "sample"
-    """On a sample, or on the counts of all words of all documents."""
+    """Train on a sample of the documents, or on the word counts of all documents."""
     sample_bytes: int = 1_000_000_000
-    """Text that it is trained on at most; about 6 bytes of memory for each."""
+    """Maximum training text in bytes; training takes about 6 bytes of memory for each."""
     seed: int = 0
-    """Chooses the sample."""
+    """Seed of the sample."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A look at a finished build, in place of building."""
+    """Inspect a finished build instead of building."""
 
     inspect: str | None = None
-    """In place of building, show documents of this source that a finished build dropped."""
+    """Show documents of this source that a finished build dropped, instead of building."""
     reason: str | None = None
-    """With --inspect: those dropped for this reason; by default for any."""
+    """With --inspect: only documents with this drop reason; by default any."""
     edits: bool = False
-    """With --inspect: what the edits did to documents that were kept, in place of dropped ones."""
+    """With --inspect: show the effect of edits on kept documents, instead of dropped documents."""
     limit: int = 5
-    """With --inspect: at most this many."""
+    """With --inspect: maximum number of documents."""
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How a corpus is built."""
+    """Options of a build."""
 
     out: Path
-    """Everything is written here; an earlier build in it is continued."""
+    """Output folder; an earlier build in it is resumed."""
     sources: tuple[str, ...] = ()
-    """Build these only; by default all of the corpus."""
+    """Build only these sources; by default all of the corpus."""
     deduplication: Deduplication = field(default_factory=Deduplication)
     undo: tuple[str, ...] = ()
-    """Rules that are to remove nothing (duplicate, book_overlap, near_duplicate, same_url,
-    repeated_paragraphs). What they found is kept; nothing runs again but repeated_paragraphs."""
+    """Deduplication rules to disable (duplicate, book_overlap, near_duplicate, same_url,
+    repeated_paragraphs). Cached results are reused; only repeated_paragraphs rebuilds parts."""
     decontaminate: Decontamination = field(default_factory=Decontamination)
     tokenizer: TokenizerOptions = field(default_factory=TokenizerOptions)
     holdout: float = 0.001
-    """Share of each source's documents that is kept out of training, chosen by document hash."""
+    """Held-out share of each source's documents (validation split), chosen by document hash."""
     documents_only: bool = False
-    """End with the clean documents: no tokenizer, no store."""
+    """Build only the documents: no tokenizer, no token store."""
     executor: ExecutorOptions = field(default_factory=ExecutorOptions)
     forget_old_parts: bool = False
-    """Remove finished groups of input files, and what rules found, that this build does not use:
-    they were made by other code, from other files or with other thresholds."""
+    """Delete stale cache entries: parts and rule results of other code, files or thresholds, which
+    this build does not use."""
     push_to_hub: str | None = None
-    """Push the documents with their card to this repository of the Hugging Face hub, USER/NAME."""
+    """Push the documents with their dataset card to this repository of the Hugging Face Hub,
+    USER/NAME."""
     publish: str | None = None
-    """Copy the finished documents, store, tokenizer and report to this URL (s3://, gs://, ...)."""
+    """Upload documents, store, tokenizer and report to this URL (s3://, gs://, ...)."""
     public: bool = False
-    """With --push-to-hub, for everybody to see."""
-    memory_gib: Annotated[float, tyro.conf.arg(help="For comparing documents, all workers.")] = 4.0
+    """With --push-to-hub: make the repository public."""
+    memory_gib: Annotated[
+        float, tyro.conf.arg(help="Memory budget of deduplication in GiB, all workers together.")
+    ] = 4.0
     inspection: Annotated[Inspection, tyro.conf.arg(name="")] = field(default_factory=Inspection)
 
     @property

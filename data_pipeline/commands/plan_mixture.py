@@ -1,4 +1,4 @@
-"""What a mixture means for a token budget, before anything is trained.
+"""Plans a data mixture for a token budget: sampling shares and epochs per source.
 
 build_dataset.sh plan                                 # the paper's data, 1.4 T tokens
 build_dataset.sh plan --store OUT/store --tokens 20B  # a built store, by the corpus's shares
@@ -31,27 +31,27 @@ class PlanMixture:
     """Tokens and epochs per source for a token budget, and which source runs out first."""
 
     store: Path | None = None
-    """Token store whose sizes count; by default those that follow from the corpus's shares, epochs
-    and token budget (LLaMA's: the paper's table 1)."""
+    """Token store that gives the sources' sizes; by default they follow from the corpus's shares,
+    epochs and token budget (LLaMA: the paper's table 1)."""
     tokens: str | None = None
-    """The run's length, such as 1.4T or 20B; by default the corpus's budget (LLaMA's: 1.4T), or
-    what --epochs say."""
+    """Token budget of the run, such as 1.4T or 20B; by default the corpus's (LLaMA: 1.4T), or
+    determined by --epochs."""
     shares: Annotated[dict[str, float], tyro.conf.arg(metavar="SOURCE SHARE ...")] = field(
         default_factory=dict
     )
-    """Share of each source, in proportion; by default the corpus's, of the sources there are."""
+    """Sampling share of each source, normalized; by default the corpus's shares."""
     epochs: Annotated[dict[str, float], tyro.conf.arg(metavar="SOURCE EPOCHS ...")] = field(
         default_factory=dict
     )
-    """In place of shares: how often each source is seen; with --tokens, in proportion."""
+    """Instead of shares: epochs of each source; with --tokens, relative weights."""
     without: tuple[str, ...] = ()
-    """Drop these sources; the others' shares grow in proportion."""
+    """Drop these sources; the others' shares are renormalized."""
     json: bool = False
-    """The numbers for programs."""
+    """Print the plan as JSON."""
 
     def run(self, corpus: Corpus) -> str:
-        """The plan as text or JSON; ValueError where the options contradict the sources, or neither
-        they nor the corpus say how long the run is."""
+        """The plan as text or JSON; ValueError where the options do not match the sources, or there
+        is no token budget."""
         available = (
             available_tokens(TokenStore.open(self.store)) if self.store else stated_tokens(corpus)
         )
@@ -88,12 +88,12 @@ class PlanMixture:
         if missing and not self.shares and not self.epochs:
             notes.append(f"not in the store: {', '.join(missing)}")
         if unused := [name for name in available if name not in used]:
-            notes.append(f"in no share, and never seen: {', '.join(unused)}")
+            notes.append(f"without a share, never sampled: {', '.join(unused)}")
         return "\n".join([as_text(plan, before), *notes])
 
 
 def stated_tokens(corpus: Corpus) -> dict[str, int]:
-    """Tokens of each source, as they follow from the corpus's shares, epochs and token budget.
+    """Tokens of each source, computed from the corpus's shares, epochs and token budget.
 
     ValueError where it does not state all three.
     """

@@ -1,4 +1,4 @@
-"""The job that removes documents from a built dataset because somebody asks for it.
+"""Applies removal requests to a built dataset.
 
 build_dataset.sh remove --out OUT --ids 0f3a... --urls https://example.org/a --licenses GPL-3.0
 build_dataset.sh remove --out OUT --requests FILE --dry-run
@@ -16,24 +16,24 @@ from data_pipeline.removal.dataset import REQUESTS, remove
 
 @dataclass(frozen=True)
 class RemoveDocuments:
-    """Remove documents from a dataset in place; later builds leave them out too."""
+    """Apply removal (take-down) requests to a dataset in place; later builds apply them, too."""
 
     out: Path
-    """The dataset: documents/ and store/, or one of them."""
+    """Dataset folder, with documents/ and store/, or one of them."""
     ids: tuple[str, ...] = ()
-    """Content ids."""
+    """Content ids to remove."""
     urls: tuple[str, ...] = ()
-    """Addresses, exactly as the documents have them."""
+    """URLs to remove; exact match."""
     licenses: tuple[str, ...] = ()
-    """SPDX expressions, exactly as the documents have them."""
+    """SPDX license expressions to remove; exact match."""
     requests: Path | None = None
-    """JSON file with any of the lists ids, urls, licenses: these too."""
+    """JSON file with further requests: any of the lists ids, urls, licenses."""
     dry_run: bool = False
-    """Only say what would go."""
+    """Only report what would be removed."""
     executor: ExecutorOptions = field(default_factory=ExecutorOptions)
 
     def run(self) -> str:
-        """Remove; what went, and what to do next. ValueError where nothing is requested."""
+        """Apply the requests; returns a summary. ValueError where nothing is requested."""
         requests = RemovalRequests(*map(frozenset, (self.ids, self.urls, self.licenses)))
         if self.requests is not None:
             if not self.requests.is_file():
@@ -46,7 +46,7 @@ class RemoveDocuments:
         if self.dry_run:
             return f"{account}\nnothing was changed (--dry-run)".lstrip()
         return (
-            f"{account}\nrequests: {self.out / REQUESTS}; later builds honour them. Raw files, and "
-            f"what was read from them in {self.out}/documents/.parts, still hold these documents; "
-            "the report is renewed by the next build"
+            f"{account}\nrequests: {self.out / REQUESTS}; later builds honor them. Raw files, and "
+            f"the parts in {self.out}/documents/.parts, still contain these documents; the next "
+            "build updates the report"
         ).lstrip()

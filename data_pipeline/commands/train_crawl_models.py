@@ -1,11 +1,11 @@
-"""The jobs that train the models by which CommonCrawl's text is judged.
+"""Trains quality-filter models for CommonCrawl (perplexity, reference classifier).
 
-Both train on a dataset that was built without them, in the order in which CCNet and LLaMA do it:
+Both are trained on a dataset that was built without them, in the order of CCNet and LLaMA:
 
-    build_dataset.sh                     Wikipedia's articles, and crawled pages of any quality
-    build_dataset.sh train-perplexity    how good English goes, from the articles
-    build_dataset.sh train-references    which pages Wikipedia cites, from both
-    build_dataset.sh --models.perplexity ... --models.reference ...     crawled pages, judged
+    build_dataset.sh                     Wikipedia articles, and unfiltered crawled pages
+    build_dataset.sh train-perplexity    n-gram LM of English, from the articles
+    build_dataset.sh train-references    classifier of pages that Wikipedia cites, from both
+    build_dataset.sh --models.perplexity ... --models.reference ...     filtered crawled pages
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from data_pipeline.filters.reference_urls import collect_reference_urls
 
 @dataclass(frozen=True)
 class TrainPerplexity:
-    """Train the n-gram model of good English on the Wikipedia articles of a built dataset."""
+    """Train the n-gram LM of the perplexity filter on the English Wikipedia of a built dataset."""
 
     out: Path
-    """The dataset: documents/wikipedia, and documents/common_crawl built without such a model."""
+    """Dataset with documents/wikipedia, and documents/common_crawl built without such a model."""
     to: Path | None = None
-    """Folder to write; by default OUT/models/perplexity."""
+    """Output folder; by default OUT/models/perplexity."""
     ngram: NGramConfig = field(default_factory=NGramConfig)
 
     def run(self) -> str:
-        """Train; what to do next."""
+        """Train; returns the next step."""
         to = self.to or self.out / "models" / "perplexity"
         pages = _pages(self.out, judged_by="perplexity")
         train_ngram(
@@ -52,18 +52,20 @@ class TrainPerplexity:
 
 @dataclass(frozen=True)
 class TrainReferences:
-    """Train the classifier of pages that Wikipedia cites, on crawled pages of a built dataset."""
+    """Train the reference classifier (pages cited by Wikipedia or not) on crawled pages of a built
+    dataset."""
 
     raw: str
-    """Folder, or its URL, with wikipedia/, whose English dumps say which URLs are cited."""
+    """Folder or URL with wikipedia/, whose English dumps give the cited URLs."""
     out: Path
-    """The dataset: documents/common_crawl, built without such a classifier."""
+    """Dataset with documents/common_crawl, built without such a classifier."""
     to: Path | None = None
-    """File to write; by default OUT/models/references.bin."""
+    """Output file; by default OUT/models/references.bin."""
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
 
     def run(self, corpus: CorpusFunction) -> str:
-        """Train; what it was trained on, and what to do next. `corpus` has Wikipedia's dumps."""
+        """Train; returns the training statistics and the next step. `corpus` has Wikipedia's
+        dumps."""
         to = self.to or self.out / "models" / "references.bin"
         pages = _pages(self.out, judged_by="reference_score")
         references = collect_reference_urls(_english_wikitexts(corpus(root_of(self.raw))))
@@ -92,19 +94,19 @@ def _english_wikitexts(corpus: Corpus) -> Iterator[str]:
 
 
 def _pages(out: Path, *, judged_by: str) -> Iterator[Document]:
-    """Crawled pages; ValueError if they have been chosen by the model that is to be trained."""
+    """Crawled pages; ValueError if they were filtered by the model that is to be trained."""
     pages = _documents(out / "documents" / "common_crawl")
     first = next(pages)  # a documents folder has at least one
     if getattr(first, judged_by) is not None:
         raise ValueError(
             f"{out}/documents/common_crawl was filtered by {judged_by.replace('_', ' ')}; train on "
-            "a build without that model, else the pages that it dropped are never seen"
+            "a build without that model, else the pages that it dropped are missing"
         )
     return itertools.chain([first], pages)
 
 
 def _documents(folder: Path) -> Iterator[Document]:
-    """The documents of a built folder in order; ValueError if it is none."""
+    """The documents of a documents folder in order; ValueError for an invalid folder."""
     for file in read_manifest(folder).files:
         with pq.ParquetFile(folder / file.path) as parquet:
             for batch in parquet.iter_batches(1_000, use_threads=False):

@@ -1,4 +1,4 @@
-"""Whether a token store still has the bytes that it was built with."""
+"""Verifies the checksums of a token store."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from data_pipeline.tokens.store import TokenStore
 
 @dataclass(frozen=True)
 class VerifyStore:
-    """Read every file of a token store and compare its checksum with the manifest's."""
+    """Verify the checksum of every file of a token store against its manifest."""
 
     store: Path
     """Token store."""
     num_threads: int = 4
-    """Files that are read at the same time."""
+    """Files to read in parallel."""
 
     def run(self) -> str:
-        """What was read. ValueError that names every damaged file."""
+        """A summary. ValueError that names every damaged file."""
         if self.num_threads < 1:
             raise ValueError(f"--num-threads ({self.num_threads}) must be positive")
         store = TokenStore.open(self.store)
         store.verify(num_threads=self.num_threads)
         num_bytes = sum(file.bytes for file in store.files)
         return (
-            f"{self.store} is as it was built: {len(store.files)} files, {num_bytes:,} bytes, and "
-            "its tokenizer"
+            f"{self.store} is intact: {len(store.files)} files, {num_bytes:,} bytes, and its "
+            "tokenizer"
         )

@@ -1,9 +1,9 @@
-"""What runs the stages' tasks: processes of this machine, or a cluster.
+"""Executor interface: maps a function over tasks, in local processes or on a cluster.
 
-A task is a value that can be sent to another process, its function a module-level function. What
-it makes lies in files that are published whole (`files/atomic.py`), so that a task that is run
-twice, or again after its worker was lost, does no harm. What is a task never depends on the number
-of workers: every executor gives the same files, byte for byte.
+Tasks are picklable values, their function is a module-level function. Outputs are files that are
+published atomically (`files/atomic.py`), so tasks are idempotent and can be retried after their
+worker was lost. The split into tasks never depends on the number of workers: every executor gives
+the same files, byte for byte.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 class WorkerLost(RuntimeError):
-    """A worker ended before its task did. What other tasks finished is kept."""
+    """A worker died before its task was done. Results of finished tasks are kept."""
 
 
 class Executor(Protocol):
@@ -30,7 +30,7 @@ class Executor(Protocol):
         *,
         label: str,
     ) -> list[Result]:
-        """`function` of every task, in the order of the tasks; the first error is raised.
+        """Results of `function` for every task, in task order; the first error is raised.
 
         `sizes` (bytes) drive the progress bar, which `label` names.
         """

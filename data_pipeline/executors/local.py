@@ -1,4 +1,4 @@
-"""The executor of one machine: tasks in several processes, with a progress bar."""
+"""Local executor: tasks in a process pool on this machine, with a progress bar."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclass(frozen=True)
 class Processes:
-    """Up to `jobs` processes of this machine; with one, everything runs in this process."""
+    """A pool of up to `jobs` processes; with one, tasks run in this process."""
 
     jobs: int
 
@@ -39,11 +39,11 @@ class Processes:
         *,
         label: str,
     ) -> list[Result]:
-        """`function` of every task, in the order of the tasks.
+        """Results of `function` for every task, in task order.
 
-        The first error ends everything and is raised here; WorkerLost for a killed process.
-        Processes are forked where the system can: a fresh interpreter would have to import the main
-        program again, which may be a shell script or standard input.
+        The first error cancels the other tasks and is raised here; WorkerLost for a killed process.
+        Processes are forked where the platform supports it: spawned interpreters would import the
+        main program, which may be a shell script or standard input.
         """
         if self.jobs == 1 or len(tasks) <= 1:
             with progress_bar(sizes, label) as bar:
@@ -62,8 +62,8 @@ class Processes:
                         _advance(bar, size_of[future], future.result())
             except BrokenProcessPool as error:
                 raise WorkerLost(
-                    f"a process was killed while it worked on '{label}', perhaps for want of "
-                    "memory; run the same command again to continue, with fewer --jobs if so"
+                    f"a worker process was killed during '{label}', perhaps out of memory; rerun "
+                    "the command to resume, with fewer --jobs if so"
                 ) from error
             except BaseException:
                 executor.shutdown(wait=False, cancel_futures=True)
@@ -74,14 +74,14 @@ class Processes:
 def _set_up_worker(parent: int) -> None:
     pa.set_cpu_count(1)  # the processes are the parallelism
     if sys.platform == "linux":
-        # A killed parent would leave its workers waiting for ever, its standard error held open.
+        # Workers would otherwise outlive a killed parent, and keep its standard error open.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it was killed before the line above
             os._exit(1)
 
 
 def progress_bar(sizes: Sequence[int], label: str) -> tqdm[NoReturn]:
-    """Of as many bytes as `sizes` are together."""
+    """Progress bar over the sum of `sizes` (bytes)."""
     bar: tqdm[NoReturn] = tqdm(total=sum(sizes), desc=label, unit="B", unit_scale=True)
     return bar
 

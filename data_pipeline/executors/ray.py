@@ -1,7 +1,7 @@
-"""The executor of a cluster: tasks as Ray Core tasks.
+"""Ray executor: tasks as Ray Core tasks on a cluster.
 
-Workers exchange files, not data: the build's folders must lie on a file system that all machines
-share, under the same paths, and the same version of the package must be installed on each of them.
+Workers exchange files, not objects: the build's folders must lie on a shared file system, under the
+same paths on all nodes, and the same version of the package must be installed on each node.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from data_pipeline.executors.executor import Result, Task, WorkerLost
 from data_pipeline.executors.local import progress_bar
 
-# A machine that is lost takes all its tasks with it; one task seldom loses so many machines.
+# A lost node takes all its tasks with it; one task rarely loses this many nodes.
 _RETRIES = 4
-# Enough that no worker waits for the next task, and no more: a task may hold a mask of its rows.
+# Tasks in flight: enough that no worker idles, and few, because a task may hold a mask of its rows.
 _TASKS_PER_CPU = 3
-# A cluster that grows with its work is asked for its size now and then.
+# An autoscaling cluster is polled for its size.
 _SECONDS_BETWEEN_LOOKS = 10.0
 
 
@@ -44,10 +44,10 @@ class RayTasks:
         *,
         label: str,
     ) -> list[Result]:
-        """`function` of every task, in the order of the tasks.
+        """Results of `function` for every task, in task order.
 
-        A task whose worker or machine is lost runs again, up to four times; then WorkerLost is
-        raised. An error of the task itself is not tried again, and is raised here as it is.
+        A task whose worker or node is lost is retried up to four times; then WorkerLost is raised.
+        An error of the task itself is not retried, and is raised here unchanged.
         """
         remote: Any = ray.remote(num_cpus=1, max_retries=_RETRIES, retry_exceptions=False)(_run)
         most, next_look = 0, 0.0
@@ -93,17 +93,17 @@ def _result(reference: Any, label: str, index: int) -> Any:
         ray.exceptions.NodeDiedError,
     ) as error:
         raise WorkerLost(
-            f"{task} lost its worker {_RETRIES + 1} times, for want of memory or because machines "
-            f"went away; run the same command again to continue: {_first_line(error)}"
+            f"{task} failed after {_RETRIES} retries (worker out of memory or node lost); rerun "
+            f"the command to resume: {_first_line(error)}"
         ) from error
     except ray.exceptions.RayError as error:
         raise WorkerLost(
-            f"Ray lost {task}; run the same command again to continue: {_first_line(error)}"
+            f"Ray lost {task}; rerun the command to resume: {_first_line(error)}"
         ) from error
 
 
 def _first_line(error: Exception) -> str:
-    """Ray's messages go on with reports of a screen and more."""
+    """Ray's messages are followed by long reports."""
     return str(error).strip().split("\n", 1)[0]
 
 
@@ -114,19 +114,19 @@ def _run(function: Callable[[Task], Result], task: Task) -> Result:
 
 @contextmanager
 def ray_cluster(address: str | None, *, jobs: int, shared: Path) -> Iterator[RayTasks]:
-    """Connect to the cluster at `address`, which stays; or start one of `jobs` workers on this
-    machine, which ends with the block. `shared` is a folder that all machines must see.
+    """Connect to the cluster at `address`, which keeps running; or start one with `jobs` workers on
+    this machine, shut down at the end of the block. `shared` is a folder that all nodes must see.
 
-    ValueError if there is no cluster at the address, or one of its machines does not see `shared`
-    or has not the code that this process runs.
+    ValueError if there is no cluster at the address, or one of its nodes does not see `shared` or
+    has other code than this process.
     """
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     if address is None:
-        # Its workers import what this process can.
+        # Workers have the same import path as this process.
         path = {"PYTHONPATH": os.pathsep.join(sys.path)}
         options |= {"num_cpus": jobs, "include_dashboard": False, "address": "local"}
         options |= {"runtime_env": {"env_vars": path}}
-        # Left alone, a task that needs more memory than there is would be tried for ever.
+        # By default Ray retries tasks that run out of memory without limit.
         options |= {"_system_config": {"task_oom_retries": _RETRIES}}
         ray.init(**options)
     else:
@@ -134,7 +134,7 @@ def ray_cluster(address: str | None, *, jobs: int, shared: Path) -> Iterator[Ray
             ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
             raise ValueError(
-                f"--ray-address: cannot use a Ray cluster at {address} (is it there, with this "
+                f"--ray-address: cannot use a Ray cluster at {address} (is it running, with this "
                 f"version of Ray and Python, and its token here?): {_first_line(error)}"
             ) from error
     try:
@@ -146,9 +146,9 @@ def ray_cluster(address: str | None, *, jobs: int, shared: Path) -> Iterator[Ray
 
 
 def _check_machines(folder: Path) -> None:
-    """ValueError unless every machine reads what this one writes into `folder`, and has its code.
+    """ValueError unless every node shares `folder` and has the same code as this process.
 
-    Other code would give other bytes under names that say they are this code's.
+    Other code would write other results under the fingerprints of this one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex
@@ -178,21 +178,21 @@ def _compare(
 ) -> None:
     if found[0] != here[0]:
         raise ValueError(
-            f"{folder} is not the same folder on {machine}, a machine of the Ray cluster; put "
-            "--out on a file system that all share"
+            f"{folder} is not the same folder on {machine}, a node of the Ray cluster; put --out "
+            "on a shared file system"
         )
     if found[1] != here[1]:
         what = "cannot import" if found[1] is None else "has another version of"
         raise ValueError(
-            f"{machine}, a machine of the Ray cluster, {what} the package {package}; install the "
-            "same version on all"
+            f"{machine}, a node of the Ray cluster, {what} the package {package}; install the same "
+            "version on all nodes"
         )
 
 
 def _look_around() -> Callable[[str, str], tuple[str | None, str | None]]:
-    """A function that gives a file's text and a hash of a package's code, None for what is missing.
+    """A function that returns a file's text and a hash of a package's code; None if missing.
 
-    It is a local one since Ray sends these by value: it runs where the package is missing.
+    It is a local function, which Ray pickles by value, so it runs where the package is missing.
     """
 
     def look(path: str, package: str) -> tuple[str | None, str | None]:

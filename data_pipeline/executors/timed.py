@@ -1,4 +1,4 @@
-"""An executor that runs tasks with another one, and keeps the time that they took."""
+"""Executor wrapper that measures CPU time and wall time per label."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from data_pipeline.executors.executor import Executor, Result, Task
 
 @dataclass
 class TimedExecutor:
-    """Runs tasks with `executor`; what they compute is the same."""
+    """Runs tasks with `executor`, and measures them; results are unchanged."""
 
     executor: Executor
     core_seconds: dict[str, float] = field(default_factory=dict)
-    """CPU time of all tasks, per label. A task counts its own process's, threads included."""
+    """CPU time of all tasks, per label: of the task's process, threads included."""
     wall_seconds: dict[str, float] = field(default_factory=dict)
-    """Per label, from the first task's start to the last one's end."""
+    """Wall time per label, from the first task's start to the last one's end."""
     _seconds_here: float = 0.0
     """CPU time of tasks that ran in this process."""
 
@@ -32,7 +32,7 @@ class TimedExecutor:
         *,
         label: str,
     ) -> list[Result]:
-        """As the executor's own."""
+        """As `Executor.map`."""
         start = time.perf_counter()
         timed = self.executor.map(partial(_timed, function), tasks, sizes, label=label)
         self._add(self.wall_seconds, label, time.perf_counter() - start)
@@ -42,7 +42,7 @@ class TimedExecutor:
 
     @contextmanager
     def phase(self, label: str) -> Iterator[None]:
-        """Count what this process computes itself in the block; tasks have their own labels."""
+        """Measure this process in the block under `label`, without tasks that it runs."""
         start, wall, tasks = time.process_time(), time.perf_counter(), self._seconds_here
         yield
         own = time.process_time() - start - (self._seconds_here - tasks)
@@ -55,7 +55,7 @@ class TimedExecutor:
 
 
 def _timed(function: Callable[[Task], Result], task: Task) -> tuple[Result, float, int]:
-    """The result, the CPU time, and the process that ran it."""
+    """The result, its CPU time, and the id of the process that computed it."""
     start = time.process_time()
     result = function(task)
     return result, time.process_time() - start, os.getpid()

@@ -1,14 +1,14 @@
-"""Publishing: a file or folder appears under its name whole, or not at all.
+"""Atomic, crash-safe publication: a file or folder appears under its name complete, or not at all.
 
-Everything is written beside the target, flushed to the disk, then renamed. Whatever fails on the
-way (a full disk passes up as its OSError), the unfinished copy is removed and the target keeps its
-old content; only the last step, flushing the target's new name, fails with the new content in
-place. A process that is killed leaves an unfinished copy under a hidden name, which the next
-writer of the same target removes. One process writes one target at a time; a folder that several
-processes fill is begun and published by one of them (`begin_directory`, `publish_directory`).
+Data is written to a temporary path beside the target, flushed (fsync), then renamed. On any error
+(a full disk raises its OSError) the temporary copy is removed and the target keeps its old content;
+only the last step, flushing the target's new name, fails with the new content in place. A killed
+process leaves a temporary copy under a hidden name, which the next writer of the same target
+removes. One process writes a target at a time; a folder that several processes fill is begun and
+published by one of them (`begin_directory`, `publish_directory`).
 
-What is published may be read by whom the umask allows, whatever wrote it: several libraries make
-temporary files of their own, which only their owner can read.
+Published files have the permissions of the umask, whatever wrote them: several libraries create
+temporary files that only their owner can read.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @contextmanager
 def atomic_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
-    """Yield an empty temporary folder that becomes the folder `path` when the block ends well.
+    """Yield an empty temporary folder that becomes the folder `path` when the block succeeds.
 
-    Parents are made where missing. ValueError if `path` exists and is not a folder, or is one and
+    Missing parents are created. ValueError if `path` exists and is not a folder, or is one and
     `replace` is false.
     """
     if path.exists() and not path.is_dir():
         raise ValueError(
-            f"{path} is a file, and a folder is to be written there; name another place"
+            f"{path} is a file, and a folder is to be written there; choose another path"
         )
     if not replace:
         check_absent(path)
@@ -56,7 +56,7 @@ def atomic_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
     clean_up_after_killed_writers(path)
     temporary = _temporary_name(path)
     temporary.mkdir()
-    permissions = _permissions(temporary)  # now: whoever copies a folder into it may change them
+    permissions = _permissions(temporary)  # now: copying a folder into it may change them
     try:
         yield temporary
         for current, _, names in os.walk(temporary):
@@ -72,12 +72,12 @@ def atomic_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
 
 
 def unfinished_directory(path: Path) -> Path:
-    """The folder that becomes `path`; every process works out the same name."""
+    """The temporary folder that becomes `path`; the same name in every process."""
     return path.with_name(f"{_UNFINISHED}{path.name}")
 
 
 def begin_directory(path: Path) -> Path:
-    """Make `unfinished_directory(path)`, empty; parents are made where missing."""
+    """Create `unfinished_directory(path)`, empty, and missing parents."""
     path.parent.mkdir(parents=True, exist_ok=True)
     clean_up_after_killed_writers(path)
     unfinished = unfinished_directory(path)
@@ -88,8 +88,8 @@ def begin_directory(path: Path) -> Path:
 
 
 def finish_file(file: Path, folder: Path) -> None:
-    """Flush `file`, and let those read and write it whom the umask lets; `folder` is the unfinished
-    folder that it lies in."""
+    """Flush `file` and set its permissions to the umask's; `folder` is the unfinished folder that
+    contains it."""
     _finish_file(file, _permissions(folder))
 
 
@@ -105,8 +105,8 @@ def _publish(unfinished: Path, path: Path, permissions: int) -> None:
     old = _old_version(path)
     try:
         if path.exists():
-            # A folder cannot be renamed over a full one; a kill between these two lines is
-            # mended by the next writer, which moves the old version back.
+            # A folder cannot be renamed over a non-empty one. After a kill between these two lines
+            # the next writer moves the old version back.
             path.rename(old)
         unfinished.rename(path)
     except BaseException:
@@ -118,8 +118,8 @@ def _publish(unfinished: Path, path: Path, permissions: int) -> None:
 
 
 def remove_directory(path: Path) -> None:
-    """Remove a published folder: first its name, so that a removal cut short leaves an unfinished
-    folder, which nobody takes for a published one."""
+    """Remove a published folder. It is renamed first, so that an interrupted removal leaves an
+    unfinished folder, not a damaged published one."""
     unfinished = unfinished_directory(path)
     if unfinished.exists():
         shutil.rmtree(unfinished)
@@ -128,13 +128,12 @@ def remove_directory(path: Path) -> None:
     shutil.rmtree(unfinished)
 
 
-# -- what killed writers leave --------------------------------------------------------------------
+# -- clean-up after killed writers ----------------------------------------------------------------
 
 
 def clean_up_after_killed_writers(path: Path) -> None:
-    """Remove what dead processes of this machine left of `atomic_directory(path)`, and bring back
-    the old version of a folder that was just being replaced; another machine's are not ours to
-    judge."""
+    """Remove temporary copies of `path` by dead processes of this machine, and restore the old
+    version of a folder that was being replaced. Copies by other machines are left alone."""
     _remove_temporary_copies(path)
     old = _old_version(path)
     if old.exists():
@@ -151,8 +150,8 @@ def clean_up_replaced_directories(parent: Path) -> None:
 
 
 def remove_unfinished_directories(parent: Path) -> None:
-    """Remove every folder in `parent` that was begun (`begin_directory`) and not published; only
-    for a caller who knows that nobody is filling one."""
+    """Remove every folder in `parent` that was begun (`begin_directory`) and not published; for
+    callers that know that no process is writing one."""
     for unfinished in parent.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(unfinished)
 
@@ -161,7 +160,7 @@ def remove_unfinished_directories(parent: Path) -> None:
 
 
 def link_or_copy(path: Path, target: Path) -> None:
-    """The same file under a second name, where the file system can."""
+    """Hard link to `path`, or a copy where the file system has no hard links."""
     try:
         os.link(path, target)
     except OSError:
@@ -175,9 +174,9 @@ def check_absent(path: Path) -> None:
 
 
 def check_replaceable(out: Path, marker: str, what: str) -> None:
-    """Publishing replaces a folder; ValueError if it is one that holds something else."""
+    """ValueError if `out` is a non-empty folder of another kind, which publishing would replace."""
     if out.is_dir() and any(out.iterdir()) and not (out / marker).is_file():
-        raise ValueError(f"{out} exists and is not {what}; name another place")
+        raise ValueError(f"{out} exists and is not {what}; choose another path")
 
 
 # -- names, permissions, flushing -----------------------------------------------------------------
@@ -196,7 +195,7 @@ def _temporary_prefix(path: Path) -> str:
 
 
 def _remove_temporary_copies(path: Path) -> None:
-    """Those of `path` whose process, of this machine, is dead."""
+    """Remove temporary copies of `path` by processes of this machine that are dead."""
     prefix = _temporary_prefix(path)
     for leftover in path.parent.iterdir():
         pid = leftover.name.removeprefix(prefix)
@@ -209,7 +208,7 @@ def _remove_temporary_copies(path: Path) -> None:
 
 def _is_alive(pid: int) -> bool:
     if pid == os.getpid():
-        return False  # this process has not begun yet: the number was used before
+        return False  # a reused process id: this process has not begun to write
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -220,8 +219,8 @@ def _is_alive(pid: int) -> bool:
 
 
 def _permissions(folder: Path) -> int:
-    """What the umask leaves of a new folder's permissions. It is read from a folder, since asking
-    the system for the umask sets it, for all threads."""
+    """Permissions of a new folder under the umask. Read from a folder, because `os.umask` can only
+    be read by setting it, for all threads."""
     return folder.stat().st_mode & 0o777
 
 
@@ -233,7 +232,7 @@ def _finish_file(file: Path, permissions: int) -> None:
 def _set_permissions(path: Path, permissions: int) -> None:
     info = path.stat()
     mode = stat.S_IMODE(info.st_mode)
-    # Another user's file, published under a second name, stays as its owner has it.
+    # A hard link to another user's file keeps its permissions.
     if mode & 0o777 != permissions and info.st_uid == os.geteuid():
         path.chmod(mode & ~0o777 | permissions)
 

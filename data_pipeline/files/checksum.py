@@ -1,4 +1,4 @@
-"""The checksum by which a file's contents are told from others."""
+"""Checksums of files and bytes (xxh3, 64 bits)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BLOCK_BYTES = 4 << 20
 
 
 class Digest(Protocol):
-    """A checksum in the making."""
+    """Incremental checksum."""
 
     def update(self, data: bytes | memoryview, /) -> None: ...
 
@@ -20,13 +20,13 @@ class Digest(Protocol):
 
 
 def new_digest() -> Digest:
-    """The digest of `file_checksum`, for who writes a file piece by piece."""
+    """An incremental `file_checksum`, for files that are written in pieces."""
     digest: Digest = xxhash.xxh3_64()
     return digest
 
 
 def bytes_checksum(data: bytes) -> str:
-    """The checksum that a file of these bytes has."""
+    """`file_checksum` of a file with these bytes."""
     digest = new_digest()
     digest.update(data)
     return digest.hexdigest()
@@ -35,8 +35,8 @@ def bytes_checksum(data: bytes) -> str:
 def file_checksum(path: Path, after_block: Callable[[int], None] | None = None) -> str:
     """xxh3 of 64 bits over a file's bytes, as 16 hexadecimal digits.
 
-    `after_block` is called with the size of every block that was read, of a few MiB; it may wait,
-    and it may raise to end the reading.
+    `after_block` is called with the size of every block (a few MiB) that was read; it may block to
+    throttle reading, and raise to stop it.
     """
     digest = new_digest()
     with path.open("rb") as file:

@@ -118,13 +118,13 @@ def flag_contaminated(document: Document, *, index: ModelFile) -> Document:
     return replace(document, contamination=format_hits(hits)) if hits else document
 
 
-def sets_hit(described: str) -> list[str]:
+def contaminated_sets(described: str) -> list[str]:
     """The evaluation sets in a string written by `format_hits`."""
     return list(json.loads(described))
 
 
 def format_hits(hits: dict[str, Hit]) -> str:
-    """JSON object from evaluation sets to descriptions; `sets_hit` parses it."""
+    """JSON object from evaluation sets to descriptions; `contaminated_sets` parses it."""
     texts = {
         name: f"{hit.found} of {hit.num_ngrams} n-grams of item {hit.number}"
         + (f", {hit.num_items} items in all" if hit.num_items > 1 else "")

@@ -1,13 +1,11 @@
-"""Removal on request from a dataset that is built: its documents and its token store.
+"""Applies removal (take-down) requests to a built dataset: its documents and its token store.
 
-Only the files that hold a requested document are written anew; each folder is replaced whole
-(`publish.atomic_directory`), so that a reader finds it as it was or as it will be. The requests are
-written down before anything else: an interrupted removal is finished by the next one, and every
-later build leaves these documents out.
+Only files with a requested document are rewritten; each folder is replaced atomically
+(`atomic_directory`), so that readers see the old or the new version. Requests are persisted first:
+an interrupted removal is completed by the next one, and every later build applies them, too.
 
-The raw files, and in `documents/.parts` what this build and earlier ones read from them, keep them:
-documents are numbered there, and raw files belong to whoever got them. Report and card stay as they
-were until the next build.
+The documents remain in the raw files, which are the user's, and in the parts in `documents/.parts`,
+which rule results refer to by row number. Report and card are updated by the next build.
 """
 
 from __future__ import annotations
@@ -27,13 +25,13 @@ from data_pipeline.removal.store import StoreFile, remove_from_store, store_file
 from data_pipeline.tokens.store import TokenStore
 
 REQUESTS = "removal_requests.json"
-"""The file in a dataset's folder with all that was ever requested."""
+"""File in a dataset's folder with all removal requests so far."""
 _ONE_PROCESS = Processes(1)
 
 
 @dataclass(frozen=True)
 class SourceRemovals:
-    """What of one source is concerned, in its documents folder and in the token store."""
+    """Removed documents and rewritten files of one source, in documents folder and token store."""
 
     documents: int = 0
     document_files: int = 0
@@ -43,12 +41,12 @@ class SourceRemovals:
 
 @dataclass(frozen=True)
 class RemovalAccount:
-    """What was removed; what would be, where nothing was to be done."""
+    """Removed documents; with `dry_run`, those that would be removed."""
 
     sources: dict[str, SourceRemovals]
-    """Those that have requested documents."""
+    """Sources with requested documents."""
     not_found: RemovalRequests
-    """The requests that name no document; perhaps it was removed before."""
+    """Requests that match no document; perhaps it was removed before."""
 
     def __str__(self) -> str:
         lines = [
@@ -62,12 +60,12 @@ class RemovalAccount:
 
 @dataclass(frozen=True)
 class _Places:
-    """Files that hold requested documents."""
+    """Files with requested documents."""
 
     documents: dict[Path, dict[str, Found]]
-    """Documents folder -> file -> what is in it."""
+    """Documents folder -> file -> matches."""
     store: dict[str, tuple[StoreFile, Found]]
-    """Arrow file -> the file, and what is in it."""
+    """Arrow file -> the file, and its matches."""
 
 
 def remove(
@@ -77,14 +75,15 @@ def remove(
     executor: Executor = _ONE_PROCESS,
     dry_run: bool = False,
 ) -> RemovalAccount:
-    """Remove what is requested, now or in `out/removal_requests.json`, from the dataset `out`.
+    """Remove requested documents from the dataset `out`: `requests`, and those in
+    `out/removal_requests.json`.
 
     With `dry_run` nothing is changed. ValueError where there is no dataset, where it is damaged,
-    and where its token store would be left without documents.
+    and where its token store would become empty.
     """
     everything = RemovalRequests.load(out / REQUESTS) | requests
     if not dry_run:
-        # A killed removal or build was perhaps just replacing one of these.
+        # A removal or build may have been killed while replacing one of these.
         clean_up_replaced_directories(out / "documents")
         clean_up_replaced_directories(out)
     folders = _documents_folders(out)
@@ -93,14 +92,14 @@ def remove(
         raise ValueError(f"{out} holds no dataset: neither documents nor a token store")
     places = _look(folders, store, everything, executor)
     if store is not None:
-        _check_something_stays(store, places)
+        _check_not_empty(store, places)
     if not dry_run:
         everything.save(out / REQUESTS)
         for folder, files in places.documents.items():
             remove_documents(folder, everything, files, executor=executor)
         if store is not None and places.store:
-            concerned = {name: file for name, (file, _) in places.store.items()}
-            remove_from_store(store, everything, concerned, executor=executor)
+            affected = {name: file for name, (file, _) in places.store.items()}
+            remove_from_store(store, everything, affected, executor=executor)
     return _account(places, requests)
 
 
@@ -133,13 +132,13 @@ def _look(
     return places
 
 
-def _check_something_stays(store: TokenStore, places: _Places) -> None:
+def _check_not_empty(store: TokenStore, places: _Places) -> None:
     splits = [split for splits in store.manifest.sources.values() for split in splits.values()]
     if sum(found.rows for _, found in places.store.values()) == sum(
         split.num_documents for split in splits
     ):
         raise ValueError(
-            f"the requests name every document of {store.path}; remove the folder itself, or "
+            f"the requests match every document of {store.path}; delete the folder itself, or "
             "request less"
         )
 

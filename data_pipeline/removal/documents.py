@@ -1,7 +1,7 @@
-"""Removal of documents from a documents folder that is finished.
+"""Removes documents from a published documents folder.
 
-A new folder takes the old one's place: files that nobody asked to change under a second name, of
-the others the rows that stay. Finished files are never written into, as parts have them too.
+A new folder replaces the old one: unaffected files are hard-linked, affected ones rewritten without
+the removed rows. Published files are never modified in place, because parts are hard links to them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from data_pipeline.removal.matching_rows import split_rows
 
 @dataclass(frozen=True)
 class _Part:
-    """Files of one part, its ledger, and the folder that they are written to anew."""
+    """Affected files of one part, its ledger, and the folder to rewrite them to."""
 
     ledger: Path
     documents: tuple[Path, ...]
@@ -44,11 +44,11 @@ class _Part:
 
 @dataclass
 class _Removed:
-    """What of a part is removed; or, added up, of several."""
+    """Removed documents and rewritten files of a part, or the sum over several parts."""
 
     counts: DocumentCounts = field(default_factory=DocumentCounts)
     files: dict[str, ShardFile | None] = field(default_factory=dict)
-    """Old name -> the file as it is now; None where no document of it stays."""
+    """Name -> the rewritten file; None where all its documents are removed."""
 
     def add(self, other: _Removed) -> None:
         self.counts += other.counts
@@ -56,19 +56,19 @@ class _Removed:
 
 
 def remove_documents(
-    folder: Path, requests: RemovalRequests, concerned: Collection[str], *, executor: Executor
+    folder: Path, requests: RemovalRequests, affected: Collection[str], *, executor: Executor
 ) -> Manifest:
-    """Publish the documents folder without the requested ones, which are in the files `concerned`.
+    """Publish the documents folder without the requested documents, which are in files `affected`.
 
-    The manifest's fingerprint becomes that of no build, so that the next one publishes anew.
+    The manifest's fingerprint changes to one of no build, so that the next build publishes again.
     """
     manifest = read_manifest(folder)
     with atomic_directory(folder) as new:
-        parts = list(_parts(folder, new, requests, concerned))
-        anew = {path.name for part in parts for path in (part.ledger, *part.documents)}
+        parts = list(_parts(folder, new, requests, affected))
+        rewritten = {path.name for part in parts for path in (part.ledger, *part.documents)}
         for path in sorted(folder.iterdir()):
-            # A folder is what `load_documents` mapped; it is made again when it is asked for.
-            if path.is_file() and path.name not in anew | {"manifest.json"}:
+            # A folder is the cache of `load_documents`, recreated on demand.
+            if path.is_file() and path.name not in rewritten | {"manifest.json"}:
                 link_or_copy(path, new / path.name)
         removed = _Removed()
         sizes = [sum(path.stat().st_size for path in part.documents) for part in parts]
@@ -80,15 +80,15 @@ def remove_documents(
 
 
 def _parts(
-    folder: Path, to: Path, requests: RemovalRequests, concerned: Collection[str]
+    folder: Path, to: Path, requests: RemovalRequests, affected: Collection[str]
 ) -> Iterator[_Part]:
-    for index, names in groupby(sorted(concerned), key=lambda name: int(name.split("-")[1])):
+    for index, names in groupby(sorted(affected), key=lambda name: int(name.split("-")[1])):
         paths = tuple(folder / name for name in names)
         yield _Part(folder / ledger_name(index), paths, to, requests)
 
 
 def _rewrite(part: _Part) -> _Removed:
-    """Write the part's documents that stay, and its ledger with those that go."""
+    """Write the part's kept documents, and its ledger with the removed ones appended."""
     result = _Removed()
     with pq.ParquetWriter(part.to / part.ledger.name, DROPPED_SCHEMA, compression="zstd") as ledger:
         with pq.ParquetFile(part.ledger) as earlier:
@@ -97,15 +97,15 @@ def _rewrite(part: _Part) -> _Removed:
         for path in part.documents:
             target = part.to / path.name
             writer: pq.ParquetWriter | None = None
-            for stay, go, _ in split_rows(path, part.requests):
-                if go.num_rows:
-                    sizes = pc.binary_length(go.column("text")).to_numpy()
-                    result.counts.add_documents(go, sizes)
-                    ledger.write_table(_ledger_rows(go))
-                if stay.num_rows:
+            for kept, removed, _ in split_rows(path, part.requests):
+                if removed.num_rows:
+                    sizes = pc.binary_length(removed.column("text")).to_numpy()
+                    result.counts.add_documents(removed, sizes)
+                    ledger.write_table(_ledger_rows(removed))
+                if kept.num_rows:
                     if writer is None:
-                        writer = pq.ParquetWriter(target, stay.schema, compression="zstd")
-                    writer.write_table(stay)
+                        writer = pq.ParquetWriter(target, kept.schema, compression="zstd")
+                    writer.write_table(kept)
             result.files[path.name] = None
             if writer is not None:
                 writer.close()
@@ -117,12 +117,12 @@ def _rewrite(part: _Part) -> _Removed:
     return result
 
 
-def _ledger_rows(gone: pa.Table) -> pa.Table:
-    columns = {name: gone.column(name) for name in ("id", "source_file", "offset")}
-    columns["num_bytes"] = pc.binary_length(gone.column("text")).cast(pa.int64())
-    columns["reason"] = pa.array([REQUESTED] * gone.num_rows)
-    columns["stage"] = pa.array(["compare"] * gone.num_rows)
-    nothing = pa.nulls(gone.num_rows)
+def _ledger_rows(removed: pa.Table) -> pa.Table:
+    columns = {name: removed.column(name) for name in ("id", "source_file", "offset")}
+    columns["num_bytes"] = pc.binary_length(removed.column("text")).cast(pa.int64())
+    columns["reason"] = pa.array([REQUESTED] * removed.num_rows)
+    columns["stage"] = pa.array(["compare"] * removed.num_rows)
+    nothing = pa.nulls(removed.num_rows)
     return pa.table(
         [columns.get(field.name, nothing).cast(field.type) for field in DROPPED_SCHEMA],
         schema=DROPPED_SCHEMA,
@@ -133,8 +133,8 @@ def _without(manifest: Manifest, removed: _Removed, requests: RemovalRequests) -
     unchanged = {file.path: file for file in manifest.files}
     files = [(unchanged | removed.files)[file.path] for file in manifest.files]
     kept = tuple(file for file in files if file is not None)
-    stays = DocumentCounts.of(manifest) - removed.counts
-    assert sum(file.rows for file in kept) == stays.num_documents, (
+    counts = DocumentCounts.of(manifest) - removed.counts
+    assert sum(file.rows for file in kept) == counts.num_documents, (
         f"{manifest.source}: {manifest.num_kept} documents less {removed.counts.num_documents} are "
         "not those that were written"
     )
@@ -143,7 +143,7 @@ def _without(manifest: Manifest, removed: _Removed, requests: RemovalRequests) -
         fingerprint=files_fingerprint((), [manifest.fingerprint, *requests.lines()]),
         drops=_with_requested(manifest.drops, removed.counts),
         files=kept,
-        **stays.manifest_fields(),
+        **counts.manifest_fields(),
     )
 
 

@@ -1,4 +1,4 @@
-"""The rows of Parquet files that removal requests name."""
+"""Finds and splits off the rows of Parquet files that match removal requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from data_pipeline.build.removal_requests import RemovalRequests
 
 @dataclass(frozen=True)
 class Search:
-    """A file with the columns id, url and license, and what is looked for in it."""
+    """Task: match requests against a file with the columns id, url and license."""
 
     path: Path
     requests: RemovalRequests
@@ -26,36 +26,36 @@ class Search:
 @dataclass(frozen=True)
 class Found:
     rows: int
-    """How many of the file's rows are named ..."""
+    """Number of matching rows ..."""
     by: RemovalRequests
-    """... and by which of the requests."""
+    """... and the requests that they match."""
 
 
 class Rows(NamedTuple):
-    """One row group's rows that stay, and those that go."""
+    """Kept and removed rows of one row group."""
 
-    stay: pa.Table
-    go: pa.Table
-    is_gone: npt.NDArray[np.bool_]
-    """Of all rows of the row group in order."""
+    kept: pa.Table
+    removed: pa.Table
+    is_removed: npt.NDArray[np.bool_]
+    """Mask over all rows of the row group, in order."""
 
 
 def look_for(search: Search) -> Found:
-    """What there is of the requests in a file; reads three columns, a row group at a time."""
+    """Count the rows of a file that match; reads three columns, a row group at a time."""
     rows, by = 0, RemovalRequests()
     for group in split_rows(search.path, search.requests, columns=search.requests.columns):
-        if group.go.num_rows:
-            rows += group.go.num_rows
-            by |= search.requests.naming(group.go)
+        if group.removed.num_rows:
+            rows += group.removed.num_rows
+            by |= search.requests.naming(group.removed)
     return Found(rows, by)
 
 
 def split_rows(
     path: Path, requests: RemovalRequests, columns: list[str] | None = None
 ) -> Iterator[Rows]:
-    """Row group by row group, with these columns or all."""
+    """Kept and removed rows per row group, with these columns or all."""
     with pq.ParquetFile(path) as parquet:
         for index in range(parquet.num_row_groups):
             rows = parquet.read_row_group(index, columns=columns, use_threads=False)
-            gone = requests.rows(rows)
-            yield Rows(rows.filter(pa.array(~gone)), rows.filter(pa.array(gone)), gone)
+            mask = requests.rows(rows)
+            yield Rows(rows.filter(pa.array(~mask)), rows.filter(pa.array(mask)), mask)

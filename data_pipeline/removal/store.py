@@ -1,7 +1,7 @@
-"""Removal of documents from a token store that is finished.
+"""Removes documents from a token store.
 
-A new store takes the old one's place: files that nobody asked to change under a second name, of
-the others the rows that stay. Finished files are never written into, as shards have them too.
+A new store replaces the old one: unaffected files are hard-linked, affected ones rewritten without
+the removed rows. Published files are never modified in place: cached shards are hard links to them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from data_pipeline.tokens.tokenizer_folder import load_encoder
 
 @dataclass(frozen=True)
 class StoreFile:
-    """An Arrow file of a store, and the Parquet file with its rows' origins."""
+    """An Arrow file of a store, and the Parquet file with its rows' provenance."""
 
     source: str
     split: Split
@@ -64,19 +64,19 @@ class _Task:
 class _Rewritten:
     tokens: ShardFile | None
     provenance: ProvenanceFile | None
-    """As they are now; None where no document stays."""
+    """The rewritten files; None where all documents are removed."""
     num_text_bytes: int
     num_byte_tokens: int
-    """Of the documents that went."""
+    """Of the removed documents."""
 
 
 def store_files(store: TokenStore) -> list[StoreFile]:
-    """All of them; ValueError for a store that does not say where its documents come from."""
+    """All files of a store; ValueError where it was built without provenance."""
     found = []
     for source, splits in store.manifest.sources.items():
         for split, manifest in splits.items():
             if len(manifest.provenance) != len(manifest.files):
-                raise ValueError(f"{store.path} was made without provenance; build it again")
+                raise ValueError(f"{store.path} was built without provenance; rebuild it")
             for tokens, provenance in zip(manifest.files, manifest.provenance, strict=True):
                 found.append(StoreFile(source, split, tokens, provenance))
     return found
@@ -85,27 +85,27 @@ def store_files(store: TokenStore) -> list[StoreFile]:
 def remove_from_store(
     store: TokenStore,
     requests: RemovalRequests,
-    concerned: Mapping[str, StoreFile],
+    affected: Mapping[str, StoreFile],
     *,
     executor: Executor,
 ) -> StoreManifest:
-    """Publish the store without the requested documents; `concerned`: Arrow file -> what has any.
+    """Publish the store without the requested documents; `affected`: Arrow files with any of them.
 
-    The manifest's fingerprint becomes that of no build. Shards from which the files were made go
-    too: the next build would make them anew.
+    The manifest's fingerprint changes to one of no build. The cached shards of these files are
+    deleted, too: they hold the documents, and the next build would not reuse them.
     """
-    _forget_shards(store.path.parent / ".shards" / store.path.name, concerned)
+    _delete_shards(store.path.parent / ".shards" / store.path.name, affected)
     with atomic_directory(store.path) as new:
-        anew = {"manifest.json"}
-        for file in concerned.values():
+        changed = {"manifest.json"}
+        for file in affected.values():
             folder = f"{file.source}/{file.split}"
-            anew |= {file.tokens.path, file.provenance.path}
-            anew |= {f"{folder}/state.json", f"{folder}/dataset_info.json"}
-        _link_others(store.path, new, without=anew)
-        tasks = [_Task(file, store.path, new, requests) for file in concerned.values()]
-        sizes = [file.tokens.bytes for file in concerned.values()]
+            changed |= {file.tokens.path, file.provenance.path}
+            changed |= {f"{folder}/state.json", f"{folder}/dataset_info.json"}
+        _link_others(store.path, new, without=changed)
+        tasks = [_Task(file, store.path, new, requests) for file in affected.values()]
+        sizes = [file.tokens.bytes for file in affected.values()]
         results = executor.map(_rewrite, tasks, sizes, label="remove from the store")
-        rewritten = dict(zip(concerned, results, strict=True))
+        rewritten = dict(zip(affected, results, strict=True))
         sources = {
             source: {
                 split: _split(new / source / split, splits[split], rewritten) for split in SPLITS
@@ -121,10 +121,10 @@ def remove_from_store(
     return manifest
 
 
-def _forget_shards(folder: Path, concerned: Mapping[str, StoreFile]) -> None:
-    """Remove the shards that hold a concerned file, which are told by their contents."""
-    sizes = {file.tokens.bytes for file in concerned.values()}
-    checksums = {file.tokens.xxh3_64 for file in concerned.values()}
+def _delete_shards(folder: Path, affected: Mapping[str, StoreFile]) -> None:
+    """Delete the cached shards of the affected files, found by size and checksum."""
+    sizes = {file.tokens.bytes for file in affected.values()}
+    checksums = {file.tokens.xxh3_64 for file in affected.values()}
     for path in sorted(folder.glob("*/*.arrow")):
         if path.exists() and path.stat().st_size in sizes and file_checksum(path) in checksums:
             shutil.rmtree(path.parent)
@@ -149,15 +149,15 @@ def _rewrite(task: _Task) -> _Rewritten:
         reader = files.enter_context(pa.ipc.open_stream(source))
         writer: pa.ipc.RecordBatchStreamWriter | None = None
         for batch in reader:
-            stays = keep[start : start + batch.num_rows]
+            kept = keep[start : start + batch.num_rows]
             start += batch.num_rows
-            for ids in batch.filter(pa.array(~stays)).column("input_ids"):
+            for ids in batch.filter(pa.array(~kept)).column("input_ids"):
                 num_byte_tokens += encoder.num_byte_tokens(ids.values.to_numpy())
-            if stays.any():
+            if kept.any():
                 if writer is None:
                     target = str(task.to / tokens)
                     writer = files.enter_context(pa.ipc.new_stream(target, reader.schema))
-                writer.write_batch(batch.filter(pa.array(stays)))
+                writer.write_batch(batch.filter(pa.array(kept)))
     assert start == len(keep), f"{tokens} has {start} rows, {places} has {len(keep)}"
     if writer is None:
         return _Rewritten(None, None, num_text_bytes, num_byte_tokens)
@@ -172,18 +172,18 @@ def _rewrite(task: _Task) -> _Rewritten:
 def _write_places(
     path: Path, target: Path, requests: RemovalRequests
 ) -> tuple[npt.NDArray[np.bool_], int]:
-    """Write the Parquet rows that stay, if any; which they are, and the bytes of the others'
-    texts."""
+    """Write the kept rows of a provenance file, if any; return the keep mask, and the text bytes of
+    the removed documents."""
     keep = []
     num_text_bytes = 0
     writer: pq.ParquetWriter | None = None
     for rows in split_rows(path, requests):
-        keep.append(~rows.is_gone)
-        num_text_bytes += pc.sum(rows.go.column(TEXT_BYTES)).as_py() or 0
-        if rows.stay.num_rows:
+        keep.append(~rows.is_removed)
+        num_text_bytes += pc.sum(rows.removed.column(TEXT_BYTES)).as_py() or 0
+        if rows.kept.num_rows:
             if writer is None:
-                writer = pq.ParquetWriter(target, rows.stay.schema, compression="zstd")
-            writer.write_table(rows.stay)
+                writer = pq.ParquetWriter(target, rows.kept.schema, compression="zstd")
+            writer.write_table(rows.kept)
     if writer is not None:
         writer.close()
     return np.concatenate(keep), num_text_bytes
@@ -192,7 +192,7 @@ def _write_places(
 def _split(
     folder: Path, before: SplitManifest, rewritten: Mapping[str, _Rewritten]
 ) -> SplitManifest:
-    """The split's manifest, with what `datasets` wants beside its files."""
+    """The split's new manifest; writes the metadata files that `datasets` needs."""
     found = [rewritten.get(file.path) for file in before.files]
     if all(one is None for one in found):
         return before
@@ -206,10 +206,10 @@ def _split(
         write_dataset_files(folder, [Path(file.path).name for file in files])
     else:
         shutil.rmtree(folder, ignore_errors=True)
-    gone = [one for one in found if one is not None]
+    changed = [one for one in found if one is not None]
     return SplitManifest.of(
         tuple(files),
-        num_text_bytes=before.num_text_bytes - sum(one.num_text_bytes for one in gone),
-        num_byte_tokens=before.num_byte_tokens - sum(one.num_byte_tokens for one in gone),
+        num_text_bytes=before.num_text_bytes - sum(one.num_text_bytes for one in changed),
+        num_byte_tokens=before.num_byte_tokens - sum(one.num_byte_tokens for one in changed),
         provenance=tuple(provenance),
     )

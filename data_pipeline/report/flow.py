@@ -236,11 +236,11 @@ def _stage_tip(source: SourceAccount, stage: StageAccount) -> str:
 
 def _loss_tip(source: SourceAccount, before: StageAccount, after: StageAccount) -> str:
     documents = before.documents - after.documents
-    gone = before.text_bytes - after.text_bytes
+    removed = before.text_bytes - after.text_bytes
     return (
         f"{source.name}, dropped at {after.name}: {documents:,} documents "
-        f"({percent(documents, before.documents)}), {size(gone)} of text "
-        f"({percent(gone, before.text_bytes)})"
+        f"({percent(documents, before.documents)}), {size(removed)} of text "
+        f"({percent(removed, before.text_bytes)})"
     )
 
 

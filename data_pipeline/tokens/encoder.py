@@ -1,8 +1,9 @@
-"""Texts -> token ids: what the token store needs of a tokenizer, whatever its kind.
+"""Encoder interface: texts -> token ids, for SentencePiece and Hugging Face tokenizers.
 
-`sentencepiece_encoder` and `huggingface_encoder` have it; `tokenizer_folder.load_encoder` chooses.
-Text is only text: special tokens in it are characters. (A Unigram vocabulary of Hugging Face's
-that has such a string as a piece gives the piece, as transformers does.)
+`sentencepiece_encoder` and `huggingface_encoder` implement it; `tokenizer_folder.load_encoder`
+chooses. Special tokens are not parsed in texts: they are encoded as ordinary characters. (A Unigram
+vocabulary of Hugging Face's that has such a string as a piece gives the piece, as transformers
+does.)
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ Tokens = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class Encoded(NamedTuple):
-    """The ids of several documents, one after another."""
+    """Token ids of several documents, concatenated."""
 
     tokens: Tokens
     """BOS, the text's tokens, EOS of each document."""
     offsets: npt.NDArray[np.int64]
-    """Where each document begins in `tokens`, and the end of all."""
+    """Start of each document in `tokens`, and the total length."""
     num_byte_tokens: int
-    """Tokens that stand for single bytes of characters that the vocabulary does not have, but for
-    line breaks; where it has no tokens for bytes, unknown tokens."""
+    """Byte-fallback tokens (characters that are not in the vocabulary), line breaks excluded; of a
+    tokenizer without byte fallback, unknown tokens."""
 
 
 @dataclass(frozen=True)
 class TokenizerIdentity:
-    """What decides about ids, and is written into a store's manifest."""
+    """Identity of a tokenizer, as written into a store's manifest."""
 
     kind: TokenizerKind
     sha256: str
-    """Of tokenizer.model or tokenizer.json, whichever gives the ids."""
+    """Of the file that defines the ids: tokenizer.model or tokenizer.json."""
     vocab_size: int
-    """The largest id and one."""
+    """Largest id + 1."""
     bos_token_id: int
     eos_token_id: int
 
@@ -50,20 +51,20 @@ class TokenizerIdentity:
 
 
 def token_dtype(vocab_size: int) -> Dtype:
-    """The smallest that holds every id."""
+    """Smallest unsigned dtype for all ids."""
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
 class Encoder(Protocol):
-    """A tokenizer in one process."""
+    """A loaded tokenizer, for use in one process."""
 
     @property
     def identity(self) -> TokenizerIdentity: ...
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """The tokenizer's own ids of each text, between BOS and EOS; of `identity.dtype`."""
+        """Exactly the tokenizer's ids of each text, with BOS and EOS; of `identity.dtype`."""
         ...
 
     def num_byte_tokens(self, tokens: Tokens) -> int:
-        """As `Encoded.num_byte_tokens`, of tokens that were made before."""
+        """As `Encoded.num_byte_tokens`, for given tokens."""
         ...

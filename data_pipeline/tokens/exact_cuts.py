@@ -60,8 +60,7 @@ def literal_processor(
 
 
 class Cuts:
-    """Rule 1 on UTF-8, one byte at a time: it finds fewer split points than there are, but no wrong
-    one.
+    """Rule 1 on UTF-8, one byte at a time: conservative, it finds a subset of the split points.
 
     For each byte there is the set of classes of characters that may follow it within a token: eight
     classes, the bits of a byte. So two lookup tables and one `&` decide whether two bytes may be

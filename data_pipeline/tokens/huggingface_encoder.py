@@ -1,4 +1,4 @@
-"""Texts -> token ids, exactly as Hugging Face's tokenizers have them from a tokenizer.json."""
+"""Encoder for Hugging Face tokenizers (tokenizer.json), with identical ids."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ _BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
 
 def load_tokenizer(folder: Path) -> tokenizers.Tokenizer:
-    """The tokenizer.json of a folder, for texts as they are; ValueError where there is none."""
+    """Load a folder's tokenizer.json, without truncation, padding and parsing of special tokens;
+    ValueError where there is none."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ValueError(f"{folder} is not a tokenizer folder: it has no tokenizer.json")
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more special
-        raise ValueError(f"{path} is not a tokenizer of Hugging Face's: {error}") from error
+    except Exception as error:  # the library raises nothing more specific
+        raise ValueError(f"{path} is not a valid Hugging Face tokenizer: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # special tokens in a text are characters
@@ -35,10 +36,10 @@ def load_tokenizer(folder: Path) -> tokenizers.Tokenizer:
 
 
 class HuggingFaceEncoder:
-    """A tokenizer.json and the tokens that begin and end a document.
+    """A tokenizer.json with its BOS and EOS tokens.
 
     Texts are encoded one at a time, in one thread: the executor's processes are the parallelism.
-    Long ones go through in windows.
+    Long texts are encoded in overlapping windows, in bounded memory.
     """
 
     def __init__(self, folder: Path, special: SpecialTokens) -> None:
@@ -70,8 +71,7 @@ class HuggingFaceEncoder:
 
     def _ids(self, text: str) -> Iterator[Sequence[int]]:
         if len(text) <= DEFAULT_SIZES.window:
-            # Of a batch, since these do without the places of tokens; of one, so that it does not
-            # start threads for each text.
+            # The batch call skips token offsets; a batch of one starts no threads.
             yield self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
         else:
             yield from ids_by_windows(text, self._encode_window)
@@ -81,12 +81,12 @@ class HuggingFaceEncoder:
         return encoding.ids, encoding.offsets
 
     def num_byte_tokens(self, tokens: Tokens) -> int:
-        """As `Encoded.num_byte_tokens`, of tokens that were made before."""
+        """As `Encoded.num_byte_tokens`, for given tokens."""
         return int(np.count_nonzero(self._is_byte[tokens]))
 
 
 def _byte_tokens(settings: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Iterator[int]:
-    """Ids of tokens for a single byte of a longer character, and of the unknown token."""
+    """Ids of byte tokens (single bytes of multi-byte characters) and of the unknown token."""
     model = settings["model"]
     if model.get("byte_fallback"):
         for token, index in vocabulary.items():
@@ -109,8 +109,8 @@ def _is_byte_level(step: Any) -> bool:
 
 
 def _high_bytes() -> frozenset[str]:
-    """The characters by which byte-level vocabularies write the bytes from 128 on: Latin-1 where it
-    is a visible character, and else the next free one from U+0100 on, in order of the bytes."""
+    """Characters that stand for the bytes from 128 on in byte-level vocabularies: Latin-1 where
+    that is a visible character, else the next free one from U+0100 on, in byte order."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [byte for byte in range(256) if byte not in visible]
     return frozenset(

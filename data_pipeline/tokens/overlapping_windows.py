@@ -1,11 +1,11 @@
-"""The ids of a long text by overlapping windows, in bounded memory.
+"""Encodes a long text in overlapping windows, in bounded memory, with any tokenizer.
 
-Of any tokenizer the only thing known is that a token depends on the text around it and not on the
-whole: pre-tokenizers look a few characters ahead, models work on pre-tokens, and normalisers on
-neighbouring characters. So two windows that overlap agree on tokens and on their places, but near
-their ends. They are joined in the middle of a stretch on which they agree. Where they agree on no
-stretch long enough (one pre-token of a hundred thousand characters, say), the window is made larger
-until it meets one, or the end: memory then grows, and the ids stay right.
+The only assumption about the tokenizer is locality: a token depends on nearby text only, because
+pre-tokenizers look a few characters ahead, models work on pre-tokens, and normalizers on
+neighboring characters. So two overlapping windows give the same tokens at the same offsets, except
+near their ends. They are joined in the middle of a run of equal tokens. Where no run is long enough
+(say, one pre-token of a hundred thousand characters), the window is enlarged until there is one, or
+the text ends: memory then grows, and the ids are still exact.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 Span = tuple[int, int]
-"""Where a token's characters are in a text; several tokens of one character have the same."""
+"""Character offsets (start, end) of a token; tokens of the same character have equal spans."""
 EncodeWindow = Callable[[str], tuple[Sequence[int], Sequence[Span]]]
 
 
 @dataclass(frozen=True)
 class WindowSizes:
-    """In characters, but for the last."""
+    """Sizes in characters, except the last."""
 
     window: int = 1 << 18
     """About 50 MB of memory in `tokenizers`."""
     overlap: int = 1 << 13
     agreeing_tokens: int = 32
-    """On each side of a place where two windows are joined."""
+    """Equal tokens that are required on each side of a join."""
 
 
 @dataclass(frozen=True)
 class _Window:
     start: int
     end: int
-    """Characters of the text that it holds."""
+    """Character range in the text."""
     ids: Sequence[int]
     spans: Sequence[Span]
-    """In the whole text."""
+    """Offsets in the whole text."""
 
     def token(self, index: int) -> tuple[int, Span]:
         return self.ids[index], self.spans[index]
 
     def is_place(self, index: int) -> bool:
-        """Whether a character ends before the token, so that text can be cut there."""
+        """Whether the token starts at a character boundary, where the text can be split."""
         return self.spans[index][0] >= self.spans[index - 1][1]
 
 
@@ -53,13 +53,13 @@ DEFAULT_SIZES = WindowSizes()
 def ids_by_windows(
     text: str, encode: EncodeWindow, sizes: WindowSizes = DEFAULT_SIZES
 ) -> Iterator[Sequence[int]]:
-    """The ids that `encode` gives for the whole text, a part at a time."""
+    """Ids equal to those of `encode` on the whole text, in chunks."""
     left, first = _window(text, 0, sizes.window, encode), 0
     while left.end < len(text):
         joined = _next_window(text, left, first, encode, sizes)
         if joined is None:
             left = _window(text, left.start, 2 * (left.end - left.start), encode)
-            # What was given out is the same in the larger window: it was far from this one's end.
+            # Ids that were yielded are the same in the larger window: they were far from its end.
             continue
         right, last, first_of_right = joined
         yield left.ids[first:last]
@@ -76,10 +76,10 @@ def _window(text: str, start: int, size: int, encode: EncodeWindow) -> _Window:
 def _next_window(
     text: str, left: _Window, first: int, encode: EncodeWindow, sizes: WindowSizes
 ) -> tuple[_Window, int, int] | None:
-    """The window after `left`, and the token of each at which they are joined.
+    """The window after `left`, and the index in each of the token at which they are joined.
 
-    It begins with a token of `left`, so that both see runs of one character in the same step. None
-    where they agree on too little.
+    It starts at a token boundary of `left`, so that runs of one character are tokenized in phase.
+    None where no run of equal tokens is long enough.
     """
     begin = bisect_left(left.spans, (left.end - sizes.overlap, 0), lo=max(first, 1))
     while begin < len(left.ids) and not left.is_place(begin):
@@ -94,7 +94,7 @@ def _next_window(
 def _agreeing_place(
     left: _Window, begin: int, right: _Window, agreeing: int
 ) -> tuple[int, int] | None:
-    """Tokens of both windows, at the same place, with so many equal ones before and after."""
+    """Indices of the same token in both windows, with `agreeing` equal ones before and after."""
     place_of: dict[tuple[int, Span], int] = {}
     for index in range(min(len(right.ids), 2 * (len(left.ids) - begin) + agreeing)):
         place_of.setdefault(right.token(index), index)

@@ -1,4 +1,4 @@
-"""Texts -> token ids, exactly as SentencePiece has them."""
+"""Encoder for SentencePiece models, with identical ids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from data_pipeline.tokens.unit_encoder import UnitEncoder
 
 
 def load_processor(tokenizer_dir: Path) -> sentencepiece.SentencePieceProcessor:
-    """The SentencePiece half of a tokenizer folder; ValueError where there is none."""
+    """Load a tokenizer folder's SentencePiece model; ValueError where there is none."""
     model_file = tokenizer_dir / "tokenizer.model"
     if not model_file.is_file():
         raise ValueError(f"{tokenizer_dir} is not a tokenizer folder: it has no tokenizer.model")
@@ -24,7 +24,7 @@ def load_processor(tokenizer_dir: Path) -> sentencepiece.SentencePieceProcessor:
 
 
 def processor_of(model: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
-    """The processor of a model's bytes; ValueError, with the file's `name`, if they are none."""
+    """Load a model from bytes; ValueError, with the file's `name`, if they are not a model."""
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:
@@ -35,9 +35,9 @@ def processor_of(model: bytes, name: str) -> sentencepiece.SentencePieceProcesso
 
 
 class SentencePieceEncoder:
-    """A tokenizer folder's SentencePiece model. Text is only text: `<s>` in it is characters.
+    """A tokenizer folder's SentencePiece model. Special tokens are not parsed: `<s>` is characters.
 
-    It keeps the ids of what it has met, in bounded memory, and is faster the more it has met.
+    Ids of text units are cached, in bounded memory, where the model supports it (`unit_encoder`).
     """
 
     def __init__(self, tokenizer_dir: Path) -> None:
@@ -71,5 +71,5 @@ class SentencePieceEncoder:
         return Encoded(tokens, offsets, self.num_byte_tokens(tokens))
 
     def num_byte_tokens(self, tokens: Tokens) -> int:
-        """As `Encoded.num_byte_tokens`, of tokens that were made before."""
+        """As `Encoded.num_byte_tokens`, for given tokens."""
         return int(np.count_nonzero(self._is_byte[tokens]))

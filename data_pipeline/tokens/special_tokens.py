@@ -1,8 +1,8 @@
-"""Which tokens of a Hugging Face tokenizer begin and end a document.
+"""Finds the BOS and EOS tokens of a Hugging Face tokenizer.
 
-Asked in this order: the options; what an earlier build found; `tokenizer_config.json`,
-`special_tokens_map.json`, `config.json`; then `tokenizer.json` itself, whose template puts special
-tokens around a text, and which may have a single special token that is known to end documents.
+In this order: the options; the result of an earlier build; `tokenizer_config.json`,
+`special_tokens_map.json`, `config.json`; then `tokenizer.json` itself: its post-processor template,
+or its only special token that is known as EOS (`END_TOKENS`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Role = Literal["bos", "eos"]
 END_TOKENS = frozenset(
     {"</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "[EOS]", "<|eos|>", "<|end_of_document|>"}
 )
-"""Names that published tokenizers give to the token that ends a document, and to no other."""
+"""Names of EOS tokens in published tokenizers that are used for nothing else."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def special_tokens(
     bos_token: str | None = None,
     eos_token: str | None = None,
 ) -> SpecialTokens:
-    """BOS and EOS of the tokenizer in `folder`; ValueError where nothing tells one of them, or a
+    """BOS and EOS of the tokenizer in `folder`; ValueError where one of them is undefined, or a
     file names a token that the tokenizer does not have."""
     return SpecialTokens(
         _token(folder, tokenizer, "bos", bos_token), _token(folder, tokenizer, "eos", eos_token)
@@ -83,7 +83,7 @@ def _token(
 
 
 def _named(folder: Path, role: Role) -> Iterator[tuple[str, str | int]]:
-    """File and token (or id) of each file that names one."""
+    """(file, token or id) of each file that defines it."""
     for name in ("manifest.json", "tokenizer_config.json", "special_tokens_map.json"):
         value = read_object(folder / name).get(f"{role}_token")
         if isinstance(value, dict):
@@ -109,7 +109,7 @@ def _of_tokenizer(settings: dict[str, Any], role: Role) -> Iterator[tuple[str, s
 
 
 def _templates(processor: Any) -> Iterator[tuple[list[str], list[str]]]:
-    """The special tokens that are put before and after a text."""
+    """Special tokens before and after a text, by the post-processor's templates."""
     if not isinstance(processor, dict):
         return
     kind = processor.get("type")
@@ -139,5 +139,5 @@ def read_object(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object")
+        raise ValueError(f"{path} is not a JSON object")
     return found

@@ -1,14 +1,14 @@
-"""The token store: tokenised documents as Hugging Face datasets, read as flat token streams.
+"""The token store: tokenized documents as Hugging Face datasets, read as flat token streams.
 
     store/
       manifest.json              written last; names every file with its size and checksum
-      tokenizer/                 the tokenizer that made the ids
+      tokenizer/                 the tokenizer of the ids
       <source>/<split>/          `datasets.load_from_disk` opens it; split is train or validation
         data-00000-of-00001.arrow   columns id (string), input_ids (list of uint16 or uint32)
         provenance-00000-of-00001.parquet   where each of its rows comes from (`provenance.py`)
 
-A row is one document: BOS, its tokens, EOS. There is no packing on disk. `TokenStream` shows all
-documents of one split, in row order, as one long array of tokens, and cuts windows of any length
+A row is one document: BOS, its tokens, EOS. There is no packing on disk. `TokenStream` presents all
+documents of one split, in row order, as one long array of tokens, and slices windows of any length
 from it. Files are memory-mapped at first touch; finding a window is a binary search over files
 and then over a file's record batches, so the cost does not grow with the store.
 """
@@ -40,11 +40,10 @@ TOKENIZER_FILES: dict[TokenizerKind, str] = {
     "sentencepiece": "tokenizer.model",
     "huggingface": "tokenizer.json",
 }
-"""The file by which tokenizers of a kind are told apart."""
-"""By which file of its folder a tokenizer gives ids: tokenizer.model, or tokenizer.json alone."""
+"""The file that defines a tokenizer's ids, by kind; `TokenizerIdentity.sha256` is its hash."""
 
 FORMAT_VERSION = 3
-_CURE = "copy it again from where it was made, or build the store again"
+_CURE = "copy it again, or rebuild the store"
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class ProvenanceFile:
-    """The Parquet file that says where each row of an Arrow file comes from."""
+    """The Parquet file with the provenance of each row of an Arrow file."""
 
     path: str
     bytes: int
@@ -73,13 +72,12 @@ class SplitManifest:
     num_tokens: int
     """BOS and EOS of every document included."""
     num_text_bytes: int
-    """UTF-8 bytes of the text that the tokens stand for."""
+    """UTF-8 bytes of the tokenized text."""
     num_byte_tokens: int
-    """Tokens that stand for single bytes of characters that the vocabulary does not have; line
-    breaks do not count."""
+    """Byte-fallback tokens (characters that are not in the vocabulary), line breaks excluded."""
     bytes_per_token: float
     byte_token_share: float
-    """These two with BOS and EOS left out; 0 where there are no tokens."""
+    """These two without BOS and EOS; 0 where there are no tokens."""
     files: tuple[ShardFile, ...]
     provenance: tuple[ProvenanceFile, ...] = ()
     """One for each of `files`, in their order."""
@@ -92,7 +90,7 @@ class SplitManifest:
         num_byte_tokens: int,
         provenance: tuple[ProvenanceFile, ...] = (),
     ) -> SplitManifest:
-        """With all that follows from the files."""
+        """The manifest, with totals computed from the files."""
         num_documents = sum(file.rows for file in files)
         num_tokens = sum(file.num_tokens for file in files)
         # A document has a BOS and an EOS.
@@ -123,7 +121,7 @@ class StoreManifest:
     """A document is held out where its id, as an integer modulo 2**32, is below this share of
     2**32; a source with two documents or more always has one on each side."""
     fingerprint: str
-    """Of everything that the store was made from; equal fingerprints mean equal stores."""
+    """Hash of all inputs of the store; equal fingerprints mean equal stores."""
     sources: Mapping[str, Mapping[Split, SplitManifest]]
 
     def to_json(self) -> str:
@@ -169,7 +167,7 @@ class _Chunk(NamedTuple):
 
     tokens: npt.NDArray[np.unsignedinteger[Any]]
     starts: npt.NDArray[np.signedinteger[Any]]
-    """Where each document begins in `tokens`."""
+    """Start of each document in `tokens`."""
 
 
 def _map_chunks(path: Path) -> list[_Chunk]:
@@ -188,7 +186,7 @@ def _map_chunks(path: Path) -> list[_Chunk]:
 
 
 class _Shard:
-    """An opened file: its record batches and the token at which each of them begins."""
+    """An opened file: its record batches, and the first token of each."""
 
     def __init__(self, path: Path, entry: ShardFile) -> None:
         try:
@@ -204,10 +202,10 @@ class _Shard:
 
 
 class DocumentPlace(NamedTuple):
-    """Where a document lies in a split."""
+    """Location of a document in a split."""
 
     file: int
-    """Which of the split's files."""
+    """Index of the split's file."""
     row: int
     first: int
     """Position of its BOS in the stream."""
@@ -254,7 +252,7 @@ class TokenStream:
         return DocumentPlace(index, rows_before + row, first)
 
     def _spans(self, start: int, length: int) -> Iterator[tuple[_Chunk, int, int]]:
-        """The record batches that the window touches, each with its part of the window."""
+        """The record batches that overlap the window, each with its part of the window."""
         end = start + length
         assert 0 <= start < end <= self.num_tokens, (
             f"window {start}:{end} lies outside the stream of {self.num_tokens} tokens"
@@ -284,14 +282,14 @@ class TokenStream:
 
 @dataclass(frozen=True)
 class TokenStore:
-    """An opened store. Opening looks at every file's size, and at no token."""
+    """An opened store. Opening checks every file's size, and reads no tokens."""
 
     path: Path
     manifest: StoreManifest
 
     @staticmethod
     def open(path: Path) -> TokenStore:
-        """The store in folder `path`; ValueError where it is none, or is not whole."""
+        """Open the store in folder `path`; ValueError where it is not a store, or incomplete."""
         manifest_file = path / "manifest.json"
         if not manifest_file.is_file():
             raise ValueError(
@@ -303,12 +301,12 @@ class TokenStore:
             version = json.loads(text)["version"]
         except (json.JSONDecodeError, TypeError, KeyError) as error:
             raise ValueError(
-                f"data.store: {manifest_file} is not a store's manifest; {_CURE}"
+                f"data.store: {manifest_file} is not a valid manifest; {_CURE}"
             ) from error
         if version != FORMAT_VERSION:
             raise ValueError(
                 f"data.store: {path} has format version {version}, this program reads version "
-                f"{FORMAT_VERSION}; build the store again"
+                f"{FORMAT_VERSION}; rebuild the store"
             )
         store = TokenStore(path, StoreManifest.from_json(text))
         for file in store.files:
@@ -344,8 +342,8 @@ class TokenStore:
         return (*self.shards, *(file for split in splits for file in split.provenance))
 
     def verify(self, *, num_threads: int = 1) -> None:
-        """Read every file, `num_threads` at a time; ValueError that names all whose checksum is not
-        the manifest's."""
+        """Verify the checksums of all files, `num_threads` at a time; ValueError that names every
+        damaged file."""
         with ThreadPoolExecutor(num_threads) as pool:
             damage = [self.damage_of_tokenizer()]
             damage += pool.map(self.damage, self.files)
@@ -355,8 +353,7 @@ class TokenStore:
     def damage(
         self, file: ShardFile | ProvenanceFile, after_block: Callable[[int], None] | None = None
     ) -> str:
-        """What is wrong with the contents of a file, which is read (`file_checksum`); empty where
-        nothing is."""
+        """Verify one file's checksum (`file_checksum`); a message, empty where it is intact."""
         path = self.path / file.path
         try:
             found = file_checksum(path, after_block)
@@ -369,7 +366,7 @@ class TokenStore:
         )
 
     def damage_of_tokenizer(self) -> str:
-        """What is wrong with the store's tokenizer; empty where nothing is."""
+        """Verify the store's tokenizer; a message, empty where it is intact."""
         path = self.tokenizer_dir / TOKENIZER_FILES[self.manifest.tokenizer_kind]
         try:
             found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -385,7 +382,7 @@ class TokenStore:
 
 def _check_size(path: Path, expected: int) -> None:
     if not path.is_file():
-        raise ValueError(f"missing shard: {path} ({expected} bytes) is not there; {_CURE}")
+        raise ValueError(f"missing shard: {path} ({expected} bytes) does not exist; {_CURE}")
     found = path.stat().st_size
     if found != expected:
         raise ValueError(

@@ -1,9 +1,9 @@
-"""Documents folders -> token store.
+"""Builds the token store: tokenizes documents folders into Arrow shards with a held-out split.
 
-Consecutive documents files become a shard: a folder in `.shards` beside the store, named after the
-files' checksums, the tokenizer and the held-out share. Every finished shard outlives a kill, and a
-changed documents file makes anew the shard that it is in. The store is then put together from the
-shards' files under second names.
+Consecutive documents files become a shard: a folder in `.shards` beside the store, named by a
+fingerprint of the files' checksums, the tokenizer and the held-out share. Shards are a crash-safe
+cache: a changed documents file rebuilds its shard only. The store is assembled from hard links to
+the shards' files.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from data_pipeline.tokens.store import (
 )
 from data_pipeline.tokens.tokenizer_folder import copy_tokenizer, load_encoder
 
-# Files of this size open fast, and there are not too many of them.
+# Small enough to open fast, large enough for few files.
 _SHARD_BYTES = 256 << 20
 _BATCH_ROWS = 256
 _BATCH_TEXT_BYTES = 16 << 20
@@ -48,7 +48,7 @@ _BATCH_TEXT_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class _Shard:
-    """Documents files of one source that become one Arrow file per split."""
+    """Task: documents files of one source, to be tokenized into one Arrow file per split."""
 
     source: str
     documents: tuple[Path, ...]
@@ -60,7 +60,7 @@ class _Shard:
 
 @dataclass(frozen=True)
 class Holdout:
-    """Which documents of a source are held out of training."""
+    """Rule that selects the held-out documents of a source."""
 
     share: float
     """Those whose id, as an integer modulo 2**32, is below this share of 2**32 ..."""
@@ -86,11 +86,11 @@ def build_store(
     holdout_share: float,
     executor: Executor,
 ) -> StoreManifest:
-    """Tokenise each source's documents folder into the token store `out`.
+    """Tokenize each source's documents folder into the token store `out`.
 
-    A store that was made from the same documents, tokenizer and share is kept. The split goes by
-    document id (`StoreManifest.holdout_share`), so that it does not depend on order or company.
-    ValueError for names that are no folders', a share out of range, or too few documents.
+    An up-to-date store, of the same documents, tokenizer and share, is kept. The split is by
+    document id (`StoreManifest.holdout_share`), so it does not depend on order or other documents.
+    ValueError for source names that cannot name folders, a share out of range, too few documents.
     """
     check_replaceable(out, "manifest.json", "a token store")
     _check_names(documents, holdout_share)
@@ -109,7 +109,7 @@ def build_store(
         return current
     everything = [shard for found in shards.values() for shard in found]
     missing = [shard for shard in everything if not (shard.folder / "counts.json").exists()]
-    executor.map(_write_shard, missing, [shard.num_bytes for shard in missing], label="tokenise")
+    executor.map(_write_shard, missing, [shard.num_bytes for shard in missing], label="tokenize")
     with atomic_directory(out) as store:
         copy_tokenizer(tokenizer_dir, store / "tokenizer")
         manifest = StoreManifest(
@@ -128,7 +128,7 @@ def build_store(
             },
         )
         (store / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
-    _forget_other_shards(shards, shards_folder)
+    _delete_stale_shards(shards, shards_folder)
     return manifest
 
 
@@ -148,7 +148,7 @@ def _count(folder: Path) -> int:
 
 def _check_counts(counts: Mapping[str, int], holdout_share: float) -> None:
     if sum(counts.values()) == 0:
-        raise ValueError("there are no documents to tokenise: the corpus is empty")
+        raise ValueError("there are no documents to tokenize: the corpus is empty")
     if holdout_share > 0 and max(counts.values()) < 2:
         raise ValueError(
             f"no source has two documents (sources: {len(counts)}, documents: "
@@ -166,7 +166,7 @@ def _current_manifest(out: Path, fingerprint: str) -> StoreManifest | None:
         return None
     try:
         manifest = TokenStore.open(out).manifest
-    except ValueError:  # of an older format, or damaged: it is built anew
+    except ValueError:  # of an older format, or damaged: it is rebuilt
         return None
     return manifest if manifest.fingerprint == fingerprint else None
 
@@ -182,7 +182,7 @@ def _shards(
     identity: TokenizerIdentity,
     holdout: Holdout,
 ) -> list[_Shard]:
-    """Consecutive documents files, together up to `_SHARD_BYTES`; larger ones alone."""
+    """Groups of consecutive documents files of up to `_SHARD_BYTES`; a larger file by itself."""
     files = read_manifest(folder).files
     shards = []
     start = used = 0
@@ -208,7 +208,7 @@ def _shards(
 def _holdouts(
     documents: Mapping[str, Path], share: float, executor: Executor
 ) -> dict[str, Holdout]:
-    """For each source the rule that leaves documents on both sides, if there are two."""
+    """Each source's rule, adjusted so that both splits have documents, if there are two."""
     plain = Holdout(share)
     if share == 0:
         return dict.fromkeys(documents, plain)
@@ -252,7 +252,7 @@ def _survey(task: tuple[Path, Holdout]) -> _Survey:
 
 
 def _write_shard(shard: _Shard) -> None:
-    """The shard's folder: for each split that has documents an Arrow file and a Parquet file."""
+    """Write the shard's folder: an Arrow and a Parquet file for each split with documents."""
     encoder = load_encoder(shard.tokenizer)
     with atomic_directory(shard.folder) as folder:
         writers = {split: _SplitWriter(folder, split, encoder) for split in SPLITS}
@@ -267,7 +267,7 @@ def _write_shard(shard: _Shard) -> None:
 
 
 def _batches(documents: Sequence[Path]) -> Iterator[pa.Table]:
-    """Rows with the columns of `provenance.COLUMNS` and `text`; few, where texts are long."""
+    """Batches with the columns of `provenance.COLUMNS` and `text`, bounded in rows and bytes."""
     for path in documents:
         with pq.ParquetFile(path) as parquet:
             for batch in parquet.iter_batches(
@@ -284,7 +284,7 @@ def _batches(documents: Sequence[Path]) -> Iterator[pa.Table]:
 
 
 class _SplitWriter:
-    """One split of a shard; its files are made when the first document comes."""
+    """Writes one split of a shard; files are created with the first document."""
 
     def __init__(self, folder: Path, split: Split, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -326,7 +326,7 @@ class _SplitWriter:
 
 
 def _join(store: Path, source: str, split: Split, shards: Sequence[_Shard]) -> SplitManifest:
-    """Put the shards' files of a split into the store."""
+    """Hard-link the shards' files of a split into the store."""
     used = [shard.folder for shard in shards if (shard.folder / f"{split}.arrow").exists()]
     counts = [json.loads((shard.folder / "counts.json").read_bytes())[split] for shard in shards]
     folder = store / source / split
@@ -350,7 +350,7 @@ def _join(store: Path, source: str, split: Split, shards: Sequence[_Shard]) -> S
 
 
 def write_dataset_files(folder: Path, names: Sequence[str]) -> None:
-    """What `datasets.load_from_disk` wants beside the Arrow files `names` of a folder."""
+    """Write the metadata that `datasets.load_from_disk` needs beside the Arrow files `names`."""
     with pa.memory_map(str(folder / names[0])) as source, pa.ipc.open_stream(source) as reader:
         features = Features.from_arrow_schema(reader.schema)
     texts = {name: "" for name in ("citation", "description", "homepage", "license")}
@@ -368,12 +368,12 @@ def write_dataset_files(folder: Path, names: Sequence[str]) -> None:
     (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
 
 
-def _forget_other_shards(shards: Mapping[str, Sequence[_Shard]], folder: Path) -> None:
-    """Remove the shards that this store does not use.
+def _delete_stale_shards(shards: Mapping[str, Sequence[_Shard]], folder: Path) -> None:
+    """Delete cached shards that this store does not use.
 
-    Old parts stay, and these do not: shards are named after what is in the documents, so that
-    changed code that makes the same documents leaves them as they are; and an old one would still
-    hold what was removed from the documents on request.
+    Unlike stale parts they are not kept: shards are named by the content of documents, so code
+    changes that do not change documents do not make them stale; and a stale shard would still
+    contain documents that were removed on request.
     """
     names = {shard.folder.name for found in shards.values() for shard in found}
     for other in folder.iterdir() if folder.exists() else ():

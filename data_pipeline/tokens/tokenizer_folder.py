@@ -1,10 +1,10 @@
-"""A tokenizer folder, in one of two kinds, with the files by which `AutoTokenizer` opens it.
+"""Tokenizer folders: SentencePiece or Hugging Face, in a form that `AutoTokenizer` loads.
 
 - SentencePiece: `tokenizer.model`, and the same tokenizer as `tokenizer.json` (both give the same
-  ids for every string; `huggingface_tokenizer` says how);
+  ids for every string; see `huggingface_tokenizer`);
 - Hugging Face: `tokenizer.json` alone.
 
-`manifest.json` says which one it is, and which tokens begin and end a document.
+`manifest.json` records the kind, and BOS and EOS.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from data_pipeline.tokens.special_tokens import (
     special_tokens,
 )
 
-TOKENIZER_FILES = (
+COPIED_FILES = (
     *("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.jinja", "manifest.json"),
 )
-"""What is copied of a tokenizer folder, which may also hold a model's weights."""
+"""Files that are copied from a tokenizer folder, which may also contain a model's weights."""
 NOT_NEEDED = SpecialTokens(SpecialToken(0, "", "not needed"), SpecialToken(0, "", "not needed"))
-"""For whoever encodes texts and leaves the documents' first and last token out."""
+"""Placeholder for callers that ignore BOS and EOS."""
 
 
 def is_sentencepiece(folder: Path) -> bool:
-    """Whether the ids of a tokenizer folder are those of its tokenizer.model."""
+    """Whether a tokenizer folder's ids are defined by a SentencePiece tokenizer.model."""
     return (folder / "tokenizer.model").is_file()
 
 
 def tokenizer_folder(
     path: Path, out: Path, *, bos_token: str | None = None, eos_token: str | None = None
 ) -> Path:
-    """The folder of a tokenizer that somebody names: `path` itself, where it has a SentencePiece
-    model; else `out`, made from a model file or a Hugging Face folder.
+    """The tokenizer folder of a user's tokenizer: `path` itself, where it has a SentencePiece
+    model; else `out`, converted from a model file or a Hugging Face folder.
 
-    ValueError where it is no tokenizer, or BOS and EOS are neither known nor named.
+    ValueError where `path` is not a tokenizer, or BOS and EOS are undefined.
     """
     if path.name == "tokenizer.json":
         path = path.parent
@@ -58,7 +58,7 @@ def tokenizer_folder(
     if bos_token is not None or eos_token is not None:
         raise ValueError(
             f"--tokenizer.bos-token and --tokenizer.eos-token are for a folder with tokenizer.json "
-            f"alone; the SentencePiece model of {path} says itself which they are"
+            f"alone; the SentencePiece model of {path} defines its own"
         )
     if not path.is_dir():
         export_tokenizer(path, out)
@@ -69,7 +69,7 @@ def tokenizer_folder(
 def load_encoder(folder: Path, special: SpecialTokens | None = None) -> Encoder:
     """The encoder of a tokenizer folder; ValueError where there is none.
 
-    `special`: BOS and EOS of a Hugging Face tokenizer; by default what its folder says.
+    `special`: BOS and EOS of a Hugging Face tokenizer; by default those that its folder defines.
     """
     if is_sentencepiece(folder):
         return SentencePieceEncoder(folder)
@@ -85,7 +85,7 @@ def load_encoder(folder: Path, special: SpecialTokens | None = None) -> Encoder:
 def copy_tokenizer(folder: Path, to: Path) -> None:
     """Copy the tokenizer's own files into the new folder `to`."""
     to.mkdir()
-    for name in TOKENIZER_FILES:
+    for name in COPIED_FILES:
         if (folder / name).is_file():
             shutil.copy2(folder / name, to / name)
 
@@ -96,9 +96,9 @@ def copy_tokenizer(folder: Path, to: Path) -> None:
 def export_tokenizer(model_file: Path, out: Path) -> None:
     """Write the tokenizer folder `out` for any SentencePiece BPE model of LLaMA's kind.
 
-    A folder that was made from the same model is kept. ValueError where the model cannot be
-    expressed exactly: not BPE, no byte fallback, a normaliser other than identity with dummy
-    prefix, or scores whose ties Hugging Face's tokenizers would resolve differently.
+    An up-to-date folder, of the same model, is kept. ValueError where the model has no exact
+    equivalent: not BPE, no byte fallback, a normalizer other than identity with dummy prefix, or
+    scores whose ties Hugging Face's tokenizers would break differently.
     """
     if not model_file.is_file():
         raise ValueError(f"there is no tokenizer {model_file}")
@@ -114,7 +114,7 @@ def export_tokenizer(model_file: Path, out: Path) -> None:
 def write_tokenizer(
     model: bytes, folder: Path, origin: Mapping[str, Any], *, name: str = "tokenizer.model"
 ) -> None:
-    """Both forms of a SentencePiece model; ValueError, with its `name`, if it is none."""
+    """Write a SentencePiece model in both formats; ValueError, with its `name`, if invalid."""
     processor = processor_of(model, name)
     (folder / "tokenizer.model").write_bytes(model)
     to_huggingface(processor).save(str(folder / "tokenizer.json"))
@@ -144,8 +144,8 @@ def import_huggingface(
 ) -> SpecialTokens:
     """Write the tokenizer folder `out` for a Hugging Face folder with tokenizer.json.
 
-    tokenizer.json is copied byte for byte; `tokenizer_config.json` names the class that takes it as
-    it is, and BOS and EOS. ValueError where the folder does not say what these are.
+    tokenizer.json is copied byte for byte; `tokenizer_config.json` names the class that loads it
+    unchanged, and BOS and EOS. ValueError where the folder does not define these.
     """
     found = special_tokens(folder, load_tokenizer(folder), bos_token=bos_token, eos_token=eos_token)
     identity = HuggingFaceEncoder(folder, found).identity
@@ -153,12 +153,12 @@ def import_huggingface(
         "clean_up_tokenization_spaces": False,
         **read_object(folder / "special_tokens_map.json"),
         **read_object(folder / "tokenizer_config.json"),
-        # The others build a tokenizer of their own from its vocabulary.
+        # Other classes build a tokenizer of their own from its vocabulary.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": found.bos.token,
         "eos_token": found.eos.token,
     }
-    settings.pop("auto_map", None)  # code of the model's, which would be run instead
+    settings.pop("auto_map", None)  # the model's remote code, which would be run instead
     manifest = {
         "kind": identity.kind,
         "sha256": identity.sha256,

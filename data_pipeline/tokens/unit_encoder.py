@@ -1,8 +1,8 @@
-"""Texts -> token ids by way of units: several times SentencePiece's pace, the same ids.
+"""Exact, cached, vectorized SentencePiece encoding: identical ids, several times faster.
 
-Texts are cut into units, about words, at every place where that leaves the ids as they are
-(`exact_cuts`). Most units have been met before, and their ids are kept. numpy and Arrow do the work
-on each byte and each unit; Python sees each different unit of a window, SentencePiece each new one.
+Texts are split into units, about words, wherever a split cannot change the ids (`exact_cuts`). Ids
+of units are cached, and most units are cache hits. Work per byte and per unit is vectorized in
+numpy and Arrow; Python handles each distinct unit of a window, SentencePiece each cache miss.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from data_pipeline.tokens.exact_cuts import Cuts, LongCuts, literal_processor
 from data_pipeline.tokens.huggingface_tokenizer import BLANK
 
 _WINDOW_BYTES = 1 << 22
-"""Of text that is worked on at once."""
+"""Text that is processed at once."""
 _LONG_UNIT_BYTES = 1 << 16
-"""Units of more are cut by `LongCuts`: SentencePiece takes 50 bytes of memory for each."""
+"""Larger units are split by `LongCuts`: SentencePiece takes 50 bytes of memory per byte."""
 _CACHE_BYTES = 1 << 26
 _BYTES_PER_UNIT = 400
-"""What an entry of the cache takes beside the unit itself, in Python's objects and tables."""
+"""Overhead of a cache entry, in Python objects and tables."""
 
 Offsets = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class UnitEncoder:
-    """Encodes with a model for which `can_be_cut`."""
+    """Encodes with a SentencePiece model for which `can_be_cut` holds."""
 
     def __init__(
         self,
         processor: sentencepiece.SentencePieceProcessor,
         dtype: Literal["uint16", "uint32"],
     ) -> None:
-        # The blank in front of a text is written out, so that the first unit is as any other.
+        # The dummy prefix is written explicitly, so that the first unit is like any other.
         self._processor = literal_processor(processor)
         self._cuts, self._long_cuts = Cuts(processor), LongCuts(self._processor)
         self._dtype = dtype
-        self._forget()
+        self._clear_cache()
 
-    def _forget(self) -> None:
+    def _clear_cache(self) -> None:
         self._numbers: dict[bytes, int] = {}
         self._num_bytes = 0
         # The tokens of unit `number` are those from `ends[number]` to `ends[number + 1]`.
@@ -54,7 +54,7 @@ class UnitEncoder:
         self._ends = array("i", [0])
 
     def encode(self, texts: Sequence[str]) -> tuple[Tokens, Offsets]:
-        """BOS, tokens, EOS of each text, one after another; where each begins, and the end."""
+        """BOS, tokens, EOS of each text, concatenated; offsets of the texts, and the length."""
         joined, text_starts = _join(texts)
         between = np.array([self._processor.eos_id(), self._processor.bos_id()], self._dtype)
         starts = np.zeros_like(text_starts)
@@ -69,7 +69,7 @@ class UnitEncoder:
                 tokens = np.insert(tokens, np.repeat(begins, 2), np.tile(between, last - first))
             written.write(tokens.data)
             done += int(offsets[-1])
-        # Then come empty texts, and the end of the last one; nothing ends at the beginning.
+        # Trailing empty texts, and the EOS of the last one; the leading EOS is cut off.
         first = int(np.searchsorted(text_starts, len(joined)))
         starts[first:] = done
         written.write(np.append(np.tile(between, len(texts) - first), between[:1]).data)
@@ -77,7 +77,7 @@ class UnitEncoder:
         return whole, starts + 2 * np.arange(len(starts))
 
     def _windows(self, joined: bytes, text_starts: Offsets) -> Iterator[Offsets]:
-        """Where the units of each window begin, and the end of the last."""
+        """Unit boundaries of each window."""
         for bounds in self._stretches(joined, text_starts):
             for unit in np.flatnonzero(np.diff(bounds) > _LONG_UNIT_BYTES):
                 text = joined[bounds[unit] : bounds[unit + 1]]
@@ -92,14 +92,14 @@ class UnitEncoder:
                 first = last
 
     def _stretches(self, joined: bytes, text_starts: Offsets) -> Iterator[Offsets]:
-        """As `_windows`, by rule 1 alone: stretches of about `_WINDOW_BYTES`, or of a longer unit.
+        """As `_windows`, by rule 1 alone: spans of about `_WINDOW_BYTES`, or of one longer unit.
 
-        Every text begins a unit.
+        Every text starts a unit.
         """
         seen = 0
         found = [np.zeros(1, np.int64)]
         while seen < len(joined):
-            # One byte is seen twice: a place is between two.
+            # Blocks overlap by one byte: a split point is between two bytes.
             begin, seen = max(seen - 1, 0), min(seen + _WINDOW_BYTES, len(joined))
             is_place = self._cuts.between(joined[begin:seen])
             first, last = np.searchsorted(text_starts, [begin + 1, seen])
@@ -113,7 +113,7 @@ class UnitEncoder:
                 found = [bounds[-1:]]
 
     def _encode_window(self, text: bytes, bounds: Offsets) -> tuple[Tokens, npt.NDArray[np.int32]]:
-        """The tokens of the units of `text`; where each unit begins in them, and their end."""
+        """Tokens of the units of `text`, and each unit's offset in them, with the total length."""
         offsets = (bounds - bounds[0]).astype(np.int32)
         units = pa.Array.from_buffers(
             pa.binary(), len(bounds) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(text)]
@@ -127,9 +127,9 @@ class UnitEncoder:
         return taken.values.to_numpy(), taken.offsets.to_numpy()
 
     def _number(self, units: Sequence[bytes]) -> npt.NDArray[np.int64]:
-        """The numbers of different units; new ones are encoded."""
+        """Cache indices of distinct units; cache misses are encoded."""
         if self._num_bytes > _CACHE_BYTES:
-            self._forget()
+            self._clear_cache()
         found = list(map(self._numbers.get, units))
         new = [unit for unit, number in zip(units, found, strict=True) if number is None]
         texts = [unit.decode() for unit in new]
@@ -146,10 +146,11 @@ class UnitEncoder:
 
 
 def _join(texts: Sequence[str]) -> tuple[bytes, Offsets]:
-    """Texts in UTF-8, as SentencePiece sees them; where each begins, and the end of all.
+    """Texts in UTF-8 with SentencePiece's normalization, concatenated; offsets of the texts, and
+    the length.
 
-    It puts a blank in front of every text but the empty one, and has one mark for a blank and for
-    the character U+2581.
+    SentencePiece prepends a blank (dummy prefix) to every text except the empty one, and does not
+    distinguish a blank from U+2581.
     """
     joined = io.BytesIO()
     starts = np.empty(len(texts) + 1, np.int64)

@@ -103,7 +103,7 @@ class Exchange:
         self._tags = {(name, kind): tag for tag, (kind, name) in enumerate(pairs)}
 
     def writer_of(self, file: TensorFile) -> int:
-        """The rank that writes a file; neighbouring files go to ranks far apart."""
+        """The rank that writes a file; neighboring files go to ranks far apart."""
         return self._files.index(file) * len(self._tp_rank_of) // len(self._files)
 
     def own_files(self) -> list[TensorFile]:

@@ -13,7 +13,7 @@ def superseded(
 ) -> list[Path]:
     """The checkpoints to delete: complete ones, of which `keep_last` newer ones are complete.
 
-    A damaged one counts for nothing, and stays for whoever may want to mend it. Those of every
+    A damaged one does not count, and is kept for whoever may want to repair it. Those of every
     `keep_every`-th step stay for good (0: none). `keep_last` 0 keeps all.
     """
     if keep_last == 0:

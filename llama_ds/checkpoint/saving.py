@@ -33,6 +33,7 @@ from data_pipeline.files.atomic import (
     finish_file,
     publish_directory,
     remove_directory,
+    remove_unfinished_directories,
     unfinished_directory,
 )
 from data_pipeline.files.checksum import file_checksum
@@ -230,6 +231,7 @@ class CheckpointSaver:
 
     def _begin(self, path: Path) -> None:
         if dist.get_rank() == 0:
+            remove_unfinished_directories(path.parent)  # of killed jobs: only one save is in flight
             partial = begin_directory(path)
             for kind in KINDS:
                 (partial / index_path(kind)).parent.mkdir(exist_ok=True)
@@ -292,10 +294,10 @@ class CheckpointSaver:
         # One rank's listing for all: another may not yet see what this one has published.
         found = self._together(lambda: all_checkpoints(self._run_dir))[0]
         damage = functools.partial(agreed_damage, group=self._group)
-        gone = superseded(found, self._config.keep_last, self._config.keep_every, damage)
+        deletable = superseded(found, self._config.keep_last, self._config.keep_every, damage)
 
         def remove() -> None:
-            for path in gone if dist.get_rank() == 0 else []:
+            for path in deletable if dist.get_rank() == 0 else []:
                 remove_directory(path)
 
         self._together(remove)

@@ -48,8 +48,8 @@ class LlamaRMSNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         x = hidden_states.to(accumulation_dtype(hidden_states.dtype))
-        normalised = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-        return self.tp.replicated(self.weight) * normalised.to(hidden_states.dtype)
+        normalized = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.tp.replicated(self.weight) * normalized.to(hidden_states.dtype)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self.variance_epsilon}"

@@ -26,8 +26,8 @@ class ParallelGroups:
     """This rank's process groups and its rank in each; built once and passed on.
 
     The caller of `build` must close them, preferably by `with`: a group holds threads and
-    connections (gloo) or device memory (NCCL) until it is closed and nothing references it, such as
-    a model. Groups can be built again after that.
+    connections (gloo) or device memory (NCCL) until it is closed and nothing references it. So a
+    model asks for its groups here, each time, and keeps none. Groups can be built again after that.
     """
 
     layout: Layout
@@ -36,7 +36,7 @@ class ParallelGroups:
     tp_rank: int
     kv_replicas: int
     """Adjacent tp ranks that hold replicas of the same key and value heads."""
-    _open: dict[str, dist.ProcessGroup] = field(repr=False)
+    _open: dict[str, dist.ProcessGroup] = field(repr=False, compare=False)
     """By name (dp, sp, tp, replica and, where heads are replicated, kv); empty once closed."""
 
     @classmethod

@@ -31,13 +31,17 @@ from llama_ds.parallel.groups import ParallelGroups
 class SequenceParallel:
     """This rank in its sp group; the default is a single rank."""
 
-    group: Group = None
+    groups: ParallelGroups | None = None
     size: int = 1
     rank: int = 0
 
     @classmethod
     def of(cls, groups: ParallelGroups | None) -> SequenceParallel:
-        return cls() if groups is None else cls(groups.sp_group, groups.sp_size, groups.sp_rank)
+        return cls() if groups is None else cls(groups, groups.sp_size, groups.sp_rank)
+
+    @property
+    def group(self) -> Group:
+        return None if self.groups is None else self.groups.sp_group
 
     def kv_repeats(self, num_kv_heads: int) -> int:
         """Repeats of each key/value head, so that the all-to-all divides them evenly."""

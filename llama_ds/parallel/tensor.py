@@ -113,12 +113,10 @@ class Sharding:
 class TensorParallel:
     """This rank in its tp group; the default is a single rank, where all methods are identities."""
 
-    group: Group = None
+    groups: ParallelGroups | None = None
     size: int = 1
     rank: int = 0
     sequence_parallel: bool = False
-    kv_group: Group = None
-    """Ranks that hold replicas of the same key/value heads."""
     sharding: Sharding = Sharding(1, 1)
 
     @classmethod
@@ -136,13 +134,21 @@ class TensorParallel:
                 f"key/value heads on {groups.tp_size} tp ranks; pass it to ParallelGroups.build"
             )
         return cls(
-            group=groups.tp_group,
+            groups=groups,
             size=groups.tp_size,
             rank=groups.tp_rank,
             sequence_parallel=sequence_parallel and groups.tp_size > 1,
-            kv_group=groups.kv_group,
             sharding=sharding,
         )
+
+    @property
+    def group(self) -> Group:
+        return None if self.groups is None else self.groups.tp_group
+
+    @property
+    def kv_group(self) -> Group:
+        """Ranks that hold the same key and value heads."""
+        return None if self.groups is None else self.groups.kv_group
 
     def enter(self, x_BsD: Tensor) -> Tensor:
         """[B, s, D] -> [B, S, D], before column-parallel matrices."""
@@ -242,15 +248,16 @@ class KeyValueLinear(nn.Linear):
     def __init__(self, in_features: int, out_features: int, bias: bool, tp: TensorParallel) -> None:
         replicas = tp.sharding.replicas("k_proj.weight")
         super().__init__(in_features, out_features * replicas // tp.size, bias=bias)
-        self.group = tp.kv_group
+        self.tp = tp
         if tp.size > 1:
             for parameter in self.parameters():
                 _mark(parameter, is_counted=tp.rank % replicas == 0)
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in_features] -> [..., this rank's heads * head dim]."""
-        bias = None if self.bias is None else copy_to_group(self.bias, self.group)
-        return F.linear(input, copy_to_group(self.weight, self.group), bias)
+        group = self.tp.kv_group
+        bias = None if self.bias is None else copy_to_group(self.bias, group)
+        return F.linear(input, copy_to_group(self.weight, group), bias)
 
 
 class RowParallelLinear(nn.Linear):

@@ -17,7 +17,7 @@ from recipes.llama1_corpus import llama1_corpus
 def test_what_is_stated_goes_with_the_sources(tmp_path: Path) -> None:
     corpus = text_corpus(tmp_path)
     assert corpus.shares_of(["text"]) is None
-    with pytest.raises(ValueError, match="corpus a: shares say nothing of text"):
+    with pytest.raises(ValueError, match="corpus a: shares are missing for text"):
         Corpus("a", corpus.sources, shares={"code": 1.0})
     with pytest.raises(ValueError, match="corpus a: epochs of text must be > 0"):
         Corpus("a", corpus.sources, epochs={"text": 0.0})
@@ -26,7 +26,7 @@ def test_what_is_stated_goes_with_the_sources(tmp_path: Path) -> None:
     assert [source.name for source, _ in some.sources] == ["books", "c4"]
     assert some.shares_of(["c4", "books"]) == {"c4": 0.15, "books": 0.045}
     assert some.source("c4")[1] == tmp_path / "c4"
-    with pytest.raises(ValueError, match="wikipedia is none of books, c4"):
+    with pytest.raises(ValueError, match="unknown source wikipedia; the corpus has books, c4"):
         some.source("wikipedia")
     assert all(source.origin and source.terms for source, _ in llama.sources)
 
@@ -34,7 +34,7 @@ def test_what_is_stated_goes_with_the_sources(tmp_path: Path) -> None:
 def test_equal_addresses_are_a_rule_where_addresses_name_pages(tmp_path: Path) -> None:
     (rule,) = Deduplication(same_url=True).rules(llama1_corpus(tmp_path))
     assert rule.sources == frozenset({"c4", "common_crawl"})
-    with pytest.raises(ValueError, match=r"deduplication.same_url: no source .* says when two"):
+    with pytest.raises(ValueError, match=r"deduplication.same_url: no source .* identify pages"):
         Deduplication(same_url=True).rules(text_corpus(tmp_path))
     near, own = (
         Deduplication(near_duplicates=0.7).rules(text_corpus(tmp_path)),

@@ -119,8 +119,7 @@ def _third_party(package: str) -> Iterator[tuple[str, str]]:
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module or ""]
             for top in {name.partition(".")[0] for name in names}:
-                # That nothing imports recipes is said by test_imports.py.
-                if top not in {*sys.stdlib_module_names, *PACKAGES, "recipes"}:
+                if top not in {*sys.stdlib_module_names, *PACKAGES}:
                     yield str(path.relative_to(ROOT)), top
 
 
@@ -241,10 +240,19 @@ def test_the_model_class_needs_only_what_the_package_asks_for(
     assert ours == pytest.approx(stock, abs=1e-5)  # Adam's first steps amplify a last bit
 
 
-def test_the_command_names_the_extra_that_it_needs(installed: Path, tmp_path: Path) -> None:
-    code = "from llama_ds.checkpoint.__main__ import main; sys.exit(main(['verify', 'run']))"
+@pytest.mark.parametrize(
+    ("command", "module", "arguments", "extra"),
+    [
+        ("llama-ds-checkpoint", "llama_ds.checkpoint.__main__", "['verify', 'run']", "train"),
+        ("llama-ds-build", "data_pipeline.commands.console", "", "data"),
+    ],
+)
+def test_a_command_names_the_extra_that_it_needs(
+    installed: Path, tmp_path: Path, command: str, module: str, arguments: str, extra: str
+) -> None:
+    code = f"from {module} import main; sys.exit(main({arguments}))"
     result = _run_alone(installed, code, tmp_path)
     assert result.returncode == 2, result.stderr
     (line,) = result.stderr.splitlines()
-    assert line.endswith("is not installed; pip install 'llama-ds[train]'")
-    assert (installed / "bin" / "llama-ds-checkpoint").exists()
+    assert line.endswith(f"is not installed; pip install 'llama-ds[{extra}]'")
+    assert (installed / "bin" / command).exists()

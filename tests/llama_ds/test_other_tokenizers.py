@@ -67,4 +67,4 @@ def test_a_model_trains_and_is_exported_with_the_same_ids(
     with (tmp_path / "model" / "tokenizer.json").open("a") as file:
         file.write("\n")
     (error,) = gloo(1, training_error, recipe("other", **again))
-    assert "was made with another tokenizer" in error
+    assert "was tokenized with another tokenizer" in error

@@ -29,9 +29,9 @@ def with_umask(umask: int, function: Callable[..., Any], *arguments: Any) -> Any
 
 def save_in_parts(source: Path, target: Path) -> None:
     from llama_ds import LlamaForCausalLM
-    from llama_ds.parallel.groups import ParallelGroups
+    from tests.support.pool_groups import pool_groups
 
-    model = LlamaForCausalLM.from_pretrained(source, groups=ParallelGroups.build(tp_size=2))
+    model = LlamaForCausalLM.from_pretrained(source, groups=pool_groups(tp_size=2))
     model.save_pretrained(target, max_shard_size=50_000)
 
 

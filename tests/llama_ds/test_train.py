@@ -186,6 +186,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         assert column(stopped, name) == column(whole, name)
     assert column(stopped, "loss", "eval") == column(whole, "loss", "eval")
     assert len(column(stopped, "loss")) == 6
+    # So are the weights and both moments at the end.
+    ends = [newest(recipe.run_dir) for recipe in (stopped, whole)]
+    files = [json.loads((path / "run.json").read_text())["files"] for path in ends]
+    assert len([name for name in files[0] if name.endswith(".safetensors")]) == 3
+    assert files[0] == files[1]
 
 
 def test_a_torn_or_damaged_checkpoint_is_passed_over(

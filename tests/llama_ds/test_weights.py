@@ -22,7 +22,7 @@ from llama_ds import LlamaForCausalLM
 from llama_ds.batch import batch_plan
 from llama_ds.config import Recipe
 from llama_ds.model import hf_config
-from llama_ds.parallel.groups import ParallelGroups
+from tests.support.pool_groups import pool_groups
 from tests.support.tiny_run import make_store, tiny_recipe
 
 pytestmark = pytest.mark.dist
@@ -48,7 +48,7 @@ def built(recipe: Recipe) -> Any:
 
     device = init_distributed(local_rank=0)
     tp, sp = recipe.parallel.tp, recipe.parallel.sp
-    groups = ParallelGroups.build(
+    groups = pool_groups(
         tp_size=tp, sp_size=sp, kv_replicas=max(1, tp // recipe.model.num_key_value_heads)
     )
     plan = batch_plan(recipe, groups.dp_size)
@@ -131,7 +131,7 @@ def test_a_stock_checkpoint_comes_back_bit_equal(
 
 def load_and_save(source: Path, target: Path, dtype: torch.dtype | None) -> tuple[str, int]:
     """`from_pretrained` and `save_pretrained` as a user of the class calls them."""
-    groups = ParallelGroups.build(tp_size=2)
+    groups = pool_groups(tp_size=2)
     model = LlamaForCausalLM.from_pretrained(source, groups=groups, dtype=dtype)
     model.save_pretrained(target)
     return str(model.dtype), sum(parameter.numel() for parameter in model.parameters())
@@ -214,7 +214,7 @@ def test_no_rank_ever_holds_the_whole_model(
 
 def loading_error(folder: Path) -> str:
     try:
-        LlamaForCausalLM.from_pretrained(folder, groups=ParallelGroups.build())
+        LlamaForCausalLM.from_pretrained(folder, groups=pool_groups())
     except ValueError as error:
         return str(error)
     return "no error"
@@ -254,7 +254,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(gloo: Gloo, stock: Path, tmp_
 
 
 def saving_error(stock: Path, folder: Path) -> str:
-    model = LlamaForCausalLM.from_pretrained(stock, groups=ParallelGroups.build(tp_size=2))
+    model = LlamaForCausalLM.from_pretrained(stock, groups=pool_groups(tp_size=2))
     try:
         model.save_pretrained(folder)
     except ValueError as error:

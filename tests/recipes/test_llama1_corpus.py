@@ -97,7 +97,7 @@ def test_steps_are_left_out_where_no_model_is_named(tmp_path: Path) -> None:
 
 
 def test_every_language_needs_a_model(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="perplexity_models names no folder for de, fr"):
+    with pytest.raises(ValueError, match="perplexity_models has no folder for de, fr"):
         common_crawl_source(languages=frozenset({"de", "fr"}), perplexity_models={"en": tmp_path})
 
 

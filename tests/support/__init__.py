@@ -1,2 +1,2 @@
-"""What several tests share: references, tiny runs, makers of hostile files. Imported by tests
-alone."""
+"""Shared test fixtures: reference implementations, tiny runs, generators of malformed inputs.
+Imported by tests alone."""

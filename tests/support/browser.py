@@ -1,4 +1,4 @@
-"""Headless Chromium for tests of pages that people look at."""
+"""Headless Chromium (WebDriver), for tests of HTML reports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FLAGS = (
 
 
 def missing_browser() -> str | None:
-    """What is not there of Chromium and its driver; None where both are."""
+    """Which of Chromium and its driver is missing; None where both are installed."""
     names = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     return f"{' and '.join(names)} not installed (CONTRIBUTING.md)" if names else None
 

@@ -1,4 +1,4 @@
-"""Checkpoints without a training run: a small engine that is saved, and damage to its files."""
+"""Checkpoint fixtures without a training run: a small engine to save, and corrupted files."""
 
 from __future__ import annotations
 
@@ -120,7 +120,8 @@ def saver_of(engine: SmallEngine, run_dir: Path, keep_last: int = 1) -> Checkpoi
 
 
 def save_as_rank(rank: int, run_dir: Path, step: int, killed: tuple[int, int] | None) -> None:
-    """Save a checkpoint; the rank `killed[0]` is killed before its `killed[1]`-th change."""
+    """Save a checkpoint; the rank `killed[0]` is killed before its `killed[1]`-th change to the
+    disk, or says in a file how many there were."""
     store = f"file://{run_dir.parent}/meeting-{run_dir.name}-{step}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=RANKS)
     saver = saver_of(SmallEngine(float(step)), run_dir)
@@ -139,4 +140,6 @@ def save_as_rank(rank: int, run_dir: Path, step: int, killed: tuple[int, int] | 
         sys.addaudithook(watch)
     saver.save(step)
     saver.settle()
+    if killed is not None and killed[0] == rank:
+        (run_dir.parent / "changes").write_text(str(killed[1] - left))
     os._exit(0)  # no process group is missed, and no time lost

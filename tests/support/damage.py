@@ -1,4 +1,4 @@
-"""Damage to bytes, for inputs that a reader must survive."""
+"""Random corruption of bytes (replaced, truncated, mutated), for robustness tests of readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A made-up book of Project Gutenberg, with header and license as in the 2000s."""
+"""A synthetic Project Gutenberg book, with header and license as in the 2000s."""
 
 STORY = """\
 THE HOUSE

@@ -1,4 +1,4 @@
-"""Small tokenizers of Hugging Face's, of every kind that a tokenizer.json can hold."""
+"""Small Hugging Face tokenizers of every model type (byte-level BPE, Unigram, WordPiece)."""
 
 from __future__ import annotations
 

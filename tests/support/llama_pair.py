@@ -1,4 +1,4 @@
-"""This project's model and transformers' own, small and with equal weights."""
+"""This project's model and stock transformers', small and with equal weights."""
 # transformers' functions and classes carry few types.
 # mypy: disable-error-code="no-untyped-call"
 

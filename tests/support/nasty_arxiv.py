@@ -1,4 +1,4 @@
-"""arXiv packages that nobody should have to read: bombs, cycles, damage, and soup of LaTeX."""
+"""Malformed and hostile arXiv packages: bombs, include cycles, corruption, random LaTeX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Books as a folder may hold them at its worst, made from a random generator."""
+"""Malformed and hostile book files, generated at random."""
 
 from __future__ import annotations
 

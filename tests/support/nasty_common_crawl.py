@@ -1,4 +1,4 @@
-"""WARC, WET and C4 files that are damaged, odd or hostile, made by code: for tests and fuzzing."""
+"""Malformed and hostile WARC, WET and C4 files, generated for tests and fuzzing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files as a GitHub folder may hold them at its worst, made from a random generator."""
+"""Malformed and hostile GitHub rows and checkouts, generated at random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs that a reader of Stack Exchange's dumps must survive, made by code."""
+"""Malformed and hostile Stack Exchange dumps, generated for tests and fuzzing."""
 
 from __future__ import annotations
 

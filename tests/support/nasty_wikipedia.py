@@ -1,4 +1,4 @@
-"""Inputs that a reader of Wikipedia's dumps must survive, made by code."""
+"""Malformed and hostile Wikipedia dumps, generated for tests and fuzzing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training must give: the same run in plain PyTorch."""
+"""Reference training run in plain PyTorch, with stock transformers' model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llama_ds.data import TrainingData
 
 
 class Reference:
-    """The same run in one process, with stock transformers' model and torch's own optimiser."""
+    """The same run in one process, with stock transformers' model and torch's own optimizer."""
 
     def __init__(self, recipe: Recipe) -> None:
         torch.manual_seed(recipe.train.seed)

@@ -1,4 +1,4 @@
-"""Duplicate clusters of a made-up build."""
+"""Synthetic duplicate clusters for report tests."""
 
 from __future__ import annotations
 

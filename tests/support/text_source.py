@@ -1,4 +1,4 @@
-"""A source of plain text, raw files for it, and checksums of what becomes of them."""
+"""A plain-text source for tests: raw files, and checksums of the build's outputs."""
 
 import hashlib
 from functools import partial

@@ -1,4 +1,4 @@
-"""A store and a recipe small enough that a training run takes a second."""
+"""A token store and recipe for training runs of about a second."""
 
 from __future__ import annotations
 

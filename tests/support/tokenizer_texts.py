@@ -1,4 +1,4 @@
-"""Texts on which tokenizers are trained and compared, and a documents folder of them."""
+"""Sample texts for tokenizer tests, and a documents folder of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile inputs through a source in a process under watch: its time, its memory, its end.
+"""Fuzzing of a source in a monitored process, with limits on time and memory.
 
 The process makes inputs, writes them into a folder and reads, edits and filters them as a build
 does. It says when it begins and ends each file; whoever watches it ends it when a file takes too
@@ -25,7 +25,7 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-from data_pipeline.build.parts import processed
+from data_pipeline.build.parts import apply_edits_and_filters
 from data_pipeline.document import Document, Source
 from data_pipeline.files.inputs import InputFile
 
@@ -227,7 +227,7 @@ def read_whole(source: Source, file: InputFile) -> Ended:
     reasons: Counter[str] = Counter()
     for item in source.read(file):
         num_items += 1
-        result = processed(source, item)
+        result = apply_edits_and_filters(source, item)
         assert item.source_file == result.source_file == file.source_file, (
             f"{result.source_file} is not the file that was read"
         )

@@ -1,4 +1,4 @@
-"""Documents folders for tests, without a source or raw files."""
+"""Writes documents folders for tests from rows, without a source or raw files."""
 
 from __future__ import annotations
 

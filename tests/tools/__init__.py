@@ -1,1 +1,1 @@
-"""Programs for people that are not part of the suite: fuzzing, screenshots."""
+"""Developer tools that are not tests: code map, fuzzing, screenshots."""

@@ -1,4 +1,4 @@
-"""The map of the code in docs/architecture.md, out of the modules' own docstrings.
+"""Generates the code map in docs/architecture.md from the modules' docstrings.
 
     python -m tests.tools.code_map --write
 

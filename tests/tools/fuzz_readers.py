@@ -1,4 +1,4 @@
-"""Hostile and damaged inputs, made by code, through every source of the paper's corpus.
+"""Fuzzes every source of the LLaMA corpus with generated malformed and hostile inputs.
 
     python -m tests.tools.fuzz_readers --seconds 600 [--source NAME] [--seed N] [--save FOLDER]
 

@@ -99,7 +99,7 @@ def _remove_once(text: str, name: str, notices: list[str]) -> str:
     before = ""
     done = 0
     for block in leading_blocks(text, syntax_of(name)):
-        said = [line.prose for line, goes in _marked(block) if goes]
+        said = [line.prose for line, is_notice in _marked(block) if is_notice]
         if not said:
             continue
         notices += said
@@ -116,12 +116,12 @@ def _remove_once(text: str, name: str, notices: list[str]) -> str:
 def _kept_lines(block: Block) -> list[str]:
     """What is kept of a comment; nothing if no word is left."""
     marked = _marked(block)
-    if not any(line.prose and not goes for line, goes in marked):
+    if not any(line.prose and not is_notice for line, is_notice in marked):
         return []
     kept: list[Line] = []
     is_after_gap = False
-    for line, goes in marked:
-        if goes and line.stub is None:
+    for line, is_notice in marked:
+        if is_notice and line.stub is None:
             is_after_gap = True
             continue
         is_blank = is_after_gap and not line.prose
@@ -130,8 +130,8 @@ def _kept_lines(block: Block) -> list[str]:
         # Of the blank lines around the gap one is kept, of decoration and a blank the decoration.
         if is_blank and kept and not kept[-1].prose and not kept[-1].stub:
             line = max(kept.pop(), line, key=lambda blank: (bool(blank.stub), len(blank.text)))
-        kept.append(Line(line.stub, "", line.stub) if goes and line.stub is not None else line)
-        is_after_gap = goes
+        kept.append(Line(line.stub, "", line.stub) if is_notice and line.stub is not None else line)
+        is_after_gap = is_notice
     return [line.text for line in kept]
 
 

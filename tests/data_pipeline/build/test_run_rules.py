@@ -213,7 +213,7 @@ def test_a_rule_across_sources_is_undone_without_running_again(
     assert texts(out, "other") == ["one two", "w x y z"]
     assert build_corpus(corpus, out, rules=rules) == manifests
     assert calls.read_text() == "x"
-    with pytest.raises(ValueError, match=r"nonsense is none of .* duplicate, same_length"):
+    with pytest.raises(ValueError, match=r"nonsense is not a rule of .* duplicate, same_length"):
         build_corpus(corpus, out, rules=rules, undone=["nonsense"])
 
 
@@ -272,7 +272,7 @@ def test_requests_by_address_and_license(tmp_path: Path) -> None:
     assert RemovalRequests.load(tmp_path / "requests.json") == requests
     assert not RemovalRequests.load(tmp_path / "missing.json")
     (tmp_path / "bad.json").write_text('{"names": []}')
-    with pytest.raises(ValueError, match="no list of removal requests"):
+    with pytest.raises(ValueError, match="not a valid removal request file"):
         RemovalRequests.load(tmp_path / "bad.json")
 
 

@@ -22,7 +22,7 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
-from data_pipeline.commands import build_text
+from data_pipeline.commands import build_text, console
 from data_pipeline.commands.build_text import corpus_function
 from data_pipeline.documents_folder import load_documents, read_manifest
 from data_pipeline.report.account import BuildAccount
@@ -295,7 +295,7 @@ def test_a_corpus_of_ones_own(own: Path, tmp_path: Path) -> None:
     assert [row.share for row in account.mixture] == [0.75, 0.25]
     assert account.sources[0].origin == "my desk"
     assert read_manifest(out / "documents" / "notes").dropped == {"has_z": 1}
-    with pytest.raises(ValueError, match="--text-field and --max-document-bytes are for files"):
+    with pytest.raises(ValueError, match="--text-field and --max-document-bytes have no effect"):
         build_text.run([*options, "--text-field", "body"], prog="llama-ds-build")
     with pytest.raises(ValueError, match=r"--corpus .*:nothing returned a PosixPath, not a"):
         build_text.run([*options, "--corpus", f"{own}:nothing"], prog="llama-ds-build")
@@ -327,7 +327,7 @@ def test_corpora_that_are_none(own: Path, tmp_path: Path) -> None:
         (("--tokenizer.bos-token", "<s>"), "--tokenizer.bos-token and --tokenizer.eos-token name"),
         (("--corpus", "nothing"), "--corpus: nothing is not FILE.py:FUNCTION"),
         (("--executer", "ray"), "--executer"),
-        (("--deduplication.same-url",), "deduplication.same_url: no source of the corpus raw says"),
+        (("--deduplication.same-url",), "deduplication.same_url: no source of the corpus raw has"),
     ],
 )
 def test_wrong_options_are_one_line_and_exit_code_2(
@@ -349,11 +349,9 @@ def test_wrong_options_are_one_line_and_exit_code_2(
 
 def test_the_console_command_needs_no_recipes(raw: Path, tmp_path: Path) -> None:
     (command,) = importlib.metadata.entry_points(group="console_scripts", name="llama-ds-build")
-    assert command.load() is build_text.main
-    code = (
-        "import sys; sys.modules['recipes'] = None; from data_pipeline.commands import build_text"
-    )
-    started = [sys.executable, "-c", f"{code}; build_text.main()"]
+    assert command.load() is console.main
+    code = "import sys; sys.modules['recipes'] = None; from data_pipeline.commands import console"
+    started = [sys.executable, "-c", f"{code}; console.main()"]
     options = ["--raw", str(raw), "--out", str(tmp_path / "out"), "--documents-only", "--jobs", "1"]
     done = subprocess.run(
         [*started, *options],

@@ -16,7 +16,7 @@ def test_an_intact_store_and_every_damaged_file(
     store = make_store(tmp_path)
     arguments = ["verify", "--store", str(store)]
     assert build_dataset.run(arguments) == 0
-    assert "is as it was built: 8 files" in capsys.readouterr().out
+    assert "is intact: 8 files" in capsys.readouterr().out
     damaged = [next(store.rglob("*.arrow")), next(store.rglob("*.parquet"))]
     for path in damaged:
         content = bytearray(path.read_bytes())

@@ -230,8 +230,8 @@ def test_a_template_may_end_documents_too(tmp_path: Path) -> None:
         ),
         ({}, {"config": {"eos_token_id": 9_999}}, r"config.json names 9999 as eos_token, which"),
         ({}, {"tokenizer_config": {"bos_token": "<x>"}}, r"names '<x>' as bos_token, .*bos-token"),
-        ({}, {"tokenizer_config": []}, r"tokenizer_config.json holds no JSON object"),
-        ({"model": {"type": "Nonsense"}}, {}, r"tokenizer.json is not a tokenizer of Hugging"),
+        ({}, {"tokenizer_config": []}, r"tokenizer_config.json is not a JSON object"),
+        ({"model": {"type": "Nonsense"}}, {}, r"tokenizer.json is not a valid Hugging Face"),
     ],
 )
 def test_refused(

@@ -168,7 +168,7 @@ def test_a_store_s_sizes(tmp_path: Path) -> None:
     # The paper's 4.5 and 15 %, of what there is.
     assert "23.08%" in text
     assert "not in the store: common_crawl, github, wikipedia, arxiv, stack_exchange" in text
-    assert "in no share, and never seen: notes" in text
+    assert "without a share, never sampled: notes" in text
     numbers = json.loads(dataclasses.replace(plan, json=True).run(LLAMA1))
     assert [source["name"] for source in numbers["sources"]] == ["c4", "books"]
     dropped = dataclasses.replace(plan, without=("books",)).run(LLAMA1)

@@ -149,7 +149,7 @@ def test_not_a_store(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a token store"):
         TokenStore.open(tmp_path)
     (tmp_path / "manifest.json").write_text('{"version": 1, "toke')
-    with pytest.raises(ValueError, match="is not a store's manifest"):
+    with pytest.raises(ValueError, match="is not a valid manifest"):
         TokenStore.open(tmp_path)
 
 

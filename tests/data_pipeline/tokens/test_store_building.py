@@ -40,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_folder_with_something_else_is_not_replaced(tmp_path: Path, trained: Path) -> None:
     (tmp_path / "diary.txt").write_text("keep me")
     documents = write_documents(tmp_path / "documents" / "a", text_rows(prose()))
-    with pytest.raises(ValueError, match="is not a token store; name another place"):
+    with pytest.raises(ValueError, match="is not a token store; choose another path"):
         build_store(tmp_path, {"a": documents}, trained, holdout_share=0.1, executor=ONE)
     assert (tmp_path / "diary.txt").read_text() == "keep me"
 

@@ -216,7 +216,7 @@ def test_config_must_be_positive(name: str) -> None:
 
 def test_a_folder_with_something_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("keep me")
-    with pytest.raises(ValueError, match="is not a tokenizer; name another place"):
+    with pytest.raises(ValueError, match="is not a tokenizer; choose another path"):
         train_tokenizer(corpus(prose()), tmp_path, TokenizerConfig(vocab_size=300))
     assert (tmp_path / "diary.txt").read_text() == "keep me"
 

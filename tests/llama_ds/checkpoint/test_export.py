@@ -164,7 +164,7 @@ def status(name: str) -> int:
 
 def export_twice(small: Path, large: Path, out: Path) -> int:
     export(small, out / "small")  # pages of libraries that are touched first are not counted
-    return growth_of(export, large, out / "large")
+    return growth_of(export, large, out / "model")
 
 
 def test_an_export_holds_a_tensor_at_a_time(gloo: Gloo, run_dir: Path, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_an_export_holds_a_tensor_at_a_time(gloo: Gloo, run_dir: Path, tmp_path:
     (growth,) = gloo(1, export_twice, run_dir, tmp_path / "large", tmp_path)
     # A tensor's pages of the file, its copy, the same in bf16, and a block that is checksummed.
     assert growth < 2.5 * TENSOR_BYTES + 12 * 2**20 < SHARD_BYTES
-    weights = load_file(tmp_path / "large" / "model-00003-of-00003.safetensors")
+    weights = load_file(tmp_path / "model" / "model-00003-of-00003.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
     assert len(weights) == COUNT // 3
 

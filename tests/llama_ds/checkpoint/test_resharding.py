@@ -210,16 +210,11 @@ def load_and_save(recipe: Recipe, shard_bytes: int) -> dict[str, Any]:
 def job_of(recipe: Recipe) -> Iterator[tuple[Any, int]]:
     """A training job that has resumed, and its step."""
     from llama_ds import train
-    from llama_ds.engine import init_distributed, release_engine
+    from llama_ds.engine import init_distributed
 
     device = init_distributed(0)
-    with train.build_groups(recipe) as groups:
-        job, step = train.build_job(recipe, groups, device, {})
-        yield job, step
-        job.saver.close()
-        if job.log is not None:
-            job.log.close()
-        release_engine(job.engine)
+    with train.build_groups(recipe) as groups, contextlib.ExitStack() as stack:
+        yield train.build_job(recipe, groups, device, {}, stack)
 
 
 def save_again(job: Any, step: int, shard_bytes: int) -> dict[str, Any]:
@@ -241,18 +236,23 @@ def save_again(job: Any, step: int, shard_bytes: int) -> dict[str, Any]:
     saver.settle()
     saver.close()
     steps = {int(state["step"]) for state in engine.basic_optimizer.state.values()}
-    live: dict[str, torch.Tensor] = {}
-    for name, parameter in engine.module.named_parameters():
-        with _whole(parameter):
-            live[name] = parameter.detach().clone()
     return {
         "steps": steps,
-        "live": live,
+        "live": live_weights(engine.module),
         "tp_rank": job.groups.tp_rank,
         "sharding": sharding,
         "snapshot": saver._snapshot._buffer.nbytes,
         "predicted": checkpoint_host_bytes(recipe, job.groups.dp_size),
     }
+
+
+def live_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What the rank computes with: its tensor-parallel shards."""
+    live: dict[str, torch.Tensor] = {}
+    for name, parameter in module.named_parameters():
+        with _whole(parameter):
+            live[name] = parameter.detach().clone()
+    return live
 
 
 def _whole(parameter: torch.nn.Parameter) -> Any:
@@ -305,6 +305,32 @@ def test_what_is_loaded_is_saved_byte_for_byte(
         for name, weight in state["live"].items():
             own = state["sharding"].shard(name, full[name], state["tp_rank"])
             assert torch.equal(weight, own.to(dtype)), name
+
+
+def use_and_load(recipe: Recipe, path: Path) -> dict[str, torch.Tensor]:
+    """Weights after a forward pass, in which ZeRO-3 makes small parameters whole, and a load."""
+    from llama_ds.checkpoint.resuming import load
+    from llama_ds.checkpoint.verification import read_run
+
+    with job_of(recipe) as (job, step):
+        assert step == 6
+        job.engine.eval()
+        with torch.no_grad():
+            job.engine(input_ids=torch.arange(64).view(2, 32), use_cache=False)
+        load(job.engine, path, read_run(path), job.groups, job.engine.module.tp.sharding)
+        return live_weights(job.engine.module)
+
+
+def test_an_engine_that_was_used_is_loaded_too(
+    gloo: Gloo, store: Path, tmp_path: Path, trained: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    recipe = Layout(3, dp=2, persistent=5_000).recipe(store, tmp_path / "run")
+    gloo(2, run_training, recipe)
+    older = tmp_path / "run" / "checkpoints" / "step_00000002"
+    expected = AutoModelForCausalLM.from_pretrained(older).state_dict()
+    for live in gloo(2, use_and_load, recipe, older):
+        assert all(torch.equal(live[name], expected[name]) for name in expected)
 
 
 def test_many_small_files_are_dealt_over_the_ranks(

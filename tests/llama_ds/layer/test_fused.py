@@ -230,11 +230,9 @@ def errors_of_rank(
     know nothing of the layout: rows of one document and fp32 under one policy each that keeps and
     one that computes again.
     """
-    from llama_ds.parallel.groups import ParallelGroups
+    from tests.support.pool_groups import pool_groups
 
-    groups = ParallelGroups.build(
-        tp_size=tp, sp_size=sp, kv_replicas=max(1, tp // num_key_value_heads)
-    )
+    groups = pool_groups(tp_size=tp, sp_size=sp, kv_replicas=max(1, tp // num_key_value_heads))
     torch.manual_seed(0)
     model: Any = LlamaForCausalLM(
         config(num_key_value_heads), groups, sequence_parallel=sequence_parallel

@@ -89,9 +89,9 @@ def test_pending_results_are_those_of_waiting_at_once(gloo: Gloo) -> None:
 
 
 def is_bit_equal(tp: int, sp: int, sequence_parallel: bool, policy: Any) -> bool:
-    from llama_ds.parallel.groups import ParallelGroups
+    from tests.support.pool_groups import pool_groups
 
-    groups = ParallelGroups.build(tp_size=tp, sp_size=sp, kv_replicas=max(1, tp // 2))
+    groups = pool_groups(tp_size=tp, sp_size=sp, kv_replicas=max(1, tp // 2))
     torch.manual_seed(0)
     stack: Any = LlamaForCausalLM(config(), groups, sequence_parallel=sequence_parallel).model
     stack.train().bfloat16()

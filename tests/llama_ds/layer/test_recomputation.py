@@ -119,11 +119,11 @@ def kept_between_passes(recipe: Recipe) -> tuple[list[tuple[int, bool]], int, in
     """(elements, emptied) of each input after a forward pass; times printed of both directions."""
 
     from data_pipeline.tokens.store import TokenStore
-    from llama_ds.engine import build_engine, build_model, init_distributed
-    from llama_ds.parallel.groups import ParallelGroups
+    from llama_ds.engine import build_engine, build_model, init_distributed, release_engine
+    from tests.support.pool_groups import pool_groups
 
     device = init_distributed(local_rank=0)
-    groups = ParallelGroups.build(tp_size=recipe.parallel.tp)
+    groups = pool_groups(tp_size=recipe.parallel.tp)
     plan = batch_plan(recipe, groups.dp_size)
     config = deepspeed_config(recipe, plan, device.type)
     model = build_model(recipe, groups, TokenStore.open(recipe.data.store), config, device)
@@ -148,6 +148,7 @@ def kept_between_passes(recipe: Recipe) -> tuple[list[tuple[int, bool]], int, in
             (getattr(x, "saved_data", x).numel(), x.untyped_storage().nbytes() <= 4) for x in inputs
         ]
         engine.backward(loss)
+    release_engine(engine)
     return kept, printed.getvalue().count("fwd:"), printed.getvalue().count("backward:")
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +16,13 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from llama_ds.config import Recipe
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.layout import Layout, layout_of
+from llama_ds.parallel.sequence import SequenceParallel
+from llama_ds.parallel.tensor import TensorParallel
 from llama_ds.planning.dry_run import check_groups
+from tests.support.tiny_run import make_store, run_training, tiny_recipe
 
 # (world size, tp, sp)
 LAYOUTS = [
@@ -97,8 +105,8 @@ def build_as_rank(rank: int, world_size: int, tp: int, sp: int) -> dict[str, tup
     """Name of the group -> (own rank in it, its members), as torch and DeepSpeed see them."""
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
     try:
-        groups = ParallelGroups.build(tp_size=tp, sp_size=sp)
-        return describe(groups)
+        with ParallelGroups.build(tp_size=tp, sp_size=sp) as groups:
+            return describe(groups)
     finally:
         dist.destroy_process_group()
 
@@ -186,12 +194,12 @@ def test_ranks_that_hold_the_same_heads_are_adjacent(
 
 def sums_over_groups(tp: int, sp: int) -> dict[str, float]:
     """Sum of the ranks in each of this rank's groups, by an all-reduce in that group."""
-    groups = ParallelGroups.build(tp_size=tp, sp_size=sp)
     sums = {}
-    for name in ("tp", "sp", "dp", "replica"):
-        total = torch.tensor(float(dist.get_rank()))
-        dist.all_reduce(total, group=getattr(groups, f"{name}_group"))
-        sums[name] = float(total)
+    with ParallelGroups.build(tp_size=tp, sp_size=sp) as groups:
+        for name in ("tp", "sp", "dp", "replica"):
+            total = torch.tensor(float(dist.get_rank()))
+            dist.all_reduce(total, group=getattr(groups, f"{name}_group"))
+            sums[name] = float(total)
     return sums
 
 
@@ -203,3 +211,125 @@ def test_groups_communicate(gloo: Callable[..., list[Any]], tp: int, sp: int) ->
         for name, total in sums.items():
             row = expected[name][(expected[name] == rank).any(axis=1)][0]
             assert total == row.sum(), (rank, name)
+
+
+# -- closing --------------------------------------------------------------------------------------
+
+
+def num_threads() -> int:
+    """Threads of this process, those of gloo included."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def threads_around_layouts() -> list[tuple[int, int, int]]:
+    """(threads before, while open and used by a model, once closed) of several layouts in turn."""
+    counts = []
+    for tp, sp in ((1, 1), (2, 1), (2, 2), (4, 1), (2, 1)):
+        before = num_threads()
+        with ParallelGroups.build(tp_size=tp, sp_size=sp) as groups:
+            tensor_parallel = TensorParallel.of(
+                groups, sequence_parallel=True, num_key_value_heads=4
+            )
+            total = torch.ones(1, 4, 1)
+            for summed in (
+                tensor_parallel.start_all_gather(total, "gather").wait(),
+                SequenceParallel.of(groups).whole(total[..., 0]),
+            ):
+                assert summed.numel() == 4 * (sp if summed.dim() == 2 else tp)
+            dist.all_reduce(total, group=groups.replica_group)
+            during = num_threads()
+        # What was built on the groups is still there.
+        assert tensor_parallel.size == tp
+        counts.append((before, during, num_threads()))
+    return counts
+
+
+@pytest.mark.dist
+def test_closed_groups_leave_no_thread(gloo: Callable[..., list[Any]]) -> None:
+    for counts in gloo(4, threads_around_layouts):
+        assert len({before for before, _, _ in counts}) == 1
+        for before, during, after in counts:
+            assert during > before
+            assert after == before
+
+
+def errors_after_close() -> list[str]:
+    groups = ParallelGroups.build(tp_size=2)
+    groups.close()
+    groups.close()
+    errors = []
+    for name in ("dp_group", "tp_group", "get_data_parallel_group"):
+        try:
+            value = getattr(groups, name)
+            errors.append(str(value()))
+        except AssertionError as error:
+            errors.append(str(error))
+    return errors
+
+
+@pytest.mark.dist
+def test_a_closed_group_is_refused(gloo: Callable[..., list[Any]]) -> None:
+    for errors in gloo(2, errors_after_close):
+        for name, error in zip(("dp", "tp", "replica"), errors, strict=True):
+            assert error == f"the {name} group was asked for after ParallelGroups.close()"
+
+
+def one_rank_fails() -> tuple[str, float]:
+    """(the own error, the sum over a group built afterwards)."""
+    message = "no error"
+    try:
+        with ParallelGroups.build(tp_size=2) as groups:
+            if dist.get_rank() == 0:
+                raise ValueError("a bad value")
+            dist.all_reduce(torch.ones(1), group=groups.tp_group)
+    except (ValueError, RuntimeError) as error:
+        message = str(error)
+    with ParallelGroups.build(tp_size=2) as groups:
+        total = torch.ones(1)
+        dist.all_reduce(total, group=groups.tp_group)
+    return message, float(total)
+
+
+@pytest.mark.dist
+def test_an_error_on_one_rank_reaches_those_that_wait_for_it(
+    gloo: Callable[..., list[Any]],
+) -> None:
+    (first, first_sum), (second, second_sum) = gloo(2, one_rank_fails)
+    assert first == "a bad value"
+    assert "by peer" in second  # closed or reset
+    assert first_sum == second_sum == 2.0
+
+
+def threads_around_training(recipes: list[Recipe]) -> list[int]:
+    """Threads before the first training run, and after each; a run may be one that fails."""
+    counts = [num_threads()]
+    for recipe in recipes:
+        with contextlib.suppress(ValueError):
+            run_training(recipe)
+        gc.collect()
+        counts.append(num_threads())
+    return counts
+
+
+@pytest.mark.dist
+def test_training_leaves_no_thread(
+    gloo: Callable[..., list[Any]], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    store = make_store(tmp_path_factory.mktemp("store"))
+
+    def recipe(name: str, **overrides: Any) -> Recipe:
+        return tiny_recipe(store, tmp_path / name, **{"train.max_steps": 1, **overrides})
+
+    recipes = [
+        # Libraries start threads of their own once.
+        recipe("warm", **{"zero.stage": 1}),
+        recipe("tp", **{"zero.stage": 1, "parallel.tp": 2}),
+        recipe("sp", **{"zero.stage": 0, "parallel.sp": 2}),
+        # Of other weights than the checkpoint it would resume from: refused once all is built.
+        recipe("tp", **{"zero.stage": 1, "parallel.tp": 2, "train.seed": 9}),
+        recipe("partitioned", **{"zero.stage": 3, "parallel.tp": 2}),
+    ]
+    for counts in gloo(4, threads_around_training, recipes):
+        assert counts[1] == counts[2] == counts[3] == counts[4], counts
+        # DeepSpeed keeps results of the group that ZeRO-3 gathers over, and they its three threads.
+        assert counts[5] <= counts[4] + 3, counts

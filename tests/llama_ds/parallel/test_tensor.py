@@ -17,6 +17,7 @@ from transformers import LlamaConfig
 from llama_ds import LlamaForCausalLM
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.tensor import Sharding, TensorParallel
+from tests.support.pool_groups import pool_groups
 
 Gloo = Callable[..., list[Any]]
 
@@ -51,7 +52,7 @@ class Case:
 
     def groups(self) -> ParallelGroups:
         replicas = max(1, self.tp // self.kv_heads)
-        return ParallelGroups.build(tp_size=self.tp, sp_size=self.sp, kv_replicas=replicas)
+        return pool_groups(tp_size=self.tp, sp_size=self.sp, kv_replicas=replicas)
 
 
 CASES = [
@@ -240,7 +241,7 @@ def test_a_weight_that_does_not_divide_is_an_error() -> None:
 
 
 def kv_replicas_error() -> str:
-    groups = ParallelGroups.build(tp_size=2)
+    groups = pool_groups(tp_size=2)
     try:
         TensorParallel.of(groups, sequence_parallel=True, num_key_value_heads=1)
     except ValueError as error:
