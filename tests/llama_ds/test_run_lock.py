@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -20,8 +19,16 @@ from llama_ds.run_lock import LOCK_FILE, Holder, RunLock, hold_run_folder, proce
 BEAT = 0.1
 
 
-def open_lock(run_dir: Path) -> RunLock:
-    return RunLock(run_dir, heartbeat_seconds=BEAT, missed_heartbeats=5)
+def open_lock(run_dir: Path, missed_heartbeats: int = 5) -> RunLock:
+    return RunLock(run_dir, heartbeat_seconds=BEAT, missed_heartbeats=missed_heartbeats)
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within a minute: other processes may keep a thread from its work."""
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(BEAT / 10)
+    return condition()
 
 
 def write_holder(run_dir: Path, **changes: Any) -> Holder:
@@ -97,7 +104,7 @@ def test_a_heartbeat_from_another_machine_is_respected_whatever_its_clock(tmp_pa
     thread.start()
     try:
         with pytest.raises(ValueError, match=rf"process {holder.pid} on node7"):
-            open_lock(tmp_path).__enter__()
+            open_lock(tmp_path, missed_heartbeats=600).__enter__()
     finally:
         over.set()
         thread.join()
@@ -106,8 +113,15 @@ def test_a_heartbeat_from_another_machine_is_respected_whatever_its_clock(tmp_pa
 def test_the_holder_keeps_its_own_heartbeat(tmp_path: Path) -> None:
     with open_lock(tmp_path):
         before = (tmp_path / LOCK_FILE).stat().st_mtime_ns
-        time.sleep(3 * BEAT)
-        assert (tmp_path / LOCK_FILE).stat().st_mtime_ns > before
+        assert wait_until(lambda: (tmp_path / LOCK_FILE).stat().st_mtime_ns > before)
+
+
+def is_lost(lock: RunLock) -> bool:
+    try:
+        lock.check()
+    except RuntimeError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("taken", [True, False])
@@ -118,22 +132,23 @@ def test_a_job_whose_lock_was_taken_notices_and_leaves_it(tmp_path: Path, taken:
             write_holder(tmp_path, machine="another")
         else:
             (tmp_path / LOCK_FILE).unlink()
-        time.sleep(3 * BEAT)
+        assert wait_until(lambda: is_lost(lock))
         with pytest.raises(RuntimeError, match="no longer this job's"):
             lock.check()
     assert (tmp_path / LOCK_FILE).exists() == taken
 
 
-def contend(run_dir: Path, barrier: Any, holding: Any, seconds: float) -> None:
-    """Take the lock if it is free; record whether another was in the folder meanwhile."""
+def contend(run_dir: Path, barrier: Any, held: Any, refused: Any, num_others: int) -> None:
+    """Take the lock if it is free, and keep it until all others were refused."""
     barrier.wait()
     try:
         with open_lock(run_dir):
-            with holding.get_lock():
-                holding.value += 1
-            time.sleep(seconds)
+            with held.get_lock():
+                held.value += 1
+            wait_until(lambda: refused.value >= num_others)
     except ValueError:
-        pass
+        with refused.get_lock():
+            refused.value += 1
 
 
 @pytest.mark.parametrize("stale", [False, True])
@@ -141,31 +156,29 @@ def test_of_many_jobs_one_gets_the_folder(tmp_path: Path, stale: bool) -> None:
     if stale:
         write_holder(tmp_path, pid=ended_process())
     context = multiprocessing.get_context("fork")
-    barrier, holding = context.Barrier(8), context.Value("i", 0)
-    processes = [
-        context.Process(target=contend, args=(tmp_path, barrier, holding, 2.0)) for _ in range(8)
-    ]
+    barrier, held, refused = context.Barrier(8), context.Value("i", 0), context.Value("i", 0)
+    arguments = (tmp_path, barrier, held, refused, 7)
+    processes = [context.Process(target=contend, args=arguments) for _ in range(8)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert holding.value == 1
+    assert (held.value, refused.value) == (1, 7)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_processes_are_told_from_their_successors() -> None:
     own = process_start(os.getpid())
-    time.sleep(0.05)  # the clock ticks every 10 ms
-    later = subprocess.Popen(["sleep", "60"])
-    try:
-        start = process_start(later.pid)
-    finally:
-        later.kill()
-        later.wait()
+    later = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    later.start()
+    assert later.pid is not None
+    successor = process_start(later.pid)
+    later.kill()
+    later.join()
     assert own is not None
-    assert start is not None
-    assert start > own
-    assert process_start(ended_process()) is None
+    assert successor is not None
+    assert successor > own
+    assert process_start(later.pid) is None
 
 
 def hold(run_dir: Path) -> str:

@@ -67,11 +67,23 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: st
     assert "Traceback" not in result.stderr
 
 
-def test_under_the_launcher_bad_input_is_said_once_with_exit_code_2() -> None:
-    result = run("deepspeed", "--num_gpus", "2", RECIPE, "--train.max-step", "5")
-    assert result.returncode == 2
+@pytest.mark.parametrize(
+    ("launcher", "code"),
+    # torchrun says 1 whatever its ranks have said.
+    [(["deepspeed", "--num_gpus", "2"], 2), (["torchrun", "--nproc-per-node", "2"], 1)],
+)
+def test_under_the_launcher_bad_input_is_said_once(launcher: list[str], code: int) -> None:
+    result = run(*launcher, RECIPE, "--train.max-step", "5")
+    assert result.returncode == code
     assert result.stderr.count("error: unknown option --train.max-step") == 1
-    assert "Traceback" not in result.stderr
+
+
+def test_bash_says_bad_input_before_it_starts_the_launcher() -> None:
+    result = run("bash", RECIPE, "--train.max-step", "5")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: unknown option --train.max-step; did you mean")
+    assert len(result.stderr.splitlines()) == 1
 
 
 # -- ways to start --------------------------------------------------------------------------------
