@@ -1,6 +1,5 @@
 """A user's folder: kinds, cutting, damage; and the samples' books."""
 
-import gzip
 import io
 import json
 import os
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.document import Document, Rejected
 from data_pipeline.sources import folder
+from tests.support.damage import gzipped
 
 Item = Document | Rejected
 WRONG_TEXT = "no_text_field1 text_not_string2 text_not_string3"
@@ -85,8 +85,8 @@ def test_missing_path(tmp_path: Path) -> None:
         ("a.txt", "Un élève.\n".encode("latin-1"), [("Un élève.\n", 0)]),
         ("a.txt", "élève\n".encode("utf-16"), [("élève\n", 0)]),
         ("a.txt", b"a\0b", [("binary", None)]),
-        ("a.txt.gz", gzip.compress(b"text"), [("text", 0)]),
-        ("a.txt.gz", gzip.compress(b"text")[:-9], [("damaged", 0)]),
+        ("a.txt.gz", gzipped(b"text"), [("text", 0)]),
+        ("a.txt.gz", gzipped(b"text")[:-9], [("damaged", 0)]),
         ("a.txt.gz", b"no gzip", [("damaged", 0)]),
         ("a.txt.zst", zstd(b"text"), [("text", 0)]),
         ("a.txt.zst", zstd(b"one") + zstd(b"two"), [("onetwo", 0)]),
@@ -99,8 +99,8 @@ def test_missing_path(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": "\xff"}\n{"text": "ok"}', "bad_json1 ok2"),
         ("a.jsonl", b"[" * 100_000, "bad_json1"),
         ("a.jsonl", b'{"text": "\\ud800x\\u0000"}', [("x", 1)]),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n'), [("a", 1)]),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n')[:-4], [("a", 1), ("damaged", 1)]),
+        ("a.jsonl.gz", gzipped(b'{"text": "a"}\n'), [("a", 1)]),
+        ("a.jsonl.gz", gzipped(b'{"text": "a"}\n')[:-4], [("a", 1), ("damaged", 1)]),
         ("a.jsonl.zst", zstd(b'{"text": "a"}\n'), [("a", 1)]),
         ("a.parquet", b"PAR1 damaged", [("damaged", 0)]),
         ("a.parquet", b"", [("damaged", 0)]),

@@ -1,6 +1,5 @@
 """arXiv: packages of every kind, bulk files, and the mistakes that others made with them."""
 
-import gzip
 import io
 import re
 import subprocess
@@ -18,6 +17,7 @@ from data_pipeline.files.inputs import InputFile
 from data_pipeline.sources import arxiv
 from data_pipeline.sources.arxiv.packages import paper_id
 from recipes.llama1_corpus import arxiv_source
+from tests.support.damage import gzipped
 from tests.support.nasty_arxiv import hostile_texts, nasty_arxiv, odd_archive, tar_of
 
 SOURCE = arxiv_source()
@@ -48,7 +48,7 @@ def read_all(folder: Path, files: dict[str, bytes]) -> list[Document | Rejected]
 def text_of(folder: Path, files: dict[str, str | bytes]) -> str:
     """The cleaned text of a package of these files."""
     data = {n: d.encode() if isinstance(d, str) else d for n, d in files.items()}
-    (item,) = read_all(folder, {"p.tar.gz": gzip.compress(tar_of(data))})
+    (item,) = read_all(folder, {"p.tar.gz": gzipped(tar_of(data))})
     result = edited(item)
     assert isinstance(result, Document), result
     return result.text
@@ -111,22 +111,22 @@ def test_one_file_that_is_not_utf8_costs_nothing(tmp_path: Path) -> None:
 
 
 def gz(text: str) -> bytes:
-    return gzip.compress(text.encode())
+    return gzipped(text.encode())
 
 
 @pytest.mark.parametrize(
     ("name", "data", "expected"),
     [
         ("one.gz", gz(PAPER), "\\section{One}\nBody."),
-        ("tar.gz", gzip.compress(tar_of({"a/m.tex": PAPER.encode()})), "\\section{One}\nBody."),
+        ("tar.gz", gzipped(tar_of({"a/m.tex": PAPER.encode()})), "\\section{One}\nBody."),
         ("plain.tar", tar_of({"m.tex": PAPER.encode()}), "\\section{One}\nBody."),
-        ("tgz.tgz", gzip.compress(tar_of({"m.tex": PAPER.encode()})), "\\section{One}\nBody."),
-        ("twice.gz", gzip.compress(gz(PAPER)), "\\section{One}\nBody."),
+        ("tgz.tgz", gzipped(tar_of({"m.tex": PAPER.encode()})), "\\section{One}\nBody."),
+        ("twice.gz", gzipped(gz(PAPER)), "\\section{One}\nBody."),
         ("odd.tar", odd_archive(), "\\section{x}ok\\input{/etc/passwd}\\input{../p}"),
         ("2001.00001", gz(PAPER), "\\section{One}\nBody."),
         ("crlf.gz", gz(PAPER.replace("\n", "\r\n")), "\\section{One}\nBody."),
         ("a.pdf", b"%PDF-1.4 x", "pdf_only"),
-        ("pdf.gz", gzip.compress(b"%PDF-1.4 x"), "pdf_only"),
+        ("pdf.gz", gzipped(b"%PDF-1.4 x"), "pdf_only"),
         ("pdf.tar", tar_of({"a.pdf": b"%PDF", "b.png": b"x"}), "pdf_only"),
         ("html.gz", gz("<html><body>"), "not_tex"),
         (
@@ -140,18 +140,18 @@ def gz(text: str) -> bytes:
         ("unmarked.gz", gz("This paper has been withdrawn by the authors."), "withdrawn"),
         ("notex.tar", tar_of({"a.dat": b"1 2 3"}), "no_tex"),
         ("figures.tar", tar_of({"a.png": b"x"}), "no_tex"),
-        ("empty.gz", gzip.compress(b""), "empty"),
+        ("empty.gz", gzipped(b""), "empty"),
         ("zero.gz", b"", "empty"),
         ("blank.gz", gz(" \n"), "empty"),
         ("empty.tar", bytes(10_240), "empty"),
         ("cut.gz", gz(PAPER * 50)[:-20], "damaged"),
         ("cut.tar", tar_of({"m.tex": PAPER.encode()})[:600], "damaged"),
-        ("cut.tar.gz", gzip.compress(tar_of({"m.tex": PAPER.encode()})[:600]), "damaged"),
-        ("binary.gz", gzip.compress(b"\xff\x00" * 99), "binary"),
+        ("cut.tar.gz", gzipped(tar_of({"m.tex": PAPER.encode()})[:600]), "damaged"),
+        ("binary.gz", gzipped(b"\xff\x00" * 99), "binary"),
         ("large.gz", gz(PAPER + "x" * 200_000), "too_large"),
-        ("bomb.gz", gzip.compress(tar_of({"a.png": bytes(2_000_000)})), "too_large"),
-        ("bomb2.gz", gzip.compress(gzip.compress(bytes(20_000_000))), "too_large"),
-        ("gzips.gz", gzip.compress(gzip.compress(gz(PAPER))), "not_tex"),
+        ("bomb.gz", gzipped(tar_of({"a.png": bytes(2_000_000)})), "too_large"),
+        ("bomb2.gz", gzipped(gzipped(bytes(20_000_000))), "too_large"),
+        ("gzips.gz", gzipped(gzipped(gz(PAPER))), "not_tex"),
         (
             "title.gz",
             gz("\\documentclass{a}\\begin{document}\\maketitle\\end{document}"),
@@ -298,7 +298,7 @@ def test_nasty_packages_are_accounted_for(tmp_path: Path) -> None:
 def test_memory_stays_flat_in_a_large_bulk_file(tmp_path: Path) -> None:
     """100 MB of packages with large figures, none of which is ever held."""
     figure = Random(0).randbytes(1 << 20)
-    package = gzip.compress(tar_of({"m.tex": PAPER.encode(), "f.pdf": figure * 5}), 0)
+    package = gzipped(tar_of({"m.tex": PAPER.encode(), "f.pdf": figure * 5}), 0)
     info = tarfile.TarInfo()
     info.size = len(package)
     with (tmp_path / "arXiv_src_0001_001.tar").open("wb") as bulk:

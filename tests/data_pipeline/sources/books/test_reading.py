@@ -15,6 +15,7 @@ from data_pipeline.document import Document, Rejected
 from data_pipeline.sources import books
 from data_pipeline.sources.books import gutenberg
 from recipes.llama1_corpus import books_source
+from tests.support.damage import gzipped
 from tests.support.gutenberg_texts import STYLE_2000S
 from tests.support.nasty_books import nasty_book, nasty_books
 
@@ -87,7 +88,7 @@ def test_several_books_in_a_file(tmp_path: Path) -> None:
         ("a.txt", b"a" * 101, ["too_large"]),
         ("a.txt", b"a\0b", ["binary"]),
         ("a.txt", b"\xe4" * 50, ["unknown_encoding"]),
-        ("a.txt.gz", gzip.compress(b"a" * 90)[:15], ["damaged"]),
+        ("a.txt.gz", gzipped(b"a" * 90)[:15], ["damaged"]),
         (
             "a.txt",
             b"a" * 40 + b"\n" + b"b" * 120 + b"\n" + b"c" * 40,

@@ -1,6 +1,5 @@
 """Web pages: encodings, HTTP's codings, main content, hostile HTML within bounds."""
 
-import gzip
 import io
 import zlib
 
@@ -16,6 +15,7 @@ from data_pipeline.sources.common_crawl.html_page import (
     is_html,
     read_page,
 )
+from tests.support.damage import gzipped
 from tests.support.nasty_common_crawl import PAGE, hostile_pages
 
 HTML = b"<html><p>Text of the page.</p></html>"
@@ -107,23 +107,23 @@ def test_is_html(content_type: str | None, body: bytes, expected: bool) -> None:
         (b"4\n<p>x\n0\n", "Chunked", None, b"<p>x"),
         (b"fff\r\n<p>x", "chunked", None, "bad_transfer_encoding"),
         (b"4\r\n<p>x\r\n", "chunked", None, "bad_transfer_encoding"),
-        (gzip.compress(HTML), None, "gzip", HTML),
+        (gzipped(HTML), None, "gzip", HTML),
         # The archive has undone it, and kept the header.
         (HTML, None, "gzip", HTML),
         (HTML, None, "deflate", HTML),
         (HTML, None, "br", HTML),
         (HTML, None, "no-such-coding", HTML),
         (HTML, "chunked", None, HTML),
-        (gzip.compress(HTML), "chunked", "gzip", HTML),
+        (gzipped(HTML), "chunked", "gzip", HTML),
         (b"<?xml version='1.0'?>" + HTML, None, "deflate", b"<?xml version='1.0'?>" + HTML),
         (b"<script>1</script>" + HTML, "chunked", "br", b"<script>1</script>" + HTML),
         (zlib.compress(HTML), None, "deflate", HTML),
         (zlib.compress(HTML)[2:-4], None, "deflate", HTML),
         (brotli(HTML), None, "br", HTML),
-        (gzip.compress(zlib.compress(HTML)), None, "deflate, gzip", HTML),
-        (gzip.compress(HTML)[:20] + b"\xff" * 20, None, "gzip", "bad_content_encoding"),
+        (gzipped(zlib.compress(HTML)), None, "deflate, gzip", HTML),
+        (gzipped(HTML)[:20] + b"\xff" * 20, None, "gzip", "bad_content_encoding"),
         (b"\xff\xfe\x00", None, "br", "bad_content_encoding"),
-        (gzip.compress(bytes(LIMIT + 1)), None, "gzip", "too_large"),
+        (gzipped(bytes(LIMIT + 1)), None, "gzip", "too_large"),
         (brotli(bytes(LIMIT + 1)), None, "br", "too_large"),
     ],
 )
