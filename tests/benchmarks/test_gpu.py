@@ -58,6 +58,7 @@ def rehearse(folder: Path, budget_seconds: int) -> tuple[str, dict[str, Any]]:
     return text, json.loads(raw.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_rehearsal(tmp_path: Path) -> None:
     text, found = rehearse(tmp_path, budget_seconds=3_600)
     assert found["notes"] == []
@@ -88,6 +89,7 @@ def test_rehearsal(tmp_path: Path) -> None:
     assert "extrapolated" not in text.split("## LLaMA-7B")[1].split("## LLaMA-13B")[0]
 
 
+@pytest.mark.slow
 def test_what_there_is_no_time_for_is_given_up(tmp_path: Path) -> None:
     text, found = rehearse(tmp_path, budget_seconds=1)
     assert all(run["step_seconds"] == [] for run in found["runs"]["LLaMA-7B"].values())
@@ -111,6 +113,7 @@ def report_and_die(bench: Any) -> None:
     os._exit(1)
 
 
+@pytest.mark.slow
 def test_what_a_lost_process_had_reported_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu_worker = importlib.import_module("benchmarks.gpu.gpu_worker")
     worker = gpu_worker.Worker(deepspeed=False)

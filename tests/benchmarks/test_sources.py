@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.data.reader_memory import earlier_results
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +27,7 @@ def run(script: str, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_reader_memory_measures_and_keeps_what_it_has(tmp_path: Path) -> None:
     formats = ("--formats", "arxiv", "stack_exchange")
     ran = run("reader_memory", "--rehearse", *formats, "--out", str(tmp_path))
@@ -47,12 +50,14 @@ def test_reader_memory_measures_and_keeps_what_it_has(tmp_path: Path) -> None:
     assert not earlier_results(tmp_path / "none.json", 300_000, commit)
 
 
+@pytest.mark.slow
 def test_decontamination_compares_with_the_plain_form() -> None:
     ran = run("decontamination", "--rehearse")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("documents with items: ours 0, plain Python 0") == 3
 
 
+@pytest.mark.slow
 def test_sources_runs_each_script_and_says_what_failed(tmp_path: Path) -> None:
     # `github` needs no peer; `wikipedia` needs one that may not be installed.
     ran = run(

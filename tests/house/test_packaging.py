@@ -224,6 +224,7 @@ def _run_alone(installed: Path, code: str, cwd: Path) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_model_class_needs_only_what_the_package_asks_for(
     installed: Path, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def test_options_override_the_recipe() -> None:
     assert launch.recipe.model == llama_tiny().model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -67,6 +68,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: st
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "code"),
     # torchrun says 1 whatever its ranks have said.
@@ -192,6 +194,7 @@ def test_the_quickstart_goes_from_text_to_a_stock_model_and_reuses_its_stages(
     assert len(losses(out / "run")) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

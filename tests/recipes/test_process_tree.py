@@ -219,6 +219,7 @@ def check_that_a_second_job_is_refused(words: list[str], run_dir: Path, holder: 
     assert "Traceback" not in second.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["bash", str(RECIPE)], [sys.executable, str(RECIPE)]])
 def test_an_interrupt_before_training_is_one_line(
     store: Path, tmp_path: Path, command: list[str]

@@ -59,6 +59,7 @@ def build_to_be_killed(root: Path, out: Path, jobs: int) -> None:
     build_documents(TEXT, root, out, executor=Processes(jobs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_build_killed_ten_times_ends_with_the_same_bytes(tmp_path: Path, jobs: int) -> None:
     root = many_files(tmp_path / "raw", num_bytes=24 << 20)

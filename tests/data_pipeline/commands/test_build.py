@@ -162,6 +162,7 @@ def test_rules_beyond_the_paper_and_undone(
         build_documents(raw, out, "--undo", "nonsense")
 
 
+@pytest.mark.slow
 def test_old_parts_are_named_until_they_are_forgotten(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +181,7 @@ def test_old_parts_are_named_until_they_are_forgotten(
     assert len(list(out.glob("documents/.rules/*-*"))) == 2
 
 
+@pytest.mark.slow
 def test_every_executor_makes_the_same_store(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +272,7 @@ def test_a_source_of_which_nothing_is_kept_does_not_stop_the_others(
     assert TokenStore.open(tmp_path / "out" / "store").sources == ("common_crawl",)
 
 
+@pytest.mark.slow
 def test_the_samples_are_accounted_for(samples: Path, tmp_path: Path) -> None:
     """The command of the README, on real files of all seven sources, some of them damaged."""
     out = tmp_path / "out"

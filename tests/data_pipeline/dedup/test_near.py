@@ -156,6 +156,7 @@ def test_equal_to_comparing_all_pairs(tmp_path: Path, min_similarity: float) -> 
 WORDS = st.sampled_from(["a", "b", "C", "déjà", "漢字", "ς", "İ", "x1", ".", "\n"])
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(WORDS, max_size=12).map(" ".join), max_size=12),
     st.sampled_from([0.3, 0.6, 1.0]),

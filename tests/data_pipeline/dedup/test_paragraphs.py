@@ -104,6 +104,7 @@ LINES = st.sampled_from(["a", "A.", "b 1", "b 2", "c", "\u00e9", "e", "", "...",
 TEXTS = st.lists(LINES, max_size=6).map("\n".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     parts=st.lists(st.lists(TEXTS, max_size=4), min_size=1, max_size=4),

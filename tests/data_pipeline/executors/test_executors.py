@@ -50,6 +50,7 @@ def squared(number: int) -> int:
     return number * number
 
 
+@pytest.mark.slow
 def test_results_come_in_the_order_of_the_tasks(executor: Executor) -> None:
     assert executor.map(squared, range(20), [1] * 20, label="square") == [n * n for n in range(20)]
     assert executor.map(squared, [], [], label="nothing") == []
@@ -195,6 +196,7 @@ def killed_once(document: Document, *, marker: str) -> Document:
     return document
 
 
+@pytest.mark.slow
 def test_a_lost_worker(raw: Path, tmp_path: Path, executor: Executor) -> None:
     """Ray goes on by itself; processes end with a word on what to do, and the next run goes on."""
     edit = partial(killed_once, marker=str(tmp_path / "killed"))
@@ -215,6 +217,7 @@ def always_killed(number: int) -> int:
     return number
 
 
+@pytest.mark.slow
 def test_a_task_that_kills_its_worker_every_time(cluster: RayTasks) -> None:
     with pytest.raises(WorkerLost, match="task 0 of 'kill' failed after 4 retries"):
         cluster.map(always_killed, [1], [1], label="kill")
@@ -226,6 +229,7 @@ def disk_full_until(document: Document, *, marker: str) -> Document:
     return document
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_build_that_continues_when_there_is_room(
     raw: Path, tmp_path: Path, executor: Executor
 ) -> None:

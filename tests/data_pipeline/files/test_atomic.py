@@ -169,6 +169,7 @@ def contents(target: Path) -> dict[str, bytes]:
     return {path.relative_to(target).as_posix(): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_old", [True, False])
 @pytest.mark.parametrize("write", [WRITE_FILE, WRITE_FOLDER, SHARED_FOLDER])
 @pytest.mark.parametrize("how", ["kill", "fail"])

@@ -304,6 +304,7 @@ def killed_at(number: int, out: Path, events: frozenset[str]) -> bool:
     return code == 9
 
 
+@pytest.mark.slow
 def test_a_removal_killed_anywhere_is_finished_by_the_next(built: Path, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     shutil.copytree(built / "out", whole)

@@ -192,6 +192,7 @@ def test_page_needs_nothing_from_elsewhere() -> None:
     assert "\x00" not in page
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(text=st.text(st.characters(), max_size=60) | st.sampled_from([HOSTILE, "</p>", "\"'><x"]))
 def test_any_text_is_escaped(text: str) -> None:

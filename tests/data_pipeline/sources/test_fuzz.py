@@ -21,6 +21,7 @@ from tests.support.watched import Limits, read_whole, watch
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.slow
 def test_every_source_survives_for_a_moment(tmp_path: Path) -> None:
     """Less than a second each: a run that is worth the name takes minutes, by hand."""
     ran = subprocess.run(
@@ -84,6 +85,7 @@ def leaks(file: InputFile) -> Iterator[Document | Rejected]:
     yield from well(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("read", "failure"),
     [

@@ -150,6 +150,7 @@ def test_nasty_files_are_accounted_for(tmp_path: Path, seed: int) -> None:
                 json.dumps(edited.row("books"), ensure_ascii=False).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", ["\n", " ", "*", " \n", "[Transcriber's Note", "Title: a\n  "])
 def test_long_repetitions_take_no_long_time(piece: str) -> None:
     text = "*** START OF THE PROJECT GUTENBERG EBOOK A ***\n" + piece * 100_000
