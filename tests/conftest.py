@@ -8,6 +8,7 @@ session. They meet through a file, not a port, so parallel runs cannot clash.
 from __future__ import annotations
 
 import os
+import signal
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
@@ -24,8 +25,16 @@ from tests.support.quick_tier import LEFT_OUT, is_quick
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+# Where a shell starts the suite in the background it ignores SIGINT, and so would all that tests
+# start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 TIMEOUT_SECONDS = 240.0
 CLOSE_SECONDS = 60.0
+
+
+LONGEST = ("tests/recipes/", "tests/golden/", "tests/llama_ds/", "tests/benchmarks/")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,6 +60,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--quick"):
         config.hook.pytest_deselected(items=left_out)
         items[:] = quick
+    # The longest first, so that several workers end together.
+    items.sort(
+        key=lambda item: min(
+            (i for i, name in enumerate(LONGEST) if name in item.nodeid), default=len(LONGEST)
+        )
+    )
 
 
 def _serve(rank: int, world_size: int, store: str, pipe: Connection) -> None:

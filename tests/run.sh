@@ -14,6 +14,6 @@ export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # started once by each worker); what is asked for by name in one process.
 workers=()
 case "$*" in
-  "" | --quick) workers=(-n "$(python -c 'import os; print(min(4, os.cpu_count() or 1))')" --dist loadfile) ;;
+  "" | --quick) workers=(-n "$(python -c 'import os; print(min(4, os.cpu_count() or 1))')" --dist loadfile --no-loadscope-reorder) ;;
 esac
 exec python -m pytest --durations=15 --durations-min=0.5 ${workers[@]+"${workers[@]}"} "$@"

@@ -271,7 +271,7 @@ def errors_after_close() -> list[str]:
 def test_a_closed_group_is_refused(gloo: Callable[..., list[Any]]) -> None:
     for errors in gloo(2, errors_after_close):
         for name, error in zip(("dp", "tp", "replica"), errors, strict=True):
-            assert error == f"the {name} group was asked for after ParallelGroups.close()"
+            assert error == f"the {name} group was used after ParallelGroups.close()"
 
 
 def one_rank_fails() -> tuple[str, float]:
