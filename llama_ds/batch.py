@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llama_ds.config import Recipe
 from llama_ds.model_config import require
+from llama_ds.skipped_data import SkippedData
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,14 @@ class BatchPlan:
     grad_accum_steps: int
     sequence_length: int
     num_steps: int
+    skipped: SkippedData = field(default_factory=SkippedData)
+    """Steps of the data that no step trains on."""
     start_step: int = 0
     """Since this step the batch has had its present size."""
     start_row: int = 0
-    """The first row of that step."""
+    """Rows passed by the end of that step, trained on or skipped."""
+    start_tokens: int = 0
+    """Tokens trained on by then."""
 
     @property
     def rows_per_step(self) -> int:
@@ -32,20 +37,34 @@ class BatchPlan:
         return self.rows_per_step * self.sequence_length
 
     def first_row(self, step: int) -> int:
-        """Number of the first row of `step`, from 0; the number of rows consumed before it."""
-        return self.start_row + (step - self.start_step) * self.rows_per_step
+        """Number of the first row of `step`, both from 0."""
+        return self.num_rows(step) + self._skipped_before(step) * self.rows_per_step
+
+    def num_rows(self, step: int) -> int:
+        """Rows passed by the end of `step` steps: the number of the one behind the last."""
+        data_steps = self.skipped.data_step(step - 1) - self.skipped.data_step(self.start_step - 1)
+        return self.start_row + data_steps * self.rows_per_step
+
+    def row_range(self, steps: range) -> tuple[int, int]:
+        """First and last row of steps counted from 1."""
+        return self.first_row(steps[0] - 1), self.num_rows(steps[-1]) - 1
 
     def num_tokens(self, step: int) -> int:
-        """Tokens consumed by `step` steps."""
-        return self.first_row(step) * self.sequence_length
+        """Tokens trained on by the end of `step` steps."""
+        return self.start_tokens + (step - self.start_step) * self.tokens_per_step
 
-    def resumed(self, step: int, rows: int, sequence_length: int) -> BatchPlan:
-        """This plan behind `rows` rows of `sequence_length` that `step` steps have consumed.
+    def _skipped_before(self, step: int) -> int:
+        """Steps of the data that lie between `step`'s and those of the step before."""
+        return self.skipped.data_step(step) - self.skipped.data_step(step - 1) - 1
 
-        With another sequence length the first row is the one at the same number of tokens.
+    def resumed(self, step: int, rows: int, tokens: int, sequence_length: int) -> BatchPlan:
+        """This plan after `step` steps, which have passed `rows` rows of `sequence_length` and
+        trained on `tokens` tokens.
+
+        With another sequence length the next row is the one at the same number of tokens.
         """
-        first = -(-rows * sequence_length // self.sequence_length)
-        return dataclasses.replace(self, start_step=step, start_row=first)
+        start_row = -(-rows * sequence_length // self.sequence_length)
+        return dataclasses.replace(self, start_step=step, start_row=start_row, start_tokens=tokens)
 
 
 def batch_plan(recipe: Recipe, dp_size: int) -> BatchPlan:
@@ -67,4 +86,5 @@ def batch_plan(recipe: Recipe, dp_size: int) -> BatchPlan:
         grad_accum_steps=rows // rows_per_pass,
         sequence_length=train.sequence_length,
         num_steps=train.num_steps,
+        skipped=recipe.data.skipped,
     )

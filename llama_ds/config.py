@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 from llama_ds.model_config import ModelConfig, require
 from llama_ds.parallel_config import ActivationCheckpointingConfig, ParallelConfig, ZeroConfig
 from llama_ds.save_policy import Choice, SavePolicy, SavePolicyName
+from llama_ds.skipped_data import SkippedData
 
 Dtype = Literal["bf16", "fp32"]
 StoreVerificationMode = Literal["full", "sample", "off"]
@@ -141,6 +142,10 @@ class TrainConfig:
     """A step is marked as a spike from so many standard deviations above the mean on."""
     skip_spikes: bool = False
     """Skip spikes too."""
+    rewind_to: int | None = None
+    """Go back to the checkpoint of this step (0: the start), once: what came after it is set aside
+    in the run folder. A job with the same rewind_to, data.skip_steps and optimizer goes on from
+    there, as an automatic restart must."""
     allow_change: tuple[str, ...] = ()
     """Fields that may differ from the checkpoint that is resumed, of those that are refused
     otherwise: data.shares train.dtype ... (`resume_contract.py`)."""
@@ -165,6 +170,10 @@ class TrainConfig:
             require(steps is None or steps > 0, f"train.{name} ({steps}) must be positive")
         require(
             self.spike_window >= 2, f"train.spike_window ({self.spike_window}) must be 2 or more"
+        )
+        require(
+            self.rewind_to is None or self.rewind_to >= 0,
+            f"train.rewind_to ({self.rewind_to}) must not be negative",
         )
         require(self.seed >= 0, f"train.seed ({self.seed}) must not be negative")
         require(self.eval_rows >= 0, f"train.eval_rows ({self.eval_rows}) must not be negative")
@@ -202,6 +211,10 @@ class DataConfig:
     exactly these epochs."""
     block_rows: int = 1_000
     """Every block of this many sequences has exactly the shares, rounded to whole sequences."""
+    skip_steps: tuple[str, ...] = ()
+    """Steps of the data to pass over, 1201-1400 or 1201-1400 2010: no step trains on their rows.
+    Counted from 1 and as in a run that passes over none, so that a range always means the same
+    rows; the log names them."""
     document_masking: bool = False
     """Mask attention and labels across the documents packed into one sequence."""
     verify: StoreVerificationMode = "full"
@@ -216,6 +229,7 @@ class DataConfig:
             self.verify in ("full", "sample", "off"),
             f"data.verify ({self.verify}) must be one of full, sample, off",
         )
+        SkippedData.parse(self.skip_steps)
         require(self.block_rows > 0, f"data.block_rows ({self.block_rows}) must be positive")
         require(
             not (self.shares and self.epochs),
@@ -229,6 +243,11 @@ class DataConfig:
                     f"data.{option}: {name} ({value}) must be positive; leave a source out to "
                     "exclude it",
                 )
+
+    @property
+    def skipped(self) -> SkippedData:
+        """`skip_steps`, parsed."""
+        return SkippedData.parse(self.skip_steps)
 
 
 @dataclass(frozen=True)
@@ -339,6 +358,7 @@ def from_dict(tree: dict[str, Any]) -> Recipe:
     train["init_from"] = Path(train["init_from"]) if train["init_from"] else None
     train["allow_change"] = tuple(train.get("allow_change", ()))
     data["store"] = Path(data["store"])
+    data["skip_steps"] = tuple(data.get("skip_steps", ()))
     return Recipe(
         name=tree["name"],
         run_dir=Path(tree["run_dir"]),

@@ -19,7 +19,7 @@ from data_pipeline.files.atomic import atomic_directory, write_atomic
 from data_pipeline.tokens.store import TOKENIZER_FILES, TokenizerKind, TokenStore
 from llama_ds.batch import BatchPlan, batch_plan
 from llama_ds.checkpoint.resuming import Resumed, resume
-from llama_ds.checkpoint.saving import CheckpointSaver, RunDescription
+from llama_ds.checkpoint.saving import CheckpointSaver, RunDescription, versions
 from llama_ds.config import OptimizerConfig, Recipe
 from llama_ds.data import HeldOutData, TrainingData, check_vocab
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
@@ -27,6 +27,8 @@ from llama_ds.engine import TORCH_DTYPE, build_model, open_engine
 from llama_ds.metrics import MetricsLog, Throughput, peak_tflops
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.resume_contract import describe, history_entry, run_identity
+from llama_ds.rewind import rewind
+from llama_ds.run_events import RunEvents
 from llama_ds.schedule import learning_rate
 from llama_ds.step import UpdateGate
 from llama_ds.step_log import StepLog, finite_steps
@@ -51,6 +53,7 @@ class Job:
     gate: UpdateGate
     log: MetricsLog | None
     step_log: StepLog | None
+    events: RunEvents | None
 
 
 def build_groups(recipe: Recipe) -> ParallelGroups:
@@ -68,6 +71,7 @@ def build_job(
     groups: ParallelGroups,
     device: torch.device,
     deepspeed_overrides: dict[str, Any],
+    withheld: frozenset[int],
     stack: contextlib.ExitStack,
 ) -> tuple[Job, int]:
     """What the loop needs, and the step to resume from; `stack` releases it."""
@@ -86,27 +90,25 @@ def build_job(
     model = build_model(recipe, groups, store, ds_config, device)
     engine = stack.enter_context(open_engine(model, recipe, groups, ds_config))
     identity, sharding = run_identity(recipe, store.manifest.fingerprint), model.tp.sharding
+    rewound = rewind(recipe)
     resumed = resume(engine, recipe.run_dir, identity, groups, sharding)
     plan = _plan_behind(resumed, plan, recipe)
     description = RunDescription(
-        identity, run_layout(recipe, plan), plan.first_row, store.tokenizer_dir
+        identity, run_layout(recipe, plan), plan.num_rows, plan.num_tokens, store.tokenizer_dir
     )
-    saver = CheckpointSaver(
-        engine, recipe.run_dir, recipe.checkpoint, description, groups, sharding
-    )
+    config = recipe.checkpoint
+    saver = CheckpointSaver(engine, recipe.run_dir, config, description, groups, sharding)
     stack.callback(saver.close)
     saver.require_room()  # before hours of work, not after
     peak, peak_source = peak_tflops(recipe.metrics, device, TORCH_DTYPE[recipe.train.dtype])
-    log = step_log = None
+    log = step_log = events = None
     if dist.get_rank() == 0:
-        log = open_run(recipe, store, ds_config, resumed)
-        stack.callback(log.close)
-        step_log = StepLog(recipe.run_dir, resumed.step)
-        stack.callback(step_log.close)
+        log, step_log, events = _open_records(recipe, store, ds_config, resumed, stack)
+        _record_start(events, recipe, resumed, deepspeed_overrides)
         lines = _opening_lines(recipe, plan, device, resumed)
-        lines.append(f"MFU is of {peak:.2f} TFLOP/s per device ({peak_source})")
-        lines.append(_epochs_line(data, plan))
-        log.say("\n".join(lines))
+        lines += [] if rewound is None else [rewound]
+        lines += [f"MFU is of {peak:.2f} TFLOP/s per device ({peak_source})"]
+        log.say("\n".join([*lines, _epochs_line(data, plan)]))
     job = Job(
         recipe=recipe,
         plan=plan,
@@ -118,9 +120,10 @@ def build_job(
         saver=saver,
         throughput=Throughput(recipe, dist.get_world_size(), peak),
         verification=verification,
-        gate=UpdateGate(engine, _judge(recipe, device, resumed)),
+        gate=UpdateGate(engine, _judge(recipe, device, resumed, withheld)),
         log=log,
         step_log=step_log,
+        events=events,
     )
     return job, resumed.step
 
@@ -129,8 +132,9 @@ def _plan_behind(resumed: Resumed, plan: BatchPlan, recipe: Recipe) -> BatchPlan
     """The plan at the row where the checkpoint ends; ValueError where its length is unclear."""
     if resumed.saved is None:
         return plan
-    plan = plan.resumed(resumed.step, resumed.rows, resumed.saved["train.sequence_length"])
-    if plan.first_row(0) != 0 and recipe.train.max_steps is None:
+    length = resumed.saved["train.sequence_length"]
+    plan = plan.resumed(resumed.step, resumed.rows, resumed.tokens, length)
+    if plan.num_rows(0) != 0 and recipe.train.max_steps is None:
         raise ValueError(
             f"train.train_tokens ({recipe.train.train_tokens}) does not say how many steps a run "
             "has in which train.tokens_per_step or train.sequence_length has changed; set "
@@ -139,9 +143,12 @@ def _plan_behind(resumed: Resumed, plan: BatchPlan, recipe: Recipe) -> BatchPlan
     return plan
 
 
-def _judge(recipe: Recipe, device: torch.device, resumed: Resumed) -> StepJudge:
+def _judge(
+    recipe: Recipe, device: torch.device, resumed: Resumed, withheld: frozenset[int]
+) -> StepJudge:
     """With the window that the job had which wrote the checkpoint; every rank the same."""
-    judge = StepJudge(recipe.train, device, num_skipped=resumed.step - resumed.num_updates)
+    num_skipped = resumed.step - resumed.num_updates
+    judge = StepJudge(recipe.train, device, num_skipped, resumed.step, withheld)
     past: list[Any] = [None]
     if dist.get_rank() == 0:
         past = [finite_steps(recipe.run_dir, resumed.step, recipe.train.spike_window)]
@@ -191,6 +198,36 @@ def open_run(
     return MetricsLog(recipe, resumed.step)
 
 
+def _open_records(
+    recipe: Recipe,
+    store: TokenStore,
+    ds_config: dict[str, Any],
+    resumed: Resumed,
+    stack: contextlib.ExitStack,
+) -> tuple[MetricsLog, StepLog, RunEvents]:
+    log = open_run(recipe, store, ds_config, resumed)
+    stack.callback(log.close)
+    step_log = StepLog(recipe.run_dir, resumed.step)
+    stack.callback(step_log.close)
+    events = RunEvents(recipe.run_dir)
+    stack.callback(events.close)
+    return log, step_log, events
+
+
+def _record_start(
+    events: RunEvents, recipe: Recipe, resumed: Resumed, deepspeed_overrides: dict[str, Any]
+) -> None:
+    events.add(
+        "start" if resumed.saved is None else "resume",
+        resumed.step,
+        world_size=dist.get_world_size(),
+        recipe=json.loads(recipe.to_json()),
+        deepspeed_json=deepspeed_overrides,
+        versions=versions(),
+        changes={change.field: [change.old, change.new] for change in resumed.changes},
+    )
+
+
 def _history(path: Path) -> list[Any]:
     """The changes that earlier jobs made; none where the file is missing or damaged."""
     try:
@@ -218,7 +255,7 @@ def _opening_lines(
 
 
 def _epochs_line(data: TrainingData, plan: BatchPlan) -> str:
-    epochs = data.epochs(plan.first_row(plan.num_steps))
+    epochs = data.epochs(plan.num_rows(plan.num_steps))
     return "epochs by the end: " + ", ".join(f"{k} {v:.2f}" for k, v in epochs.items())
 
 

@@ -51,3 +51,12 @@ def keep_records_up_to(path: Path, step: int) -> None:
         return
     kept = itertools.takewhile(lambda found: found[1]["step"] <= step, whole_records(path))
     write_atomic(path, b"".join(line for line, _ in kept))
+
+
+def cut_unfinished_line(path: Path) -> None:
+    """Drop what a killed writer has left behind the last whole record."""
+    if not path.exists():
+        return
+    kept = b"".join(line for line, _ in whole_records(path))
+    if len(kept) < path.stat().st_size:
+        write_atomic(path, kept)

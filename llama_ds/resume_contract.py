@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_ds.config import Recipe
+from llama_ds.skipped_data import SkippedData
 
 MUST_MATCH = frozenset({"model", "train.seed"})
 """Another value is another run. The token store belongs here too: by its content, not its path."""
@@ -55,9 +56,11 @@ APPLIED = frozenset(
         "train.spike_window",
         "train.spike_deviations",
         "train.skip_spikes",
+        "train.rewind_to",
         "train.allow_change",
         "data.store",
         "data.verify",
+        "data.skip_steps",
         "parallel",
         "zero",
         "activation_checkpointing",
@@ -68,7 +71,9 @@ APPLIED = frozenset(
 """Changes freely. A section's name stands for all of its fields."""
 
 TOKEN_STORE = "token store"
-_NOT_SAID = frozenset({"name", "run_dir", "train.stop_after_step", "train.allow_change"})
+_NOT_SAID = frozenset(
+    {"name", "run_dir", "train.stop_after_step", "train.allow_change", "train.rewind_to"}
+)
 """Of the job, not of the run."""
 
 
@@ -134,6 +139,22 @@ def changes(where: str, saved: Mapping[str, Any], current: Mapping[str, Any]) ->
             continue
         raise ValueError(f"checkpoint {where} has {field} = {old}, but this run has {new}; {hint}")
     return [change for change in found if change.field not in _NOT_SAID]
+
+
+def check_skipped_data(
+    where: str, step: int, saved: Mapping[str, Any], current: Mapping[str, Any]
+) -> None:
+    """ValueError where `data.skip_steps` differs in what the `step` steps until the checkpoint have
+    passed: data that was trained on cannot be skipped any more, without a rewind."""
+    field = "data.skip_steps"
+    before, now = (SkippedData.parse(identity.get(field, ())) for identity in (saved, current))
+    passed = before.data_step(step - 1) + 1
+    if before.before(passed) != now.before(passed):
+        raise ValueError(
+            f"checkpoint {where} has passed {passed} steps of the data, and skipped of these "
+            f"{before.before(passed)}; {field} ({now}) says {now.before(passed)}. Keep the ranges "
+            "that were skipped, and give --train.rewind-to with a step before those that are new"
+        )
 
 
 def describe(found: list[Change]) -> str:

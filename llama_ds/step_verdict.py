@@ -71,10 +71,21 @@ class SpikeDetector:
 class StepJudge:
     """Gives the verdict on one step after another; every rank has one and asks it together."""
 
-    def __init__(self, train: TrainConfig, device: torch.device, num_skipped: int = 0) -> None:
+    def __init__(
+        self,
+        train: TrainConfig,
+        device: torch.device,
+        num_skipped: int = 0,
+        first_step: int = 0,
+        withheld: frozenset[int] = frozenset(),
+    ) -> None:
+        """`withheld` are steps, counted from 1, to treat as not finite: those that were not in the
+        run that is repeated."""
         self._detector = SpikeDetector(train.spike_window, train.spike_deviations)
         self._skip_spikes = train.skip_spikes
         self._device = device
+        self._step = first_step
+        self._withheld = withheld
         self.num_skipped = num_skipped
         """Skipped steps of the whole run."""
         self.skipped_in_a_row = 0
@@ -85,7 +96,8 @@ class StepJudge:
 
     def judge(self, loss: float, grad_norm: float) -> Verdict:
         """The verdict on the next step, agreed by all ranks. Collective."""
-        reasons = []
+        self._step += 1
+        reasons = ["it was not finite before"] if self._step in self._withheld else []
         for name, value in (("loss", loss), ("gradient norm", grad_norm)):
             if not math.isfinite(value):
                 reasons.append(f"{name} is not finite")

@@ -44,11 +44,15 @@ class TrainResult:
 
 
 def train(
-    recipe: Recipe, local_rank: int, deepspeed_overrides: dict[str, Any] | None = None
+    recipe: Recipe,
+    local_rank: int,
+    deepspeed_overrides: dict[str, Any] | None = None,
+    withheld: frozenset[int] = frozenset(),
 ) -> TrainResult:
     """Run `recipe` from its newest checkpoint (or the start) to its end; every rank calls this.
 
-    `deepspeed_overrides` are merged over the generated DeepSpeed configuration. ValueError for a
+    `deepspeed_overrides` are merged over the generated DeepSpeed configuration; `withheld` are
+    steps to skip because they were not finite in the run that this one repeats. ValueError for a
     recipe that does not fit the store, the world size or the checkpoint it would resume from, and
     where another job trains in its run folder. The default process group stays for further calls;
     everything else is released, also on errors.
@@ -56,25 +60,16 @@ def train(
     device = init_distributed(local_rank)
     try:
         with hold_run_folder(recipe.run_dir) as lock, build_groups(recipe) as groups:
-            return _train(recipe, groups, device, deepspeed_overrides or {}, lock)
+            with contextlib.ExitStack() as stack:
+                overrides = deepspeed_overrides or {}
+                job, first_step = build_job(recipe, groups, device, overrides, withheld, stack)
+                stop = stack.enter_context(StopSignal(job.device))
+                stack.enter_context(job.verification)
+                step, divergence = run_steps(job, first_step, stop, lock)
+            return TrainResult(first_step, step, job.plan.num_steps, stop.number, divergence)
     finally:
         # DeepSpeed's engine is a reference cycle, which keeps the threads of closed groups alive.
         gc.collect()
-
-
-def _train(
-    recipe: Recipe,
-    groups: ParallelGroups,
-    device: torch.device,
-    deepspeed_overrides: dict[str, Any],
-    lock: RunLock | None,
-) -> TrainResult:
-    with contextlib.ExitStack() as stack:
-        job, first_step = build_job(recipe, groups, device, deepspeed_overrides, stack)
-        stop = stack.enter_context(StopSignal(job.device))
-        stack.enter_context(job.verification)
-        step, divergence = run_steps(job, first_step, stop, lock)
-    return TrainResult(first_step, step, job.plan.num_steps, stop.number, divergence)
 
 
 def run_steps(
@@ -118,6 +113,8 @@ def run_steps(
     if job.log is not None and job.verification.num_files:
         checked, files = job.verification.num_checked, job.verification.num_files
         job.log.say(f"token store: {checked} of {files} files checked")
+    if job.events is not None:
+        job.events.add("end", step, signal=stop.number, divergence=divergence)
     return step, divergence
 
 
@@ -126,11 +123,21 @@ def divergence_of(job: Job, step: int) -> str | None:
     count = job.gate.judge.skipped_in_a_row
     if count < job.recipe.train.max_skipped_steps:
         return None
-    rows = f"{job.plan.first_row(step - count)}-{job.plan.first_row(step) - 1}"
+    steps = range(step - count + 1, step + 1)
     return (
-        f"gave up at step {step}: {count} steps in a row were skipped (steps {step - count + 1}-"
-        f"{step}, rows {rows}); {_newest_checkpoint(job)}; lower --optimizer.peak-learning-rate, "
-        "or look at these rows"
+        f"gave up at step {step}: {count} steps in a row were skipped (steps {steps[0]}-{step}, "
+        f"{_data_of(job, steps)}); {_newest_checkpoint(job)}; lower "
+        "--optimizer.peak-learning-rate, or go back and pass over the data: --train.rewind-to "
+        "STEP --data.skip-steps A-B"
+    )
+
+
+def _data_of(job: Job, steps: range) -> str:
+    """What steps counted from 1 have trained on, as `data.skip_steps` counts it."""
+    first, last = job.plan.row_range(steps)
+    data = [job.plan.skipped.data_step(step - 1) + 1 for step in (steps[0], steps[-1])]
+    return f"rows {first}-{last}" + (
+        f", steps {data[0]}-{data[1]} of the data" if job.plan.skipped.ranges else ""
     )
 
 
@@ -179,6 +186,8 @@ def settle_checkpoint(job: Job) -> None:
     if job.log is not None:
         times = f"stall {saved.stall_seconds:.1f} s, written in {saved.write_seconds:.1f} s"
         job.log.say(f"step {step_of(saved.path):>6}  checkpoint {saved.path}  {times}")
+    if job.events is not None:
+        job.events.add("checkpoint", step_of(saved.path))
 
 
 @torch.no_grad()
@@ -252,18 +261,20 @@ def sequence_shard(batch: Batch, groups: ParallelGroups) -> Batch:
 
 def log_step(job: Job, result: StepResult, step: int, seconds: float, *, is_last: bool) -> None:
     """Record a step, counted from 1; what is unusual about it goes to the log with its rows."""
-    if job.log is None or job.step_log is None:
+    if job.log is None or job.step_log is None or job.events is None:
         return
     verdict = result.verdict
     values: dict[str, Any] = {"loss": result.loss, "grad_norm": result.grad_norm}
     if verdict.is_skipped or verdict.is_spike:
-        rows = [job.plan.first_row(step - 1), job.plan.first_row(step) - 1]
+        this, rows = range(step, step + 1), list(job.plan.row_range(range(step, step + 1)))
         values |= {"skipped": verdict.is_skipped, "spike": verdict.is_spike, "rows": rows}
         what = "skipped" if verdict.is_skipped else "spike"
         job.log.say(
-            f"step {step:>6}  {what}: {'; '.join(verdict.reasons)} (rows {rows[0]}-{rows[1]}); "
+            f"step {step:>6}  {what}: {'; '.join(verdict.reasons)} ({_data_of(job, this)}); "
             f"{job.gate.judge.num_skipped} skipped so far"
         )
+        is_finite, reasons = verdict.is_finite, list(verdict.reasons)
+        job.events.add(what, step, rows=rows, is_finite=is_finite, reasons=reasons)
     job.step_log.add(step, values)
     job.log.advance(step)
     if step % job.recipe.train.log_every_steps == 0 or is_last:

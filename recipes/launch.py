@@ -133,7 +133,8 @@ def _build_once(store: Path, build: Callable[[Path], None]) -> None:
         time.sleep(0.5)
 
 
-def _train(launch: Launch) -> int:
+def prepare_rank() -> None:
+    """The environment that torch and DeepSpeed read, before they are imported."""
     _stand_alone_defaults()
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         # The launcher makes GPUs visible again; torch would then take them.
@@ -141,15 +142,24 @@ def _train(launch: Launch) -> int:
     # More threads than cores make a CPU run several times slower, and DeepSpeed sets no limit.
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // local_ranks)))
+
+
+def quiet_libraries() -> None:
+    """Silence what the libraries say on every start."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 is retiring.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+
+
+def _train(launch: Launch) -> int:
+    prepare_rank()
     world_size = int(os.environ["WORLD_SIZE"])
     _batch_plan(launch.recipe, world_size)  # refuses before torch is loaded
     overrides = read_overrides(launch.deepspeed_json) if launch.deepspeed_json else None
 
     from llama_ds.train import train
 
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # DeepSpeed 0.19 calls collectives by names that torch 2.13 is retiring.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    quiet_libraries()
     result = train(launch.recipe, int(os.environ["LOCAL_RANK"]), overrides)
     if result.step == result.first_step and os.environ["RANK"] == "0":
         print(

@@ -128,6 +128,17 @@ def remove_directory(path: Path) -> None:
     shutil.rmtree(unfinished)
 
 
+def move_directory(path: Path, target: Path) -> None:
+    """Move a published folder to `target`, which must not exist, on the same file system; missing
+    parents are created."""
+    check_absent(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _fsync(path)
+    path.rename(target)
+    _fsync(target.parent)
+    _fsync(path.parent)
+
+
 # -- clean-up after killed writers ----------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ from llama_ds.checkpoint.verification import (
 )
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.tensor import Sharding
-from llama_ds.resume_contract import Change, changes
+from llama_ds.resume_contract import Change, changes, check_skipped_data
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class Resumed:
 
     step: int = 0
     rows: int = 0
-    """Rows consumed until then, of the sequence length of the checkpoint's job."""
+    """Rows passed until then, trained on or skipped, of the sequence length of its job."""
+    tokens: int = 0
+    """Tokens trained on until then."""
     num_updates: int = 0
     """Steps until then that were not skipped."""
     saved: dict[str, Any] | None = None
@@ -68,9 +70,13 @@ def resume(
     if path is None:
         return Resumed()
     run = read_run(path)
-    found = changes(str(path), run["identity"], identity)
+    saved = run["identity"]
+    found = changes(str(path), saved, identity)
+    check_skipped_data(str(path), run["step"], saved, identity)
     load(engine, path, run, groups, sharding)
-    return Resumed(run["step"], run["rows"], run["num_updates"], run["identity"], tuple(found))
+    # A checkpoint that does not tell its tokens is of a program that skipped no data.
+    tokens = run.get("tokens", run["rows"] * saved["train.sequence_length"])
+    return Resumed(run["step"], run["rows"], tokens, run["num_updates"], saved, tuple(found))
 
 
 def agreed_damage(path: Path, group: dist.ProcessGroup | None) -> str | None:

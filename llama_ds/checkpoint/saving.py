@@ -77,7 +77,9 @@ class RunDescription:
     layout: dict[str, Any]
     """How it was cut over ranks; for the reader, nothing depends on it."""
     num_rows: Callable[[int], int]
-    """Rows consumed by the end of a step."""
+    """Rows passed by the end of a step, trained on or skipped."""
+    num_tokens: Callable[[int], int]
+    """Tokens trained on by the end of a step."""
     tokenizer_dir: Path
 
 
@@ -144,9 +146,10 @@ class CheckpointSaver:
             "step": step,
             "num_updates": self._state.num_updates,
             "rows": self._description.num_rows(step),
+            "tokens": self._description.num_tokens(step),
             "identity": self._description.identity,
             "layout": self._description.layout,
-            "versions": _versions(),
+            "versions": versions(),
             "random_state": random_state(),
         }
         stall = time.perf_counter() - start
@@ -324,5 +327,6 @@ class CheckpointSaver:
         self._together(remove)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a run's numbers depend on."""
     return {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in _PACKAGES}

@@ -14,9 +14,11 @@ PACKAGES = ("llama_ds", "data_pipeline", "recipes")
 # Modules and sub-packages, from the top floor down: each imports what lies below its own floor.
 FLOORS = {
     "llama_ds": (
+        {"replay"},
         {"train"},
         {"job"},
-        {"step", "step_log"},
+        {"rewind"},
+        {"step", "step_log", "run_events"},
         {"engine", "checkpoint", "auto_classes"},
         {"model", "data", "metrics", "store_verification", "stop_signal", "run_lock"},
         {"loss", "planning", "pretrained_model"},
@@ -25,7 +27,7 @@ FLOORS = {
         {"batch", "resume_contract", "schedule", "step_verdict", "json_lines"},
         {"config"},
         {"parallel_config"},
-        {"model_config", "save_policy"},
+        {"model_config", "save_policy", "skipped_data"},
     ),
     "data_pipeline": (
         {"commands"},

@@ -97,7 +97,7 @@ def test_whatever_is_renamed_was_flushed() -> None:
     del publishing["clean_up_after_killed_writers"]
     # And this one takes a name away.
     del publishing["remove_directory"]
-    assert publishing.keys() == {"write_atomic", "_publish"}
+    assert publishing.keys() == {"write_atomic", "_publish", "move_directory"}
     for calls in publishing.values():
         renames = [at for at, name in enumerate(calls) if name in ("rename", "replace")]
         flushes = [at for at, name in enumerate(calls) if name == "_fsync"]
