@@ -145,6 +145,37 @@ def test_a_nan_on_one_rank_skips_that_step_at_every_stage(
 
 
 @pytest.mark.dist
+@pytest.mark.parametrize(
+    ("layout", "where"),
+    [
+        ({"parallel.tp": 2, "zero.stage": 1}, "gradient"),
+        ({"parallel.tp": 2, "parallel.sequence_parallel": True, "zero.stage": 3}, "loss"),
+        ({"parallel.sp": 2, "zero.stage": 2}, "loss"),
+        ({"parallel.sp": 2, "zero.stage": 3}, "gradient"),
+    ],
+    ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else value,
+)
+def test_a_nan_on_one_rank_skips_that_step_in_every_layout(
+    gloo: Gloo,
+    store: Path,
+    tmp_path: Path,
+    reference: Reference,
+    layout: dict[str, Any],
+    where: str,
+) -> None:
+    """The ranks of tp hold parts of one loss, those of sp parts of one sequence."""
+    recipe = tiny_recipe(store, tmp_path / "run", **layout)
+    assert gloo(2, run_with_nan, recipe, 3, 1, where) == [(6, None)] * 2
+    found = steps(recipe)
+    assert [r["step"] for r in found if r.get("skipped")] == [3]
+    others = [index for index in range(6) if index != 2]
+    for name, values in (("loss", reference.losses), ("grad_norm", reference.grad_norms)):
+        # As in the parallel matrix: sums in another order, in fp32.
+        expected = pytest.approx([values[i] for i in others], rel=3e-6)
+        assert [found[i][name] for i in others] == expected
+
+
+@pytest.mark.dist
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_nan_skips_that_step_in_bf16(
     gloo: Gloo, store: Path, tmp_path: Path, reference: Reference, stage: int
