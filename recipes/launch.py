@@ -29,6 +29,7 @@ from llama_ds.config import Recipe
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides, read_overrides
 from llama_ds.parallel.layout import layout_of
 from recipes.command_line import bad_input, end_on_interrupt
+from recipes.config_file import expand_config
 from recipes.llama import (
     DEVICE_BYTES,
     PAPER_TOKENS_PER_SECOND,
@@ -53,6 +54,9 @@ class Launch:
     or weights."""
     world_size: int | None = None
     """Number of ranks to plan for in a dry run; by default the recipe's intended number."""
+    config: Path | None = None
+    """JSON or YAML file with fields of the recipe, such as a run's recipe.json; options on the
+    command line win."""
     deepspeed_json: Path | None = None
     """JSON file with DeepSpeed keys to merge over the generated configuration."""
     local_rank: Annotated[int | None, tyro.conf.arg(help_behavior_hint="set by the launcher")] = (
@@ -183,33 +187,46 @@ def _train(launch: Launch) -> int:
 
 def parse(recipe_function: RecipeFunction, arguments: list[str]) -> Launch:
     """Options -> Launch; ValueError for an unknown option, which suggests the closest match."""
+    arguments = expand_config(arguments)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--cluster", nargs="?", default="a100-80gb")
     cluster = early.parse_known_args(arguments)[0].cluster
     if cluster not in get_args(Cluster):
         raise ValueError(f"--cluster ({cluster}) must be one of {', '.join(get_args(Cluster))}")
     recipe = recipe_function(cluster)
-    if any(argument.split("=")[0] == "--data.epochs" for argument in arguments):
-        # In place of the recipe's own shares; shares on the command line are refused beside them.
-        recipe = replace(recipe, data=replace(recipe.data, shares={}))
-    default = Launch(recipe=recipe, cluster=cluster)
+    # With shares as its default, tyro would want an option for each source of the default.
+    shares = recipe.data.shares
+    default = Launch(recipe=_with_shares(recipe, {}), cluster=cluster)
     with errors_in_one_line():
         launch, unknown = tyro.cli(
             Launch,
             args=arguments,
             default=default,
             prog=Path(sys.argv[0]).name,
-            description=recipe_function.__doc__,
+            description=_description(recipe_function, shares),
             return_unknown_args=True,
         )
     if unknown:
         raise ValueError(_unknown_option(unknown[0], default))
-    return launch
+    if {"--data.shares", "--data.epochs"} & {word.split("=")[0] for word in arguments}:
+        return launch
+    return replace(launch, recipe=_with_shares(launch.recipe, shares))
 
 
-def _unknown_option(option: str, default: Launch) -> str:
+def _with_shares(recipe: Recipe, shares: dict[str, float]) -> Recipe:
+    return replace(recipe, data=replace(recipe.data, shares=shares))
+
+
+def _description(recipe_function: RecipeFunction, shares: dict[str, float]) -> str:
+    mixture = " ".join(f"{name} {share}" for name, share in shares.items())
+    default = f"\n\nWithout an option for the mixture: --data.shares {mixture}" if mixture else ""
+    return (recipe_function.__doc__ or "") + default
+
+
+def _unknown_option(word: str, default: Launch) -> str:
+    option = word.split("=")[0]
     known = [f"--{name}" for name in _option_names(default)]
-    near = difflib.get_close_matches(option.split("=")[0].replace("_", "-"), known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(option.replace("_", "-"), known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"unknown option {option}{hint} (--help lists all)"
 
