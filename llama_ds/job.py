@@ -71,8 +71,8 @@ def build_job(
     groups: ParallelGroups,
     device: torch.device,
     deepspeed_overrides: dict[str, Any],
-    withheld: frozenset[int],
     stack: contextlib.ExitStack,
+    withheld: frozenset[int] = frozenset(),
 ) -> tuple[Job, int]:
     """What the loop needs, and the step to resume from; `stack` releases it."""
     plan = batch_plan(recipe, groups.layout.dp_size)

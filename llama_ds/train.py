@@ -62,7 +62,7 @@ def train(
         with hold_run_folder(recipe.run_dir) as lock, build_groups(recipe) as groups:
             with contextlib.ExitStack() as stack:
                 overrides = deepspeed_overrides or {}
-                job, first_step = build_job(recipe, groups, device, overrides, withheld, stack)
+                job, first_step = build_job(recipe, groups, device, overrides, stack, withheld)
                 stop = stack.enter_context(StopSignal(job.device))
                 stack.enter_context(job.verification)
                 step, divergence = run_steps(job, first_step, stop, lock)

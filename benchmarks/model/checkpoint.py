@@ -130,7 +130,7 @@ def _measure_one(
     run_dir, sharding = folder / "run", engine.module.tp.sharding
     tokenizer = folder / "tokenizer"
     tokenizer.mkdir(exist_ok=True)
-    description = RunDescription({"benchmark": "checkpoint"}, {}, lambda step: step, tokenizer)
+    description = RunDescription({"benchmark": "checkpoint"}, {}, int, int, tokenizer)
     config = CheckpointConfig(keep_last=1)
     saver = CheckpointSaver(engine, run_dir, config, description, groups, sharding)
     times: dict[str, list[float]] = {name: [] for name in ("sync", "async", "write", "ds", "load")}

@@ -1,6 +1,7 @@
-"""Checkpoints of a run from the command line: export one, verify all.
+"""Checkpoints of a run from the command line: export one, average some, verify all.
 
     llama-ds-checkpoint export RUN_DIR OUT_DIR [--step N] [--dtype bf16|fp32]
+    llama-ds-checkpoint average RUN_DIR OUT_DIR (--last N | --steps A B ...) [--dtype bf16|fp32]
     llama-ds-checkpoint verify RUN_DIR
 
 `python -m llama_ds.checkpoint` is the same. Exit codes: 0, all is well; 1, `verify` has found
@@ -28,6 +29,13 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("out_dir", type=Path)
     command.add_argument("--step", type=int, help="checkpoint to take; the newest by default")
     command.add_argument("--dtype", choices=get_args(Dtype), help="the run's by default")
+    command = commands.add_parser("average", help="export the mean of several checkpoints' weights")
+    command.add_argument("run_dir", type=Path)
+    command.add_argument("out_dir", type=Path)
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("--last", type=int, metavar="N", help="the newest N complete ones")
+    which.add_argument("--steps", type=int, nargs="+", help="those of these steps")
+    command.add_argument("--dtype", choices=get_args(Dtype), help="the run's by default")
     command = commands.add_parser("verify", help="list a run's checkpoints, and what is wrong")
     command.add_argument("run_dir", type=Path)
     options = parser.parse_args(arguments)
@@ -35,9 +43,15 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "verify":
             return verify(options.run_dir)
         # Not above: `--help` needs no torch, and a package that is missing is one line.
-        from llama_ds.checkpoint.export import export
+        from llama_ds.checkpoint.export import average, export, last_complete
 
-        checkpoint = export(options.run_dir, options.out_dir, options.step, options.dtype)
+        run_dir, out_dir = options.run_dir, options.out_dir
+        if options.command == "average":
+            steps = options.steps or last_complete(run_dir, options.last)
+            names = [path.name for path in average(run_dir, out_dir, steps, options.dtype)]
+            print(f"mean of {', '.join(names)} -> {out_dir}")  # noqa: T201
+            return 0
+        checkpoint = export(run_dir, out_dir, options.step, options.dtype)
     except ModuleNotFoundError as error:
         message = f"the package {error.name} is not installed; pip install 'llama-ds[train]'"
         print(f"error: {message}", file=sys.stderr)  # noqa: T201

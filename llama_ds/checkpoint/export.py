@@ -1,7 +1,7 @@
 """A checkpoint's weights in a dtype of choice, as a folder for stock transformers.
 
-A checkpoint is such a folder already, with fp32 weights; exporting casts and copies. One tensor
-at a time is in memory.
+A checkpoint is such a folder already, with fp32 weights; exporting casts and copies, or takes the
+mean over several checkpoints. One tensor at a time is in memory.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import functools
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,10 +20,12 @@ from data_pipeline.files.atomic import atomic_directory
 from llama_ds.checkpoint.engine_state import WEIGHT
 from llama_ds.checkpoint.tensor_files import SafetensorsWriter, index_path
 from llama_ds.checkpoint.verification import (
+    all_checkpoints,
     checkpoint_path,
     damage_of,
     newest_complete,
     read_run,
+    step_of,
 )
 
 EXPORT_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -37,15 +40,46 @@ def export(run_dir: Path, out_dir: Path, step: int | None = None, dtype: str | N
     """
     with atomic_directory(out_dir, replace=False) as partial:
         source = newest(run_dir, step)
-        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-        stored = config["dtype"] if dtype is None else str(EXPORT_DTYPES[dtype])
-        config["dtype"] = stored.removeprefix("torch.")
-        _cast_weights(source, partial, getattr(torch, config["dtype"]))
-        for name in read_run(source)["files"]:
-            if "/" not in name and ".safetensors" not in name:
-                shutil.copy2(source / name, partial / name)
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        _write_model([source], partial, dtype)
     return source
+
+
+def average(
+    run_dir: Path, out_dir: Path, steps: Sequence[int], dtype: str | None = None
+) -> list[Path]:
+    """As `export`, with the mean of the weights of the checkpoints of `steps`, in float64.
+
+    Configuration and tokenizer are those of the last of `steps`. Returns the checkpoints.
+    """
+    if len(set(steps)) < 2:
+        raise ValueError(f"a mean takes two checkpoints or more, not those of steps {list(steps)}")
+    with atomic_directory(out_dir, replace=False) as partial:
+        sources = [newest(run_dir, step) for step in sorted(set(steps))]
+        _write_model(sources, partial, dtype)
+    return sources
+
+
+def last_complete(run_dir: Path, count: int) -> list[int]:
+    """Steps of the newest `count` complete checkpoints; ValueError where there are fewer."""
+    found: list[int] = []
+    for path in all_checkpoints(run_dir):
+        if len(found) < count and damage_of(path) is None:
+            found.append(step_of(path))
+    if len(found) < count:
+        raise ValueError(f"{run_dir} has {len(found)} complete checkpoints, not {count}")
+    return found
+
+
+def _write_model(sources: Sequence[Path], target: Path, dtype: str | None) -> None:
+    last = sources[-1]
+    config = json.loads((last / "config.json").read_text(encoding="utf-8"))
+    stored = config["dtype"] if dtype is None else str(EXPORT_DTYPES[dtype])
+    config["dtype"] = stored.removeprefix("torch.")
+    _cast_weights(sources, target, getattr(torch, config["dtype"]))
+    for name in read_run(last)["files"]:
+        if "/" not in name and ".safetensors" not in name:
+            shutil.copy2(last / name, target / name)
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def newest(run_dir: Path, step: int | None = None) -> Path:
@@ -66,18 +100,31 @@ def newest(run_dir: Path, step: int | None = None) -> Path:
     raise ValueError(f"{run_dir} has no checkpoint; train first, or pass another run_dir")
 
 
-def _cast_weights(source: Path, target: Path, dtype: torch.dtype) -> None:
-    index = json.loads((source / index_path(WEIGHT)).read_text(encoding="utf-8"))
+def _cast_weights(sources: Sequence[Path], target: Path, dtype: torch.dtype) -> None:
+    last = sources[-1]
+    index = json.loads((last / index_path(WEIGHT)).read_text(encoding="utf-8"))
     total = 0
     for file_name in sorted(set(index["weight_map"].values())):
-        with safe_open(source / file_name, "pt") as file:
+        with safe_open(last / file_name, "pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         with SafetensorsWriter(target / file_name, shapes, dtype) as writer:
             for name in shapes:
-                # Opened for each: what was read of a file counts as memory while it is open.
-                with safe_open(source / file_name, "pt") as file:
-                    tensor = file.get_tensor(name).to(dtype)
+                tensor = _mean([source / file_name for source in sources], name).to(dtype)
                 writer.add(name, tensor)
                 total += tensor.nbytes
     index["metadata"]["total_size"] = total
     (target / index_path(WEIGHT)).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+
+
+def _mean(files: Sequence[Path], name: str) -> torch.Tensor:
+    """Of a tensor over files, which are opened for each: what was read of one counts as memory
+    while it is open."""
+    total: torch.Tensor | None = None
+    for path in files:
+        with safe_open(path, "pt") as file:
+            tensor: torch.Tensor = file.get_tensor(name)
+        if len(files) == 1:
+            return tensor
+        total = tensor.double() if total is None else total.add_(tensor)
+    assert total is not None, "there are files"
+    return total.div_(len(files))

@@ -74,8 +74,9 @@ def resume(
     found = changes(str(path), saved, identity)
     check_skipped_data(str(path), run["step"], saved, identity)
     load(engine, path, run, groups, sharding)
-    # A checkpoint that does not tell its tokens is of a program that skipped no data.
-    tokens = run.get("tokens", run["rows"] * saved["train.sequence_length"])
+    tokens = run.get("tokens")
+    if tokens is None:  # of a program that skipped no data
+        tokens = run["rows"] * saved["train.sequence_length"]
     return Resumed(run["step"], run["rows"], tokens, run["num_updates"], saved, tuple(found))
 
 

@@ -14,7 +14,13 @@ from tests.support.tiny_run import make_store
 
 @pytest.mark.dist
 def test_a_diverged_run_ends_with_exit_code_3_and_keeps_its_checkpoint(tmp_path: Path) -> None:
-    options = ["--data.store", make_store(tmp_path), "--run-dir", tmp_path / "run", *SMALL]
+    options: list[str | Path] = [
+        "--data.store",
+        make_store(tmp_path),
+        "--run-dir",
+        tmp_path / "run",
+        *SMALL,
+    ]
     options += ["--checkpoint.every-steps", "1", "--checkpoint.keep-last", "1"]
     first = run(sys.executable, RECIPE, *options, "--train.stop-after-step", "2")
     assert first.returncode == 0, first.stderr[-3000:]

@@ -104,7 +104,9 @@ def damaged_versions(checkpoint: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def description(tokenizer_dir: Path, **identity: Any) -> RunDescription:
-    return RunDescription(identity, {"zero.stage": 0}, lambda step: 8 * step, tokenizer_dir)
+    return RunDescription(
+        identity, {"zero.stage": 0}, lambda step: 8 * step, lambda step: 64 * step, tokenizer_dir
+    )
 
 
 def saver_of(engine: SmallEngine, run_dir: Path, keep_last: int = 1) -> CheckpointSaver:

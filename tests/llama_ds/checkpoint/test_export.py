@@ -45,12 +45,9 @@ ROOT = Path(__file__).resolve().parents[3]
 WHOLE = Sharding(1, 2)
 
 
-def save_one(run_dir: Path) -> None:
+def save_one(run_dir: Path, *steps: int) -> None:
     torch.manual_seed(0)
     engine = SmallEngine()
-    with torch.no_grad():
-        for parameter in engine.module.parameters():
-            parameter.normal_()
     saver = CheckpointSaver(
         engine,
         run_dir,
@@ -60,8 +57,12 @@ def save_one(run_dir: Path) -> None:
         WHOLE,
         shard_bytes=8_000,
     )
-    saver.save(3)
-    saver.settle()
+    for step in steps or (3,):
+        with torch.no_grad():
+            for parameter in engine.module.parameters():
+                parameter.normal_()
+        saver.save(step)
+        saver.settle()
     saver.close()
 
 
@@ -69,6 +70,45 @@ def save_one(run_dir: Path) -> None:
 def run_dir(gloo: Gloo, tmp_path: Path) -> Path:
     gloo(1, save_one, tmp_path / "run")
     return tmp_path / "run"
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    return state
+
+
+def test_an_average_is_the_mean_of_the_checkpoints_named(gloo: Gloo, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    gloo(1, save_one, run, 3, 5, 7)
+    all_steps = {step: weights_of(run / f"checkpoints/step_{step:08d}") for step in (3, 5, 7)}
+    for words, steps in ((["--last", "3"], (3, 5, 7)), (["--steps", "7", "3"], (3, 7))):
+        out = tmp_path / f"mean of {len(steps)}"
+        assert main(["average", str(run), str(out), *words]) == 0
+        for name, mean in weights_of(out).items():
+            parts = torch.stack([all_steps[step][name].double() for step in steps])
+            assert torch.equal(mean, parts.mean(0).float()), name
+    (run / "checkpoints/step_00000005/config.json").write_text("{}")
+    assert main(["average", str(run), str(tmp_path / "last"), "--last", "2"]) == 0  # 7 and 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--last", "1"], "a mean takes two checkpoints or more, not those of steps [3]"),
+        (["--last", "2"], "has 1 complete checkpoints, not 2"),
+        (["--steps", "3", "4"], "has no complete checkpoint of step 4 (missing)"),
+    ],
+)
+def test_an_average_of_nothing_is_refused(
+    run_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    assert main(["average", str(run_dir), str(tmp_path / "mean"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "mean").exists()
 
 
 @pytest.mark.parametrize("dtype", [None, "fp32", "bf16"])

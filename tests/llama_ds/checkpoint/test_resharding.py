@@ -224,7 +224,11 @@ def save_again(job: Any, step: int, shard_bytes: int) -> dict[str, Any]:
     recipe = job.recipe
     engine, sharding = job.engine, job.engine.module.tp.sharding
     description = saving.RunDescription(
-        {}, {}, lambda step: 8 * step, recipe.data.store / "tokenizer"
+        {},
+        {},
+        lambda step: 8 * step,
+        lambda step: 256 * step,
+        recipe.data.store / "tokenizer",
     )
     saver = saving.CheckpointSaver(
         engine,
