@@ -98,7 +98,9 @@ class GlooPool:
     def __init__(self, world_size: int, folder: Path) -> None:
         context = get_context("forkserver")
         # An import that fails here is made, and reported, by the processes themselves.
-        context.set_forkserver_preload(["llama_ds.train"])
+        # DeepSpeed imports Muon, and with it torch's compiler, where it builds an engine.
+        preload = ["llama_ds.train", "deepspeed.runtime.zero.muon.muon_optimizer"]
+        context.set_forkserver_preload(preload)
         self._pipes, self._processes = [], []
         with pytest.MonkeyPatch.context() as environment:
             # The server is started by the first process, and hands its environment on.
