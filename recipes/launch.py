@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, get_args
@@ -157,6 +157,10 @@ def quiet_libraries() -> None:
 
 def _train(launch: Launch) -> int:
     prepare_rank()
+    if not may_compile(launch.recipe, os.environ):
+        # DeepSpeed has torch.compile wrap an optimizer that no recipe uses (Muon), for which torch
+        # loads its whole compiler.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     world_size = int(os.environ["WORLD_SIZE"])
     _batch_plan(launch.recipe, world_size)  # refuses before torch is loaded
     overrides = read_overrides(launch.deepspeed_json) if launch.deepspeed_json else None
@@ -263,6 +267,12 @@ def _plan(launch: Launch) -> int:
     )
     print(plan)
     return 0
+
+
+def may_compile(recipe: Recipe, environment: Mapping[str, str]) -> bool:
+    """Whether training may call torch.compile; `auto` does on a GPU."""
+    eager = {"eager", "liger"} | ({"auto"} if environment.get("DS_ACCELERATOR") == "cpu" else set())
+    return recipe.train.elementwise not in eager
 
 
 def _batch_plan(recipe: Recipe, world_size: int) -> BatchPlan:

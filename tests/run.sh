@@ -10,10 +10,18 @@ source recipes/setup.sh
 # No test needs the network: an attempt to use it fails at once. One thread per process keeps the
 # multi-process tests from fighting over the cores.
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-# The whole suite, and the quick one, on the cores there are (the processes that test files share are
-# started once by each worker); what is asked for by name in one process.
+# Without bytecode on disk every worker would rewrite the assertions of all tests, for five seconds, and
+# every process that tests start would compile the project.
+unset PYTHONDONTWRITEBYTECODE
+# The whole suite, and the quick one, in a worker more than there are cores, since half of a worker's
+# time is waiting: for processes that start or end, for disks and timeouts. Tests of one file stay
+# together, and share the processes that their worker starts once. What is asked for by name runs in
+# one process.
 workers=()
 case "$*" in
-  "" | --quick) workers=(-n "$(python -c 'import os; print(min(4, os.cpu_count() or 1))')" --dist loadfile --no-loadscope-reorder) ;;
+  "" | --quick)
+    workers=(-n "$(python -c 'import os; print(min(4, os.cpu_count() or 1) + 1)')")
+    workers+=(--dist loadfile --no-loadscope-reorder)
+    ;;
 esac
 exec python -m pytest --durations=15 --durations-min=0.5 ${workers[@]+"${workers[@]}"} "$@"

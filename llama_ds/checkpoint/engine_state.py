@@ -23,12 +23,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from llama_ds.checkpoint.kinds import MOMENTS, WEIGHT
 from llama_ds.parallel.tensor import Sharding
-
-WEIGHT = "weight"
-MOMENTS = ("exp_avg", "exp_avg_sq")
-KINDS = (WEIGHT, *MOMENTS)
-"""What a checkpoint holds of each parameter: its fp32 master and Adam's moments."""
 
 
 @dataclass(frozen=True)

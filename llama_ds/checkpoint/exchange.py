@@ -19,7 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llama_ds.checkpoint.engine_state import KINDS, EngineState, Part
+from llama_ds.checkpoint.engine_state import EngineState, Part
+from llama_ds.checkpoint.kinds import KINDS
 from llama_ds.checkpoint.tensor_files import TensorFile
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.tensor import Sharding

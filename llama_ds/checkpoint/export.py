@@ -17,8 +17,8 @@ import torch
 from safetensors import safe_open
 
 from data_pipeline.files.atomic import atomic_directory
-from llama_ds.checkpoint.engine_state import WEIGHT
-from llama_ds.checkpoint.tensor_files import SafetensorsWriter, index_path
+from llama_ds.checkpoint.kinds import WEIGHT, index_path
+from llama_ds.checkpoint.tensor_files import SafetensorsWriter
 from llama_ds.checkpoint.verification import (
     all_checkpoints,
     checkpoint_path,

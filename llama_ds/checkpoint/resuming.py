@@ -19,7 +19,8 @@ from data_pipeline.files.atomic import (
     clean_up_replaced_directories,
     remove_unfinished_directories,
 )
-from llama_ds.checkpoint.engine_state import KINDS, EngineState
+from llama_ds.checkpoint.engine_state import EngineState
+from llama_ds.checkpoint.kinds import KINDS
 from llama_ds.checkpoint.random_state import restore_random_state
 from llama_ds.checkpoint.tensor_files import TensorReader
 from llama_ds.checkpoint.verification import (

@@ -37,8 +37,9 @@ from data_pipeline.files.atomic import (
     unfinished_directory,
 )
 from data_pipeline.files.checksum import file_checksum
-from llama_ds.checkpoint.engine_state import KINDS, EngineState
+from llama_ds.checkpoint.engine_state import EngineState
 from llama_ds.checkpoint.exchange import Exchange, Snapshot
+from llama_ds.checkpoint.kinds import KINDS, index_path
 from llama_ds.checkpoint.random_state import random_state
 from llama_ds.checkpoint.resuming import agreed_damage
 from llama_ds.checkpoint.retention import superseded
@@ -47,7 +48,6 @@ from llama_ds.checkpoint.tensor_files import (
     SafetensorsWriter,
     TensorFile,
     index_of,
-    index_path,
     plan_files,
 )
 from llama_ds.checkpoint.verification import (

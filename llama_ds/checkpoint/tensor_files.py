@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from data_pipeline.files.checksum import new_digest
-from llama_ds.checkpoint.engine_state import KINDS, WEIGHT
+from llama_ds.checkpoint.kinds import KINDS, WEIGHT, index_path
 
 SHARD_BYTES = 2 * 10**9
 """Most that a file holds, unless a single tensor is larger."""
@@ -40,12 +40,6 @@ class TensorFile:
     def num_bytes(self) -> int:
         """Of its tensors in fp32."""
         return sum(4 * math.prod(shape) for shape in self.shapes.values())
-
-
-def index_path(kind: str) -> str:
-    """The index of a kind's files; that of the weights is where Hugging Face looks for it."""
-    stem = "model" if kind == WEIGHT else f"optimizer/{kind}"
-    return f"{stem}.safetensors.index.json"
 
 
 def plan_files(shapes: Mapping[str, Shape], shard_bytes: int = SHARD_BYTES) -> list[TensorFile]:

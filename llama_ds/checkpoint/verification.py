@@ -13,8 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_pipeline.files.checksum import bytes_checksum, file_checksum
-from llama_ds.checkpoint.engine_state import KINDS
-from llama_ds.checkpoint.tensor_files import index_path
+from llama_ds.checkpoint.kinds import KINDS, index_path
 
 RUN_FILE = "run.json"
 FORMAT_VERSION = 2

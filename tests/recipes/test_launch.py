@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llama_ds.metrics import read_metrics
-from recipes.launch import parse
+from recipes.launch import may_compile, parse
 from recipes.llama import llama_tiny
 from tests.support.recipe_run import RECIPE, ROOT, SMALL, run
 from tests.support.tiny_run import WORDS, make_store, run_training
@@ -41,6 +41,23 @@ def test_options_override_the_recipe() -> None:
     assert launch.recipe.zero.stage == 3
     assert launch.cluster == "h200-141gb"
     assert launch.recipe.model == llama_tiny().model
+
+
+@pytest.mark.parametrize(
+    ("elementwise", "environment", "expected"),
+    [
+        ("auto", {"DS_ACCELERATOR": "cpu"}, False),
+        ("auto", {}, True),
+        ("compile", {"DS_ACCELERATOR": "cpu"}, True),
+        ("eager", {}, False),
+        ("liger", {}, False),
+    ],
+)
+def test_torchs_compiler_stays_where_it_may_be_used(
+    elementwise: str, environment: dict[str, str], expected: bool
+) -> None:
+    recipe = parse(llama_tiny, ["--train.elementwise", elementwise]).recipe
+    assert may_compile(recipe, environment) is expected
 
 
 @pytest.mark.slow
@@ -86,6 +103,22 @@ def test_bash_says_bad_input_before_it_starts_the_launcher() -> None:
     assert result.stdout == ""
     assert result.stderr.startswith("error: unknown option --train.max-step; did you mean")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_whether_a_run_has_ended_is_said_without_torch(tmp_path: Path) -> None:
+    program = f"""if True:
+        import sys
+        from recipes.launch import main
+        from recipes.llama import llama_tiny
+        try:
+            main(llama_tiny, arguments=["check-end", "--run-dir", {str(tmp_path)!r}])
+        except SystemExit as end:
+            assert end.code == 1
+        assert "torch" not in sys.modules
+    """
+    result = run(sys.executable, "-c", program)
+    assert result.returncode == 0, result.stderr
+    assert "has checkpoints up to step 0 of" in result.stderr
 
 
 # -- ways to start --------------------------------------------------------------------------------

@@ -19,9 +19,10 @@ from transformers import AutoModelForCausalLM
 
 from data_pipeline.files.checksum import file_checksum
 from llama_ds.checkpoint.__main__ import main
-from llama_ds.checkpoint.engine_state import KINDS, EngineState
+from llama_ds.checkpoint.engine_state import EngineState
 from llama_ds.checkpoint.exchange import Snapshot
 from llama_ds.checkpoint.export import export
+from llama_ds.checkpoint.kinds import KINDS, index_path
 from llama_ds.checkpoint.random_state import random_state
 from llama_ds.checkpoint.resuming import resume
 from llama_ds.checkpoint.saving import CheckpointSaver
@@ -29,7 +30,6 @@ from llama_ds.checkpoint.tensor_files import (
     SafetensorsWriter,
     TensorReader,
     index_of,
-    index_path,
     plan_files,
 )
 from llama_ds.checkpoint.verification import damage_of, encode_run
