@@ -136,14 +136,20 @@ def test_nobody_survives_a_killed_process(
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("launcher", ["deepspeed", "torchrun"])
-def test_ranks_end_with_other_launchers(store: Path, tmp_path: Path, launcher: str) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "victim"), [("deepspeed", "top"), ("deepspeed", "launch"), ("torchrun", "top")]
+)
+def test_ranks_end_with_other_launchers(
+    store: Path, tmp_path: Path, launcher: str, victim: str
+) -> None:
     run_dir = tmp_path / "run"
     flags = {"deepspeed": ["--num_gpus", "1"], "torchrun": ["--nproc-per-node", "1"]}[launcher]
     command = [launcher, *flags, str(RECIPE), *options(store, run_dir)]
     with started(command, run_dir) as job:
         job.wait_for_step(2)
-        job.members["top"].kill()
+        job.members[victim].kill()
+        # DeepSpeed's runner itself would say 0 when its child was killed.
+        assert job.process.wait(60) == -signal.SIGKILL, job.output
         assert job.survivors() == []
         assert newest(run_dir) is not None
 
