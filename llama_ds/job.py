@@ -82,10 +82,7 @@ def build_job(
     verification = StoreVerification(
         store, recipe.data.verify, machine=socket.gethostname(), device=device
     )
-    length = recipe.train.sequence_length
-    data = TrainingData(store, recipe.data, length, recipe.train.seed)
-    masking = recipe.data.document_masking
-    held_out = HeldOutData(store, length, recipe.train.eval_rows, document_masking=masking)
+    data, held_out = _open_data(recipe, store)
     ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
     model = build_model(recipe, groups, store, ds_config, device)
     engine = stack.enter_context(open_engine(model, recipe, groups, ds_config))
@@ -126,6 +123,13 @@ def build_job(
         events=events,
     )
     return job, resumed.step
+
+
+def _open_data(recipe: Recipe, store: TokenStore) -> tuple[TrainingData, HeldOutData]:
+    length = recipe.train.sequence_length
+    data = TrainingData(store, recipe.data, length, recipe.train.seed)
+    masking = recipe.data.document_masking
+    return data, HeldOutData(store, length, recipe.train.eval_rows, document_masking=masking)
 
 
 def _plan_behind(resumed: Resumed, plan: BatchPlan, recipe: Recipe) -> BatchPlan:
