@@ -21,6 +21,7 @@ from llama_ds.checkpoint.verification import all_checkpoints, step_of
 from llama_ds.config import Recipe
 from llama_ds.data import IGNORED, Batch, prefetch
 from llama_ds.engine import init_distributed, set_learning_rate
+from llama_ds.hang_watch import CHECKPOINT_PATIENCE
 from llama_ds.held_out_loss import SourceLoss, held_out_record
 from llama_ds.job import Job, build_groups, build_job
 from llama_ds.metrics import peak_memory_bytes
@@ -66,6 +67,8 @@ def train(
                 job, first_step = build_job(recipe, groups, device, overrides, stack, withheld)
                 stop = stack.enter_context(StopSignal(job.device))
                 stack.enter_context(job.verification)
+                stack.callback(job.profiler.close)
+                stack.enter_context(job.watch)
                 step, divergence = run_steps(job, first_step, stop, lock)
             return TrainResult(first_step, step, job.plan.num_steps, stop.number, divergence)
     finally:
@@ -91,7 +94,9 @@ def run_steps(
             lock.check()
         start = time.perf_counter()
         set_learning_rate(job.engine, job.recipe, step)
-        result = train_step(job.engine, next(batches), job.groups, job.device, job.gate)
+        job.watch.begin(f"step {step + 1}")
+        with job.profiler.step(step + 1):
+            result = train_step(job.engine, next(batches), job.groups, job.device, job.gate)
         step += 1
         due = not confirm_checkpoint(job, result.verdict) or due
         ranks_still_write = stop.agree(is_writing=job.saver.is_writing)
@@ -183,6 +188,7 @@ def _newest_checkpoint(job: Job) -> str:
 
 def settle_checkpoint(job: Job) -> None:
     """Wait for the save in flight and report it; OSError on every rank where it has failed."""
+    job.watch.begin("the checkpoint", CHECKPOINT_PATIENCE)
     saved = job.saver.settle()
     if job.log is not None:
         times = f"stall {saved.stall_seconds:.1f} s, written in {saved.write_seconds:.1f} s"
@@ -237,6 +243,7 @@ def next_loss_is_finite(job: Job, step: int) -> bool:
 def evaluate_and_log(job: Job, step: int) -> None:
     if not job.held_out.num_rows:
         return
+    job.watch.begin(f"evaluation after step {step}")
     losses = evaluate(job)
     if job.log is not None:
         tokens = job.plan.num_tokens(step)

@@ -18,7 +18,7 @@ FLOORS = {
         {"train"},
         {"job"},
         {"rewind"},
-        {"step", "step_log", "run_events"},
+        {"step", "step_log", "step_profiler", "run_events", "hang_watch"},
         {"engine", "checkpoint", "auto_classes"},
         {"model", "data", "metrics", "store_verification", "stop_signal", "run_lock"},
         {"loss", "held_out_loss", "planning", "pretrained_model"},
