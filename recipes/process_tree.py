@@ -49,8 +49,10 @@ def end_with_launchers(environment: Mapping[str, str]) -> None:
     if _is_orphan(launchers, environment):
         sys.exit("error: the launcher has ended before this rank began")
     if launchers:
-        watch = threading.Thread(target=_watch, args=(launchers,), name="launchers", daemon=True)
-        watch.start()
+        # Found out now: later every moment counts.
+        runner = launchers[-1] if _is_started_as(launchers[-1], _RUNNER_NAMES) else None
+        arguments = (launchers, runner)
+        threading.Thread(target=_watch, args=arguments, name="launchers", daemon=True).start()
 
 
 def launchers_of(process: psutil.Process, environment: Mapping[str, str]) -> list[psutil.Process]:
@@ -93,10 +95,10 @@ def _is_orphan(launchers: Sequence[psutil.Process], environment: Mapping[str, st
     return bool(top) and is_one_machine and top not in {str(one.pid) for one in launchers}
 
 
-def _watch(launchers: Sequence[psutil.Process]) -> None:
+def _watch(launchers: Sequence[psutil.Process], runner: psutil.Process | None) -> None:
     _wait_for_one_to_end(launchers)
-    if _is_started_as(launchers[-1], _RUNNER_NAMES):
-        _send(launchers[-1], signal.SIGKILL)
+    if runner is not None:
+        _send(runner, signal.SIGKILL)
     print("error: the launcher has ended; saving a checkpoint and ending", file=sys.stderr)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
@@ -110,7 +112,8 @@ def _wait_for_one_to_end(processes: Sequence[psutil.Process]) -> None:
         for process in processes:
             ends.register(os.pidfd_open(process.pid), select.POLLIN)
     while all(_is_alive(process) for process in processes):
-        ends.poll(1000 * _POLL_SECONDS)
+        if ends.poll(1000 * _POLL_SECONDS):
+            return
 
 
 def _is_alive(process: psutil.Process) -> bool:
