@@ -275,7 +275,7 @@ signal.signal(signal.SIGUSR2, stand_still)
 def test_a_step_that_hangs_leaves_the_stacks_of_every_rank(store: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(HANG)
     run_dir = tmp_path / "run"
-    words = [*options(store, run_dir), "--train.hang-timeout-seconds", "3"]
+    words = [*options(store, run_dir), "--train.hang-timeout-seconds", "10"]
     environment = {"PYTHONPATH": str(tmp_path)}
     with started(["bash", str(RECIPE), *words], run_dir, environment) as job:
         job.wait_for_step(2)
@@ -286,7 +286,7 @@ def test_a_step_that_hangs_leaves_the_stacks_of_every_rank(store: Path, tmp_path
     lines = [line for line in job.output.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     (folder,) = (run_dir / "hangs").iterdir()
-    assert "has stood still for 3 s" in lines[0]
+    assert "has stood still for 10 s" in lines[0]
     assert f"{folder} has the stacks of every rank" in lines[0]
     assert "begins again: there is no checkpoint" in lines[0]
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -310,7 +310,7 @@ def test_ranks_do_not_wait_for_one_that_is_stopped(store: Path, tmp_path: Path) 
     """Not even stacks can be had of it; a job that is stopped as a whole and continued goes on."""
     run_dir = tmp_path / "run"
     flags = ["--num_gpus", "2"]
-    words = [*options(store, run_dir), "--train.hang-timeout-seconds", "2"]
+    words = [*options(store, run_dir), "--train.hang-timeout-seconds", "10"]
     with started(["deepspeed", *flags, str(RECIPE), *words], run_dir) as job:
         job.wait_for_step(2)
         ranks = [job.members[f"rank {rank}"] for rank in (0, 1)]
@@ -318,11 +318,11 @@ def test_ranks_do_not_wait_for_one_that_is_stopped(store: Path, tmp_path: Path) 
             for rank in ranks:
                 rank.send_signal(number)
             if number == signal.SIGSTOP:
-                time.sleep(4)
+                time.sleep(12)
         seen = len(list(read_metrics(run_dir / "metrics.jsonl", "train")))
         job.wait_for_step(seen + 2)
         ranks[1].suspend()
-        assert psutil.wait_procs([ranks[0]], timeout=30)[1] == [], job.output
+        assert psutil.wait_procs([ranks[0]], timeout=60)[1] == [], job.output
         (folder,) = (run_dir / "hangs").iterdir()
         assert "distributed_c10d.py" in (folder / "rank_0.txt").read_text()
         assert not (folder / "rank_1.txt").exists()
