@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -142,6 +143,9 @@ class TrainConfig:
     """A step is marked as a spike from so many standard deviations above the mean on."""
     skip_spikes: bool = False
     """Skip spikes too."""
+    hang_timeout_seconds: float = 480.0
+    """End the job (exit code 4), with the stacks of every rank, where a micro-batch takes so long;
+    0: never. Below the 10 minutes after which NCCL ends a rank that waits, without a stack."""
     rewind_to: int | None = None
     """Go back to the checkpoint of this step (0: the start), once: what came after it is set aside
     in the run folder. A job with the same rewind_to, data.skip_steps and optimizer goes on from
@@ -174,6 +178,10 @@ class TrainConfig:
         require(
             self.rewind_to is None or self.rewind_to >= 0,
             f"train.rewind_to ({self.rewind_to}) must not be negative",
+        )
+        require(
+            self.hang_timeout_seconds >= 0,
+            f"train.hang_timeout_seconds ({self.hang_timeout_seconds}) must not be negative",
         )
         require(self.seed >= 0, f"train.seed ({self.seed}) must not be negative")
         require(self.eval_rows >= 0, f"train.eval_rows ({self.eval_rows}) must not be negative")
@@ -284,12 +292,29 @@ class MetricsConfig:
     peak_tflops: float | None = None
     """Peak TFLOP/s of one device for MFU; None: the GPU's data-sheet dense bf16 peak, or for other
     devices the rate of a large matmul, measured at start."""
+    profile_steps: str = ""
+    """A-B: profile these steps, counted from 1, on rank 0, into RUN/profiles; empty: none."""
 
     def __post_init__(self) -> None:
+        self.profiled_steps  # noqa: B018 - ValueError where it cannot be read
         require(
             self.peak_tflops is None or self.peak_tflops > 0,
             f"metrics.peak_tflops ({self.peak_tflops}) must be positive",
         )
+
+    @property
+    def profiled_steps(self) -> tuple[int, int] | None:
+        """First and last of `profile_steps`; None where none is profiled."""
+        if not self.profile_steps:
+            return None
+        found = re.fullmatch(r"(\d+)-(\d+)", self.profile_steps)
+        first, last = (int(found[1]), int(found[2])) if found else (0, 0)
+        require(
+            1 <= first <= last,
+            f"metrics.profile_steps ({self.profile_steps}) must be two steps A-B, counted from 1, "
+            "as 10-12",
+        )
+        return first, last
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import bisect
 import hashlib
 import itertools
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -280,6 +280,7 @@ class HeldOutData:
         *,
         document_masking: bool = False,
     ) -> None:
+        self._store = store
         self._sequence_length = sequence_length
         self._document_masking = document_masking
         self._streams = {source: store.stream(source, "validation") for source in store.sources}
@@ -298,23 +299,46 @@ class HeldOutData:
     def num_rows(self) -> int:
         return len(self._places)
 
-    def micro_batches(self, dp_rank: int, dp_size: int, micro_batch_size: int) -> Iterator[Batch]:
-        """This rank's shard of all rows. Every rank gets equally many batches of equal shape;
-        padding rows have no targets."""
-        rows_per_pass = dp_size * micro_batch_size
-        for first in range(dp_rank * micro_batch_size, self._padded(rows_per_pass), rows_per_pass):
-            rows = [self._row(index) for index in range(first, first + micro_batch_size)]
-            yield _stack(rows, self._document_masking)
+    @property
+    def rows_of(self) -> dict[str, int]:
+        """Number of rows by source, of those that have any."""
+        return dict(Counter(source for source, _ in self._places))
 
-    def _padded(self, multiple: int) -> int:
-        return math.ceil(self.num_rows / multiple) * multiple
+    def bytes_per_target(self, source: str) -> float:
+        """UTF-8 bytes of text for each token that is predicted, over the whole split."""
+        split = self._store.manifest.sources[source]["validation"]
+        unpredicted = split.num_documents if self._document_masking else 1
+        return split.num_text_bytes / max(1, split.num_tokens - unpredicted)
 
-    def _row(self, index: int) -> _Row:
-        if index < self.num_rows:
-            source, window = self._places[index]
-            return _read_row(
-                self._streams[source], window, self._sequence_length, self._document_masking
-            )
+    def micro_batches(
+        self, dp_rank: int, dp_size: int, micro_batch_size: int
+    ) -> Iterator[tuple[str, Batch]]:
+        """This rank's shard of all rows, each batch of one source.
+
+        Every rank gets equally many batches of equal shape; padding rows have no targets.
+        """
+        batches = [
+            (source, places[first : first + micro_batch_size])
+            for source, places in self._by_source().items()
+            for first in range(0, len(places), micro_batch_size)
+        ]
+        for first in range(0, len(batches), dp_size):
+            index = first + dp_rank
+            source, places = batches[index] if index < len(batches) else (batches[-1][0], [])
+            rows = [self._row(*place) for place in places]
+            rows += [self._padding_row()] * (micro_batch_size - len(rows))
+            yield source, _stack(rows, self._document_masking)
+
+    def _by_source(self) -> dict[str, list[tuple[str, int]]]:
+        grouped = itertools.groupby(self._places, key=lambda place: place[0])
+        return {source: list(places) for source, places in grouped}
+
+    def _row(self, source: str, window: int) -> _Row:
+        return _read_row(
+            self._streams[source], window, self._sequence_length, self._document_masking
+        )
+
+    def _padding_row(self) -> _Row:
         empty = np.zeros(self._sequence_length, np.int64)
         return _Row(empty, np.full_like(empty, IGNORED), empty)
 

@@ -24,6 +24,7 @@ from llama_ds.config import OptimizerConfig, Recipe
 from llama_ds.data import HeldOutData, TrainingData, check_vocab
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
 from llama_ds.engine import TORCH_DTYPE, build_model, open_engine
+from llama_ds.hang_watch import HangWatch
 from llama_ds.metrics import MetricsLog, Throughput, peak_tflops
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.resume_contract import describe, history_entry, run_identity
@@ -32,6 +33,7 @@ from llama_ds.run_events import RunEvents
 from llama_ds.schedule import learning_rate
 from llama_ds.step import UpdateGate
 from llama_ds.step_log import StepLog, finite_steps
+from llama_ds.step_profiler import StepProfiler
 from llama_ds.step_verdict import StepJudge
 from llama_ds.store_verification import StoreVerification
 
@@ -51,6 +53,8 @@ class Job:
     throughput: Throughput
     verification: StoreVerification
     gate: UpdateGate
+    watch: HangWatch
+    profiler: StepProfiler
     log: MetricsLog | None
     step_log: StepLog | None
     events: RunEvents | None
@@ -82,10 +86,7 @@ def build_job(
     verification = StoreVerification(
         store, recipe.data.verify, machine=socket.gethostname(), device=device
     )
-    length = recipe.train.sequence_length
-    data = TrainingData(store, recipe.data, length, recipe.train.seed)
-    masking = recipe.data.document_masking
-    held_out = HeldOutData(store, length, recipe.train.eval_rows, document_masking=masking)
+    data, held_out = _open_data(recipe, store)
     ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
     model = build_model(recipe, groups, store, ds_config, device)
     engine = stack.enter_context(open_engine(model, recipe, groups, ds_config))
@@ -121,11 +122,20 @@ def build_job(
         throughput=Throughput(recipe, dist.get_world_size(), peak),
         verification=verification,
         gate=UpdateGate(engine, _judge(recipe, device, resumed, withheld)),
+        watch=HangWatch(engine, recipe.run_dir, recipe.train.hang_timeout_seconds),
+        profiler=StepProfiler(recipe, device, log),
         log=log,
         step_log=step_log,
         events=events,
     )
     return job, resumed.step
+
+
+def _open_data(recipe: Recipe, store: TokenStore) -> tuple[TrainingData, HeldOutData]:
+    length = recipe.train.sequence_length
+    data = TrainingData(store, recipe.data, length, recipe.train.seed)
+    masking = recipe.data.document_masking
+    return data, HeldOutData(store, length, recipe.train.eval_rows, document_masking=masking)
 
 
 def _plan_behind(resumed: Resumed, plan: BatchPlan, recipe: Recipe) -> BatchPlan:

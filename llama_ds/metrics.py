@@ -12,7 +12,7 @@ import json
 import math
 import os
 import resource
-import sys
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from data_pipeline.files.atomic import write_atomic
 from llama_ds.config import MetricsConfig, Recipe
 from llama_ds.json_lines import finite_or_null, keep_records_up_to, to_line, whole_records
+from llama_ds.remaining_time import RemainingTime, duration
 
 # Dense bf16 TFLOP/s without sparsity, from NVIDIA's data sheets; first match in the name wins.
 PEAK_TFLOPS_BF16 = (
@@ -113,14 +114,15 @@ class MetricsLog:
         self.path = recipe.run_dir / "metrics.jsonl"
         keep_records_up_to(self.path, resume_step)
         self._file = self.path.open("a", encoding="utf-8")
+        self.remaining = RemainingTime(recipe.train.num_steps)
         self._bar = tqdm(
             total=recipe.train.num_steps,
             initial=resume_step,
             unit="step",
             desc=recipe.name,
             dynamic_ncols=True,
-            # Rarely in a log file.
-            mininterval=0.5 if sys.stderr.isatty() else 30.0,
+            mininterval=0.5,
+            disable=None,  # where stderr is not a terminal
         )
         self._tensorboard: Any = None
         if recipe.metrics.tensorboard:
@@ -137,7 +139,7 @@ class MetricsLog:
         record = {"kind": kind, "step": step, **finite_or_null(values)}
         self._file.write(to_line(record))
         self._file.flush()
-        numbers = {k: v for k, v in record.items() if k in values and isinstance(v, (int, float))}
+        numbers = _numbers({name: record[name] for name in values})
         if self._tensorboard is not None:
             for name, value in numbers.items():
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
@@ -150,6 +152,8 @@ class MetricsLog:
         self._bar.write(line)
 
     def advance(self, step: int) -> None:
+        """`step` has ended."""
+        self.remaining.step_ended(step)
         self._bar.update(step - self._bar.n)
 
     def close(self) -> None:
@@ -174,22 +178,43 @@ def _start_wandb(recipe: Recipe) -> Any:
     return wandb.init(
         project="llama-ds",
         name=recipe.name,
-        id=recipe.run_dir.name,
+        id=_wandb_id(recipe.run_dir),
         resume="allow",
         dir=str(recipe.run_dir),
         config=json.loads(recipe.to_json()),
     )
 
 
+def _wandb_id(run_dir: Path) -> str:
+    """The id of the run folder, drawn by its first job: folders of one name are different runs."""
+    path = run_dir / "wandb_id.txt"
+    if not path.exists():
+        write_atomic(path, f"{secrets.token_hex(8)}\n".encode())
+    return path.read_text(encoding="ascii").strip()
+
+
+def _numbers(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers among `values` by name, `web/loss` for those of a source."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= _numbers(value, prefix if name == "sources" else f"{prefix}{name}/")
+        elif isinstance(value, (int, float)):
+            found[f"{prefix}{name}"] = value
+    return found
+
+
 def _console_line(kind: str, step: int, values: dict[str, Any]) -> str:
     if kind == "eval":
         return f"step {step:>6}  held-out loss {values['loss']:.4f}  ({values['rows']} rows)"
+    remaining = values["remaining_seconds"]
     return (
         f"step {step:>6}  loss {values['loss']:.4f}  grad norm {values['grad_norm']:.3f}  "
         f"lr {values['learning_rate']:.2e}  {values['tokens_per_second']:,.0f} tokens/s  "
         f"{values['tokens_per_second_per_device']:,.0f}/device  "
         f"MFU {values['mfu_noncausal']:.1%} ({values['mfu_causal']:.1%} causal)  "
         f"{values['peak_memory_bytes'] / 2**30:.2f} GiB"
+        + ("" if remaining is None else f"  ETA {duration(remaining)}")
     )
 
 

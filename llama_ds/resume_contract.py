@@ -57,6 +57,7 @@ APPLIED = frozenset(
         "train.spike_deviations",
         "train.skip_spikes",
         "train.rewind_to",
+        "train.hang_timeout_seconds",
         "train.allow_change",
         "data.store",
         "data.verify",

@@ -21,6 +21,8 @@ from llama_ds.checkpoint.verification import all_checkpoints, step_of
 from llama_ds.config import Recipe
 from llama_ds.data import IGNORED, Batch, prefetch
 from llama_ds.engine import init_distributed, set_learning_rate
+from llama_ds.hang_watch import CHECKPOINT_PATIENCE
+from llama_ds.held_out_loss import SourceLoss, held_out_record
 from llama_ds.job import Job, build_groups, build_job
 from llama_ds.metrics import peak_memory_bytes
 from llama_ds.parallel.groups import ParallelGroups
@@ -65,6 +67,8 @@ def train(
                 job, first_step = build_job(recipe, groups, device, overrides, stack, withheld)
                 stop = stack.enter_context(StopSignal(job.device))
                 stack.enter_context(job.verification)
+                stack.callback(job.profiler.close)
+                stack.enter_context(job.watch)
                 step, divergence = run_steps(job, first_step, stop, lock)
             return TrainResult(first_step, step, job.plan.num_steps, stop.number, divergence)
     finally:
@@ -90,7 +94,9 @@ def run_steps(
             lock.check()
         start = time.perf_counter()
         set_learning_rate(job.engine, job.recipe, step)
-        result = train_step(job.engine, next(batches), job.groups, job.device, job.gate)
+        job.watch.begin(f"step {step + 1}")
+        with job.profiler.step(step + 1):
+            result = train_step(job.engine, next(batches), job.groups, job.device, job.gate)
         step += 1
         due = not confirm_checkpoint(job, result.verdict) or due
         ranks_still_write = stop.agree(is_writing=job.saver.is_writing)
@@ -182,6 +188,7 @@ def _newest_checkpoint(job: Job) -> str:
 
 def settle_checkpoint(job: Job) -> None:
     """Wait for the save in flight and report it; OSError on every rank where it has failed."""
+    job.watch.begin("the checkpoint", CHECKPOINT_PATIENCE)
     saved = job.saver.settle()
     if job.log is not None:
         times = f"stall {saved.stall_seconds:.1f} s, written in {saved.write_seconds:.1f} s"
@@ -191,22 +198,33 @@ def settle_checkpoint(job: Job) -> None:
 
 
 @torch.no_grad()
-def evaluate(job: Job) -> float:
-    """Mean validation loss per token; the ranks share the sequences."""
+def evaluate(job: Job) -> list[SourceLoss]:
+    """Validation loss of each source; the ranks share the sequences."""
     job.engine.eval()
-    loss_sum, num_targets = 0.0, 0
-    for rows in job.held_out.micro_batches(
+    sources = list(job.held_out.rows_of)
+    sums = [0.0] * (2 * len(sources))  # losses, then targets
+    for source, rows in job.held_out.micro_batches(
         job.groups.dp_rank, job.groups.dp_size, job.plan.micro_batch_size
     ):
         batch = sequence_shard(rows, job.groups)
         output = job.engine(
             **model_inputs(batch, job.device), num_items_in_batch=1, skip_logits=True
         )
-        loss_sum += float(output.loss)
-        num_targets += batch.num_targets
+        index = sources.index(source)
+        sums[index] += float(output.loss)
+        sums[len(sources) + index] += batch.num_targets
     job.engine.train()
-    total, count = sum_over_replicas([loss_sum, float(num_targets)], job.groups, job.device)
-    return total / count
+    totals = sum_over_replicas(sums, job.groups, job.device)
+    return [
+        SourceLoss(source, job.held_out.rows_of[source], loss_sum, count, count * bytes_each)
+        for source, loss_sum, count, bytes_each in zip(
+            sources,
+            totals[: len(sources)],
+            totals[len(sources) :],
+            map(job.held_out.bytes_per_target, sources),
+            strict=True,
+        )
+    ]
 
 
 @torch.no_grad()
@@ -225,10 +243,11 @@ def next_loss_is_finite(job: Job, step: int) -> bool:
 def evaluate_and_log(job: Job, step: int) -> None:
     if not job.held_out.num_rows:
         return
-    loss = evaluate(job)
+    job.watch.begin(f"evaluation after step {step}")
+    losses = evaluate(job)
     if job.log is not None:
         tokens = job.plan.num_tokens(step)
-        job.log.log("eval", step, {"loss": loss, "rows": job.held_out.num_rows, "tokens": tokens})
+        job.log.log("eval", step, {**held_out_record(losses), "tokens": tokens})
 
 
 def _batches(job: Job, first_step: int, last_step: int) -> Iterator[list[Batch]]:
@@ -291,5 +310,6 @@ def _record(job: Job, result: StepResult, step: int, seconds: float) -> dict[str
         "spike": result.verdict.is_spike,
         "skipped_steps": job.gate.judge.num_skipped,
         **job.throughput.of(seconds),
+        "remaining_seconds": None if job.log is None else job.log.remaining.seconds,
         "peak_memory_bytes": peak_memory_bytes(job.device),
     }

@@ -77,8 +77,8 @@ def main(
     a process that is one of several already; `check-end` tells whether the run has reached its end.
 
     Exit codes: 0: done; 1: a bug, or an end before the run's; 2: invalid input; 3: training
-    diverged and was given up; 130, 138, 143:
-    stopped by SIGINT, SIGUSR1 or SIGTERM after saving a checkpoint.
+    diverged and was given up; 4: a step hung; 130, 138, 143: stopped by SIGINT, SIGUSR1 or SIGTERM
+    after saving a checkpoint.
     """
     end_on_interrupt()
     words = sys.argv[1:] if arguments is None else arguments

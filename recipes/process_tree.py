@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import psutil  # one of DeepSpeed's requirements
 
@@ -24,8 +25,8 @@ TOP_VARIABLE = "LLAMA_DS_TOP_PROCESS"
 """Number of the process that a user has started: bash, or the quickstart."""
 
 _LAUNCH = "deepspeed.launcher.launch"
-_LAUNCHER_MODULES = {_LAUNCH, "deepspeed.launcher.runner", "torch.distributed.run"}
-_LAUNCHER_COMMANDS = {"deepspeed", "torchrun"}
+_RUNNER_NAMES = {"deepspeed.launcher.runner", "deepspeed"}
+_LAUNCHER_NAMES = {_LAUNCH, *_RUNNER_NAMES, "torch.distributed.run", "torchrun"}
 # As long as DeepSpeed and torchrun give a rank after SIGTERM.
 GRACE_SECONDS = 30.0
 _POLL_SECONDS = 0.5
@@ -38,14 +39,20 @@ def end_with_launchers(environment: Mapping[str, str]) -> None:
     """From now on, save a checkpoint and end (SIGTERM) when a launcher of this rank has gone.
 
     After `GRACE_SECONDS` the rank kills itself: it may wait for one that ended before it. A thread
-    looks twice a second, since the system's own notice (PR_SET_PDEATHSIG) tells of the parent only.
+    waits for it, since the system's own notice (PR_SET_PDEATHSIG) tells of the parent only.
+
+    DeepSpeed's runner would end with 0 where its child, launch, was killed. Where nobody stands
+    above it who knows better (`launch.sh` does), the rank kills it too, so that its exit code is
+    the one of a killed process (137): it takes a good part of a second to end by itself.
     """
     launchers = launchers_of(psutil.Process(), environment)
     if _is_orphan(launchers, environment):
         sys.exit("error: the launcher has ended before this rank began")
     if launchers:
-        watch = threading.Thread(target=_watch, args=(launchers,), name="launchers", daemon=True)
-        watch.start()
+        # Found out now: later every moment counts.
+        runner = launchers[-1] if _is_started_as(launchers[-1], _RUNNER_NAMES) else None
+        arguments = (launchers, runner)
+        threading.Thread(target=_watch, args=arguments, name="launchers", daemon=True).start()
 
 
 def launchers_of(process: psutil.Process, environment: Mapping[str, str]) -> list[psutil.Process]:
@@ -55,15 +62,18 @@ def launchers_of(process: psutil.Process, environment: Mapping[str, str]) -> lis
     """
     above = process.parents()
     top = environment.get(TOP_VARIABLE)
-    found = [i for i, one in enumerate(above) if str(one.pid) == top or _is_launcher(one)]
+    found = [
+        i
+        for i, one in enumerate(above)
+        if str(one.pid) == top or _is_started_as(one, _LAUNCHER_NAMES)
+    ]
     return above[: found[-1] + 1] if found else []
 
 
-def _is_launcher(process: psutil.Process) -> bool:
+def _is_started_as(process: psutil.Process, names: Collection[str]) -> bool:
+    """Whether it runs one of these modules or commands."""
     words = _command(process)[:5]  # python -u -m MODULE, or python FILE
-    return any(
-        word in _LAUNCHER_MODULES or os.path.basename(word) in _LAUNCHER_COMMANDS for word in words
-    )
+    return any(os.path.basename(word) in names for word in words)
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -85,13 +95,25 @@ def _is_orphan(launchers: Sequence[psutil.Process], environment: Mapping[str, st
     return bool(top) and is_one_machine and top not in {str(one.pid) for one in launchers}
 
 
-def _watch(launchers: Sequence[psutil.Process]) -> None:
-    while all(_is_alive(launcher) for launcher in launchers):
-        time.sleep(_POLL_SECONDS)
+def _watch(launchers: Sequence[psutil.Process], runner: psutil.Process | None) -> None:
+    _wait_for_one_to_end(launchers)
+    if runner is not None:
+        _send(runner, signal.SIGKILL)
     print("error: the launcher has ended; saving a checkpoint and ending", file=sys.stderr)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _wait_for_one_to_end(processes: Sequence[psutil.Process]) -> None:
+    """At once where the system has process descriptors, Linux 5.3 and later."""
+    ends = select.poll()
+    with contextlib.suppress(OSError):
+        for process in processes:
+            ends.register(os.pidfd_open(process.pid), select.POLLIN)
+    while all(_is_alive(process) for process in processes):
+        if ends.poll(1000 * _POLL_SECONDS):
+            return
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -51,6 +51,7 @@ def recipe(tmp_path: Path) -> Recipe:
         ("train.mlp_tiles", 2, r"mlp_tiles > 1 saves no .* gate, up of .* save_policy to no_mlp"),
         ("train.max_steps", -1, r"train.max_steps \(-1\) must be positive"),
         ("train.seed", -1, r"train.seed \(-1\) must not be negative"),
+        ("train.hang_timeout_seconds", -1.0, r"hang_timeout_seconds \(-1.0\) must not be negative"),
         ("zero.stage", 4, r"zero.stage \(4\) must be 0, 1, 2 or 3"),
         ("optimizer.beta2", 1.0, r"optimizer.beta2 \(1.0\) must lie in \[0, 1\)"),
         ("optimizer.peak_learning_rate", 0.0, r"peak_learning_rate \(0.0\) must be positive"),

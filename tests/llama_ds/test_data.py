@@ -262,19 +262,34 @@ def targets(batches: Iterator[Batch] | list[Batch]) -> list[int]:
     return labels[labels != -100].tolist()
 
 
+def held_out(data: HeldOutData, rank: int, dp_size: int, micro_batch_size: int) -> list[Batch]:
+    return [batch for _, batch in data.micro_batches(rank, dp_size, micro_batch_size)]
+
+
 def test_all_held_out_tokens_are_predicted_once(store: TokenStore) -> None:
     data = HeldOutData(store, sequence_length=16, num_rows=1_000)
     assert data.num_rows == math.ceil(299 / 16) + math.ceil(19 / 16)
-    found = targets(data.micro_batches(0, 1, 4))
+    found = targets(held_out(data, 0, 1, 4))
     assert sorted(found) == [*range(20_001, 20_300), *range(30_001, 30_020)]
+
+
+def test_a_held_out_batch_is_of_one_source(store: TokenStore) -> None:
+    data = HeldOutData(store, sequence_length=16, num_rows=1_000)
+    assert data.rows_of == {"a": 19, "b": 2}
+    of_source = {"a": range(20_000, 20_300), "b": range(30_000, 30_020)}
+    seen = set()
+    for source, batch in data.micro_batches(0, 1, 4):
+        assert set(targets([batch])) <= set(of_source[source])
+        seen.add(source)
+    assert seen == set(of_source)
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 5, 12])
 def test_held_out_rows_are_spread(store: TokenStore, num_rows: int) -> None:
     data = HeldOutData(store, sequence_length=16, num_rows=num_rows)
-    batches = list(data.micro_batches(0, 1, 1))
+    batches = held_out(data, 0, 1, 1)
     first = [int(batch.input_ids_BS[0, 0]) for batch in batches]
-    assert first == [int(batch.input_ids_BS[0, 0]) for batch in data.micro_batches(0, 1, 1)]
+    assert first == [int(batch.input_ids_BS[0, 0]) for batch in held_out(data, 0, 1, 1)]
     assert len(set(first)) == len(first)
     small = [token for token in first if token >= 30_000]
     assert len(small) >= 1  # each source has a row, even where that is one row more
@@ -288,19 +303,19 @@ def test_held_out_rows_divide_over_any_number_of_ranks(
     store: TokenStore, dp_size: int, micro_batch_size: int
 ) -> None:
     data = HeldOutData(store, sequence_length=16, num_rows=20)
-    ranks = [list(data.micro_batches(rank, dp_size, micro_batch_size)) for rank in range(dp_size)]
+    ranks = [held_out(data, rank, dp_size, micro_batch_size) for rank in range(dp_size)]
     assert len({len(batches) for batches in ranks}) == 1
     shapes = {tuple(batch.input_ids_BS.shape) for batches in ranks for batch in batches}
     assert shapes == {(micro_batch_size, 16)}
     found = [target for batches in ranks for target in targets(batches)]
-    assert sorted(found) == sorted(targets(data.micro_batches(0, 1, 1)))
+    assert sorted(found) == sorted(targets(held_out(data, 0, 1, 1)))
     for batch in (batch for batches in ranks for batch in batches):
         assert batch.num_targets == int((batch.labels_BS != -100).sum())
 
 
 def test_held_out_documents_can_be_masked(store: TokenStore) -> None:
     data = HeldOutData(store, 16, num_rows=100, document_masking=True)
-    batches = list(data.micro_batches(0, 1, 1))
+    batches = held_out(data, 0, 1, 1)
     assert all(batch.position_ids_BS is not None for batch in batches)
     assert not any(target % 10 == 0 for target in targets(batches))
 

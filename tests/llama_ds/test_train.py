@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -127,20 +128,44 @@ def test_held_out_loss_equals_stock_transformers(
     recipe = straight()
     export(recipe.run_dir, tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").requires_grad_(False)
-    held_out = HeldOutData(TokenStore.open(store), 32, 5, document_masking=False)
-    loss_sum, num_targets = 0.0, 0
-    for batch in held_out.micro_batches(0, 1, 1):
+    opened = TokenStore.open(store)
+    sums: dict[str, list[float]] = {"books": [0.0, 0.0], "web": [0.0, 0.0]}
+    for source, batch in HeldOutData(opened, 32, 5).micro_batches(0, 1, 1):
         logits = model(input_ids=batch.input_ids_BS).logits
-        loss_sum += float(
-            torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), batch.labels_BS.flatten(), reduction="sum"
-            )
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch.labels_BS.flatten(), reduction="sum"
         )
-        num_targets += batch.num_targets
-    assert num_targets > 4 * 32
+        sums[source][0] += float(loss)
+        sums[source][1] += batch.num_targets
+    assert sum(count for _, count in sums.values()) > 4 * 32
+    record = records(recipe, "eval")[-1]
     # fp32 sums in another order.
-    expected = pytest.approx(loss_sum / num_targets, rel=1e-6)
-    assert column(recipe, "loss", "eval")[-1] == expected
+    losses = {
+        source: pytest.approx(nats / count, rel=1e-6) for source, (nats, count) in sums.items()
+    }
+    assert {source: values["loss"] for source, values in record["sources"].items()} == losses
+    total = sum(nats for nats, _ in sums.values()) / sum(count for _, count in sums.values())
+    assert record["loss"] == pytest.approx(total, rel=1e-6)
+    assert sum(values["rows"] for values in record["sources"].values()) == record["rows"] == 5
+    for source, values in record["sources"].items():
+        split = opened.manifest.sources[source]["validation"]
+        # All of the split's tokens but the first are predicted.
+        nats = values["loss"] * (split.num_tokens - 1)
+        bits_per_byte = pytest.approx(nats / math.log(2) / split.num_text_bytes)
+        assert values["bits_per_byte"] == bits_per_byte
+    assert record["bits_per_byte"] == pytest.approx(
+        record["loss"] * _targets_per_byte(opened, sums) / math.log(2)
+    )
+
+
+def _targets_per_byte(store: TokenStore, sums: dict[str, list[float]]) -> float:
+    """Of the rows that were evaluated, each with the bytes per token of its split."""
+    splits = {source: store.manifest.sources[source]["validation"] for source in sums}
+    num_bytes = sum(
+        count * splits[source].num_text_bytes / (splits[source].num_tokens - 1)
+        for source, (_, count) in sums.items()
+    )
+    return sum(count for _, count in sums.values()) / num_bytes
 
 
 # -- the life of a run ----------------------------------------------------------------------------

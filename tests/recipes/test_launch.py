@@ -121,6 +121,17 @@ def test_whether_a_run_has_ended_is_said_without_torch(tmp_path: Path) -> None:
     assert "has checkpoints up to step 0 of" in result.stderr
 
 
+@pytest.mark.slow
+def test_a_bug_is_a_traceback_and_exit_code_1(tmp_path: Path) -> None:
+    # In place of a mistake in the program: a call that does not do what it should.
+    bug = "import socket\nsocket.socket.bind = lambda *_: 1 / 0\n"
+    (tmp_path / "sitecustomize.py").write_text(bug)
+    result = run(sys.executable, RECIPE, "--run-dir", tmp_path / "run", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr.startswith("Traceback (most recent call last):")
+    assert result.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
 # -- ways to start --------------------------------------------------------------------------------
 
 

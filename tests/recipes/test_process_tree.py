@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -44,12 +45,18 @@ def is_alive(process: psutil.Process) -> bool:
 class Job:
     """A recipe that was started, and its processes by what they are."""
 
-    def __init__(self, command: list[str], run_dir: Path, log: Path) -> None:
+    def __init__(
+        self, command: list[str], run_dir: Path, log: Path, environment: dict[str, str]
+    ) -> None:
         self._log = log
         self._metrics = run_dir / "metrics.jsonl"
         with log.open("w") as output:
             self.process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, env=on_the_cpu(), cwd="/"
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=on_the_cpu(**environment),
+                cwd="/",
             )
         self.members: dict[str, psutil.Process] = {}
 
@@ -85,8 +92,10 @@ class Job:
 
 
 @contextlib.contextmanager
-def started(command: list[str], run_dir: Path) -> Iterator[Job]:
-    job = Job(command, run_dir, run_dir.with_suffix(".log"))
+def started(
+    command: list[str], run_dir: Path, environment: dict[str, str] | None = None
+) -> Iterator[Job]:
+    job = Job(command, run_dir, run_dir.with_suffix(".log"), environment or {})
     try:
         yield job
     finally:
@@ -136,14 +145,20 @@ def test_nobody_survives_a_killed_process(
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("launcher", ["deepspeed", "torchrun"])
-def test_ranks_end_with_other_launchers(store: Path, tmp_path: Path, launcher: str) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "victim"), [("deepspeed", "top"), ("deepspeed", "launch"), ("torchrun", "top")]
+)
+def test_ranks_end_with_other_launchers(
+    store: Path, tmp_path: Path, launcher: str, victim: str
+) -> None:
     run_dir = tmp_path / "run"
     flags = {"deepspeed": ["--num_gpus", "1"], "torchrun": ["--nproc-per-node", "1"]}[launcher]
     command = [launcher, *flags, str(RECIPE), *options(store, run_dir)]
     with started(command, run_dir) as job:
         job.wait_for_step(2)
-        job.members["top"].kill()
+        job.members[victim].kill()
+        # DeepSpeed's runner itself would say 0 when its child was killed.
+        assert job.process.wait(60) == -signal.SIGKILL, job.output
         assert job.survivors() == []
         assert newest(run_dir) is not None
 
@@ -242,3 +257,74 @@ def test_an_interrupt_before_training_is_one_line(
         assert job.output.count("interrupted") == 1
         assert "Traceback" not in job.output
         assert not run_dir.exists()
+
+
+# -- hangs ----------------------------------------------------------------------------------------
+
+HANG = """
+import signal, time
+
+def stand_still(number, frame):
+    time.sleep(1000)
+
+signal.signal(signal.SIGUSR2, stand_still)
+"""
+
+
+@pytest.mark.dist
+def test_a_step_that_hangs_leaves_the_stacks_of_every_rank(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HANG)
+    run_dir = tmp_path / "run"
+    words = [*options(store, run_dir), "--train.hang-timeout-seconds", "10"]
+    environment = {"PYTHONPATH": str(tmp_path)}
+    with started(["bash", str(RECIPE), *words], run_dir, environment) as job:
+        job.wait_for_step(2)
+        job.members["rank 1"].send_signal(signal.SIGUSR2)
+        assert job.process.wait(60) == 4, job.output
+        assert job.survivors() == []
+    assert "Traceback" not in job.output
+    lines = [line for line in job.output.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    (folder,) = (run_dir / "hangs").iterdir()
+    assert "has stood still for 10 s" in lines[0]
+    assert f"{folder} has the stacks of every rank" in lines[0]
+    assert "begins again: there is no checkpoint" in lines[0]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        f"rank_{rank}.{kind}" for rank in (0, 1) for kind in ("collectives.json", "txt")
+    ]
+    waits, hangs = ((folder / f"rank_{rank}.txt").read_text() for rank in (0, 1))
+    assert "stand_still" in hangs
+    assert "distributed_c10d.py" in waits  # in a collective
+    assert "stand_still" not in waits
+    for stacks in (waits, hangs):
+        assert "in run_steps" in stacks
+    calls = [
+        json.loads((folder / f"rank_{rank}.collectives.json").read_text())["entries"][-1]
+        for rank in (0, 1)
+    ]
+    assert {call["profiling_name"].split(":")[0] for call in calls} == {"gloo"}
+
+
+@pytest.mark.dist
+def test_ranks_do_not_wait_for_one_that_is_stopped(store: Path, tmp_path: Path) -> None:
+    """Not even stacks can be had of it; a job that is stopped as a whole and continued goes on."""
+    run_dir = tmp_path / "run"
+    flags = ["--num_gpus", "2"]
+    words = [*options(store, run_dir), "--train.hang-timeout-seconds", "10"]
+    with started(["deepspeed", *flags, str(RECIPE), *words], run_dir) as job:
+        job.wait_for_step(2)
+        ranks = [job.members[f"rank {rank}"] for rank in (0, 1)]
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for rank in ranks:
+                rank.send_signal(number)
+            if number == signal.SIGSTOP:
+                time.sleep(12)
+        seen = len(list(read_metrics(run_dir / "metrics.jsonl", "train")))
+        job.wait_for_step(seen + 2)
+        ranks[1].suspend()
+        assert psutil.wait_procs([ranks[0]], timeout=60)[1] == [], job.output
+        (folder,) = (run_dir / "hangs").iterdir()
+        assert "distributed_c10d.py" in (folder / "rank_0.txt").read_text()
+        assert not (folder / "rank_1.txt").exists()
+        ranks[1].kill()  # DeepSpeed does so 30 seconds later
+        assert job.process.wait(60) == 4, job.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -181,7 +182,8 @@ def test_the_tasks_of_a_slurm_job_train_as_one(store: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("code", "is_requeued"), [(0, False), (1, False), (2, False), (138, True), (143, True)]
+    ("code", "is_requeued"),
+    [(0, False), (1, False), (2, False), (4, False), (138, True), (143, True)],
 )
 def test_a_job_is_requeued_where_it_was_stopped(
     tmp_path: Path, code: int, is_requeued: bool
@@ -197,3 +199,50 @@ def test_a_wrong_option_of_a_task_is_said_by_rank_0(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("error: unknown option --nonsense")
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["bash", RECIPE], [sys.executable, RECIPE]])
+def test_a_batch_script_that_forgets_srun_is_refused(
+    tmp_path: Path, command: list[str | Path]
+) -> None:
+    """What SLURM sets in a batch script of two tasks: SLURM_PROCID, without RANK."""
+    environment = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "4711"}
+    result = run(*command, "--run-dir", tmp_path / "run", **environment)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "error: this job has 2 tasks, and this process is none of them; start it by srun, or ask "
+        "for one task (--ntasks 1)\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.dist
+def test_the_processes_of_mpirun_train_as_one(store: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    words = [*SMALL, "--data.store", store, "--run-dir", run_dir, "--train.max-steps", "2"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, RECIPE, *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # As Open MPI sets them on one machine.
+            env=on_the_cpu(
+                OMPI_COMM_WORLD_RANK=rank,
+                OMPI_COMM_WORLD_SIZE="2",
+                OMPI_COMM_WORLD_LOCAL_RANK=rank,
+                OMPI_COMM_WORLD_LOCAL_SIZE="2",
+                MASTER_PORT=port,
+            ),
+        )
+        for rank in ("0", "1")
+    ]
+    (said, errors), (nothing, other_errors) = (one.communicate(timeout=300) for one in processes)
+    assert [one.returncode for one in processes] == [0, 0], errors[-3000:] + other_errors[-3000:]
+    assert "2 x cpu" in said
+    assert nothing == ""
+    assert len(list(read_metrics(run_dir / "metrics.jsonl", "train"))) == 2
