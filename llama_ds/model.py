@@ -252,9 +252,9 @@ class LlamaModel(LlamaPreTrainedModel):
 class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
     """The language model; reads and writes the checkpoints of transformers' class of this name.
 
-    In training with labels it returns the loss and no logits (`outputs.logits` is None), which take
-    more memory than any other activation. Pass `skip_logits=False` to have both, as in transformers;
-    the loss is the same.
+    In training with labels it returns the loss and no logits (`outputs.logits` is None), which
+    would be the largest activation. Pass `skip_logits=False` to have both, as in transformers; the
+    loss is the same.
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
