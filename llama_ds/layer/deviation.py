@@ -27,6 +27,8 @@ _SHARDING_HOOKS = ("deepspeed.runtime.zero.", "torch.distributed.fsdp.")
 # Read elsewhere: the place in a cache; gradient checkpointing, which the model asks for.
 _NOT_COMPARED = frozenset({"layer_idx", "gradient_checkpointing"})
 
+_ABSENT = object()
+
 
 class DeviationFinder:
     """Says how modules deviate; compares them again only when something on them has changed."""
@@ -50,7 +52,8 @@ class DeviationFinder:
         It must depend on nothing that can change but what is set on a root and the modules below.
         """
         if self._snapshot is None or not self._snapshot.is_current(roots):
-            snapshot, built = _Snapshot(roots), build()
+            built = build()
+            snapshot = _Snapshot(roots, {name for part in built.modules() for name in vars(part)})
             found = (compare(root, built) for root in roots)
             self._found = next((reason for reason in found if reason is not None), None)
             self._snapshot = snapshot
@@ -64,46 +67,64 @@ class DeviationFinder:
 class _Snapshot:
     """What is set on modules and all below them, at one point in time."""
 
-    def __init__(self, roots: Sequence[nn.Module]) -> None:
+    def __init__(self, roots: Sequence[nn.Module], known: set[str]) -> None:
+        """`known`: names of attributes that count, beside those that a module's class has."""
         self._roots = list(roots)
         self._modules = [module for root in roots for module in root.modules()]
         self._types = [*map(type, self._modules)]
+        self._known = known
         names = (
             *_HOOKS,
             "_forward_pre_hooks_with_kwargs",
             "_forward_hooks_with_kwargs",
             "_modules",
         )
-        self._tables: list[dict[str, Any]] = []
-        self._owners: list[dict[str, Tensor | None]] = []
-        for module in self._modules:
-            own = vars(module)
-            self._tables += [own, *(own[name] for name in names)]
-            if own["_parameters"]:
-                self._owners.append(own["_parameters"])
+        own = [vars(module) for module in self._modules]
+        parts: list[dict[Any, Any]] = [attributes[name] for attributes in own for name in names]
+        # The modules' own attributes first, in the modules' order.
+        self._tables: list[dict[Any, Any]] = [*own, *parts]
         # Comparing two dicts compares identities first, all in C.
         self._copies = [dict(table) for table in self._tables]
+        self._owners = [attributes for attributes in own if attributes["_parameters"]]
         self.parameters = self._current_parameters()
 
     def _current_parameters(self) -> list[Tensor]:
-        return [p for owner in self._owners for p in owner.values() if p is not None]
+        return [p for own in self._owners for p in own["_parameters"].values() if p is not None]
 
     def is_current(self, roots: Sequence[nn.Module]) -> bool:
-        """Whether `roots` are the same modules, and nothing on them was set since."""
-        try:
-            if (
-                self._roots != [*roots]
-                or [*map(type, self._modules)] != self._types
-                or self._tables != self._copies
-            ):
-                return False
-        except (RuntimeError, ValueError):
-            # Somebody keeps tensors or arrays on a module, which have no one truth value.
+        """Whether `roots` are the same modules, and nothing that counts on them was set since."""
+        if self._roots != [*roots] or [*map(type, self._modules)] != self._types:
+            return False
+        if not _is_equal(self._tables, self._copies) and not self._only_notes_changed():
             return False
         parameters = self._current_parameters()
         return len(parameters) == len(self.parameters) and all(
             now is then for now, then in zip(parameters, self.parameters, strict=True)
         )
+
+    def _only_notes_changed(self) -> bool:
+        """Whether only others' notes on modules have changed, as ZeRO-3 counts on them."""
+        for number, (table, copy) in enumerate(zip(self._tables, self._copies, strict=True)):
+            if _is_equal(table, copy):
+                continue
+            if number >= len(self._modules):
+                return False
+            module_class = self._types[number]
+            for name in table.keys() | copy.keys():
+                if table.get(name, _ABSENT) is not copy.get(name, _ABSENT) and (
+                    name in self._known or hasattr(module_class, name)
+                ):
+                    return False
+            self._copies[number] = dict(table)
+        return True
+
+
+def _is_equal(found: Any, expected: Any) -> bool:
+    try:
+        return bool(found == expected)
+    except (RuntimeError, ValueError):
+        # Somebody keeps tensors or arrays on a module, which have no one truth value.
+        return False
 
 
 def deviation(module: nn.Module, built: nn.Module) -> str | None:

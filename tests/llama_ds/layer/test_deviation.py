@@ -376,41 +376,47 @@ def test_function_transforms(
 # -- the finder -----------------------------------------------------------------------------------
 
 
+def tree() -> Any:
+    return nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.SiLU()))
+
+
 class Counting:
-    """Says of modules what their `wrong` is, and counts how often it was asked."""
+    """Finds modules that are not in training, and counts how often it compared."""
 
     def __init__(self) -> None:
         self.calls = 0
         self.finder = DeviationFinder()
 
     def find(self, *roots: nn.Module) -> str | None:
-        return self.finder.find(roots, nn.Identity, self.compare)
+        return self.finder.find(roots, tree, self.compare)
 
     def compare(self, root: nn.Module, built: nn.Module) -> str | None:
         self.calls += 1
-        return getattr(root, "wrong", None)
+        return None if root.training else "it evaluates"
 
 
 def test_modules_are_compared_again_only_after_changes() -> None:
-    tree, counting = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.SiLU())), Counting()
+    found, counting = tree(), Counting()
     changes: list[Callable[[], object]] = [
         lambda: None,
-        lambda: setattr(tree[1][0], "inplace", True),  # type: ignore[index]
-        lambda: setattr(tree[1][0], "kept", torch.ones(2)),  # type: ignore[index]
-        lambda: setattr(tree[1][0], "kept", torch.ones(2)),  # type: ignore[index]
-        lambda: setattr(tree[0], "weight", nn.Parameter(torch.ones(2, 2))),
-        lambda: tree[1][0].register_forward_hook(lambda *_: None),  # type: ignore[index]
-        lambda: tree[1].append(nn.SiLU()),  # type: ignore[operator]
-        lambda: setattr(tree[1][1], "__class__", nn.GELU),  # type: ignore[index]
-        lambda: setattr(tree, "wrong", "so"),
+        lambda: setattr(found[1][0], "inplace", True),
+        lambda: setattr(found[0], "weight", nn.Parameter(torch.ones(2, 2))),
+        lambda: setattr(found[0], "forward", found[0].forward),
+        lambda: found[1][0].register_forward_hook(lambda *_: None),
+        lambda: found[1].append(nn.SiLU()),
+        lambda: setattr(found[1][1], "__class__", nn.GELU),
+        lambda: found.eval(),
     ]
     for number, change in enumerate(changes, start=1):
         change()
-        for _ in range(3):
-            assert counting.find(tree) == (None if number < len(changes) else "so")
+        for note in range(3):
+            assert counting.find(found) == (None if number < 8 else "it evaluates")
             assert counting.calls == number
+            # What no class knows: numbers, and tensors that cannot be compared.
+            found[1][0].note = note
+            found[0].notes = torch.ones(2)
     assert counting.find(nn.SiLU()) is None
-    assert counting.find(tree) == "so"
+    assert counting.find(found) == "it evaluates"
 
 
 def test_a_copy_of_a_model_has_its_own_state(models: tuple[Any, Any]) -> None:
