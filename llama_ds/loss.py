@@ -20,10 +20,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from llama_ds.layer.deviation import DeviationFinder, deviation, has_active_hooks, is_transforming
-from llama_ds.layer.functional import accumulation_dtype
+from llama_ds.layer.functional import accumulation_dtype, first_derivative_only
 from llama_ds.parallel.collectives import all_gather_no_grad
 from llama_ds.parallel.tensor import (
     SINGLE_RANK,
@@ -216,7 +215,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return loss_sum / num_items
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         dhidden_TD, dweight_VD, num_items = ctx.saved_tensors
         # Without items the gradients of the sum are zero, and must not become nan.

@@ -13,7 +13,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map_only
 
 from llama_ds.layer.deviation import DeviationFinder
+from llama_ds.layer.options import LayerOptions
 from tests.support.llama_pair import GQA, V, pair
 
 # Rounding of fp32 sums in another order, and of norms that are rounded at other places.
@@ -42,8 +43,8 @@ PARTS = (
     "post_attention_layernorm",
 )
 MODULES = (
-    *("lm_head", "model.embed_tokens", "model.norm", "model.rotary_emb", "model.layers.1"),
-    *(f"model.layers.1.{part}" for part in PARTS),
+    *("lm_head", "model.embed_tokens", "model.norm", "model.rotary_emb", "model.layers.0"),
+    *(f"model.layers.0.{part}" for part in PARTS),
 )
 OURS_ALONE = {"tp", "sp", "first_row"}
 """What stock modules have nothing like: a rank's place, which is no user's to change."""
@@ -79,7 +80,7 @@ def trained(model: Any) -> tuple[Tensor, dict[str, Tensor]] | None:
 
 
 def assert_equal(models: tuple[Any, Any], what: str) -> Tensor | None:
-    """Both models train alike, or both refuse; returns the loss."""
+    """Both models train alike, or both refuse; returns stock's loss."""
     got, want = (trained(model) for model in models)
     if got is None or want is None:
         assert got is want, f"{what}: {'stock' if got is None else 'ours'} alone trains"
@@ -91,7 +92,7 @@ def assert_equal(models: tuple[Any, Any], what: str) -> Tensor | None:
     for name, gradient in want[1].items():
         error = (got[1][name] - gradient).abs().max()
         assert error <= GRADIENT_BOUND * gradient.abs().max(), f"{what}: {name}"
-    return got[0]
+    return want[0]
 
 
 halved = partial(tree_map_only, Tensor, lambda x: x * 0.5 if x.is_floating_point() else x)
@@ -142,7 +143,7 @@ def changed(module: nn.Module, name: str) -> Iterator[None]:
     before, was_own = getattr(module, name), name in vars(module)
     value = another(before)
     if name in module._parameters and before is None:
-        value = nn.Parameter(torch.full((len(module.weight),), 0.1))  # type: ignore[arg-type]
+        value = nn.Parameter(torch.linspace(0, 1, len(module.weight)))  # type: ignore[arg-type]
     weights = [weight.detach().clone() for weight in module.parameters()]
     setattr(module, name, value)
     try:
@@ -162,7 +163,7 @@ def test_every_attribute_acts_as_in_stock(models: tuple[Any, Any], path: str) ->
     ours, theirs = (model.get_submodule(path) for model in models)
     names = [name for name in names_on(theirs) if name not in NOT_CHANGED]
     assert {*names_on(ours)} - {*names_on(theirs)} <= OURS_ALONE
-    if path != "model.layers.1":
+    if path != "model.layers.0":
         assert type(theirs) in (nn.Linear, nn.Embedding) or len(names) > 1
     base = assert_equal(models, "unchanged")
     effective = []
@@ -178,7 +179,7 @@ def test_every_attribute_acts_as_in_stock(models: tuple[Any, Any], path: str) ->
 def test_the_modules_are_all() -> None:
     """A part that transformers adds to its layer must be added to ours, and to these tests."""
     _, theirs = pair()
-    layer, outside = theirs.model.layers[1], {"", "model", "model.layers"}
+    layer, outside = theirs.model.layers[0], {"", "model", "model.layers"}
     assert {name for name, _ in layer.named_modules()} == {"", *PARTS}
     names = {name for name, _ in theirs.named_modules() if ".layers." not in name}
     assert names - outside == {path for path in MODULES if ".layers." not in path}
@@ -369,6 +370,29 @@ def test_function_transforms(
         with sdpa_kernel(SDPBackend.MATH):
             found.append(derivative(loss, model.get_parameter(name).detach()).detach())
     got, want = found
+    assert want.norm() > 0
+    assert (got - want).abs().max() <= GRADIENT_BOUND * want.abs().max()
+
+
+def test_a_second_derivative_is_refused_and_has_its_options() -> None:
+    ours, theirs = (model.train() for model in pair(**GQA))
+    name = "model.layers.0.input_layernorm.weight"
+
+    def second(model: Any, **options: Any) -> Tensor:
+        weight = model.get_parameter(name)
+        # PyTorch's kernels for attention have no second derivative.
+        with sdpa_kernel(SDPBackend.MATH):
+            loss = model(**batch(), **options).loss
+            (first,) = torch.autograd.grad(loss, weight, create_graph=True)
+            (found,) = torch.autograd.grad(first.square().sum(), weight)
+        return cast(Tensor, found)
+
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        second(ours)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        second(ours, skip_logits=False)
+    ours.model.layer_options = LayerOptions(fused=False)
+    got, want = second(ours, skip_logits=False), second(theirs)
     assert want.norm() > 0
     assert (got - want).abs().max() <= GRADIENT_BOUND * want.abs().max()
 
