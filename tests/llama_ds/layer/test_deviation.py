@@ -13,17 +13,14 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map_only
 
 from llama_ds.layer.deviation import DeviationFinder
-from llama_ds.layer.options import LayerOptions
 from tests.support.llama_pair import GQA, V, pair
 
 # Rounding of fp32 sums in another order, and of norms that are rounded at other places.
@@ -339,62 +336,6 @@ def test_a_batch_without_labels_trains_as_in_stock(models: tuple[Any, Any], num_
         losses[-1].backward()
         assert all(not p.grad.any() for p in model.parameters())
     torch.testing.assert_close(*losses, rtol=0, atol=0, equal_nan=True)
-
-
-def forward_mode(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    """The derivative along a direction, by dual numbers."""
-    with forward_ad.dual_level():
-        dual = forward_ad.make_dual(at, torch.linspace(0, 1, len(at)))
-        tangent: Tensor = forward_ad.unpack_dual(loss(dual)).tangent
-        return tangent
-
-
-def reverse_mode(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    gradient: Tensor = torch.func.grad(loss)(at)
-    return gradient
-
-
-@pytest.mark.parametrize("derivative", [reverse_mode, forward_mode])
-def test_function_transforms(
-    models: tuple[Any, Any], derivative: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
-) -> None:
-    found = []
-    name = "model.layers.0.input_layernorm.weight"
-    for model in models:
-
-        def loss(norm: Tensor, model: Any = model) -> Tensor:
-            out: Any = torch.func.functional_call(model, {name: norm}, (), batch())
-            return out.loss  # type: ignore[no-any-return]
-
-        # PyTorch's kernels for attention have no forward mode.
-        with sdpa_kernel(SDPBackend.MATH):
-            found.append(derivative(loss, model.get_parameter(name).detach()).detach())
-    got, want = found
-    assert want.norm() > 0
-    assert (got - want).abs().max() <= GRADIENT_BOUND * want.abs().max()
-
-
-def test_a_second_derivative_is_refused_and_has_its_options() -> None:
-    ours, theirs = (model.train() for model in pair(**GQA))
-    name = "model.layers.0.input_layernorm.weight"
-
-    def second(model: Any, **options: Any) -> Tensor:
-        weight = model.get_parameter(name)
-        # PyTorch's kernels for attention have no second derivative.
-        with sdpa_kernel(SDPBackend.MATH):
-            loss = model(**batch(), **options).loss
-            (first,) = torch.autograd.grad(loss, weight, create_graph=True)
-            (found,) = torch.autograd.grad(first.square().sum(), weight)
-        return cast(Tensor, found)
-
-    with pytest.raises(RuntimeError, match="no second derivative"):
-        second(ours)
-    with pytest.raises(RuntimeError, match="no second derivative"):
-        second(ours, skip_logits=False)
-    ours.model.layer_options = LayerOptions(fused=False)
-    got, want = second(ours, skip_logits=False), second(theirs)
-    assert want.norm() > 0
-    assert (got - want).abs().max() <= GRADIENT_BOUND * want.abs().max()
 
 
 # -- the finder -----------------------------------------------------------------------------------
