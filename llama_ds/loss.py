@@ -15,14 +15,14 @@ Shapes in names: B sequences of the micro-batch, S sequence length, D hidden, V 
 T = B * S tokens, C a chunk's tokens.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch import Tensor, nn
 
-from llama_ds.layer.functional import accumulation_dtype
+from llama_ds.layer.deviation import DeviationFinder, deviation, has_active_hooks, is_transforming
+from llama_ds.layer.functional import accumulation_dtype, first_derivative_only
 from llama_ds.parallel.collectives import all_gather_no_grad
 from llama_ds.parallel.tensor import (
     SINGLE_RANK,
@@ -34,6 +34,27 @@ from llama_ds.parallel.tensor import (
 IGNORE_INDEX = -100
 """Label that is ignored by the loss, as in PyTorch and Hugging Face."""
 DEFAULT_LOSS_CHUNK_TOKENS = 1024
+
+
+class Targets(NamedTuple):
+    """What the loss is computed from, beside the hidden states."""
+
+    labels: Tensor | None
+    shift_labels: Tensor | None
+    """Pre-shifted, and in place of `labels`."""
+    num_items: Tensor | float | None
+    """Divisor of the summed token losses; None: their number."""
+
+    @property
+    def are_given(self) -> bool:
+        return self.labels is not None or self.shift_labels is not None
+
+    def shifted(self) -> Tensor:
+        """The label of each position is the token that follows it."""
+        if self.shift_labels is not None:
+            return self.shift_labels
+        assert self.labels is not None, "neither labels nor shift_labels are given"
+        return F.pad(self.labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
 
 
 class LlamaHead(ColumnParallelLinear):
@@ -68,6 +89,34 @@ class LlamaHead(ColumnParallelLinear):
         )
 
 
+class LossEligibility:
+    """Whether the loss may be computed in chunks: nothing acts on a head's logits but the loss."""
+
+    def __init__(self) -> None:
+        self._finder = DeviationFinder()
+
+    def computes_loss(self, head: LlamaHead) -> bool:
+        """False where hooks would see the loss in place of logits, or `forward` was replaced.
+
+        torch.func cannot differentiate a function with a backward pass of its own; torch.compile
+        fuses head and loss itself.
+        """
+        if torch.compiler.is_compiling() or is_transforming():
+            return False
+
+        def built() -> nn.Module:
+            with torch.device("meta"):
+                return LlamaHead(head.in_features, head.out_features * head.tp.size, head.tp)
+
+        return self._finder.find([head], built, _in_head) is None
+
+
+def _in_head(head: nn.Module, built: nn.Module) -> str | None:
+    if has_active_hooks(head):
+        return "it has hooks"
+    return deviation(head, built)
+
+
 def chunked_cross_entropy(
     hidden_BSD: Tensor,
     head_weight_VD: Tensor,
@@ -79,7 +128,8 @@ def chunked_cross_entropy(
     """Sum of the tokens' cross-entropies divided once by `num_items`; a scalar, fp32 or wider.
 
     `labels_BS` are pre-shifted: each is the token to predict at its own position, or IGNORE_INDEX.
-    `num_items` None means the number of labels that are not ignored. Where it is 0 the loss is 0.
+    `num_items` None means the number of labels that are not ignored. Where it is 0 the loss is nan
+    and the gradients are zero, as in PyTorch where all labels are ignored.
     Under autocast the matmuls run in autocast's dtype, as `F.linear` would. ValueError for
     `chunk_tokens` below 1.
     """
@@ -97,7 +147,7 @@ def chunked_cross_entropy(
         num_items = (labels_T != IGNORE_INDEX).sum()
     # The value of a tensor is never read here, because that would synchronize with the GPU.
     items = torch.as_tensor(num_items, device=device, dtype=accumulation_dtype(hidden_BSD.dtype))
-    items = torch.where(items == 0, torch.ones_like(items), items).reshape(())
+    items = items.reshape(())
     grad_enabled = torch.is_grad_enabled()
     loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden_BSD.reshape(-1, hidden_BSD.shape[-1]),
@@ -165,10 +215,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return loss_sum / num_items
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         dhidden_TD, dweight_VD, num_items = ctx.saved_tensors
-        scale = dloss / num_items
+        # Without items the gradients of the sum are zero, and must not become nan.
+        scale = dloss / torch.where(num_items == 0, torch.ones_like(num_items), num_items)
         return _scaled(dhidden_TD, scale), _scaled(dweight_VD, scale), *[None] * 6
 
 

@@ -20,7 +20,7 @@ Shapes in names: B sequences of the micro-batch, S sequence length, D hidden, V 
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,13 +39,13 @@ from llama_ds import weights
 from llama_ds.layer import attention, elementwise
 from llama_ds.layer.attention_kernels import Documents
 from llama_ds.layer.context import ForwardContext
-from llama_ds.layer.eligibility import reason_not_fusable
+from llama_ds.layer.eligibility import Eligibility
 from llama_ds.layer.functional import kept_positions
 from llama_ds.layer.modules import LlamaDecoderLayer, LlamaRMSNorm
 from llama_ds.layer.offload import Offload
 from llama_ds.layer.options import LayerOptions
 from llama_ds.layer.recomputation import run_layers
-from llama_ds.loss import DEFAULT_LOSS_CHUNK_TOKENS, IGNORE_INDEX, LlamaHead
+from llama_ds.loss import DEFAULT_LOSS_CHUNK_TOKENS, LlamaHead, LossEligibility, Targets
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.sequence import SequenceParallel
@@ -117,6 +117,7 @@ class LlamaModel(LlamaPreTrainedModel):
         self.norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps, self.tp)
         self.rotary_emb = LlamaRotaryEmbedding(config)
         self.gradient_checkpointing = False
+        self._eligibility = Eligibility()
         self._logged_reasons: set[str] = set()
         self.post_init()
 
@@ -201,7 +202,8 @@ class LlamaModel(LlamaPreTrainedModel):
         The reason is logged once; not without gradients, where nothing is saved for backward.
         """
         options = self.layer_options
-        if not options.fused:
+        # torch.compile and torch.export trace the modules, and could trace no warning.
+        if not options.fused or torch.compiler.is_compiling():
             return None
         reason = self._reason_not_fusable(hidden_states, attention_mask, uses_cache, kwargs)
         if reason is not None:
@@ -239,36 +241,21 @@ class LlamaModel(LlamaPreTrainedModel):
         # all() synchronizes with the GPU; without padding no mask need be given.
         if attention_mask is not None and not (attention_mask.ndim == 2 and attention_mask.all()):
             return "attention_mask masks positions"
-        layers = list(self.layers)
-        return reason_not_fusable(layers, self.config, hidden_states, training=self.training)
+        return self._eligibility.reason_not_fusable(
+            list(self.layers), self.config, hidden_states, self.tp, self.sp
+        )
 
     def _whole(self, x_Bs: Tensor | None) -> Tensor | None:
         return None if x_Bs is None else self.sp.whole(x_Bs)
 
 
-class _Targets(NamedTuple):
-    """What the loss is computed from, beside the hidden states."""
-
-    labels: Tensor | None
-    shift_labels: Tensor | None
-    """Pre-shifted, and in place of `labels`."""
-    num_items: Tensor | float | None
-    """Divisor of the summed token losses; None: their number."""
-
-    @property
-    def are_given(self) -> bool:
-        return self.labels is not None or self.shift_labels is not None
-
-    def shifted(self) -> Tensor:
-        """The label of each position is the token that follows it."""
-        if self.shift_labels is not None:
-            return self.shift_labels
-        assert self.labels is not None, "neither labels nor shift_labels are given"
-        return nn.functional.pad(self.labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
-
-
 class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
-    """The language model; reads and writes the checkpoints of transformers' class of this name."""
+    """The language model; reads and writes the checkpoints of transformers' class of this name.
+
+    In training with labels it returns the loss and no logits (`outputs.logits` is None), which
+    would be the largest activation. Pass `skip_logits=False` to have both, as in transformers; the
+    loss is the same.
+    """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -297,6 +284,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         self.tp, self.sp = self.model.tp, self.model.sp
         self.vocab_size = config.vocab_size
         self.lm_head = LlamaHead(config.hidden_size, config.vocab_size, self.tp)
+        self._loss_eligibility = LossEligibility()
         self.post_init()
 
     @classmethod
@@ -375,7 +363,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         """
         # `shift_labels` is no parameter, because Trainer requires every parameter with "label" in
         # its name, and would compute no evaluation loss.
-        targets = _Targets(
+        targets = Targets(
             labels, kwargs.pop("shift_labels", None), kwargs.pop("num_items_in_batch", None)
         )
         skip_logits = self._skips_logits(targets, kwargs.pop("skip_logits", None), logits_to_keep)
@@ -412,7 +400,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         )
 
     def _skips_logits(
-        self, targets: _Targets, requested: bool | None, logits_to_keep: int | Tensor
+        self, targets: Targets, requested: bool | None, logits_to_keep: int | Tensor
     ) -> bool:
         """Whether only the loss is computed; ValueError where `targets` do not allow it."""
         if requested and not targets.are_given:
@@ -431,12 +419,13 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         return self.training and targets.are_given and wants_all_logits
 
     def _head_computes_loss(self) -> bool:
-        """False where the head or the loss was replaced, or transformers has sharded the head.
+        """False where the loss was replaced, or something acts on the head's output.
 
-        transformers' own tensor parallelism all-gathers the head's output along the vocabulary.
+        transformers' own tensor parallelism all-gathers it along the vocabulary.
         """
         return (
             isinstance(self.lm_head, LlamaHead)
             and self.loss_function is ForCausalLMLoss
             and self.tp_size in (None, 1)
+            and self._loss_eligibility.computes_loss(self.lm_head)
         )

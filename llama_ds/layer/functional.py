@@ -9,11 +9,34 @@ Shapes in names: B sequences of the micro-batch, S sequence length, D hidden, H 
 F intermediate; a bare name may have any leading dimensions.
 """
 
+import functools
 import hashlib
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of a backward pass whose own derivative nobody has written.
+
+    RuntimeError where it is asked for: to leave it out would give a wrong second derivative.
+    """
+
+    @functools.wraps(backward)
+    def checked(ctx: Any, *gradients: Tensor) -> Any:
+        # Autograd enables gradients in a backward pass under create_graph=True alone.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "create_graph=True: fused layer and chunked loss have no second derivative, "
+                "but the modules have, with layer_options=LayerOptions(fused=False) and "
+                "skip_logits=False in the call of the model"
+            )
+        return backward(ctx, *gradients)
+
+    return checked
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -23,10 +23,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from llama_ds.layer.context import LayerContext
-from llama_ds.layer.functional import accumulation_dtype, repeat_heads, repeat_heads_backward
+from llama_ds.layer.functional import (
+    accumulation_dtype,
+    first_derivative_only,
+    repeat_heads,
+    repeat_heads_backward,
+)
 from llama_ds.layer.tensors import (
     Activations,
     LayerWeights,
@@ -69,7 +73,7 @@ class FusedLayer(torch.autograd.Function):
         return out_BsD
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, dout_BsD: Tensor) -> tuple[Tensor | None, ...]:
         context: LayerContext = ctx.context
         num_weights = len(LayerWeights._fields)

@@ -59,6 +59,8 @@ class LlamaMLP(nn.Module):
     def __init__(self, config: LlamaConfig, tp: TensorParallel) -> None:
         super().__init__()
         hidden, intermediate, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        # As in transformers, for whoever asks a model for its sizes.
+        self.config, self.hidden_size, self.intermediate_size = config, hidden, intermediate
         self.gate_proj = ColumnParallelLinear(hidden, intermediate, bias, tp)
         self.up_proj = ColumnParallelLinear(hidden, intermediate, bias, tp)
         self.down_proj = RowParallelLinear(intermediate, hidden, bias, tp)
@@ -148,6 +150,7 @@ class LlamaDecoderLayer(GradientCheckpointingLayer):
         sp: SequenceParallel,
     ) -> None:
         super().__init__()
+        self.hidden_size = config.hidden_size
         self.self_attn = LlamaAttention(config, layer_idx, tp, sp)
         self.mlp = LlamaMLP(config, tp)
         self.input_layernorm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps, tp)
@@ -166,8 +169,11 @@ class LlamaDecoderLayer(GradientCheckpointingLayer):
                 hidden_states, *position_embeddings, self._context(fused), *self._weights()
             )
             return out
+        # By the keywords that transformers' layer uses, for hooks that read them.
         attended, _ = self.self_attn(
-            self.input_layernorm(hidden_states), position_embeddings=position_embeddings, **kwargs
+            hidden_states=self.input_layernorm(hidden_states),
+            position_embeddings=position_embeddings,
+            **kwargs,
         )
         hidden_states = hidden_states + attended
         normed = self.post_attention_layernorm(hidden_states)

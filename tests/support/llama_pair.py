@@ -12,6 +12,7 @@ from transformers import LlamaConfig
 from transformers.models.llama import modeling_llama as stock
 
 from llama_ds import LlamaForCausalLM
+from llama_ds.layer.fused import FusedLayer
 
 V = 97
 GQA: dict[str, Any] = {"num_key_value_heads": 2}
@@ -58,3 +59,14 @@ def pair(
 
 def tokens(rows: int = 2, length: int = 24, seed: int = 0) -> Tensor:
     return torch.randint(3, V, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def num_fused_layers(output: Tensor) -> int:
+    """Fused layers that `output` was computed by: the nodes of autograd's graph, each once."""
+    nodes, found = [output.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            nodes += [parent for parent, _ in node.next_functions]
+    return sum(node.name() == f"{FusedLayer.__name__}Backward" for node in found)

@@ -17,9 +17,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llama_ds import LlamaForCausalLM
-from llama_ds.layer.fused import FusedLayer
 from llama_ds.layer.options import LayerOptions
 from llama_ds.model import DEFAULT_LAYER_OPTIONS
+from tests.support.llama_pair import num_fused_layers
 
 V = 50
 
@@ -43,14 +43,7 @@ def num_fused(model: Any, **inputs: Any) -> int:
     if "input_ids" not in inputs and "inputs_embeds" not in inputs:
         inputs["input_ids"] = ids
     hidden = model.model(**inputs).last_hidden_state
-    # The nodes of autograd's graph, each once.
-    nodes, found = [hidden.grad_fn], set()
-    while nodes:
-        node = nodes.pop()
-        if node is not None and node not in found:
-            found.add(node)
-            nodes += [parent for parent, _ in node.next_functions]
-    return sum(node.name() == f"{FusedLayer.__name__}Backward" for node in found)
+    return num_fused_layers(hidden)
 
 
 class Adapter(nn.Module):
