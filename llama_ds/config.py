@@ -305,6 +305,7 @@ class Recipe:
         )
         self.parallel.require_divisible(self.model, self.train.sequence_length)
         self._require_dtype_and_tiles_fit_layout()
+        self._require_same_frequencies_in_every_layout()
         self.activation_checkpointing.require_effective(
             self.model.num_hidden_layers, self.train.resolved_save_policy, self.parallel
         )
@@ -312,6 +313,18 @@ class Recipe:
             not (self.data.document_masking and self.train.attention == "cudnn"),
             "train.attention cudnn does not support document masking; set it to flash, or "
             "data.document_masking to False",
+        )
+
+    def _require_same_frequencies_in_every_layout(self) -> None:
+        original = self.model.rope_scaling.get("original_max_position_embeddings", 0)
+        require(
+            not self.data.document_masking
+            or self.model.rope_scaling.get("rope_type") != "longrope"
+            or self.train.sequence_length <= original,
+            "data.document_masking with rope scaling longrope: positions restart in each document, "
+            "and the longest document of a micro-batch would choose the frequencies of all; set "
+            "data.document_masking to False, or train.sequence_length "
+            f"({self.train.sequence_length}) to {original} or less",
         )
 
     def _require_dtype_and_tiles_fit_layout(self) -> None:

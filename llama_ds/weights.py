@@ -54,10 +54,13 @@ def _whole(parameters: list[nn.Parameter], *, modified: bool) -> Iterator[None]:
 
 def initialize(model: Any, groups: ParallelGroups) -> None:
     """Initialize all parameters (`LlamaPreTrainedModel._init_weights`)."""
+    done: set[nn.Parameter] = set()
     for module in model.modules():
         parameters = list(module.parameters(recurse=False))
-        if not parameters:
+        # A head that is tied is the embedding, which comes first.
+        if not parameters or done.issuperset(parameters):
             continue
+        done.update(parameters)
         with _whole(parameters, modified=True), torch.no_grad():
             if _is_source(parameters, groups):
                 model._init_weights(module)

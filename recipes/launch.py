@@ -29,6 +29,7 @@ from llama_ds.config import Recipe
 from llama_ds.deepspeed_config import deepspeed_config, merge_overrides, read_overrides
 from llama_ds.parallel.layout import layout_of
 from recipes.command_line import bad_input, end_on_interrupt
+from recipes.init_from import following, require_followed
 from recipes.llama import (
     DEVICE_BYTES,
     PAPER_TOKENS_PER_SECOND,
@@ -178,7 +179,7 @@ def parse(recipe_function: RecipeFunction, arguments: list[str]) -> Launch:
     cluster = early.parse_known_args(arguments)[0].cluster
     if cluster not in get_args(Cluster):
         raise ValueError(f"--cluster ({cluster}) must be one of {', '.join(get_args(Cluster))}")
-    recipe = recipe_function(cluster)
+    recipe = following(recipe_function(cluster), arguments)
     if any(argument.split("=")[0] == "--data.epochs" for argument in arguments):
         # In place of the recipe's own shares; shares on the command line are refused beside them.
         recipe = replace(recipe, data=replace(recipe.data, shares={}))
@@ -194,6 +195,7 @@ def parse(recipe_function: RecipeFunction, arguments: list[str]) -> Launch:
         )
     if unknown:
         raise ValueError(_unknown_option(unknown[0], default))
+    require_followed(launch.recipe, recipe)
     return launch
 
 
@@ -211,7 +213,9 @@ def _option_names(default: Launch) -> list[str]:
     for section in dataclasses.fields(default.recipe):
         value = getattr(default.recipe, section.name)
         if dataclasses.is_dataclass(value):
-            names += [f"{section.name}.{field.name}" for field in dataclasses.fields(value)]
+            fields = [field.name for field in dataclasses.fields(value)]
+            # Lists of numbers, by config.json only.
+            names += [f"{section.name}.{name}" for name in fields if name != "rope_scaling"]
         else:
             names.append(section.name)
     return [name.replace("_", "-") for name in names]

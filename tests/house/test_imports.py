@@ -20,11 +20,11 @@ FLOORS = {
         {"engine", "checkpoint", "auto_classes"},
         {"model", "data", "metrics", "store_verification", "stop_signal", "run_lock"},
         {"loss", "planning", "pretrained_model"},
-        {"layer", "deepspeed_config", "weights"},
+        {"layer", "deepspeed_config", "weights", "hf_config"},
         {"parallel"},
         {"batch", "resume_contract", "schedule", "step_verdict", "json_lines"},
         {"config"},
-        {"parallel_config"},
+        {"parallel_config", "stock_config"},
         {"model_config", "save_policy"},
     ),
     "data_pipeline": (
