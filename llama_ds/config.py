@@ -25,6 +25,7 @@ from llama_ds.save_policy import Choice, SavePolicy, SavePolicyName
 Dtype = Literal["bf16", "fp32"]
 StoreVerificationMode = Literal["full", "sample", "off"]
 ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
+NewRows = Literal["refuse", "mean"]
 ElementwiseName = Literal["auto", "eager", "compile", "liger"]
 AttentionName = Literal["auto", "math", "cpu", "flash", "cudnn", "xformers", "flash_attn"]
 
@@ -131,7 +132,10 @@ class TrainConfig:
     eval_rows: int = 512
     """Validation sequences per evaluation (or all, where the store has fewer); 0: no evaluation."""
     init_from: Path | None = None
-    """Hugging Face model folder to initialize the weights from; None: random weights."""
+    """Hugging Face model folder to start from, architecture and weights; None: random weights."""
+    new_rows: NewRows = "refuse"
+    """With init_from and a model.vocab_size above its vocabulary: mean starts the new rows of the
+    embedding and of the output head as the mean of those that there are."""
     max_skipped_steps: int = 5
     """End the run (exit code 3) after so many skipped steps in a row. A step whose loss or gradient
     norm is not finite is skipped: no update, and the schedule goes on."""
@@ -172,6 +176,14 @@ class TrainConfig:
             self.tokens_per_step % self.sequence_length == 0,
             f"train.tokens_per_step ({self.tokens_per_step}) must be a multiple of "
             f"train.sequence_length ({self.sequence_length})",
+        )
+        require(
+            self.new_rows in get_args(NewRows),
+            f"train.new_rows ({self.new_rows}) must be one of {', '.join(get_args(NewRows))}",
+        )
+        require(
+            self.new_rows == "refuse" or self.init_from is not None,
+            f"train.new_rows {self.new_rows} needs train.init_from: there are no rows otherwise",
         )
         policy = self.resolved_save_policy  # ValueError where choices contradict each other
         if self.mlp_tiles > 1:

@@ -86,7 +86,8 @@ def build_model(
     if recipe.train.init_from is None:
         weights.initialize(model, groups)
     else:
-        weights.load(model, recipe.train.init_from, model.tp, groups)
+        may_grow = recipe.train.new_rows == "mean"
+        weights.load(model, recipe.train.init_from, model.tp, groups, may_grow=may_grow)
         _carry_generation_config(model, recipe.train.init_from)
     if recipe.zero.stage == 3:
         # zero.Init makes all floating-point tensors bf16, also the rotary frequencies.
@@ -98,8 +99,11 @@ def build_model(
 
 
 def _hf_config(recipe: Recipe, store: TokenStore, dtype: torch.dtype) -> LlamaConfig:
-    if recipe.train.init_from is not None:
-        return carried_config(recipe.train.init_from, recipe.model, dtype)
+    train = recipe.train
+    if train.init_from is not None:
+        return carried_config(
+            train.init_from, recipe.model, dtype, may_grow=train.new_rows == "mean"
+        )
     return hf_config(
         recipe.model,
         bos_token_id=store.manifest.bos_token_id,

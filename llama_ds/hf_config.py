@@ -44,14 +44,19 @@ def hf_config(
     )
 
 
-def carried_config(folder: Path, model: ModelConfig, dtype: torch.dtype) -> LlamaConfig:
-    """The configuration in `folder`, with nothing changed but the dtype.
+def carried_config(
+    folder: Path, model: ModelConfig, dtype: torch.dtype, *, may_grow: bool = False
+) -> LlamaConfig:
+    """The configuration in `folder`, with nothing changed but the dtype; with `may_grow`, and the
+    size of the vocabulary.
 
     ValueError where it is not that of `model`, or has an activation that transformers lacks.
     """
     config = LlamaConfig.from_pretrained(folder, dtype=dtype)
     # Read once more, by transformers: both readers must find the same.
-    require_followed(model, model_config_of(config.to_dict(), folder / CONFIG), folder)
+    given = model_config_of(config.to_dict(), folder / CONFIG)
+    require_followed(model, given, folder, may_grow=may_grow)
+    config.vocab_size = model.vocab_size
     if config.hidden_act not in ACT2FN:
         raise ValueError(
             f"train.init_from ({folder}) has hidden_act {config.hidden_act}, which transformers "

@@ -78,7 +78,10 @@ class LlamaModel(LlamaPreTrainedModel):
         self.layer_options = layer_options
         num_kv_heads = config.num_key_value_heads or config.num_attention_heads
         self.tp = TensorParallel.of(
-            groups, sequence_parallel=sequence_parallel, num_key_value_heads=num_kv_heads
+            groups,
+            sequence_parallel=sequence_parallel,
+            num_key_value_heads=num_kv_heads,
+            vocab_size=config.vocab_size,
         )
         self.sp = SequenceParallel.of(groups)
         self.padding_idx = config.pad_token_id

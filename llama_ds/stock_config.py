@@ -58,12 +58,25 @@ def model_config_of(tree: Mapping[str, Any], path: Path) -> ModelConfig:
     return ModelConfig(**fields, rope_theta=theta, rope_scaling=scaling)
 
 
-def require_followed(model: ModelConfig, given: ModelConfig, init_from: Path) -> None:
-    """ValueError that names the first field in which `model` is not what `init_from` has."""
+def require_followed(
+    model: ModelConfig, given: ModelConfig, init_from: Path, *, may_grow: bool = False
+) -> None:
+    """ValueError that names the first field in which `model` is not what `init_from` has.
+
+    With `may_grow` its vocabulary may be larger.
+    """
     for field in dataclasses.fields(ModelConfig):
         found, value = getattr(given, field.name), getattr(model, field.name)
         if field.name == "head_dim":
             found, value = given.head_size, model.head_size
+        if field.name == "vocab_size" and value > found:
+            require(
+                may_grow,
+                f"train.init_from ({init_from}) has vocab_size {found}, but the recipe has "
+                f"model.vocab_size {value}; leave model.vocab_size out, or set train.new_rows to "
+                "mean for tokens that the model does not know",
+            )
+            continue
         require(
             found == value,
             f"train.init_from ({init_from}) has {field.name} {found}, but the recipe has "

@@ -28,5 +28,8 @@ def following(recipe: Recipe, arguments: list[str]) -> Recipe:
 
 def require_followed(recipe: Recipe, followed: Recipe) -> None:
     """ValueError where an option contradicts the architecture that `following` has found."""
-    if recipe.train.init_from is not None:
-        stock_config.require_followed(recipe.model, followed.model, recipe.train.init_from)
+    train = recipe.train
+    if train.init_from is not None:
+        stock_config.require_followed(
+            recipe.model, followed.model, train.init_from, may_grow=train.new_rows == "mean"
+        )

@@ -68,14 +68,15 @@ def estimate_memory(recipe: Recipe, dp_size: int) -> MemoryEstimate:
 
 
 def rank_parameters(recipe: Recipe) -> int:
-    """Parameters of a tp rank: its shard of every matrix, and all norms and replicated biases."""
+    """Parameters of a tp rank: its shard of every matrix with rows that pad the vocabulary, all
+    norms and replicated biases."""
     model, tp = recipe.model, recipe.parallel.tp
     layer = model.layer_parameters(
         model.num_attention_heads // tp,
         _rank_kv_heads(model, recipe.parallel),
         model.intermediate_size // tp,
     )
-    embedding = model.vocab_size // tp * model.hidden_size
+    embedding = math.ceil(model.vocab_size / tp) * model.hidden_size
     return model.num_hidden_layers * layer + model.hidden_size + model.num_embeddings * embedding
 
 
@@ -281,7 +282,7 @@ def _loss_bytes(recipe: Recipe) -> int:
     converted.
     """
     model, width = recipe.model, _width(recipe)
-    tokens, rows = _rank_tokens(recipe), model.vocab_size // recipe.parallel.tp
+    tokens, rows = _rank_tokens(recipe), math.ceil(model.vocab_size / recipe.parallel.tp)
     narrow_copy = width if width < 4 else 0
     chunk = min(recipe.train.loss_chunk_tokens, tokens) * rows * (4 + narrow_copy)
     return chunk + tokens * model.hidden_size * width + rows * model.hidden_size * (4 + narrow_copy)

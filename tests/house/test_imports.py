@@ -18,7 +18,15 @@ FLOORS = {
         {"job"},
         {"step", "step_log"},
         {"engine", "checkpoint", "auto_classes"},
-        {"model", "data", "metrics", "store_verification", "stop_signal", "run_lock"},
+        {
+            "model",
+            "data",
+            "metrics",
+            "store_verification",
+            "tokenizer_check",
+            "stop_signal",
+            "run_lock",
+        },
         {"loss", "planning", "pretrained_model"},
         {"layer", "deepspeed_config", "weights", "hf_config"},
         {"parallel"},
@@ -37,10 +45,11 @@ FLOORS = {
         {"text", "files", "executors", "sampling"},
     ),
 }
-# What llama_ds takes from data_pipeline: the token store's format, and one way to publish files and
-# to tell their contents.
+# What llama_ds takes from data_pipeline: the token store's format, one way to publish files and to
+# tell their contents, and to tell tokenizers apart.
 SHARED = {
     "data_pipeline.tokens.store",
+    "data_pipeline.tokens.tokenizer_identity",
     "data_pipeline.files.atomic",
     "data_pipeline.files.checksum",
 }

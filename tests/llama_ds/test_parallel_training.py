@@ -36,6 +36,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "plain": {},
     "tied": {"tie_word_embeddings": True},
     "biases": {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu"},
+    "padded": {"vocab_size": 325},
+    "padded_tied": {"vocab_size": 321, "tie_word_embeddings": True},
     "head_dim": {"head_dim": 12, "tie_word_embeddings": True},
     **{
         kind: {"rope_scaling": {"rope_type": kind, **ROPE[kind]}}
@@ -211,6 +213,11 @@ OTHER_MODELS = [  # what LLaMA-1 does not have, each under tp, sp and a ZeRO sta
     Case(1, 2, 1, megatron=True, stage=2, heads="gqa", policy="no_mlp", model="head_dim"),
     Case(1, 1, 2, stage=3, accum=2, heads="gqa", model="head_dim"),
     Case(1, 2, 2, megatron=True, stage=3, heads="gqa", model="head_dim"),
+    Case(1, 2, 1, megatron=True, stage=1, heads="gqa", model="padded"),
+    Case(1, 2, 1, stage=0, model="padded_tied"),
+    Case(1, 4, 1, stage=2, heads="gqa", model="padded"),
+    Case(2, 2, 1, megatron=True, stage=3, model="padded"),
+    Case(1, 4, 1, megatron=True, stage=3, heads="gqa", model="padded_tied"),
     Case(1, 2, 1, megatron=True, stage=1, heads="gqa", model="llama3"),
     Case(1, 1, 2, stage=3, heads="gqa", masking=True, model="yarn"),
     Case(1, 1, 2, stage=1, overlap=True, heads="gqa", model="longrope"),
@@ -323,7 +330,7 @@ def test_held_out_loss_does_not_depend_on_the_layout(
             {"parallel.tp": 2, "model.intermediate_size": 97},
             r"intermediate_size \(97\) .* parallel\.tp \(2\)",
         ),
-        ({"parallel.tp": 2, "model.vocab_size": 321}, r"vocab_size \(321\) .* \(2\)"),
+        ({"parallel.tp": 2, "model.vocab_size": 1}, r"vocab_size \(1\) must not be below .* \(2"),
         (
             {"parallel.sp": 2, "train.sequence_length": 31, "train.tokens_per_step": 31},
             r"sequence_length \(31\) .* parallel\.sp \(2\)",
