@@ -17,6 +17,7 @@ import torch.distributed as dist
 from data_pipeline.files.atomic import atomic_directory, write_atomic
 from data_pipeline.tokens.store import TokenStore
 from llama_ds.batch import BatchPlan, batch_plan
+from llama_ds.checkpoint.model_card import DATA_FILE, data_of
 from llama_ds.checkpoint.resuming import Resumed, resume
 from llama_ds.checkpoint.saving import CheckpointSaver, RunDescription
 from llama_ds.config import OptimizerConfig, Recipe
@@ -103,6 +104,8 @@ def build_job(
     log = step_log = None
     if dist.get_rank() == 0:
         log = open_run(recipe, store, ds_config, resumed)
+        about = json.dumps(data_of(store.manifest, data.mixture.quotas), indent=2)
+        write_atomic(recipe.run_dir / DATA_FILE, f"{about}\n".encode())
         stack.callback(log.close)
         step_log = StepLog(recipe.run_dir, resumed.step)
         stack.callback(step_log.close)

@@ -1,6 +1,7 @@
 """Checkpoints of a run from the command line: export one, verify all.
 
     llama-ds-checkpoint export RUN_DIR OUT_DIR [--step N] [--dtype bf16|fp32]
+                               [--push-to-hub USER/NAME [--public]]
     llama-ds-checkpoint verify RUN_DIR
 
 `python -m llama_ds.checkpoint` is the same. Exit codes: 0, all is well; 1, `verify` has found
@@ -28,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("out_dir", type=Path)
     command.add_argument("--step", type=int, help="checkpoint to take; the newest by default")
     command.add_argument("--dtype", choices=get_args(Dtype), help="the run's by default")
+    command.add_argument("--push-to-hub", metavar="USER/NAME", help="push it, as a private model")
+    command.add_argument("--public", action="store_true", help="with --push-to-hub, not private")
     command = commands.add_parser("verify", help="list a run's checkpoints, and what is wrong")
     command.add_argument("run_dir", type=Path)
     options = parser.parse_args(arguments)
@@ -37,6 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
         # Not above: `--help` needs no torch, and a package that is missing is one line.
         from llama_ds.checkpoint.export import export
 
+        if options.push_to_hub is not None:
+            from llama_ds.checkpoint.hub import push_to_hub, require_login
+
+            require_login(options.push_to_hub)
         checkpoint = export(options.run_dir, options.out_dir, options.step, options.dtype)
     except ModuleNotFoundError as error:
         message = f"the package {error.name} is not installed; pip install 'llama-ds[train]'"
@@ -46,6 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     print(f"{checkpoint} -> {options.out_dir}")  # noqa: T201
+    if options.push_to_hub is not None:
+        message = f"Step {int(checkpoint.name.removeprefix('step_')):,}"
+        private = not options.public
+        url = push_to_hub(options.out_dir, options.push_to_hub, message=message, private=private)
+        print(f"{options.out_dir} -> {url}")  # noqa: T201
     return 0
 
 

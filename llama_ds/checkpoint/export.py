@@ -11,12 +11,15 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 
 from data_pipeline.files.atomic import atomic_directory
 from llama_ds.checkpoint.engine_state import WEIGHT
+from llama_ds.checkpoint.model_card import CARD, model_card, public
+from llama_ds.checkpoint.model_files import complete_config, complete_tokenizer_config
 from llama_ds.checkpoint.tensor_files import SafetensorsWriter, index_path
 from llama_ds.checkpoint.verification import (
     checkpoint_path,
@@ -32,20 +35,35 @@ def export(run_dir: Path, out_dir: Path, step: int | None = None, dtype: str | N
     """Write a run's newest complete checkpoint (or that of `step`) as a Hugging Face model folder.
 
     The weights are the optimizer's fp32 copies, stored in `dtype` ("bf16" or "fp32"; the run's by
-    default), with the run's tokenizer beside them. `out_dir` must not exist; it appears when it is
-    complete. Returns the checkpoint that it was made from. ValueError where that is damaged.
+    default), with the run's tokenizer, a model card and `training.json`, the run's identity.
+    `out_dir` must not exist; it appears when it is complete. Returns the checkpoint that it was
+    made from. ValueError where that is damaged.
     """
     with atomic_directory(out_dir, replace=False) as partial:
         source = newest(run_dir, step)
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         stored = config["dtype"] if dtype is None else str(EXPORT_DTYPES[dtype])
         config["dtype"] = stored.removeprefix("torch.")
-        _cast_weights(source, partial, getattr(torch, config["dtype"]))
-        for name in read_run(source)["files"]:
+        num_parameters = _cast_weights(source, partial, getattr(torch, config["dtype"]))
+        run = read_run(source)
+        for name in run["files"]:
             if "/" not in name and ".safetensors" not in name:
                 shutil.copy2(source / name, partial / name)
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        _write_json(partial / "config.json", complete_config(config))
+        tokenizer = partial / "tokenizer_config.json"
+        if tokenizer.is_file():
+            settings = json.loads(tokenizer.read_text(encoding="utf-8"))
+            length = config["max_position_embeddings"]
+            _write_json(tokenizer, complete_tokenizer_config(settings, length))
+        (partial / CARD).write_text(model_card(run_dir, run, num_parameters), encoding="utf-8")
+        kept = {name: run.get(name) for name in ("step", "num_updates", "rows", "versions")}
+        _write_json(partial / "training.json", {**kept, "identity": public(run["identity"])})
     return source
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def newest(run_dir: Path, step: int | None = None) -> Path:
@@ -66,7 +84,8 @@ def newest(run_dir: Path, step: int | None = None) -> Path:
     raise ValueError(f"{run_dir} has no checkpoint; train first, or pass another run_dir")
 
 
-def _cast_weights(source: Path, target: Path, dtype: torch.dtype) -> None:
+def _cast_weights(source: Path, target: Path, dtype: torch.dtype) -> int:
+    """The number of parameters."""
     index = json.loads((source / index_path(WEIGHT)).read_text(encoding="utf-8"))
     total = 0
     for file_name in sorted(set(index["weight_map"].values())):
@@ -81,3 +100,4 @@ def _cast_weights(source: Path, target: Path, dtype: torch.dtype) -> None:
                 total += tensor.nbytes
     index["metadata"]["total_size"] = total
     (target / index_path(WEIGHT)).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    return total // dtype.itemsize
