@@ -27,6 +27,7 @@ from llama_ds.skipped_data import SkippedData
 Dtype = Literal["bf16", "fp32"]
 StoreVerificationMode = Literal["full", "sample", "off"]
 ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
+NewRows = Literal["refuse", "mean"]
 ElementwiseName = Literal["auto", "eager", "compile", "liger"]
 AttentionName = Literal["auto", "math", "cpu", "flash", "cudnn", "xformers", "flash_attn"]
 
@@ -133,7 +134,10 @@ class TrainConfig:
     eval_rows: int = 512
     """Validation sequences per evaluation (or all, where the store has fewer); 0: no evaluation."""
     init_from: Path | None = None
-    """Hugging Face model folder to initialize the weights from; None: random weights."""
+    """Hugging Face model folder to start from, architecture and weights; None: random weights."""
+    new_rows: NewRows = "refuse"
+    """With init_from and a model.vocab_size above its vocabulary: mean starts the new rows of the
+    embedding and of the output head as the mean of those that there are."""
     max_skipped_steps: int = 5
     """End the run (exit code 3) after so many skipped steps in a row. A step whose loss or gradient
     norm is not finite is skipped: no update, and the schedule goes on."""
@@ -189,6 +193,14 @@ class TrainConfig:
             self.tokens_per_step % self.sequence_length == 0,
             f"train.tokens_per_step ({self.tokens_per_step}) must be a multiple of "
             f"train.sequence_length ({self.sequence_length})",
+        )
+        require(
+            self.new_rows in get_args(NewRows),
+            f"train.new_rows ({self.new_rows}) must be one of {', '.join(get_args(NewRows))}",
+        )
+        require(
+            self.new_rows == "refuse" or self.init_from is not None,
+            f"train.new_rows {self.new_rows} needs train.init_from: there are no rows otherwise",
         )
         policy = self.resolved_save_policy  # ValueError where choices contradict each other
         if self.mlp_tiles > 1:
@@ -349,6 +361,7 @@ class Recipe:
         )
         self.parallel.require_divisible(self.model, self.train.sequence_length)
         self._require_dtype_and_tiles_fit_layout()
+        self._require_same_frequencies_in_every_layout()
         self.activation_checkpointing.require_effective(
             self.model.num_hidden_layers, self.train.resolved_save_policy, self.parallel
         )
@@ -356,6 +369,18 @@ class Recipe:
             not (self.data.document_masking and self.train.attention == "cudnn"),
             "train.attention cudnn does not support document masking; set it to flash, or "
             "data.document_masking to False",
+        )
+
+    def _require_same_frequencies_in_every_layout(self) -> None:
+        original = self.model.rope_scaling.get("original_max_position_embeddings", 0)
+        require(
+            not self.data.document_masking
+            or self.model.rope_scaling.get("rope_type") != "longrope"
+            or self.train.sequence_length <= original,
+            "data.document_masking with rope scaling longrope: positions restart in each document, "
+            "and the longest document of a micro-batch would choose the frequencies of all; set "
+            "data.document_masking to False, or train.sequence_length "
+            f"({self.train.sequence_length}) to {original} or less",
         )
 
     def _require_dtype_and_tiles_fit_layout(self) -> None:

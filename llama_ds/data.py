@@ -54,24 +54,14 @@ class Batch:
     """Labels that are not -100."""
 
 
-def check_vocab(store: TokenStore, vocab_size: int, tokenizer_sha256: str | None = None) -> None:
-    """ValueError unless a model of `vocab_size` can train on `store`.
-
-    With `tokenizer_sha256` (of tokenizer.model, or of tokenizer.json where the store has no other),
-    also unless the store was tokenized with it.
-    """
+def check_vocab(store: TokenStore, vocab_size: int) -> None:
+    """ValueError unless a model of `vocab_size` can train on `store`."""
     manifest = store.manifest
     if manifest.vocab_size > vocab_size:
         raise ValueError(
             f"model.vocab_size ({vocab_size}) must not be below the vocabulary size of data.store "
             f"{store.path} ({manifest.vocab_size}); set --model.vocab-size {manifest.vocab_size}, "
             "or use a store tokenized with the model's tokenizer"
-        )
-    if tokenizer_sha256 is not None and manifest.tokenizer_sha256 != tokenizer_sha256:
-        raise ValueError(
-            f"data.store {store.path} was tokenized with another tokenizer (sha256 "
-            f"{manifest.tokenizer_sha256[:12]}…) than that of train.init_from (sha256 "
-            f"{tokenizer_sha256[:12]}…); set data.store to a store made with the model's tokenizer"
         )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -12,18 +12,19 @@ import deepspeed.ops
 import deepspeed.utils
 import torch
 from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
-from transformers import LlamaConfig
+from transformers import GenerationConfig, LlamaConfig
 from transformers.initialization import no_init_weights
-from transformers.integrations.deepspeed import prevent_arange_dtype_change
 from transformers.modeling_utils import local_torch_dtype
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from data_pipeline.tokens.store import TokenStore
 from llama_ds import weights
 from llama_ds.config import Recipe
+from llama_ds.hf_config import carried_config, hf_config
 from llama_ds.layer.modules import LlamaDecoderLayer
 from llama_ds.layer.options import LayerOptions
 from llama_ds.layer.recomputation import Recomputation
-from llama_ds.model import LlamaForCausalLM, hf_config
+from llama_ds.model import LlamaForCausalLM
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.schedule import learning_rate
 
@@ -67,8 +68,6 @@ def build_model(
         stack.enter_context(local_torch_dtype(dtype))
         stack.enter_context(device)  # otherwise every rank holds a full model in host memory
         if recipe.zero.stage == 3:
-            # zero.Init would make the rotary frequencies bf16.
-            stack.enter_context(prevent_arange_dtype_change())
             stack.enter_context(
                 deepspeed.zero.Init(
                     data_parallel_group=groups.replica_group,
@@ -83,11 +82,16 @@ def build_model(
             layer_options=options,
             loss_chunk_tokens=recipe.train.loss_chunk_tokens,
         )
+    model.tie_weights()
     if recipe.train.init_from is None:
         weights.initialize(model, groups)
     else:
-        weights.load(model, recipe.train.init_from, model.tp, groups)
+        may_grow = recipe.train.new_rows == "mean"
+        weights.load(model, recipe.train.init_from, model.tp, groups, may_grow=may_grow)
+        _carry_generation_config(model, recipe.train.init_from)
     if recipe.zero.stage == 3:
+        # zero.Init makes all floating-point tensors bf16, also the rotary frequencies.
+        model.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
         # The fused layer reads all its weights at once, so they are all-gathered at once.
         deepspeed.utils.set_z3_leaf_modules(model, [LlamaDecoderLayer])
     model.train()
@@ -95,16 +99,23 @@ def build_model(
 
 
 def _hf_config(recipe: Recipe, store: TokenStore, dtype: torch.dtype) -> LlamaConfig:
-    if recipe.train.init_from is not None:
-        config = LlamaConfig.from_pretrained(recipe.train.init_from, dtype=dtype)
-        _require_same_architecture(config, recipe)
-        return config
+    train = recipe.train
+    if train.init_from is not None:
+        return carried_config(
+            train.init_from, recipe.model, dtype, may_grow=train.new_rows == "mean"
+        )
     return hf_config(
         recipe.model,
         bos_token_id=store.manifest.bos_token_id,
         eos_token_id=store.manifest.eos_token_id,
         dtype=dtype,
     )
+
+
+def _carry_generation_config(model: LlamaForCausalLM, folder: Path) -> None:
+    """Generate as the model in `folder` does; without such a file, as its config.json says."""
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
 
 
 def _layer_options(
@@ -141,17 +152,6 @@ def _deepspeed_recomputation(groups: ParallelGroups, section: dict[str, Any]) ->
     )
     deepspeed.checkpointing.reset()
     return Recomputation(section["number_checkpoints"], deepspeed.checkpointing.checkpoint)
-
-
-def _require_same_architecture(config: LlamaConfig, recipe: Recipe) -> None:
-    found_by_name = {**config.to_dict(), **(config.rope_parameters or {})}
-    for name, value in dataclasses.asdict(recipe.model).items():
-        found = found_by_name[name]
-        if name != "initializer_range" and found != value:
-            raise ValueError(
-                f"train.init_from ({recipe.train.init_from}) has {name} {found}, but the "
-                f"recipe has model.{name} {value}; set model.{name} to {found}"
-            )
 
 
 def build_engine(

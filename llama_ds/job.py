@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import shutil
 import socket
@@ -16,8 +15,9 @@ import torch
 import torch.distributed as dist
 
 from data_pipeline.files.atomic import atomic_directory, write_atomic
-from data_pipeline.tokens.store import TOKENIZER_FILES, TokenizerKind, TokenStore
+from data_pipeline.tokens.store import TokenStore
 from llama_ds.batch import BatchPlan, batch_plan
+from llama_ds.checkpoint.model_card import DATA_FILE, data_of
 from llama_ds.checkpoint.resuming import Resumed, resume
 from llama_ds.checkpoint.saving import CheckpointSaver, RunDescription, versions
 from llama_ds.config import OptimizerConfig, Recipe
@@ -36,6 +36,7 @@ from llama_ds.step_log import StepLog, finite_steps
 from llama_ds.step_profiler import StepProfiler
 from llama_ds.step_verdict import StepJudge
 from llama_ds.store_verification import StoreVerification
+from llama_ds.tokenizer_check import NOT_CHECKED, checked_tokenizer, has_tokenizer
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,10 @@ def build_job(
     """What the loop needs, and the step to resume from; `stack` releases it."""
     plan = batch_plan(recipe, groups.layout.dp_size)
     store = TokenStore.open(recipe.data.store)
-    sha256 = _tokenizer_sha256(recipe.train.init_from, store.manifest.tokenizer_kind)
-    check_vocab(store, recipe.model.vocab_size, sha256)
+    tokenizer = checked_tokenizer(
+        store, recipe.train.init_from, may_grow=recipe.train.new_rows == "mean"
+    )
+    check_vocab(store, recipe.model.vocab_size)
     verification = StoreVerification(
         store, recipe.data.verify, machine=socket.gethostname(), device=device
     )
@@ -90,7 +93,8 @@ def build_job(
     ds_config = merge_overrides(deepspeed_config(recipe, plan, device.type), deepspeed_overrides)
     model = build_model(recipe, groups, store, ds_config, device)
     engine = stack.enter_context(open_engine(model, recipe, groups, ds_config))
-    identity, sharding = run_identity(recipe, store.manifest.fingerprint), model.tp.sharding
+    identity = run_identity(recipe, store.manifest.fingerprint, tokenizer)
+    sharding = model.tp.sharding
     rewound = rewind(recipe)
     resumed = resume(engine, recipe.run_dir, identity, groups, sharding)
     plan = _plan_behind(resumed, plan, recipe)
@@ -106,10 +110,15 @@ def build_job(
     if dist.get_rank() == 0:
         log, step_log, events = _open_records(recipe, store, ds_config, resumed, stack)
         _record_start(events, recipe, resumed, deepspeed_overrides)
+        about = json.dumps(data_of(store.manifest, data.mixture.quotas), indent=2)
+        write_atomic(recipe.run_dir / DATA_FILE, f"{about}\n".encode())
         lines = _opening_lines(recipe, plan, device, resumed)
         lines += [] if rewound is None else [rewound]
         lines += [f"MFU is of {peak:.2f} TFLOP/s per device ({peak_source})"]
-        log.say("\n".join([*lines, _epochs_line(data, plan)]))
+        lines += [_epochs_line(data, plan)]
+        if recipe.train.init_from is not None and not has_tokenizer(recipe.train.init_from):
+            lines.append(NOT_CHECKED)
+        log.say("\n".join(lines))
     job = Job(
         recipe=recipe,
         plan=plan,
@@ -166,15 +175,6 @@ def _judge(
     for loss, grad_norm in past[0]:
         judge.remember(loss, grad_norm)
     return judge
-
-
-def _tokenizer_sha256(model_dir: Path | None, kind: TokenizerKind) -> str | None:
-    """Checksum of the file in a Hugging Face folder that identifies a tokenizer of `kind`; None
-    where it has no such file."""
-    name = TOKENIZER_FILES[kind]
-    if model_dir is None or not (model_dir / name).is_file():
-        return None
-    return hashlib.sha256((model_dir / name).read_bytes()).hexdigest()
 
 
 def run_layout(recipe: Recipe, plan: BatchPlan) -> dict[str, Any]:

@@ -29,6 +29,8 @@ from llama_ds.parallel.tensor import (
     ColumnParallelLinear,
     TensorParallel,
     gather_vocabulary,
+    mark_padding,
+    padded_rows,
 )
 
 IGNORE_INDEX = -100
@@ -70,8 +72,11 @@ class LlamaHead(ColumnParallelLinear):
         vocab_size: int,
         tp: TensorParallel = SINGLE_RANK,
     ) -> None:
-        super().__init__(hidden_size, vocab_size, False, tp)
+        super().__init__(hidden_size, padded_rows(vocab_size, tp) * tp.size, False, tp)
         self.tp = tp
+        if tp.size > 1:
+            rows = tp.sharding.vocabulary_range(tp.rank, len(self.weight))
+            mark_padding(self.weight, len(rows))
 
     def forward(
         self,
@@ -114,7 +119,21 @@ class LossEligibility:
 def _in_head(head: nn.Module, built: nn.Module) -> str | None:
     if has_active_hooks(head):
         return "it has hooks"
+    if _only_moves_weights(head):
+        built.forward = head.forward
     return deviation(head, built)
+
+
+def _only_moves_weights(head: nn.Module) -> bool:
+    """Whether accelerate has replaced `forward` by one that fetches the weights (`device_map`), and
+    nothing else: inside of it the loss is computed as ever."""
+    own = vars(head)
+    hook, replaced = own.get("_hf_hook"), own.get("_old_forward")
+    names = {
+        f"{type(one).__module__}.{type(one).__name__}" for one in getattr(hook, "hooks", [hook])
+    }
+    is_own_forward = getattr(replaced, "__func__", None) is type(head).forward
+    return names == {"accelerate.hooks.AlignDevicesHook"} and is_own_forward
 
 
 def chunked_cross_entropy(
@@ -181,16 +200,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         loss_sum = torch.zeros((), dtype=sum_dtype, device=hidden_TD.device)
         dhidden_TD = torch.empty_like(hidden_TD) if need_dhidden else None
         dweight_VD = torch.zeros_like(weight_VD, dtype=sum_dtype) if need_dweight else None
-        first_row = tp.rank * weight_VD.shape[0]
+        # Rows behind these pad the vocabulary: they have no logit and no gradient.
+        own = tp.sharding.vocabulary_range(tp.rank, weight_VD.shape[0])
+        own_VD = weight_VD[: len(own)]
         for start in range(0, hidden_TD.shape[0], chunk_tokens):
             chunk = slice(start, start + chunk_tokens)
             hidden_CD, labels_C = hidden_TD[chunk], labels_T[chunk]
-            logits_CV = F.linear(hidden_CD, weight_VD).to(sum_dtype)
+            logits_CV = F.linear(hidden_CD, own_VD).to(sum_dtype)
             counted_C = labels_C != IGNORE_INDEX
-            row_C1 = (labels_C - first_row).unsqueeze(-1)
+            row_C1 = (labels_C - own.start).unsqueeze(-1)
             is_own_C1 = counted_C.unsqueeze(-1)
             if tp.size > 1:
-                is_own_C1 = (row_C1 >= 0) & (row_C1 < weight_VD.shape[0])
+                is_own_C1 = (row_C1 >= 0) & (row_C1 < len(own))
             row_C1 = torch.where(is_own_C1, row_C1, 0)
             target_C1 = torch.where(is_own_C1, logits_CV.gather(-1, row_C1), 0.0)
             lse_C1, target_C1 = _over_vocabulary(
@@ -206,9 +227,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             dlogits_CV.masked_fill_(~counted_C.unsqueeze(-1), 0.0)
             dlogits_CV = dlogits_CV.to(hidden_TD.dtype)
             if dhidden_TD is not None:
-                torch.mm(dlogits_CV, weight_VD, out=dhidden_TD[chunk])
+                torch.mm(dlogits_CV, own_VD, out=dhidden_TD[chunk])
             if dweight_VD is not None:
-                _add_matmul(dweight_VD, dlogits_CV.t(), hidden_CD)
+                _add_matmul(dweight_VD[: len(own)], dlogits_CV.t(), hidden_CD)
         ctx.save_for_backward(
             dhidden_TD, None if dweight_VD is None else dweight_VD.to(weight_VD.dtype), num_items
         )

@@ -46,37 +46,13 @@ from llama_ds.layer.offload import Offload
 from llama_ds.layer.options import LayerOptions
 from llama_ds.layer.recomputation import run_layers
 from llama_ds.loss import DEFAULT_LOSS_CHUNK_TOKENS, LlamaHead, LossEligibility, Targets
-from llama_ds.model_config import ModelConfig
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.sequence import SequenceParallel
 from llama_ds.parallel.tensor import TensorParallel, VocabParallelEmbedding
 from llama_ds.pretrained_model import LlamaPreTrainedModel
+from llama_ds.stock_config import ROPE_BY_LENGTH
 
 logger = logging.getLogger(__name__)
-
-
-def hf_config(
-    model: ModelConfig, *, bos_token_id: int, eos_token_id: int, dtype: torch.dtype
-) -> LlamaConfig:
-    """The Hugging Face configuration of a recipe's model."""
-    return LlamaConfig(
-        vocab_size=model.vocab_size,
-        hidden_size=model.hidden_size,
-        intermediate_size=model.intermediate_size,
-        num_hidden_layers=model.num_hidden_layers,
-        num_attention_heads=model.num_attention_heads,
-        num_key_value_heads=model.num_key_value_heads,
-        head_dim=model.head_dim,
-        max_position_embeddings=model.max_position_embeddings,
-        rms_norm_eps=model.rms_norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
-        initializer_range=model.initializer_range,
-        use_cache=True,
-        tie_word_embeddings=False,
-        bos_token_id=bos_token_id,
-        eos_token_id=eos_token_id,
-        dtype=dtype,
-    )
 
 
 DEFAULT_LAYER_OPTIONS = LayerOptions()
@@ -102,7 +78,10 @@ class LlamaModel(LlamaPreTrainedModel):
         self.layer_options = layer_options
         num_kv_heads = config.num_key_value_heads or config.num_attention_heads
         self.tp = TensorParallel.of(
-            groups, sequence_parallel=sequence_parallel, num_key_value_heads=num_kv_heads
+            groups,
+            sequence_parallel=sequence_parallel,
+            num_key_value_heads=num_kv_heads,
+            vocab_size=config.vocab_size,
         )
         self.sp = SequenceParallel.of(groups)
         self.padding_idx = config.pad_token_id
@@ -168,7 +147,7 @@ class LlamaModel(LlamaPreTrainedModel):
             seen = 0 if past_key_values is None else past_key_values.get_seq_length()
             positions = self.sp.positions(s, hidden_states.device)
             position_ids = (positions + seen).unsqueeze(0)
-        position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
+        position_embeddings = self._rotary_tables(hidden_states, position_ids)
         hidden_states = self._runner()(
             list(self.layers[: self.config.num_hidden_layers]),
             hidden_states,
@@ -181,6 +160,15 @@ class LlamaModel(LlamaPreTrainedModel):
             **kwargs,
         )
         return BaseModelOutputWithPast(self.norm(hidden_states), past_key_values)
+
+    def _rotary_tables(self, hidden_states: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin of this rank's positions."""
+        if self.sp.size == 1 or self.rotary_emb.rope_type not in ROPE_BY_LENGTH:
+            cos, sin = self.rotary_emb(hidden_states, position_ids=position_ids)
+            return cos, sin
+        # The frequencies follow from the last position, which another rank has.
+        cos, sin = self.rotary_emb(hidden_states, position_ids=self.sp.whole(position_ids))
+        return self.sp.shard(cos), self.sp.shard(sin)
 
     def _runner(self) -> Callable[..., Tensor]:
         """What calls the layers one after another, with activation checkpointing or without."""
@@ -316,6 +304,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         config.dtype = model_dtype
         with init.no_init_weights(), local_torch_dtype(model_dtype):
             model = cls(config, groups, **model_kwargs)
+        model.tie_weights()
         weights.load(model, folder, model.tp, groups)
         model.eval()
         return model

@@ -86,11 +86,15 @@ class ParallelConfig:
                 f"model.num_key_value_heads ({kv_heads}) must be a multiple of parallel.tp ({tp}) "
                 f"x parallel.sp ({sp}); set parallel.replicate_kv_heads to replicate heads",
             )
-        for name in ("intermediate_size", "vocab_size"):
-            size = getattr(model, name)
-            require(
-                size % tp == 0, f"model.{name} ({size}) must be a multiple of parallel.tp ({tp})"
-            )
+        require(
+            model.intermediate_size % tp == 0,
+            f"model.intermediate_size ({model.intermediate_size}) must be a multiple of "
+            f"parallel.tp ({tp})",
+        )
+        require(
+            model.vocab_size >= tp,
+            f"model.vocab_size ({model.vocab_size}) must not be below parallel.tp ({tp})",
+        )
         require(
             sequence_length % sp == 0,
             f"train.sequence_length ({sequence_length}) must be a multiple of parallel.sp ({sp})",

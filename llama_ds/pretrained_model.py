@@ -5,7 +5,7 @@
 # ruff: noqa: RUF012
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import LlamaConfig
 from transformers import initialization as init
@@ -13,7 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from llama_ds.layer.functional import initial_weight
 from llama_ds.layer.modules import LlamaAttention, LlamaDecoderLayer
-from llama_ds.parallel.tensor import TensorParallel
+from llama_ds.parallel.tensor import TensorParallel, padded_to
 
 
 class LlamaPreTrainedModel(PreTrainedModel):
@@ -58,7 +58,7 @@ class LlamaPreTrainedModel(PreTrainedModel):
             )
         value = initial_weight(
             name,
-            self._full_shape(name, weight),
+            self.tp.sharding.full_shape(name, tuple(weight.shape)),
             self.config.initializer_range,
             torch.initial_seed(),
             weight.dtype,
@@ -67,20 +67,13 @@ class LlamaPreTrainedModel(PreTrainedModel):
         value = self.tp.sharding.shard(name, value, self.tp.rank).to(weight.device)
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             value[module.padding_idx] = 0.0
+        value = padded_to(weight, value)
         if isinstance(weight, DTensor):
             # Every rank has sampled the same full weight and keeps its own shard.
             value = distribute_tensor(
                 value, weight.device_mesh, weight.placements, src_data_rank=None
             )
         init.copy_(weight, value)
-
-    def _full_shape(self, name: str, weight: Tensor) -> tuple[int, ...]:
-        """Shape of the full weight of which this rank holds the shard `weight`."""
-        shape = list(weight.shape)
-        dim = self.tp.sharding.dim(name)
-        if dim is not None:
-            shape[dim] *= self.tp.size // self.tp.sharding.replicas(name)
-        return tuple(shape)
 
     def _initial_name(self, module: nn.Module) -> str:
         names: dict[nn.Module, str] = {child: name for name, child in self.named_modules()}

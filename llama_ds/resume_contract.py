@@ -52,6 +52,7 @@ APPLIED = frozenset(
         "train.eval_every_steps",
         "train.eval_rows",
         "train.init_from",
+        "train.new_rows",
         "train.max_skipped_steps",
         "train.spike_window",
         "train.spike_deviations",
@@ -72,6 +73,7 @@ APPLIED = frozenset(
 """Changes freely. A section's name stands for all of its fields."""
 
 TOKEN_STORE = "token store"
+TOKENIZER = "tokenizer"
 _NOT_SAID = frozenset(
     {"name", "run_dir", "train.stop_after_step", "train.allow_change", "train.rewind_to"}
 )
@@ -90,8 +92,9 @@ class Change:
         return f"{self.field} {_text(self.old)} -> {_text(self.new)}"
 
 
-def run_identity(recipe: Recipe, store_fingerprint: str) -> dict[str, Any]:
-    """What a checkpoint says about its run: every field by its dotted name, and the store."""
+def run_identity(recipe: Recipe, store_fingerprint: str, tokenizer: str) -> dict[str, Any]:
+    """What a checkpoint says about its run: every field by its dotted name, the store's fingerprint
+    and the identity of its tokenizer."""
     fields: dict[str, Any] = json.loads(recipe.to_json())
     flat: dict[str, Any] = {}
     for name, value in fields.items():
@@ -99,7 +102,7 @@ def run_identity(recipe: Recipe, store_fingerprint: str) -> dict[str, Any]:
             flat |= {f"{name}.{field}": inner for field, inner in value.items()}
         else:
             flat[name] = value
-    return flat | {TOKEN_STORE: store_fingerprint}
+    return flat | {TOKEN_STORE: store_fingerprint, TOKENIZER: tokenizer}
 
 
 def class_of(field: str) -> frozenset[str]:
@@ -131,7 +134,7 @@ def changes(where: str, saved: Mapping[str, Any], current: Mapping[str, Any]) ->
         old = saved.get(field, new)
         if old == new:
             continue
-        if field == TOKEN_STORE or class_of(field) is MUST_MATCH:
+        if field in (TOKEN_STORE, TOKENIZER) or class_of(field) is MUST_MATCH:
             hint = f"set {field} back to {old}, or use a new run_dir"
         elif class_of(field) is BY_NAME and field not in allowed:
             hint = f"set {field} back to {old}, add it to train.allow_change, or use a new run_dir"

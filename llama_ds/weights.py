@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,10 +32,11 @@ from data_pipeline.files.atomic import (
 )
 from llama_ds.parallel.collectives import all_gather_no_grad
 from llama_ds.parallel.groups import ParallelGroups
-from llama_ds.parallel.tensor import TensorParallel
+from llama_ds.parallel.tensor import TensorParallel, is_vocabulary, padded_to
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_ROWS_AT_ONCE = 4_096
 
 
 @contextlib.contextmanager
@@ -54,10 +56,13 @@ def _whole(parameters: list[nn.Parameter], *, modified: bool) -> Iterator[None]:
 
 def initialize(model: Any, groups: ParallelGroups) -> None:
     """Initialize all parameters (`LlamaPreTrainedModel._init_weights`)."""
+    done: set[nn.Parameter] = set()
     for module in model.modules():
         parameters = list(module.parameters(recurse=False))
-        if not parameters:
+        # A head that is tied is the embedding, which comes first.
+        if not parameters or done.issuperset(parameters):
             continue
+        done.update(parameters)
         with _whole(parameters, modified=True), torch.no_grad():
             if _is_source(parameters, groups):
                 model._init_weights(module)
@@ -71,23 +76,50 @@ def _is_source(parameters: list[nn.Parameter], groups: ParallelGroups) -> bool:
 # -- loading --------------------------------------------------------------------------------------
 
 
-def load(model: nn.Module, folder: Path, tp: TensorParallel, groups: ParallelGroups) -> None:
+def load(
+    model: nn.Module,
+    folder: Path,
+    tp: TensorParallel,
+    groups: ParallelGroups,
+    *,
+    may_grow: bool = False,
+) -> None:
     """Load the safetensors of a stock Hugging Face folder into `model`, each rank its shards.
 
-    ValueError where names or shapes of the model and the files differ.
+    With `may_grow` the model may have more rows of the vocabulary: each is the mean of the files'.
+    ValueError where names or shapes of the model and the files differ otherwise.
     """
     files = _files_by_name(folder)
     parameters = dict(model.named_parameters())
     _require_same_names(set(parameters), set(files), folder, _tied_names(model))
+    _require_tied(model, folder, files)
     for name, parameter in parameters.items():
         # Opened for each parameter: pages that were read count as memory while a file is open.
         with safe_open(folder / files[name], "pt") as file:
             entry = file.get_slice(name)
-            index = tp.sharding.local_slice(name, tuple(entry.get_shape()), tp.rank)
-            _require_same_shape(name, parameter, index, folder)
+            shape, full = tuple(entry.get_shape()), _full_shape(name, parameter, tp)
+            grows = may_grow and is_vocabulary(name) and shape[0] < full[0]
+            _require_same_shape(name, (full[0], *shape[1:]) if grows else shape, full, folder)
+            index = tp.sharding.local_slice(name, full, tp.rank)
             with _whole([parameter], modified=True), torch.no_grad():
                 if _is_source([parameter], groups):
-                    parameter.copy_(entry[index])
+                    shard = _grown(entry, index) if grows else entry[index]
+                    parameter.copy_(padded_to(parameter, shard))
+
+
+def _grown(entry: Any, index: tuple[slice, ...]) -> Tensor:
+    """Rows of `index`, which may lie behind those of the file: there the mean of all of them."""
+    rows, width = entry.get_shape()
+    own = index[0]
+    known: Tensor = entry[slice(min(own.start, rows), min(own.stop, rows))]
+    missing = own.stop - own.start - len(known)
+    if not missing:
+        return known
+    total = torch.zeros(width, dtype=torch.float64)
+    for start in range(0, rows, _ROWS_AT_ONCE):
+        total += entry[slice(start, start + _ROWS_AT_ONCE)].double().sum(0)
+    mean = (total / rows).to(known.dtype).expand(missing, width)
+    return torch.cat((known, mean))
 
 
 def _files_by_name(folder: Path) -> dict[str, str]:
@@ -108,6 +140,25 @@ def _tied_names(model: nn.Module) -> set[str]:
     return names - {name for name, _ in model.named_parameters()}
 
 
+def _require_tied(model: nn.Module, folder: Path, files: Mapping[str, str]) -> None:
+    """Transformers would not tie a head that the files have with other values."""
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    if head not in _tied_names(model) or head not in files:
+        return
+    with (
+        safe_open(folder / files[head], "pt") as one,
+        safe_open(folder / files[embedding], "pt") as two,
+    ):
+        own, other = one.get_slice(head), two.get_slice(embedding)
+        for start in range(0, own.get_shape()[0], _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            if not torch.equal(own[rows], other[rows]):
+                raise ValueError(
+                    f"{folder}: config.json says tie_word_embeddings, but {head} is not "
+                    f"{embedding}; set tie_word_embeddings to false there"
+                )
+
+
 def _require_same_names(model: set[str], files: set[str], folder: Path, tied: set[str]) -> None:
     # Old checkpoints contain the rotary frequencies, which follow from the configuration.
     extra = {name for name in files - model - tied if not name.endswith("rotary_emb.inv_freq")}
@@ -121,16 +172,17 @@ def _require_same_names(model: set[str], files: set[str], folder: Path, tied: se
 
 
 def _require_same_shape(
-    name: str, parameter: nn.Parameter, index: tuple[slice, ...], folder: Path
+    name: str, found: tuple[int, ...], expected: tuple[int, ...], folder: Path
 ) -> None:
-    expected = tuple(getattr(parameter, "ds_shape", parameter.shape))
-    found = tuple(part.stop - part.start for part in index)
     if found != expected:
         raise ValueError(
-            f"config.json does not match the checkpoint {folder}: shard of {name} has shape "
-            f"{found}, the model expects {expected}; use the config.json that was saved with the "
-            "weights"
+            f"config.json does not match the checkpoint {folder}: {name} has shape {found}, the "
+            f"model expects {expected}; use the config.json that was saved with the weights"
         )
+
+
+def _full_shape(name: str, local: nn.Parameter, tp: TensorParallel) -> tuple[int, ...]:
+    return tp.sharding.full_shape(name, tuple(getattr(local, "ds_shape", local.shape)))
 
 
 # -- saving ---------------------------------------------------------------------------------------
@@ -147,7 +199,10 @@ def _save(
 
     Rank 0 holds at most one file of `max_shard_size` bytes (or one parameter) at a time.
     """
-    sizes = {name: _full_bytes(name, p, tp) for name, p in model.named_parameters()}
+    sizes = {
+        name: math.prod(_full_shape(name, p, tp)) * p.element_size()
+        for name, p in model.named_parameters()
+    }
     writer = _ShardWriter(folder, sizes, max_shard_size) if dist.get_rank() == 0 else None
     for name, parameter in model.named_parameters():
         with _whole([parameter], modified=False):
@@ -157,12 +212,6 @@ def _save(
                     writer.add(name, full.cpu())
     if writer is not None:
         writer.finish()
-
-
-def _full_bytes(name: str, local: nn.Parameter, tp: TensorParallel) -> int:
-    """Bytes of the whole parameter."""
-    numel = int(getattr(local, "ds_numel", local.numel()))
-    return numel * local.element_size() * (tp.size // tp.sharding.replicas(name))
 
 
 def _full(name: str, local: Tensor, tp: TensorParallel) -> Tensor:

@@ -30,6 +30,7 @@ from llama_ds.deepspeed_config import deepspeed_config, merge_overrides, read_ov
 from llama_ds.parallel.layout import layout_of
 from recipes.command_line import bad_input, end_on_interrupt
 from recipes.config_file import expand_config
+from recipes.init_from import following, require_followed
 from recipes.llama import (
     DEVICE_BYTES,
     PAPER_TOKENS_PER_SECOND,
@@ -197,7 +198,7 @@ def parse(recipe_function: RecipeFunction, arguments: list[str]) -> Launch:
     cluster = early.parse_known_args(arguments)[0].cluster
     if cluster not in get_args(Cluster):
         raise ValueError(f"--cluster ({cluster}) must be one of {', '.join(get_args(Cluster))}")
-    recipe = recipe_function(cluster)
+    recipe = following(recipe_function(cluster), arguments)
     # With shares as its default, tyro would want an option for each source of the default.
     shares = recipe.data.shares
     default = Launch(recipe=_with_shares(recipe, {}), cluster=cluster)
@@ -212,6 +213,7 @@ def parse(recipe_function: RecipeFunction, arguments: list[str]) -> Launch:
         )
     if unknown:
         raise ValueError(_unknown_option(unknown[0], default))
+    require_followed(launch.recipe, recipe)
     if {"--data.shares", "--data.epochs"} & {word.split("=")[0] for word in arguments}:
         return launch
     return replace(launch, recipe=_with_shares(launch.recipe, shares))
@@ -242,7 +244,9 @@ def _option_names(default: Launch) -> list[str]:
     for section in dataclasses.fields(default.recipe):
         value = getattr(default.recipe, section.name)
         if dataclasses.is_dataclass(value):
-            names += [f"{section.name}.{field.name}" for field in dataclasses.fields(value)]
+            fields = [field.name for field in dataclasses.fields(value)]
+            # Lists of numbers, by config.json only.
+            names += [f"{section.name}.{name}" for name in fields if name != "rope_scaling"]
         else:
             names.append(section.name)
     return [name.replace("_", "-") for name in names]

@@ -240,8 +240,7 @@ def _llama1(
             num_key_value_heads=num_attention_heads,
             vocab_size=32_000,
             max_position_embeddings=2_048,
-            # One value for the family. The 65B weights that were published later carry 1e-5: to
-            # continue from those, give --model.rms-norm-eps 1e-5.
+            # One value for the family. The 65B weights that were published later carry 1e-5.
             rms_norm_eps=1e-6,
             rope_theta=10_000.0,
         ),

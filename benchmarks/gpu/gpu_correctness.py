@@ -16,9 +16,9 @@ from benchmarks.measuring.results import seconds
 from benchmarks.model.contenders import PLAIN, contenders, ours
 from benchmarks.model.steppers import loss_of
 from llama_ds.config import AttentionName
+from llama_ds.hf_config import hf_config
 from llama_ds.layer.attention import choose
 from llama_ds.layer.attention_kernels import MATH
-from llama_ds.model import hf_config
 from llama_ds.model_config import ModelConfig
 from llama_ds.save_policy import PRESETS
 

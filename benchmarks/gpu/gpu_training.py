@@ -15,9 +15,9 @@ from benchmarks.measuring.results import hardware, seconds, synchronize
 from benchmarks.model.contenders import COMPILED, Contender, contenders
 from benchmarks.model.steppers import BACKWARD, FORWARD, HEAD, Parts, Stepper
 from llama_ds.config import AttentionName, Recipe
+from llama_ds.hf_config import hf_config
 from llama_ds.layer.options import LayerOptions
 from llama_ds.metrics import PEAK_TFLOPS_BF16, measured_matmul_tflops
-from llama_ds.model import hf_config
 from llama_ds.save_policy import PRESETS, SavePolicyName
 
 TIMED_STEPS = 4

@@ -49,7 +49,8 @@ from llama_ds.checkpoint.saving import CheckpointSaver, RunDescription
 from llama_ds.checkpoint.verification import checkpoint_path, read_run
 from llama_ds.config import CheckpointConfig, Recipe
 from llama_ds.deepspeed_config import deepspeed_config
-from llama_ds.model import LlamaForCausalLM, hf_config
+from llama_ds.hf_config import hf_config
+from llama_ds.model import LlamaForCausalLM
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel.groups import ParallelGroups
 from recipes.llama import llama_tiny

@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.measuring import results as report
 from llama_ds import LlamaForCausalLM
-from llama_ds.model import hf_config
+from llama_ds.hf_config import hf_config
 from llama_ds.model_config import ModelConfig
 
 ASKED = 100

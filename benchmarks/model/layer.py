@@ -28,7 +28,7 @@ from torch import Tensor
 from benchmarks.measuring import results as report
 from benchmarks.model.activation_memory import saved_bytes
 from benchmarks.model.contenders import CHECKPOINTED, STOCK, Contender, contenders, ours
-from llama_ds.model import hf_config
+from llama_ds.hf_config import hf_config
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel_config import ParallelConfig
 from llama_ds.planning.memory import activation_bytes

@@ -45,8 +45,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.measuring import results as report
 from benchmarks.model.overlap_trace import draw, hidden_in
+from llama_ds.hf_config import hf_config
 from llama_ds.layer.options import LayerOptions
-from llama_ds.model import LlamaForCausalLM, hf_config
+from llama_ds.model import LlamaForCausalLM
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel.collectives import Pending
 from llama_ds.parallel.groups import ParallelGroups

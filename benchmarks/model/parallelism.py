@@ -42,9 +42,10 @@ from benchmarks.measuring.results import (
 )
 from benchmarks.model.activation_memory import peak_bytes, saved_bytes
 from benchmarks.model.wire import sent_bytes
+from llama_ds.hf_config import hf_config
 from llama_ds.layer.options import LayerOptions
 from llama_ds.loss import DEFAULT_LOSS_CHUNK_TOKENS
-from llama_ds.model import LlamaForCausalLM, hf_config
+from llama_ds.model import LlamaForCausalLM
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel_config import ParallelConfig

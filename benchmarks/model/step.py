@@ -42,7 +42,7 @@ from benchmarks.model.contenders import (
 )
 from benchmarks.model.steppers import Stepper, loss_of, stepping, without_deepspeed
 from llama_ds.config import DataConfig, OptimizerConfig, Recipe, TrainConfig
-from llama_ds.model import hf_config
+from llama_ds.hf_config import hf_config
 from llama_ds.model_config import ModelConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

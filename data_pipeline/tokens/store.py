@@ -123,6 +123,10 @@ class StoreManifest:
     fingerprint: str
     """Hash of all inputs of the store; equal fingerprints mean equal stores."""
     sources: Mapping[str, Mapping[Split, SplitManifest]]
+    tokenizer_identity: str = ""
+    """Hash of what the tokenizer does (`tokenizer_identity.py`); "" in stores of version 0.1."""
+    licenses: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    """Documents of each source by license, "" where it is not known."""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)

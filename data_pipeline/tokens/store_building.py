@@ -39,6 +39,7 @@ from data_pipeline.tokens.store import (
     describe_provenance,
 )
 from data_pipeline.tokens.tokenizer_folder import copy_tokenizer, load_encoder
+from data_pipeline.tokens.tokenizer_identity import tokenizer_identity
 
 SHARD_BYTES = 256 << 20
 """Documents files in a shard: small enough to open fast, large enough for few files."""
@@ -130,6 +131,8 @@ def build_store(
                 source: {split: _join(store, source, split, found) for split in SPLITS}
                 for source, found in shards.items()
             },
+            tokenizer_identity=tokenizer_identity(tokenizer_dir) or "",
+            licenses={name: read_manifest(folder).licenses for name, folder in documents.items()},
         )
         (store / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
     _delete_stale_shards(shards, shards_folder)

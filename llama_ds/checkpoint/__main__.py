@@ -1,6 +1,7 @@
 """Checkpoints of a run from the command line: export one, average some, verify all.
 
     llama-ds-checkpoint export RUN_DIR OUT_DIR [--step N] [--dtype bf16|fp32]
+                               [--push-to-hub USER/NAME [--public]]
     llama-ds-checkpoint average RUN_DIR OUT_DIR (--last N | --steps A B ...) [--dtype bf16|fp32]
     llama-ds-checkpoint verify RUN_DIR
 
@@ -29,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("out_dir", type=Path)
     command.add_argument("--step", type=int, help="checkpoint to take; the newest by default")
     command.add_argument("--dtype", choices=get_args(Dtype), help="the run's by default")
+    command.add_argument("--push-to-hub", metavar="USER/NAME", help="push it, as a private model")
+    command.add_argument("--public", action="store_true", help="with --push-to-hub, not private")
     command = commands.add_parser("average", help="export the mean of several checkpoints' weights")
     command.add_argument("run_dir", type=Path)
     command.add_argument("out_dir", type=Path)
@@ -51,6 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
             names = [path.name for path in average(run_dir, out_dir, steps, options.dtype)]
             print(f"mean of {', '.join(names)} -> {out_dir}")  # noqa: T201
             return 0
+        if options.push_to_hub is not None:
+            from llama_ds.checkpoint.hub import push_to_hub, require_login
+
+            require_login(options.push_to_hub)
         checkpoint = export(run_dir, out_dir, options.step, options.dtype)
     except ModuleNotFoundError as error:
         message = f"the package {error.name} is not installed; pip install 'llama-ds[train]'"
@@ -60,6 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     print(f"{checkpoint} -> {options.out_dir}")  # noqa: T201
+    if options.push_to_hub is not None:
+        message = f"Step {int(checkpoint.name.removeprefix('step_')):,}"
+        private = not options.public
+        url = push_to_hub(options.out_dir, options.push_to_hub, message=message, private=private)
+        print(f"{options.out_dir} -> {url}")  # noqa: T201
     return 0
 
 

@@ -125,24 +125,31 @@ def _parts(engine: Any, sharding: Sharding) -> list[Part]:
     for name, parameter in engine.module.named_parameters():
         local_shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
         shape = sharding.full_shape(name, local_shape)
-        size = math.prod(local_shape)
+        # Rows that pad the vocabulary are the last ones, and of no full parameter.
+        rows = local_shape[0] - getattr(parameter, "num_padding_rows", 0)
+        size = rows * math.prod(local_shape[1:])
         if stage == 0:
             part = Part(name, shape, 0, size, whole[id(parameter)], 0)
         elif stage == 3:
             group, offset, length = wrapper.grad_position[wrapper.get_param_id(parameter)]
-            # Every rank has as much; the last ones' ranges are padded beyond the parameter's end.
-            start = min(size, dist.get_rank(parameter.ds_process_group) * length)
-            length = min(length, size - start)
-            part = Part(name, shape, start, length, masters[group], offset)
+            # Every rank has as much: the last ones' ranges go beyond the parameter's end.
+            start = dist.get_rank(parameter.ds_process_group) * length
+            part = Part(name, shape, *_within(size, start, length), masters[group], offset)
         elif parameter._hp_mapping is None:  # all of it lies in other ranks' parts of the group
             part = Part(name, shape, 0, 0, masters[0], 0)
         else:
             link = parameter._hp_mapping
             own, flat = link.lp_fragment_address, link.hp_fragment_address
             master = masters[link.param_group_index]
-            part = Part(name, shape, own.start, own.numel, master, flat.start)
+            part = Part(name, shape, *_within(size, own.start, own.numel), master, flat.start)
         parts.append(part)
     return parts
+
+
+def _within(size: int, start: int, length: int) -> tuple[int, int]:
+    """(start, length) of a range, without what lies beyond `size`."""
+    start = min(size, start)
+    return start, min(length, size - start)
 
 
 def _whole_masters(engine: Any) -> dict[int, Tensor]:

@@ -12,12 +12,15 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 
 from data_pipeline.files.atomic import atomic_directory
 from llama_ds.checkpoint.kinds import WEIGHT, index_path
+from llama_ds.checkpoint.model_card import CARD, model_card, public
+from llama_ds.checkpoint.model_files import complete_config, complete_tokenizer_config
 from llama_ds.checkpoint.tensor_files import SafetensorsWriter
 from llama_ds.checkpoint.verification import (
     all_checkpoints,
@@ -35,12 +38,13 @@ def export(run_dir: Path, out_dir: Path, step: int | None = None, dtype: str | N
     """Write a run's newest complete checkpoint (or that of `step`) as a Hugging Face model folder.
 
     The weights are the optimizer's fp32 copies, stored in `dtype` ("bf16" or "fp32"; the run's by
-    default), with the run's tokenizer beside them. `out_dir` must not exist; it appears when it is
-    complete. Returns the checkpoint that it was made from. ValueError where that is damaged.
+    default), with the run's tokenizer, a model card and `training.json`, the run's identity.
+    `out_dir` must not exist; it appears when it is complete. Returns the checkpoint that it was
+    made from. ValueError where that is damaged.
     """
     with atomic_directory(out_dir, replace=False) as partial:
         source = newest(run_dir, step)
-        _write_model([source], partial, dtype)
+        _write_model([source], run_dir, partial, dtype)
     return source
 
 
@@ -55,7 +59,7 @@ def average(
         raise ValueError(f"a mean takes two checkpoints or more, not those of steps {list(steps)}")
     with atomic_directory(out_dir, replace=False) as partial:
         sources = [newest(run_dir, step) for step in sorted(set(steps))]
-        _write_model(sources, partial, dtype)
+        _write_model(sources, run_dir, partial, dtype)
     return sources
 
 
@@ -70,16 +74,31 @@ def last_complete(run_dir: Path, count: int) -> list[int]:
     return found
 
 
-def _write_model(sources: Sequence[Path], target: Path, dtype: str | None) -> None:
+def _write_model(sources: Sequence[Path], run_dir: Path, target: Path, dtype: str | None) -> None:
     last = sources[-1]
     config = json.loads((last / "config.json").read_text(encoding="utf-8"))
     stored = config["dtype"] if dtype is None else str(EXPORT_DTYPES[dtype])
     config["dtype"] = stored.removeprefix("torch.")
-    _cast_weights(sources, target, getattr(torch, config["dtype"]))
-    for name in read_run(last)["files"]:
+    num_parameters = _cast_weights(sources, target, getattr(torch, config["dtype"]))
+    run = read_run(last)
+    for name in run["files"]:
         if "/" not in name and ".safetensors" not in name:
             shutil.copy2(last / name, target / name)
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    _write_json(target / "config.json", complete_config(config))
+    tokenizer = target / "tokenizer_config.json"
+    if tokenizer.is_file():
+        settings = json.loads(tokenizer.read_text(encoding="utf-8"))
+        length = config["max_position_embeddings"]
+        _write_json(tokenizer, complete_tokenizer_config(settings, length))
+    (target / CARD).write_text(model_card(run_dir, run, num_parameters), encoding="utf-8")
+    kept = {name: run.get(name) for name in ("step", "num_updates", "rows", "versions")}
+    means = {"mean_of_steps": [step_of(path) for path in sources]} if len(sources) > 1 else {}
+    _write_json(target / "training.json", {**kept, **means, "identity": public(run["identity"])})
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def newest(run_dir: Path, step: int | None = None) -> Path:
@@ -100,7 +119,8 @@ def newest(run_dir: Path, step: int | None = None) -> Path:
     raise ValueError(f"{run_dir} has no checkpoint; train first, or pass another run_dir")
 
 
-def _cast_weights(sources: Sequence[Path], target: Path, dtype: torch.dtype) -> None:
+def _cast_weights(sources: Sequence[Path], target: Path, dtype: torch.dtype) -> int:
+    """The number of parameters."""
     last = sources[-1]
     index = json.loads((last / index_path(WEIGHT)).read_text(encoding="utf-8"))
     total = 0
@@ -114,6 +134,7 @@ def _cast_weights(sources: Sequence[Path], target: Path, dtype: torch.dtype) -> 
                 total += tensor.nbytes
     index["metadata"]["total_size"] = total
     (target / index_path(WEIGHT)).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    return total // dtype.itemsize
 
 
 def _mean(files: Sequence[Path], name: str) -> torch.Tensor:

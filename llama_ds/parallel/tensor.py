@@ -46,17 +46,23 @@ SEQUENCE_DIM = 1
 _COLUMN = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head", "embed_tokens")
 _ROW = ("o_proj", "down_proj")
 _KEY_VALUE = ("k_proj", "v_proj")
+_VOCABULARY = ("lm_head", "embed_tokens")
 
 
 @dataclass(frozen=True)
 class Sharding:
     """Which shard of each full weight a tp rank holds; the only definition.
 
-    Where there are fewer key/value heads than ranks, adjacent ranks hold replicas of a head.
+    Where there are fewer key/value heads than ranks, adjacent ranks hold replicas of a head. Where
+    the vocabulary does not divide, ranks' shards differ by a row; all parameters have as many rows
+    as the largest, and the last row of the others is padding: it is zero, no token or logit has it,
+    and no full weight.
     """
 
     tp_size: int
     num_key_value_heads: int
+    vocab_size: int | None = None
+    """Needed where it does not divide by tp_size."""
 
     def dim(self, name: str) -> int | None:
         """Dimension along which the parameter `name` is sharded; None where it is replicated."""
@@ -79,17 +85,23 @@ class Sharding:
         if dim is not None:
             replicas = self.replicas(name)
             num_shards = self.tp_size // replicas
-            assert shape[dim] % num_shards == 0, (
+            assert shape[dim] % num_shards == 0 or is_vocabulary(name), (
                 f"{name}: dim {dim} of length {shape[dim]} must divide into {num_shards} shards"
             )
-            length = shape[dim] // num_shards
-            start = tp_rank // replicas * length
-            index[dim] = slice(start, start + length)
+            own = _part(shape[dim], num_shards, tp_rank // replicas)
+            index[dim] = slice(own.start, own.stop)
         return tuple(index)
+
+    def vocabulary_range(self, tp_rank: int, num_rows: int) -> range:
+        """Tokens of a rank's shard, of whose parameter the first rows are theirs."""
+        vocab_size = num_rows * self.tp_size if self.vocab_size is None else self.vocab_size
+        return _part(vocab_size, self.tp_size, tp_rank)
 
     def full_shape(self, name: str, local_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the full parameter, of which a rank's part has `local_shape`."""
         shape = list(local_shape)
+        if self.vocab_size is not None and is_vocabulary(name):
+            return (self.vocab_size, *shape[1:])
         dim = self.dim(name)
         if dim is not None:
             shape[dim] *= self.tp_size // self.replicas(name)
@@ -106,7 +118,24 @@ class Sharding:
     def unshard(self, name: str, shards: list[Tensor]) -> Tensor:
         """The full parameter from all ranks' shards, in rank order."""
         dim = self.dim(name)
-        return shards[0] if dim is None else torch.cat(shards[:: self.replicas(name)], dim)
+        if dim is None:
+            return shards[0]
+        if is_vocabulary(name):
+            shards = [
+                shard[: len(self.vocabulary_range(rank, len(shard)))]
+                for rank, shard in enumerate(shards)
+            ]
+        return torch.cat(shards[:: self.replicas(name)], dim)
+
+
+def is_vocabulary(name: str) -> bool:
+    """Whether a parameter has a row for each token."""
+    return name.split(".")[-2] in _VOCABULARY
+
+
+def _part(length: int, num_parts: int, number: int) -> range:
+    """Part `number` of `length` in parts that differ by at most one."""
+    return range(length * number // num_parts, length * (number + 1) // num_parts)
 
 
 @dataclass(frozen=True)
@@ -121,12 +150,17 @@ class TensorParallel:
 
     @classmethod
     def of(
-        cls, groups: ParallelGroups | None, *, sequence_parallel: bool, num_key_value_heads: int
+        cls,
+        groups: ParallelGroups | None,
+        *,
+        sequence_parallel: bool,
+        num_key_value_heads: int,
+        vocab_size: int | None = None,
     ) -> TensorParallel:
         """ValueError where the groups' kv_replicas do not fit tp and the key/value heads."""
         if groups is None:
             return cls()
-        sharding = Sharding(groups.tp_size, num_key_value_heads)
+        sharding = Sharding(groups.tp_size, num_key_value_heads, vocab_size)
         replicas = sharding.replicas("k_proj.weight")
         if replicas != groups.kv_replicas:
             raise ValueError(
@@ -286,27 +320,48 @@ class VocabParallelEmbedding(nn.Embedding):
     def __init__(
         self, vocab_size: int, hidden_size: int, padding_idx: int | None, tp: TensorParallel
     ) -> None:
-        rows = vocab_size // tp.size
-        first_row = tp.rank * rows
+        own = _part(vocab_size, tp.size, tp.rank)
         if padding_idx is not None:
-            padding_idx -= first_row
-            padding_idx = padding_idx if 0 <= padding_idx < rows else None
-        super().__init__(rows, hidden_size, padding_idx)
-        self.first_row = first_row
+            padding_idx = padding_idx - own.start if padding_idx in own else None
+        super().__init__(padded_rows(vocab_size, tp), hidden_size, padding_idx)
+        self.own = own
         self.tp = tp
         if tp.size > 1:
             _mark(self.weight)
+            mark_padding(self.weight, len(own))
 
     def forward(self, input: Tensor) -> Tensor:
         """Token ids [B, S] -> [B, s, D]."""
         if self.tp.size == 1:
             return super().forward(input)
-        row = input - self.first_row
-        is_elsewhere = (row < 0) | (row >= self.num_embeddings)
+        row = input - self.own.start
+        is_elsewhere = (row < 0) | (row >= len(self.own))
         found = super().forward(row.masked_fill(is_elsewhere, 0))
         return self.tp.leave(found.masked_fill(is_elsewhere.unsqueeze(-1), 0.0))
 
 
+def padded_rows(vocab_size: int, tp: TensorParallel) -> int:
+    """Rows of a rank's parameter."""
+    return -(-vocab_size // tp.size)
+
+
+def mark_padding(parameter: Tensor, num_rows: int) -> None:
+    """Mark the rows behind the first `num_rows` as padding, for checkpoints."""
+    parameter.num_padding_rows = len(parameter) - num_rows  # type: ignore[attr-defined]
+
+
+def padded_to(parameter: Tensor, shard: Tensor) -> Tensor:
+    """A shard of a full weight, with zeros for the rows that pad its parameter."""
+    missing = parameter.shape[0] - shard.shape[0]
+    return F.pad(shard, (0, 0, 0, missing)) if missing else shard
+
+
 def gather_vocabulary(logits_BSv: Tensor, tp: TensorParallel) -> Tensor:
     """All-gather of the vocabulary: logits [B, S, V], for generation."""
-    return gather(logits_BSv, -1, tp.group)
+    rows = logits_BSv.shape[-1]
+    logits_BSV = gather(logits_BSv, -1, tp.group)
+    sizes = [len(tp.sharding.vocabulary_range(rank, rows)) for rank in range(tp.size)]
+    if sum(sizes) == tp.size * rows:
+        return logits_BSV
+    shards = logits_BSV.split(rows, dim=-1)
+    return torch.cat([x[..., :size] for x, size in zip(shards, sizes, strict=True)], dim=-1)

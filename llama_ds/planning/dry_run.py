@@ -192,11 +192,14 @@ def _wrapped(title: str, words: list[str], width: int = 100) -> list[str]:
 
 def _parameter_lines(recipe: Recipe) -> list[str]:
     model = recipe.model
-    embedding = model.vocab_size * model.hidden_size
+    embedding = f"{model.vocab_size * model.hidden_size:,}"
+    ends = f"embedding and output head of {embedding} each"
+    if model.tie_word_embeddings:
+        ends = f"embedding and output head tied, {embedding}"
     return [
         f"{model.num_parameters:,} ({paper_count(model.num_parameters)})",
-        f"{model.num_hidden_layers} layers of {model.num_layer_parameters:,}, embedding and output "
-        f"head of {embedding:,} each, final norm {model.hidden_size:,}",
+        f"{model.num_hidden_layers} layers of {model.num_layer_parameters:,}, {ends}, final norm "
+        f"{model.hidden_size:,}",
     ]
 
 

@@ -68,12 +68,16 @@ def estimate_memory(recipe: Recipe, dp_size: int) -> MemoryEstimate:
 
 
 def rank_parameters(recipe: Recipe) -> int:
-    """Parameters of a tp rank: its shard of every matrix, and all norms."""
+    """Parameters of a tp rank: its shard of every matrix with rows that pad the vocabulary, all
+    norms and replicated biases."""
     model, tp = recipe.model, recipe.parallel.tp
-    norms = (2 * model.num_hidden_layers + 1) * model.hidden_size
-    key_value = 2 * model.num_hidden_layers * model.hidden_size * model.head_dim
-    others = model.num_parameters - norms - key_value * model.num_key_value_heads
-    return norms + others // tp + key_value * _rank_kv_heads(model, recipe.parallel)
+    layer = model.layer_parameters(
+        model.num_attention_heads // tp,
+        _rank_kv_heads(model, recipe.parallel),
+        model.intermediate_size // tp,
+    )
+    embedding = math.ceil(model.vocab_size / tp) * model.hidden_size
+    return model.num_hidden_layers * layer + model.hidden_size + model.num_embeddings * embedding
 
 
 def _rank_kv_heads(model: ModelConfig, parallel: ParallelConfig) -> int:
@@ -134,7 +138,8 @@ def _activation_bytes(recipe: Recipe) -> int:
     everything = activation_bytes(PRESETS["keep_all"], model, parallel, tokens, width)
     sizes = _layer_elements(model, parallel, tokens)
     wide = sum(sizes[name] for name in ("gate", "up", "product")) * width
-    everything -= wide - wide // train.mlp_tiles
+    if model.is_fusable:
+        everything -= wide - wide // train.mlp_tiles
     outside = _tokens_outside(parallel, tokens) * model.hidden_size
     # The final norm saves its input in fp32, and its normalized input in the model's dtype.
     final_norm = outside * (4 + width)
@@ -158,8 +163,10 @@ def activation_bytes(
     `width` is the bytes of an element. It is exact: with `linear_outputs` on one rank, with
     d = hidden_size, k = key/value width and f = intermediate_size, (4 d + 2 k + 2 f) elements per
     token and a log-sum-exp of 4 bytes per head. Rotary tables are shared by all layers and not
-    counted.
+    counted. Where the layer cannot be fused it is what autograd saves, whatever the policy.
     """
+    if not model.is_fusable:
+        return _unfused_bytes(model, parallel, tokens, width)
     return _layer_bytes(policy.saved(), model, parallel, tokens, width)
 
 
@@ -167,6 +174,8 @@ def offloaded_bytes(
     policy: SavePolicy, model: ModelConfig, parallel: ParallelConfig, tokens: int, width: int
 ) -> int:
     """As `activation_bytes`, for what the layer offloads to host memory."""
+    if not model.is_fusable:
+        return 0
     return _layer_bytes(policy.offloaded(), model, parallel, tokens, width)
 
 
@@ -205,13 +214,38 @@ def _layer_bytes(
     return sum(elements[name] for name in names if name != "lse") * width + lse
 
 
+def _unfused_bytes(model: ModelConfig, parallel: ParallelConfig, tokens: int, width: int) -> int:
+    """What autograd saves of a layer's modules.
+
+    Beside the activations that a fused layer can keep: the normalized inputs of both norms, before
+    their weights, and of the MLP the activated gate. The norms' inputs are saved in fp32.
+    """
+    elements = _layer_elements(model, parallel, tokens)
+    names = (
+        "attn_in",
+        "q",
+        "k",
+        "v",
+        "attn_out",
+        "o_in",
+        "mlp_in",
+        "gate",
+        "gate",
+        "up",
+        "product",
+    )
+    heads, inside = model.num_attention_heads // parallel.tp, tokens // parallel.sp
+    norms = (elements["x"] + elements["mid"]) * (4 + width)
+    return norms + sum(elements[name] for name in names) * width + inside * heads * max(4, width)
+
+
 def _layer_elements(model: ModelConfig, parallel: ParallelConfig, tokens: int) -> dict[str, int]:
     """Elements of each activation of a layer on a rank, except the log-sum-exp, which is fp32."""
     heads, kv_heads = model.num_attention_heads // parallel.tp, _rank_kv_heads(model, parallel)
     inside, outside = tokens // parallel.sp, _tokens_outside(parallel, tokens)
     d, f = model.hidden_size, model.intermediate_size // parallel.tp
     # Ulysses repeats key/value heads until they divide evenly over the ranks.
-    query, key = heads * model.head_dim, math.lcm(kv_heads, parallel.sp) * model.head_dim
+    query, key = heads * model.head_size, math.lcm(kv_heads, parallel.sp) * model.head_size
     return {
         "x": outside * d,
         "attn_normed": outside * d,
@@ -248,7 +282,7 @@ def _loss_bytes(recipe: Recipe) -> int:
     converted.
     """
     model, width = recipe.model, _width(recipe)
-    tokens, rows = _rank_tokens(recipe), model.vocab_size // recipe.parallel.tp
+    tokens, rows = _rank_tokens(recipe), math.ceil(model.vocab_size / recipe.parallel.tp)
     narrow_copy = width if width < 4 else 0
     chunk = min(recipe.train.loss_chunk_tokens, tokens) * rows * (4 + narrow_copy)
     return chunk + tokens * model.hidden_size * width + rows * model.hidden_size * (4 + narrow_copy)

@@ -40,9 +40,9 @@ def layer_traffic(
     inside = tokens // sp
     hidden = inside * model.hidden_size * width
     heads, kv_heads = model.num_attention_heads // tp, max(1, model.num_key_value_heads // tp)
-    query = inside * heads * model.head_dim * width
+    query = inside * heads * model.head_size * width
     # Ulysses repeats key/value heads until they divide evenly over the ranks.
-    key = inside * math.lcm(kv_heads, sp) * model.head_dim * width
+    key = inside * math.lcm(kv_heads, sp) * model.head_size * width
 
     whole = _part("all_gather", hidden, tp) if megatron else Counter()
     summed = _part("reduce_scatter", hidden, tp) if megatron else _sum(hidden, tp)
@@ -72,7 +72,7 @@ def _weights(model: ModelConfig, parallel: ParallelConfig, width: int) -> Sent:
     tp, hidden = parallel.tp, model.hidden_size * width
     norms = _sum(2 * hidden, tp) if parallel.sequence_parallel else Counter()
     replicas = max(1, tp // model.num_key_value_heads)
-    return norms + _sum(2 * hidden * model.head_dim, replicas)
+    return norms + _sum(2 * hidden * model.head_size, replicas)
 
 
 def _part(collective: str, size: int, ranks: int) -> Sent:

@@ -20,14 +20,22 @@ FLOORS = {
         {"rewind"},
         {"step", "step_log", "step_profiler", "run_events", "hang_watch"},
         {"engine", "checkpoint", "auto_classes"},
-        {"model", "data", "metrics", "store_verification", "stop_signal", "run_lock"},
+        {
+            "model",
+            "data",
+            "metrics",
+            "store_verification",
+            "tokenizer_check",
+            "stop_signal",
+            "run_lock",
+        },
         {"loss", "held_out_loss", "planning", "pretrained_model"},
-        {"layer", "deepspeed_config", "weights"},
+        {"layer", "deepspeed_config", "weights", "hf_config"},
         {"parallel"},
         {"batch", "resume_contract", "schedule", "step_verdict", "json_lines"},
         {"remaining_time"},
         {"config"},
-        {"parallel_config"},
+        {"parallel_config", "stock_config"},
         {"model_config", "save_policy", "skipped_data"},
     ),
     "data_pipeline": (
@@ -40,10 +48,11 @@ FLOORS = {
         {"text", "files", "executors", "sampling"},
     ),
 }
-# What llama_ds takes from data_pipeline: the token store's format, and one way to publish files and
-# to tell their contents.
+# What llama_ds takes from data_pipeline: the token store's format, one way to publish files and to
+# tell their contents, and to tell tokenizers apart.
 SHARED = {
     "data_pipeline.tokens.store",
+    "data_pipeline.tokens.tokenizer_identity",
     "data_pipeline.files.atomic",
     "data_pipeline.files.checksum",
 }

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from llama_ds import LlamaForCausalLM
+from llama_ds.hf_config import hf_config
 from llama_ds.layer.options import LayerOptions
-from llama_ds.model import hf_config
 from llama_ds.model_config import ModelConfig
 from tests.support.llama_pair import GQA, ROPE, pair, tokens
 

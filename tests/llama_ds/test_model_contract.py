@@ -78,6 +78,7 @@ def assert_same_step(ours: Any, theirs: Any, num_fused: int | None = LAYERS, **i
 def test_training(overrides: dict[str, Any], inputs: dict[str, Any]) -> None:
     """Three steps of SGD, whose updates have the size of the gradients."""
     models = pair(**overrides)
+    assert_same_step(*models, **inputs)
     losses: list[list[float]] = [[], []]
     for model, curve in zip(models, losses, strict=True):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
@@ -87,7 +88,6 @@ def test_training(overrides: dict[str, Any], inputs: dict[str, Any]) -> None:
             optimizer.step()
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # roundings of three steps
     assert losses[0][2] < losses[0][0] - 0.1, "it must have learned"
-    assert_same_step(*models, **inputs)
 
 
 def test_packed_documents_differ_from_rows() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,11 @@ def test_a_model_trains_and_is_exported_with_the_same_ids(
 
     again = {"train.init_from": tmp_path / "model"}
     assert gloo(1, run_training, recipe("again", **again)) == [(2, None)]
-    with (tmp_path / "model" / "tokenizer.json").open("a") as file:
-        file.write("\n")
+    file = tmp_path / "model" / "tokenizer.json"
+    tree = json.loads(file.read_text())
+    # Written otherwise, it is the same tokenizer.
+    file.write_text(json.dumps(dict(reversed(tree.items())), indent=3))
+    assert gloo(1, run_training, recipe("same", **again)) == [(2, None)]
+    file.write_text(json.dumps({**tree, "normalizer": {"type": "Lowercase"}}))
     (error,) = gloo(1, training_error, recipe("other", **again))
     assert "was tokenized with another tokenizer" in error

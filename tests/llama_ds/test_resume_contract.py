@@ -43,7 +43,7 @@ def test_every_field_is_in_one_class_and_every_class_names_fields(recipe: Recipe
         class_of(name)
     sections = {name.partition(".")[0] for name in names}
     assert sections | set(names) >= MUST_MATCH | BY_NAME | APPLIED
-    assert list(run_identity(recipe, "content")) == [*names, "token store"]
+    assert list(run_identity(recipe, "content", "hash")) == [*names, "token store", "tokenizer"]
 
 
 def test_a_new_field_needs_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,13 +66,15 @@ def test_the_documentation_has_the_same_classes() -> None:
 
 
 def test_changes_are_listed_refused_or_need_a_name(recipe: Recipe) -> None:
-    saved = run_identity(recipe, "content")
+    saved = run_identity(recipe, "content", "hash")
 
-    def against(store: str = "content", **fields: Any) -> list[str]:
+    def against(store: str = "content", tokenizer: str = "hash", **fields: Any) -> list[str]:
         names = {name.replace("__", "."): value for name, value in fields.items()}
         run_dir = names.pop("run_dir", recipe.run_dir)
         other = tiny_recipe(recipe.data.store, run_dir, **names)
-        return [str(change) for change in changes("c", saved, run_identity(other, store))]
+        return [
+            str(change) for change in changes("c", saved, run_identity(other, store, tokenizer))
+        ]
 
     assert against() == []
     assert against(optimizer__weight_decay=0.0, zero__stage=3) == [
@@ -84,6 +86,8 @@ def test_changes_are_listed_refused_or_need_a_name(recipe: Recipe) -> None:
         against(train__seed=1)
     with pytest.raises(ValueError, match="has token store = content, but this run has other"):
         against("other")
+    with pytest.raises(ValueError, match="has tokenizer = hash, but this run has other"):
+        against(tokenizer="other")
     with pytest.raises(ValueError, match=r"dtype back to fp32, add it to train.allow_change"):
         against(train__dtype="bf16")
     allowed = against(train__dtype="bf16", train__allow_change=("train.dtype",))
@@ -93,9 +97,9 @@ def test_changes_are_listed_refused_or_need_a_name(recipe: Recipe) -> None:
 
 
 def test_a_field_that_an_older_checkpoint_lacks_is_not_compared(recipe: Recipe) -> None:
-    saved = run_identity(recipe, "content")
+    saved = run_identity(recipe, "content", "hash")
     del saved["optimizer.schedule"]
-    assert changes("c", saved, run_identity(recipe, "content")) == []
+    assert changes("c", saved, run_identity(recipe, "content", "hash")) == []
 
 
 # -- training -------------------------------------------------------------------------------------

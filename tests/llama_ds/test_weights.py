@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM as StockLlama
 from llama_ds import LlamaForCausalLM
 from llama_ds.batch import batch_plan
 from llama_ds.config import Recipe
-from llama_ds.model import hf_config
+from llama_ds.hf_config import hf_config
 from tests.support.pool_groups import pool_groups
 from tests.support.tiny_run import make_store, tiny_recipe
 

@@ -14,6 +14,7 @@ from llama_ds import model as llama_model
 from llama_ds.batch import batch_plan
 from llama_ds.config import Recipe
 from llama_ds.data import TrainingData
+from llama_ds.hf_config import hf_config
 
 
 class Reference:
@@ -23,9 +24,7 @@ class Reference:
         """`skipped`: steps, from 0, that make no update."""
         torch.manual_seed(recipe.train.seed)
         store = TokenStore.open(recipe.data.store)
-        config = llama_model.hf_config(
-            recipe.model, bos_token_id=1, eos_token_id=2, dtype=torch.float32
-        )
+        config = hf_config(recipe.model, bos_token_id=1, eos_token_id=2, dtype=torch.float32)
         ours = llama_model.LlamaForCausalLM(config)
         self.model = LlamaForCausalLM(config)
         self.model.load_state_dict(ours.state_dict())

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalTokenNotFoundError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from data_pipeline.files.checksum import file_checksum
+from llama_ds.checkpoint import hub
 from llama_ds.checkpoint.__main__ import main
 from llama_ds.checkpoint.engine_state import EngineState
 from llama_ds.checkpoint.exchange import Snapshot
@@ -124,6 +126,7 @@ def test_an_export_has_the_weights_in_the_dtype_asked_for(
     assert all(torch.equal(found[n], expected[n].to(model.dtype)) for n in expected)
     names = {path.name for path in (tmp_path / "model").iterdir()}
     assert names == {
+        "README.md",
         "config.json",
         "generation_config.json",
         "model-00001-of-00003.safetensors",
@@ -132,6 +135,7 @@ def test_an_export_has_the_weights_in_the_dtype_asked_for(
         "model.safetensors.index.json",
         "tokenizer.json",
         "tokenizer.model",
+        "training.json",
     }
     index = json.loads((tmp_path / "model" / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == sum(w.nbytes for w in found.values())
@@ -148,6 +152,46 @@ def test_the_command_exports(
     assert main(["export", str(run_dir), str(tmp_path / "b"), "--step", "9"]) == 2
     assert "no complete checkpoint of step 9 (missing)" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
+
+
+def test_a_push_is_checked_before_and_made_after_the_export(
+    run_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    class Api:
+        logged_in = False
+
+        def whoami(self) -> None:
+            if not self.logged_in:
+                raise LocalTokenNotFoundError
+
+        def create_repo(self, repo_id: str, **options: Any) -> None:
+            calls.append((repo_id, options))
+
+        def upload_folder(self, repo_id: str, folder_path: Path, **options: Any) -> None:
+            assert (folder_path / "config.json").is_file()
+            calls.append((repo_id, options))
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    words = ["export", str(run_dir), str(tmp_path / "model"), "--push-to-hub"]
+    assert main([*words, "name"]) == 2
+    assert "(name) must have the form USER/NAME" in capsys.readouterr().err
+    assert main([*words, "me/name"]) == 2
+    assert "run `hf auth login` to push to me/name" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+    Api.logged_in = True
+    assert main([*words, "me/name"]) == 0
+    assert f"{tmp_path / 'model'} -> https://huggingface.co/me/name" in capsys.readouterr().out
+    assert [name for name, _ in calls] == ["me/name", "me/name"]
+    assert calls[0][1] == {"repo_type": "model", "private": True, "exist_ok": True}
+    assert calls[1][1]["commit_message"] == "Step 3"
+    words[2] = str(tmp_path / "second")
+    assert main([*words, "me/name", "--public"]) == 0
+    assert calls[2][1]["private"] is False
 
 
 # -- memory ---------------------------------------------------------------------------------------
@@ -174,7 +218,8 @@ def write_large(run_dir: Path) -> None:
     for kind in KINDS:
         of_kind = [file for file in files if file.kind == kind]
         (path / index_path(kind)).write_bytes(index_of(of_kind, torch.float32))
-    (path / "config.json").write_text(json.dumps({"dtype": "bfloat16"}))
+    config = {"dtype": "bfloat16", "max_position_embeddings": 8}
+    (path / "config.json").write_text(json.dumps(config))
     for name in ("config.json", *map(index_path, KINDS)):
         size = (path / name).stat().st_size
         entries[name] = {"bytes": size, "xxh3_64": file_checksum(path / name)}

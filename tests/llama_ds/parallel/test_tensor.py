@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from transformers import LlamaConfig
+from transformers import LlamaForCausalLM as StockLlama
 
 from llama_ds import LlamaForCausalLM
 from llama_ds.parallel.groups import ParallelGroups
-from llama_ds.parallel.tensor import Sharding, TensorParallel
+from llama_ds.parallel.tensor import Sharding, TensorParallel, padded_to
 from tests.support.pool_groups import pool_groups
+from tests.support.stock_checkpoints import write
 
 Gloo = Callable[..., list[Any]]
 
@@ -236,8 +239,45 @@ def test_unshard_undoes_shard(tp: int, kv_heads: int) -> None:
 
 
 def test_a_weight_that_does_not_divide_is_an_error() -> None:
-    with pytest.raises(AssertionError, match=r"lm_head.weight: dim 0 of length 33 .* 2 shards"):
-        Sharding(2, 1).shard("lm_head.weight", torch.ones(33, 2), 0)
+    with pytest.raises(AssertionError, match=r"up_proj.weight: dim 0 of length 33 .* 2 shards"):
+        Sharding(2, 1).shard("mlp.up_proj.weight", torch.ones(33, 2), 0)
+
+
+@pytest.mark.parametrize(("tp", "vocab_size"), [(1, 7), (2, 7), (4, 7), (4, 9), (4, 8), (3, 3)])
+def test_a_vocabulary_that_does_not_divide_differs_by_a_row(tp: int, vocab_size: int) -> None:
+    sharding, name = Sharding(tp, 1, vocab_size), "lm_head.weight"
+    full = torch.rand(vocab_size, 2)
+    shards = [sharding.shard(name, full, rank) for rank in range(tp)]
+    parameters = [torch.rand(-(-vocab_size // tp), 2) for _ in shards]
+    assert {len(shard) for shard in shards} <= {len(parameters[0]) - 1, len(parameters[0])}
+    padded = [padded_to(p, shard) for p, shard in zip(parameters, shards, strict=True)]
+    assert all(shard.shape == parameters[0].shape for shard in padded)
+    assert all(not shard[len(own) :].any() for shard, own in zip(padded, shards, strict=True))
+    assert torch.equal(sharding.unshard(name, padded), full)
+    assert sharding.full_shape(name, tuple(padded[0].shape)) == full.shape
+    ranges = [sharding.vocabulary_range(rank, len(padded[0])) for rank in range(tp)]
+    assert [token for own in ranges for token in own] == list(range(vocab_size))
+
+
+def odd_logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
+    model = LlamaForCausalLM.from_pretrained(folder, groups=pool_groups(tp_size=2))
+    assert len(model.lm_head.weight) * 2 == model.config.vocab_size + 1
+    with torch.no_grad():
+        logits: torch.Tensor = model(ids).logits
+    return logits
+
+
+@pytest.mark.dist
+def test_logits_of_a_padded_vocabulary_are_stocks(
+    gloo: Callable[..., list[Any]], tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "stock", vocab_size=97)
+    ids = torch.arange(2 * 24).view(2, 24) * 5 % 97
+    with torch.no_grad():
+        expected = StockLlama.from_pretrained(folder)(ids).logits
+    for logits in gloo(2, odd_logits, folder, ids):
+        # fp32 sums in another order, of logits up to 10.
+        torch.testing.assert_close(logits, expected, rtol=0, atol=2e-5)
 
 
 def kv_replicas_error() -> str:

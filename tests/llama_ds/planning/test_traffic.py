@@ -12,8 +12,9 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from benchmarks.model.wire import sent_bytes
+from llama_ds.hf_config import hf_config
 from llama_ds.layer.options import LayerOptions
-from llama_ds.model import LlamaForCausalLM, hf_config
+from llama_ds.model import LlamaForCausalLM
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel_config import ParallelConfig
