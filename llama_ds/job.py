@@ -82,9 +82,7 @@ def build_job(
     """What the loop needs, and the step to resume from; `stack` releases it."""
     plan = batch_plan(recipe, groups.layout.dp_size)
     store = TokenStore.open(recipe.data.store)
-    tokenizer = checked_tokenizer(
-        store, recipe.train.init_from, may_grow=recipe.train.new_rows == "mean"
-    )
+    tokenizer = checked_tokenizer(store, recipe.train)
     check_vocab(store, recipe.model.vocab_size)
     verification = StoreVerification(
         store, recipe.data.verify, machine=socket.gethostname(), device=device
@@ -94,30 +92,25 @@ def build_job(
     model = build_model(recipe, groups, store, ds_config, device)
     engine = stack.enter_context(open_engine(model, recipe, groups, ds_config))
     identity = run_identity(recipe, store.manifest.fingerprint, tokenizer)
-    sharding = model.tp.sharding
     rewound = rewind(recipe)
-    resumed = resume(engine, recipe.run_dir, identity, groups, sharding)
+    resumed = resume(engine, recipe.run_dir, identity, groups, model.tp.sharding)
     plan = _plan_behind(resumed, plan, recipe)
     description = RunDescription(
         identity, run_layout(recipe, plan), plan.num_rows, plan.num_tokens, store.tokenizer_dir
     )
     config = recipe.checkpoint
-    saver = CheckpointSaver(engine, recipe.run_dir, config, description, groups, sharding)
+    saver = CheckpointSaver(engine, recipe.run_dir, config, description, groups, model.tp.sharding)
     stack.callback(saver.close)
     saver.require_room()  # before hours of work, not after
     peak, peak_source = peak_tflops(recipe.metrics, device, TORCH_DTYPE[recipe.train.dtype])
     log = step_log = events = None
     if dist.get_rank() == 0:
-        log, step_log, events = _open_records(recipe, store, ds_config, resumed, stack)
+        log, step_log, events = _open_records(recipe, store, data, ds_config, resumed, stack)
         _record_start(events, recipe, resumed, deepspeed_overrides)
-        about = json.dumps(data_of(store.manifest, data.mixture.quotas), indent=2)
-        write_atomic(recipe.run_dir / DATA_FILE, f"{about}\n".encode())
         lines = _opening_lines(recipe, plan, device, resumed)
         lines += [] if rewound is None else [rewound]
         lines += [f"MFU is of {peak:.2f} TFLOP/s per device ({peak_source})"]
         lines += [_epochs_line(data, plan)]
-        if recipe.train.init_from is not None and not has_tokenizer(recipe.train.init_from):
-            lines.append(NOT_CHECKED)
         log.say("\n".join(lines))
     job = Job(
         recipe=recipe,
@@ -190,9 +183,13 @@ def run_layout(recipe: Recipe, plan: BatchPlan) -> dict[str, Any]:
 
 
 def open_run(
-    recipe: Recipe, store: TokenStore, ds_config: dict[str, Any], resumed: Resumed
+    recipe: Recipe,
+    store: TokenStore,
+    data: TrainingData,
+    ds_config: dict[str, Any],
+    resumed: Resumed,
 ) -> MetricsLog:
-    """Write recipe, DeepSpeed JSON and tokenizer to the run folder, and open its metrics log.
+    """Write recipe, DeepSpeed JSON, tokenizer and `data_of` the run to its folder; open its log.
 
     `recipe.json` also has the run's `history`: what each job changed.
     """
@@ -203,6 +200,8 @@ def open_run(
     tree = {**json.loads(recipe.to_json()), "history": history}
     write_atomic(recipe.run_dir / "recipe.json", f"{json.dumps(tree, indent=2)}\n".encode())
     write_atomic(recipe.run_dir / "deepspeed.json", f"{json.dumps(ds_config, indent=2)}\n".encode())
+    about = data_of(store.manifest, data.mixture.quotas)
+    write_atomic(recipe.run_dir / DATA_FILE, f"{json.dumps(about, indent=2)}\n".encode())
     with atomic_directory(recipe.run_dir / "tokenizer") as folder:
         shutil.copytree(store.tokenizer_dir, folder, dirs_exist_ok=True)
     return MetricsLog(recipe, resumed.step)
@@ -211,11 +210,12 @@ def open_run(
 def _open_records(
     recipe: Recipe,
     store: TokenStore,
+    data: TrainingData,
     ds_config: dict[str, Any],
     resumed: Resumed,
     stack: contextlib.ExitStack,
 ) -> tuple[MetricsLog, StepLog, RunEvents]:
-    log = open_run(recipe, store, ds_config, resumed)
+    log = open_run(recipe, store, data, ds_config, resumed)
     stack.callback(log.close)
     step_log = StepLog(recipe.run_dir, resumed.step)
     stack.callback(step_log.close)
@@ -261,6 +261,9 @@ def _opening_lines(
         f"ZeRO-{recipe.zero.stage}, {recipe.train.dtype}, "
         f"{plan.tokens_per_step:,} tokens per step, {plan.num_steps:,} steps"
     )
+    init_from = recipe.train.init_from
+    if init_from is not None and not has_tokenizer(init_from):
+        lines.append(NOT_CHECKED)
     return lines
 
 

@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from data_pipeline.tokens.store import TokenStore
 from data_pipeline.tokens.tokenizer_identity import tokenizer_identity, vocabulary_of
+from llama_ds.config import TrainConfig
 
 NOT_CHECKED = (
     "train.init_from has no tokenizer.model or tokenizer.json: whether data.store was made with "
@@ -15,18 +16,19 @@ NOT_CHECKED = (
 )
 
 
-def checked_tokenizer(store: TokenStore, init_from: Path | None, *, may_grow: bool) -> str:
+def checked_tokenizer(store: TokenStore, train: TrainConfig) -> str:
     """Identity of the store's tokenizer (`tokenizer_identity`). Collective.
 
-    ValueError, on every rank, where it is not that of the tokenizer in `init_from`, nor, with
-    `may_grow`, one that has more tokens behind those.
+    ValueError, on every rank, where it is not that of the tokenizer in `train.init_from`, nor, with
+    `train.new_rows`, one that has more tokens behind those.
     """
     answers: list[str] = ["", ""]
     if dist.get_rank() == 0:
         answers[0] = store.manifest.tokenizer_identity
         answers[0] = answers[0] or tokenizer_identity(store.tokenizer_dir) or ""
-        if init_from is not None:
-            answers[1] = _difference(store, answers[0], init_from, may_grow)
+        if train.init_from is not None:
+            may_grow = train.new_rows == "mean"
+            answers[1] = _difference(store, answers[0], train.init_from, may_grow)
     dist.broadcast_object_list(answers, src=0)
     identity, difference = answers
     if difference:
