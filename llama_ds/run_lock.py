@@ -76,7 +76,9 @@ class RunLock:
         self._run_dir.mkdir(parents=True, exist_ok=True)
         self._content = json.dumps(asdict(Holder.of_this_process())).encode()
         while not self._create():
-            self._take_from_the_dead()
+            self._take_from_the_dead(self._path)
+        for marker in self._run_dir.glob(f".{LOCK_FILE}.*"):
+            marker.unlink(missing_ok=True)  # of jobs that were killed while they took over
         self._thread.start()
         return self
 
@@ -100,9 +102,9 @@ class RunLock:
     def _create(self) -> bool:
         return _create_alone(self._path, self._content)
 
-    def _take_from_the_dead(self) -> None:
-        """Remove the lock of a dead holder; ValueError where it is alive."""
-        seen = self._look()
+    def _take_from_the_dead(self, path: Path) -> None:
+        """Remove a file of a dead holder; ValueError where it is alive."""
+        seen = _look(path)
         if seen is None:  # it was released just now
             return
         content, _ = seen
@@ -110,22 +112,21 @@ class RunLock:
         if holder is not None and holder.machine == _machine():
             if process_start(holder.pid) == holder.process_start:
                 raise ValueError(self._refusal(holder))
-        elif (alive := self._heartbeat_of(seen)) is not None:
+        elif (alive := self._heartbeat_of(path, seen)) is not None:
             raise ValueError(self._refusal(alive))
-        # Of several jobs that see the same dead holder one may remove its lock, and none a lock
-        # that was taken since. The name is that of this one dead holder.
-        marker = self._path.with_name(f".{LOCK_FILE}.{hashlib.sha256(content).hexdigest()[:16]}")
-        if not _create_alone(marker, b""):
-            raise ValueError(
-                f"{self._run_dir} is being taken over by another job; if there is none, remove "
-                f"{marker}"
-            )
+        # Of several jobs that see the same dead holder one may remove its file, and none a file
+        # that was taken since. The marker's name is that of this one dead holder. Its own holder
+        # may be killed, too: then it is such a file itself.
+        dead = hashlib.sha256(path.name.encode() + content).hexdigest()[:16]
+        marker = path.with_name(f".{LOCK_FILE}.{dead}")
+        while not _create_alone(marker, self._content):
+            self._take_from_the_dead(marker)
         try:
-            seen = self._look()
+            seen = _look(path)
             if seen is not None and seen[0] == content:
-                self._path.unlink()
+                path.unlink()
         finally:
-            marker.unlink()
+            marker.unlink(missing_ok=True)  # the lock's next holder may have removed it
 
     def _refusal(self, holder: Holder) -> str:
         return (
@@ -133,21 +134,12 @@ class RunLock:
             "give this job another run folder (run_dir)"
         )
 
-    def _look(self) -> tuple[bytes, int] | None:
-        """The lock's content and modification time; None where there is no lock."""
-        try:
-            # A file that is opened is asked for anew on NFS; one that is looked up may be cached.
-            with self._path.open("rb") as file:
-                return file.read(), os.fstat(file.fileno()).st_mtime_ns
-        except FileNotFoundError:
-            return None
-
-    def _heartbeat_of(self, seen: tuple[bytes, int]) -> Holder | None:
-        """Who keeps the lock fresh; None where nobody does any more."""
+    def _heartbeat_of(self, path: Path, seen: tuple[bytes, int]) -> Holder | None:
+        """Who keeps a file fresh; None where nobody does any more."""
         deadline = time.monotonic() + self._patience_seconds
         while time.monotonic() < deadline:
             time.sleep(self._heartbeat_seconds / 10)
-            now = self._look()
+            now = _look(path)
             if now is None:
                 return None
             holder = _parse(now[0])
@@ -160,7 +152,7 @@ class RunLock:
     def _beat(self) -> None:
         while not self._closing.wait(self._heartbeat_seconds):
             try:
-                seen = self._look()
+                seen = _look(self._path)
                 if seen is None or seen[0] != self._content:
                     self._lost = True
                     return
@@ -206,6 +198,16 @@ def process_start(pid: int) -> int | None:
 def _machine() -> str:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def _look(path: Path) -> tuple[bytes, int] | None:
+    """A file's content and modification time; None where there is none."""
+    try:
+        # A file that is opened is asked for anew on NFS; one that is looked up may be cached.
+        with path.open("rb") as file:
+            return file.read(), os.fstat(file.fileno()).st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _create_alone(path: Path, content: bytes) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -74,6 +76,41 @@ def test_a_dead_process_of_this_machine_is_succeeded_at_once(tmp_path: Path, reu
     with RunLock(tmp_path):
         assert time.monotonic() - start < 5  # not after a minute without a heartbeat
         assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def kill_while_it_takes_over(run_dir: Path, removal: int) -> None:
+    """Take the lock of a dead process, and be killed before a removal of a file."""
+    left = removal
+
+    def watch(name: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if name == "os.remove" and Path(arguments[0]).parent == run_dir:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    with RunLock(run_dir):
+        pass
+
+
+@pytest.mark.parametrize("removals", [(1,), (1, 1), (2,), (1, 2), (1, 3)])
+def test_a_job_that_was_killed_while_it_took_over_is_succeeded_too(
+    tmp_path: Path, removals: tuple[int, ...]
+) -> None:
+    write_holder(tmp_path, pid=ended_process())
+    for removal in removals:
+        job = multiprocessing.get_context("fork").Process(
+            target=kill_while_it_takes_over, args=(tmp_path, removal)
+        )
+        job.start()
+        job.join()
+        assert job.exitcode == -signal.SIGKILL
+        assert list(tmp_path.glob(".run.lock.*"))
+    with RunLock(tmp_path):
+        assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
+        assert len(list(tmp_path.iterdir())) == 1
     assert list(tmp_path.iterdir()) == []
 
 
