@@ -37,12 +37,13 @@ FLOORS = {
         {"text", "files", "executors", "sampling"},
     ),
 }
-# What llama_ds takes from data_pipeline: the token store's format, and one way to publish files and
-# to tell their contents.
+# What llama_ds takes from data_pipeline: the token store's format, and one way to publish files, to
+# tell their contents and to keep others out of a folder.
 SHARED = {
     "data_pipeline.tokens.store",
     "data_pipeline.files.atomic",
     "data_pipeline.files.checksum",
+    "data_pipeline.files.folder_lock",
 }
 DEEPSPEED_USERS = {"llama_ds.engine", "llama_ds.weights"}
 VAGUE_NAMES = {"utils", "common", "base", "helpers", "misc"}

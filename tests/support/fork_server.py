@@ -1,4 +1,4 @@
-"""The server that processes of tests are forked from: it has imported what training imports."""
+"""The server that processes of tests are forked from: it has imported what they would."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from multiprocessing import forkserver, get_context
 import pytest
 
 # DeepSpeed imports the second when an engine is built, and with it torch's compiler: two seconds.
-_PRELOAD = ["llama_ds.train", "deepspeed.runtime.zero.muon.muon_optimizer"]
+_PRELOAD = [
+    "llama_ds.train",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "data_pipeline.commands.build_text",
+]
 
 
 def start_fork_server() -> None:

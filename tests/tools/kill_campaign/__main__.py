@@ -1,7 +1,7 @@
 """Kills training jobs and dataset builds at random, resumes them, and compares how they end.
 
-    python -m tests.tools.kill_campaign --kills 1000 --out kills.jsonl [--seed N] [--builds]
-    python -m tests.tools.kill_campaign --repeat SEED [--builds]
+    python -m tests.tools.kill_campaign --kills 1000 --out kills.jsonl [--seed N] [--of builds-ray]
+    python -m tests.tools.kill_campaign --repeat SEED [--of builds-ray]
     python -m tests.tools.kill_campaign --report kills.jsonl [MORE.jsonl ...]
 
 A line of `--out` is a scenario: what was killed when, and what was wrong. Several campaigns may run
@@ -18,27 +18,33 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+from tests.support.tiny_run import make_store
+from tests.tools.kill_campaign.builds import BuildCampaign, run_build_scenario
+from tests.tools.kill_campaign.jobs import adopting_orphans
 from tests.tools.kill_campaign.record import Record, read_records, tables
+from tests.tools.kill_campaign.training import Campaign, run_scenario
 
 
-def scenarios(seeds: Iterator[int], *, builds: bool) -> Iterator[Record]:
+def scenarios(seeds: Iterator[int], what: str) -> Iterator[Record]:
     """Scenario after scenario, in a temporary folder that is kept where something was wrong."""
-    from tests.support.tiny_run import make_store
-    from tests.tools.kill_campaign.jobs import adopting_orphans
-    from tests.tools.kill_campaign.training import Campaign, run_scenario
-
     folder = Path(tempfile.mkdtemp(prefix="kill-campaign-"))
     with adopting_orphans():
-        campaign = Campaign(make_store(folder / "data"), folder)
-        for seed in seeds:
-            yield run_scenario(campaign, seed)
+        if what == "training":
+            campaign = Campaign(make_store(folder / "data"), folder)
+            yield from (run_scenario(campaign, seed) for seed in seeds)
+        else:
+            builds = BuildCampaign(folder)
+            executor = what.removeprefix("builds-")
+            yield from (run_build_scenario(builds, seed, executor) for seed in seeds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="kill, resume, compare")
     parser.add_argument("--kills", type=int, default=100, help="end after so many")
     parser.add_argument("--seed", type=int, help="of the first scenario; by default a new one")
-    parser.add_argument("--builds", action="store_true", help="dataset builds, and no training")
+    parser.add_argument(
+        "--of", choices=("training", "builds-local", "builds-ray"), default="training"
+    )
     parser.add_argument("--out", type=Path, help="append a line for each scenario to this file")
     parser.add_argument("--repeat", type=int, metavar="SEED", help="only this scenario")
     parser.add_argument("--report", type=Path, nargs="+", help="print tables of these files")
@@ -51,7 +57,7 @@ def main() -> None:
     repeats = options.repeat is not None
     seeds = iter([options.repeat]) if repeats else count(seed)
     records, num_kills = [], 0
-    for record in scenarios(seeds, builds=options.builds):
+    for record in scenarios(seeds, options.of):
         records.append(record)
         num_kills += len(record.kills)
         if options.out is not None:

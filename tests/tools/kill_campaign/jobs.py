@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -89,7 +90,7 @@ def run_job(recipe: Recipe, num_ranks: int, log: Path, aim: Aim | None) -> Ended
     meeting, fired = log.with_name("meeting"), log.with_name("fired")
     for file in (meeting, fired):
         file.unlink(missing_ok=True)
-    others = _descendants()
+    others = descendants()
     launcher = context.Process(
         target=_launch, args=(recipe, num_ranks, meeting, log, aim, fired, theirs)
     )
@@ -105,7 +106,7 @@ def run_job(recipe: Recipe, num_ranks: int, log: Path, aim: Aim | None) -> Ended
         _kill(aim, launcher.pid, ranks)
     launcher.join(JOB_SECONDS)
     ended = time.monotonic()
-    left = _wait_for_end(others)
+    left = wait_for_end(others)
     seconds = time.monotonic() - ended
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
@@ -136,7 +137,7 @@ def _kill(aim: Aim, launcher: int, ranks: Sequence[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _descendants() -> set[int]:
+def descendants() -> set[int]:
     found = set()
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -147,11 +148,11 @@ def _descendants() -> set[int]:
     return found
 
 
-def _wait_for_end(others: set[int]) -> list[int]:
+def wait_for_end(others: set[int]) -> list[int]:
     """Processes of the job that have not ended in time."""
     deadline = time.monotonic() + END_SECONDS
     while True:
-        left = sorted(_descendants() - others)
+        left = sorted(descendants() - others)
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.02)
@@ -175,7 +176,8 @@ def _launch(
     fired: Path,
     pipe: connection.Connection,
 ) -> None:
-    _redirect_output(log)
+    gc.freeze()  # the server's objects: a collection would copy their memory into each rank
+    redirect_output(log)
     os.environ |= {TOP_VARIABLE: str(os.getpid()), "WORLD_SIZE": str(num_ranks)}
     context = get_context("fork")
     ranks = [
@@ -206,7 +208,7 @@ def _end(ranks: Sequence[BaseProcess]) -> None:
         rank.join()
 
 
-def _redirect_output(log: Path) -> None:
+def redirect_output(log: Path) -> None:
     with log.open("a") as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
