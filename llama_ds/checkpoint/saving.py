@@ -324,5 +324,6 @@ class CheckpointSaver:
         self._together(remove)
 
 
+@functools.cache  # reading the packages' metadata takes longer than a small model's copy
 def _versions() -> dict[str, str]:
     return {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in _PACKAGES}

@@ -29,7 +29,7 @@ def until(num_kills: int, scenario: Callable[[int], Record], first_seed: int) ->
 
 def test_killed_jobs_end_as_if_nothing_had_been(tmp_path: Path) -> None:
     with adopting_orphans():
-        campaign = Campaign(make_store(tmp_path / "data"), tmp_path)
+        campaign = Campaign(make_store(tmp_path / "data"), tmp_path, tmp_path / "straight")
         records = until(14, lambda seed: run_scenario(campaign, seed), first_seed=1)
     assert not any(record.wrong for record in records), tables(records)
     assert any(record.num_resumes for record in records)

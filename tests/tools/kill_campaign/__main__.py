@@ -2,7 +2,7 @@
 
     python -m tests.tools.kill_campaign --kills 1000 --out kills.jsonl [--seed N] [--of builds-ray]
     python -m tests.tools.kill_campaign --repeat SEED [--of builds-ray]
-    python -m tests.tools.kill_campaign --report kills.jsonl [MORE.jsonl ...]
+    python -m tests.tools.kill_campaign --report kills.jsonl [MORE.jsonl ...] [--write FOLDER]
 
 A line of `--out` is a scenario: what was killed when, and what was wrong. Several campaigns may run
 at once, with seeds far apart. The exit code is 1 where anything was wrong.
@@ -21,16 +21,18 @@ from pathlib import Path
 from tests.support.tiny_run import make_store
 from tests.tools.kill_campaign.builds import BuildCampaign, run_build_scenario
 from tests.tools.kill_campaign.jobs import adopting_orphans
-from tests.tools.kill_campaign.record import Record, read_records, tables
+from tests.tools.kill_campaign.record import Record, read_records, tables, write_result
 from tests.tools.kill_campaign.training import Campaign, run_scenario
 
 
-def scenarios(seeds: Iterator[int], what: str) -> Iterator[Record]:
+def scenarios(seeds: Iterator[int], what: str, straight_runs: Path | None) -> Iterator[Record]:
     """Scenario after scenario, in a temporary folder that is kept where something was wrong."""
     folder = Path(tempfile.mkdtemp(prefix="kill-campaign-"))
     with adopting_orphans():
         if what == "training":
-            campaign = Campaign(make_store(folder / "data"), folder)
+            campaign = Campaign(
+                make_store(folder / "data"), folder, straight_runs or folder / "straight"
+            )
             yield from (run_scenario(campaign, seed) for seed in seeds)
         else:
             builds = BuildCampaign(folder)
@@ -47,17 +49,22 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="append a line for each scenario to this file")
     parser.add_argument("--repeat", type=int, metavar="SEED", help="only this scenario")
+    parser.add_argument(
+        "--straight-runs", type=Path, help="folder of runs without kills, for several campaigns"
+    )
     parser.add_argument("--report", type=Path, nargs="+", help="print tables of these files")
+    parser.add_argument("--write", type=Path, help="with --report: a result's folder")
     options = parser.parse_args()
     if options.report is not None:
         records = read_records(options.report)
-        print(tables(records), end="")
+        write = options.write
+        print(tables(records) if write is None else write_result(records, write), end="")
         sys.exit(any(record.wrong for record in records))
     seed = random.randrange(1 << 32) if options.seed is None else options.seed
     repeats = options.repeat is not None
     seeds = iter([options.repeat]) if repeats else count(seed)
     records, num_kills = [], 0
-    for record in scenarios(seeds, options.of):
+    for record in scenarios(seeds, options.of, options.straight_runs):
         records.append(record)
         num_kills += len(record.kills)
         if options.out is not None:

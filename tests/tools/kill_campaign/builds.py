@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ from tests.tools.kill_campaign.record import Kill, Record, Wrong
 Kind = Literal["killed", "two at once", "raw files change"]
 RAY_VICTIMS = {"ray worker": "ray::", "raylet": "raylet", "gcs": "gcs_server"}
 BUILD_SECONDS = 300
+# Ray's agents, which hold no files, look for a lost cluster for a minute.
+END_SECONDS = {"local": 20, "ray": 150}
 NUM_FILES = 5
 # Of a build that was refused: invalid input, or another build in the folder.
 REFUSED = 2
@@ -146,7 +149,14 @@ def _build(raw: Path, out: Path, log: Path, executor: str, aim: BuildAim | None)
     options = {"--raw": raw, "--out": out, "--executor": executor, "--jobs": 2, "--holdout": 0.1}
     options |= {"--tokenizer.vocab-size": 280, "--deduplication.near-duplicates": 0.8}
     sys.argv[1:] = [str(word) for option in options.items() for word in option]
-    command_line.main(lambda arguments: build_text.run(arguments, prog="build_text"))
+    try:
+        command_line.main(lambda arguments: build_text.run(arguments, prog="build_text"))
+    finally:
+        # As at the end of a program: multiprocessing would close the queue of a pool before its
+        # thread has told the workers to end.
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
 
 
 def _kill_at_a_change(aim: BuildAim, out: Path) -> None:
@@ -165,6 +175,13 @@ def _kill_at_a_change(aim: BuildAim, out: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
+
+
+def command_of(pid: int) -> str:
+    """The beginning of a process's command line; "" where it has ended."""
+    with contextlib.suppress(psutil.Error):
+        return " ".join(psutil.Process(pid).cmdline())[:100]
+    return ""
 
 
 def victims_of(build: BaseProcess) -> dict[str, list[int]]:
@@ -293,16 +310,17 @@ class _Builds:
         for build in builds:
             build.join(BUILD_SECONDS)
         start = time.monotonic()
-        left = wait_for_end(self.campaign.others)
+        left = wait_for_end(self.campaign.others, END_SECONDS[self.executor])
         self.seconds_to_end = time.monotonic() - start
         if left:
+            names = [command_of(pid) for pid in left]
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            raise Wrong(f"{len(left)} processes were left")
+            raise Wrong(f"processes were left: {names}")
         codes = [build.exitcode for build in builds]
         if not set(codes) <= allowed:
-            raise Wrong(f"builds ended with {codes}")
+            raise Wrong(f"builds ended with {codes}, not {sorted(allowed)}")
         if 0 in codes and len(builds) == 2:
             self.check([self.expected])
         return codes

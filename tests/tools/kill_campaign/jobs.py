@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import psutil
 
+from data_pipeline.files.folder_lock import process_start
 from llama_ds.config import Recipe
 from recipes.process_tree import GRACE_SECONDS, TOP_VARIABLE, end_with_launchers
 from tests.support.checkpoints import CHANGES
@@ -106,8 +107,9 @@ def run_job(recipe: Recipe, num_ranks: int, log: Path, aim: Aim | None) -> Ended
         _kill(aim, launcher.pid, ranks)
     launcher.join(JOB_SECONDS)
     ended = time.monotonic()
-    left = wait_for_end(others)
+    _wait_for(ranks)
     seconds = time.monotonic() - ended
+    left = wait_for_end(others)
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -124,7 +126,7 @@ def _moment_came(aim: Aim, run_dir: Path, sentinel: int) -> bool:
         folder = run_dir / "checkpoints"
         seen: set[str] = set()
         while len(seen) < aim.count:
-            if connection.wait([sentinel], timeout=0.002):
+            if connection.wait([sentinel], timeout=0.005):
                 return False
             seen |= {path.name for path in folder.glob(".partial_*")}
     return not connection.wait([sentinel], timeout=aim.seconds)
@@ -148,9 +150,17 @@ def descendants() -> set[int]:
     return found
 
 
-def wait_for_end(others: set[int]) -> list[int]:
-    """Processes of the job that have not ended in time."""
+def _wait_for(ranks: Sequence[int]) -> None:
+    """Wait for ranks to end, which are children of this process once their launcher has gone."""
     deadline = time.monotonic() + END_SECONDS
+    while any(process_start(rank) is not None for rank in ranks) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    _reap(ranks)
+
+
+def wait_for_end(others: set[int], seconds: float = END_SECONDS) -> list[int]:
+    """Processes of the job that have not ended in time."""
+    deadline = time.monotonic() + seconds
     while True:
         left = sorted(descendants() - others)
         if not left or time.monotonic() > deadline:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
+
+from benchmarks.measuring import results
 
 
 class Wrong(Exception):
@@ -68,6 +74,39 @@ def tables(records: Sequence[Record]) -> str:
     if wrong:
         blocks.append("## Wrong\n\n" + "\n".join(wrong))
     return "\n\n".join(blocks) + "\n"
+
+
+def write_result(records: Sequence[Record], folder: Path) -> str:
+    """Write the tables, and a line for each scenario; returns the Markdown."""
+    stem = results.result_stem(folder, "kills", torch.device("cpu"))
+    parts = [
+        "# Kills: training jobs and dataset builds",
+        f"SIGKILL on {os.cpu_count()} cores that others use too, gloo, one thread a process; "
+        f"{results.versions('torch', 'deepspeed', 'ray')}, commit {results.commit()}, "
+        f"{datetime.date.today().isoformat()}. Command: `python -m tests.tools.kill_campaign`, "
+        "with `--of builds-local` and `--of builds-ray` for builds; `--repeat SEED` runs a "
+        "scenario again.",
+        _WHAT,
+        tables(records).rstrip(),
+    ]
+    rows = [
+        {
+            **{name: getattr(one, name) for name in ("campaign", "seed", "what", "num_resumes")},
+            "kills": Counter(f"{kill.victims}, {kill.moment}" for kill in one.kills),
+            "wrong": one.wrong,
+        }
+        for one in records
+    ]
+    return results.write(stem, parts, rows)
+
+
+_WHAT = """\
+A scenario is a run or a build that is killed and started again until its end. Wrong is whatever
+differs then: in one layout a loss, gradient norm, weight or moment by a bit from those of the run
+that nobody killed; in changing layouts by more than the reshard matrix allows from plain PyTorch's;
+of a build a byte. Wrong is also, after any kill, a checkpoint that is there and not whole, a job
+that does not begin at the newest one, a log with a record twice or cut, a refused start, a process
+or a temporary file that is left. At a change: before a change to the disk, the Nth of a process."""
 
 
 def _totals(records: Sequence[Record]) -> str:

@@ -6,6 +6,7 @@ killed at which moment. (Moments are aimed at, and how far a job is then differs
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -34,7 +35,7 @@ from tests.support.reference import Reference
 from tests.tools.kill_campaign.jobs import Aim, Moment, Victims, run_job
 from tests.tools.kill_campaign.record import Kill, Record, Wrong
 
-SAME_STEPS = 32
+SAME_STEPS = 20
 CHANGING_STEPS = 5  # the reshard matrix's, and its tolerances (tests/llama_ds/checkpoint)
 # Few of four ranks: they share the cores of the machine.
 SIZES: list[dict[str, Any]] = [
@@ -53,8 +54,8 @@ SAME_LAYOUTS = [
     if not (stage == 0 and dtype == "bf16" and "tp" in size)
 ]
 # A job that is not killed at "any time" in this span has ended, or is at its last steps.
-SECONDS = 2.0
-CHANGES_OF_A_JOB = 120
+SECONDS = 1.5
+CHANGES_OF_A_JOB = 80
 
 
 def any_layout(moments: random.Random, dtypes: Sequence[str]) -> Layout:
@@ -66,7 +67,7 @@ def any_layout(moments: random.Random, dtypes: Sequence[str]) -> Layout:
 def an_aim(moments: random.Random, num_ranks: int) -> Aim:
     moment: Moment = moments.choice(get_args(Moment))
     seconds = {"any time": SECONDS, "in a save": 0.05, "at a change": 0.0}[moment]
-    counts = {"any time": 1, "in a save": 3, "at a change": CHANGES_OF_A_JOB}
+    counts = {"any time": 1, "in a save": 2, "at a change": CHANGES_OF_A_JOB}
     victims: Victims = moments.choice(get_args(Victims))
     return Aim(
         victims,
@@ -84,21 +85,26 @@ class Campaign:
 
     store: Path
     folder: Path
+    straight_runs: Path
+    """A folder of runs that nobody has killed, which several campaigns may share."""
 
     def __post_init__(self) -> None:
-        self._straight: dict[Layout, Recipe] = {}
         self._reference: Reference | None = None
 
-    def straight(self, layout: Layout) -> Recipe:
-        """A run of SAME_STEPS in this layout that nobody has killed."""
-        if layout not in self._straight:
-            folder = self.folder / "straight" / str(len(self._straight))
+    def straight(self, layout: Layout) -> Path:
+        """The folder of a run of SAME_STEPS in this layout that nobody has killed."""
+        name = f"{layout}-{layout.accum}-{layout.megatron}"
+        whole = self.straight_runs / name
+        if not whole.exists():
+            folder = self.folder / name
             folder.mkdir(parents=True)
             recipe = same_recipe(layout, self.store, folder / "run")
             ended = run_job(recipe, layout.num_ranks, folder / "log", None)
             assert ended.exit_code == 0, (folder / "log").read_text()
-            self._straight[layout] = recipe
-        return self._straight[layout]
+            self.straight_runs.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # another campaign has been faster
+                folder.rename(whole)
+        return whole / "run"
 
     @property
     def reference(self) -> Reference:
@@ -128,7 +134,7 @@ def run_scenario(campaign: Campaign, seed: int) -> Record:
         layout = any_layout(moments, dtypes)
     overrides = {
         "checkpoint.asynchronous": moments.random() < 0.5,
-        "checkpoint.every_steps": 1 if changing else moments.randint(1, 4),
+        "checkpoint.every_steps": 1 if changing else moments.randint(1, 3),
         "checkpoint.keep_last": moments.randint(1, 2),
         "checkpoint.keep_every": moments.choice([0, 4]),
     }
@@ -155,7 +161,7 @@ def run_scenario(campaign: Campaign, seed: int) -> Record:
             is_fp32 = dtypes == ["fp32"]
             compare_with_reference(campaign.reference, recipe, folder, is_fp32=is_fp32)
         else:
-            compare_with_straight(campaign.straight(layout), recipe)
+            compare_with_straight(campaign.straight(layout), recipe.run_dir)
     except Wrong as wrong:
         record.wrong = f"{wrong} ({run.last}; {folder})"
     else:
@@ -264,17 +270,17 @@ def records(run_dir: Path, name: str) -> list[dict[str, Any]]:
     return [{k: v for k, v in one.items() if not measured.search(k)} for one in found]
 
 
-def compare_with_straight(straight: Recipe, recipe: Recipe) -> None:
+def compare_with_straight(straight: Path, run_dir: Path) -> None:
     """Bit for bit: the same operations in the same order on the same numbers."""
     for name in ("steps.jsonl", "metrics.jsonl"):
-        expected, found = records(straight.run_dir, name), records(recipe.run_dir, name)
+        expected, found = records(straight, name), records(run_dir, name)
         if expected != found:
             pairs = zip(expected, found, strict=False)
             first = next(
                 (pair for pair in pairs if pair[0] != pair[1]), (len(expected), len(found))
             )
             raise Wrong(f"{name} differs from the straight run's: {first}")
-    runs = [read_run(checkpoint_path(one.run_dir, SAME_STEPS)) for one in (straight, recipe)]
+    runs = [read_run(checkpoint_path(one, SAME_STEPS)) for one in (straight, run_dir)]
     for key in ("num_updates", "rows"):
         if runs[0][key] != runs[1][key]:
             raise Wrong(f"{key} of the last checkpoint differs from the straight run's")
