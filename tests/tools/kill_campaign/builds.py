@@ -321,8 +321,8 @@ class _Builds:
                     os.kill(pid, signal.SIGKILL)
             raise Wrong(f"processes were left: {names}")
         codes = [build.exitcode for build in builds]
-        said = self.log.read_text()
-        self.log.unlink()
+        said = self.log.read_text() if self.log.exists() else ""
+        self.log.unlink(missing_ok=True)
         if self.executor == "ray" and "Ray could not be started" in said:
             allowed = allowed | {1}  # on a busy machine; the user runs the command again
         if not set(codes) <= allowed:
