@@ -1,4 +1,7 @@
-"""Twenty kills of the campaign (`tests/tools/kill_campaign`): nothing is lost, nothing is mixed."""
+"""Some kills of the campaign (`tests/tools/kill_campaign`): nothing is lost, nothing is mixed.
+
+Kills of builds are in `tests/data_pipeline/build/test_interruption.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.tiny_run import make_store
-from tests.tools.kill_campaign.builds import BuildCampaign, run_build_scenario
 from tests.tools.kill_campaign.jobs import adopting_orphans
 from tests.tools.kill_campaign.record import Record, tables
 from tests.tools.kill_campaign.training import Campaign, run_scenario
@@ -30,13 +32,6 @@ def until(num_kills: int, scenario: Callable[[int], Record], first_seed: int) ->
 def test_killed_jobs_end_as_if_nothing_had_been(tmp_path: Path) -> None:
     with adopting_orphans():
         campaign = Campaign(make_store(tmp_path / "data"), tmp_path, tmp_path / "straight")
-        records = until(14, lambda seed: run_scenario(campaign, seed), first_seed=1)
+        records = until(12, lambda seed: run_scenario(campaign, seed), first_seed=1)
     assert not any(record.wrong for record in records), tables(records)
     assert any(record.num_resumes for record in records)
-
-
-def test_killed_builds_end_as_if_nothing_had_been(tmp_path: Path) -> None:
-    with adopting_orphans():
-        campaign = BuildCampaign(tmp_path)
-        records = until(6, lambda seed: run_build_scenario(campaign, seed, "local"), first_seed=1)
-    assert not any(record.wrong for record in records), tables(records)
