@@ -46,10 +46,14 @@ def whole_records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def keep_records_up_to(path: Path, step: int) -> None:
-    """Drop the records after `step`, and what follows a line that was cut."""
+    """Drop the records after `step`, and what follows a line that was cut.
+
+    All of them at step 0, where a run evaluates before its first step, again if it begins again.
+    """
     if not path.exists():
         return
-    kept = itertools.takewhile(lambda found: found[1]["step"] <= step, whole_records(path))
+    records = whole_records(path) if step > 0 else iter(())
+    kept = itertools.takewhile(lambda found: found[1]["step"] <= step, records)
     write_atomic(path, b"".join(line for line, _ in kept))
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from data_pipeline.files.folder_lock import FolderLock
 from llama_ds.checkpoint.verification import all_checkpoints, step_of
 from llama_ds.config import Recipe
 from llama_ds.data import IGNORED, Batch, prefetch
@@ -27,7 +28,7 @@ from llama_ds.job import Job, build_groups, build_job
 from llama_ds.metrics import peak_memory_bytes
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.sequence import SequenceParallel
-from llama_ds.run_lock import RunLock, hold_run_folder
+from llama_ds.run_lock import hold_run_folder
 from llama_ds.step import StepResult, model_inputs, sum_over_replicas, train_step
 from llama_ds.step_verdict import Verdict
 from llama_ds.stop_signal import StopSignal
@@ -77,7 +78,7 @@ def train(
 
 
 def run_steps(
-    job: Job, step: int, stop: StopSignal, lock: RunLock | None
+    job: Job, step: int, stop: StopSignal, lock: FolderLock | None
 ) -> tuple[int, str | None]:
     """Train from `step` to the end, with evaluations and checkpoints.
 

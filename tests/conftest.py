@@ -20,6 +20,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.support.fork_server import start_fork_server
 from tests.support.quick_tier import LEFT_OUT, is_quick
 
 # How long an example takes depends on what else the machine does, and a change that passes today
@@ -101,23 +102,16 @@ class GlooPool:
     """`world_size` processes in one gloo group."""
 
     def __init__(self, world_size: int, folder: Path) -> None:
+        start_fork_server()
         context = get_context("forkserver")
-        # An import that fails here is made, and reported, by the processes themselves.
-        # DeepSpeed imports Muon, and with it torch's compiler, where it builds an engine.
-        preload = ["llama_ds.train", "deepspeed.runtime.zero.muon.muon_optimizer"]
-        context.set_forkserver_preload(preload)
         self._pipes, self._processes = [], []
-        with pytest.MonkeyPatch.context() as environment:
-            # The server is started by the first process, and hands its environment on.
-            environment.setenv("DS_ACCELERATOR", "cpu")
-            environment.setenv("CUDA_VISIBLE_DEVICES", "")
-            for rank in range(world_size):
-                ours, theirs = context.Pipe()
-                arguments = (rank, world_size, str(folder / "store"), theirs)
-                process = context.Process(target=_serve, args=arguments, daemon=True)
-                process.start()
-                self._pipes.append(ours)
-                self._processes.append(process)
+        for rank in range(world_size):
+            ours, theirs = context.Pipe()
+            arguments = (rank, world_size, str(folder / "store"), theirs)
+            process = context.Process(target=_serve, args=arguments, daemon=True)
+            process.start()
+            self._pipes.append(ours)
+            self._processes.append(process)
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """`function(*arguments)` on every rank; the results by rank, or the first traceback."""

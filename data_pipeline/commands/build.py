@@ -20,6 +20,7 @@ from data_pipeline.corpus import Corpus
 from data_pipeline.documents_folder import Manifest
 from data_pipeline.executors.timed import TimedExecutor
 from data_pipeline.files.atomic import write_atomic
+from data_pipeline.files.folder_lock import FolderLock
 from data_pipeline.filters.decontamination import IndexAccount
 from data_pipeline.release.dataset_card import write_card
 from data_pipeline.release.hub import push_to_hub
@@ -32,6 +33,8 @@ from data_pipeline.tokens.store import StoreManifest
 from data_pipeline.tokens.store_building import build_store
 from data_pipeline.tokens.tokenizer_folder import tokenizer_folder
 from data_pipeline.tokens.tokenizer_training import TokenizerConfig, train_tokenizer
+
+LOCK_FILE = "build.lock"
 
 
 def build_or_inspect(corpus: Corpus, options: BuildOptions, *, program: str) -> int:
@@ -56,8 +59,13 @@ def build_or_inspect(corpus: Corpus, options: BuildOptions, *, program: str) -> 
 
 
 def _build(corpus: Corpus, options: BuildOptions, program: str) -> int:
-    out, jobs = options.out, options.executor.jobs
     _check_folders(corpus, options.sources)
+    with FolderLock(options.out / LOCK_FILE, "give this one another --out"):
+        return _build_alone(corpus, options, program)
+
+
+def _build_alone(corpus: Corpus, options: BuildOptions, program: str) -> int:
+    out, jobs = options.out, options.executor.jobs
     corpus = corpus.only(options.sources) if options.sources else corpus
     given = None if options.documents_only else _given_tokenizer(options.tokenizer, out)
     corpus, evaluations = _compared_with(corpus, options.decontaminate, out / "evaluations.npz")

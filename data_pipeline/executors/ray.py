@@ -118,7 +118,7 @@ def ray_cluster(address: str | None, *, jobs: int, shared: Path) -> Iterator[Ray
     this machine, shut down at the end of the block. `shared` is a folder that all nodes must see.
 
     ValueError if there is no cluster at the address, or one of its nodes does not see `shared` or
-    has other code than this process.
+    has other code than this process. WorkerLost if no cluster could be started.
     """
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     if address is None:
@@ -128,7 +128,13 @@ def ray_cluster(address: str | None, *, jobs: int, shared: Path) -> Iterator[Ray
         options |= {"runtime_env": {"env_vars": path}}
         # By default Ray retries tasks that run out of memory without limit.
         options |= {"_system_config": {"task_oom_retries": _RETRIES}}
-        ray.init(**options)
+        try:
+            ray.init(**options)
+        except Exception as error:  # Ray's own class for it
+            raise WorkerLost(
+                f"Ray could not be started on this machine, perhaps for its load: "
+                f"{_first_line(error)}; rerun the command to resume"
+            ) from error
     else:
         try:
             ray.init(address=address, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -38,10 +39,15 @@ def local_copy(file: InputFile) -> Iterator[InputFile]:
     """The file, readable at its `path`; a downloaded copy is deleted when the block ends.
 
     The copy lies in a folder of `tempfile.gettempdir()` and keeps the file's own name and folders.
-    OSError if the download fails.
+    OSError if the download fails, or a local file has changed by the end of the block since it was
+    listed: its listing is what the results are named by.
     """
     if file.url is None:
         yield file
+        info = file.path.stat()
+        if (info.st_size, info.st_mtime_ns) != (file.size, file.mtime_ns):
+            what = "changed while it was read; rerun the command when it is complete"
+            raise OSError(errno.ESTALE, what, str(file.path))
         return
     with tempfile.TemporaryDirectory(prefix="llama-ds-") as folder:
         path = Path(folder, *PurePosixPath(file.source_file).parts)

@@ -327,6 +327,7 @@ class CheckpointSaver:
         self._together(remove)
 
 
+@functools.cache  # reading the packages' metadata takes longer than a small model's copy
 def versions() -> dict[str, str]:
     """Of Python and of the packages that a run's numbers depend on."""
     return {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in _PACKAGES}

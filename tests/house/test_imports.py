@@ -48,13 +48,14 @@ FLOORS = {
         {"text", "files", "executors", "sampling"},
     ),
 }
-# What llama_ds takes from data_pipeline: the token store's format, one way to publish files and to
-# tell their contents, and to tell tokenizers apart.
+# What llama_ds takes from data_pipeline: the format of the token store, how files are published,
+# checksummed and locked, and how tokenizers are told apart.
 SHARED = {
     "data_pipeline.tokens.store",
     "data_pipeline.tokens.tokenizer_identity",
     "data_pipeline.files.atomic",
     "data_pipeline.files.checksum",
+    "data_pipeline.files.folder_lock",
 }
 DEEPSPEED_USERS = {"llama_ds.engine", "llama_ds.weights"}
 VAGUE_NAMES = {"utils", "common", "base", "helpers", "misc"}

@@ -23,8 +23,10 @@ import sentencepiece
 from transformers import AutoTokenizer
 
 from data_pipeline.commands import build_text, console
+from data_pipeline.commands.build import LOCK_FILE
 from data_pipeline.commands.build_text import corpus_function
 from data_pipeline.documents_folder import load_documents, read_manifest
+from data_pipeline.files.folder_lock import FolderLock
 from data_pipeline.report.account import BuildAccount
 from data_pipeline.tokens.store import SPLITS, TokenStore
 from tests.support.huggingface_tokenizers import KINDS, byte_level_bpe, write
@@ -103,6 +105,16 @@ def test_a_new_tokenizer_is_trained(
     assert "text" in capsys.readouterr().out
     assert build(raw, out, "--inspect", "text", "--reason", "duplicate") == 0
     assert "== duplicate" in capsys.readouterr().out
+
+
+def test_a_second_build_in_one_folder_is_refused(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with FolderLock(out / LOCK_FILE, advice="wait"):
+        with pytest.raises(ValueError, match=r"out is in use by another job.*another --out"):
+            build(raw, out, "--documents-only")
+        assert [path.name for path in out.iterdir()] == [LOCK_FILE]
+    assert build(raw, out, "--documents-only") == 0
+    assert not (out / LOCK_FILE).exists()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -149,6 +149,20 @@ def test_every_machine_is_asked(cluster: RayTasks, tmp_path: Path) -> None:
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_a_cluster_that_does_not_start_is_an_error_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**options: object) -> None:
+        raise Exception("The current node timed out during startup.\nA long report")
+
+    monkeypatch.setattr("ray.init", fail)
+    with (
+        pytest.raises(WorkerLost, match=r"could not be started .*timed out.*; rerun the command"),
+        ray_cluster(None, jobs=2, shared=tmp_path),
+    ):
+        pass
+
+
 # -- builds ---------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,6 @@ a layout and saves it at once: every file of tensors must come out byte for byte
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import shutil
@@ -25,50 +24,13 @@ from llama_ds.checkpoint.export import export
 from llama_ds.config import Recipe
 from llama_ds.metrics import read_metrics
 from llama_ds.planning.memory import checkpoint_host_bytes
+from tests.support.layouts import Layout
 from tests.support.reference import Reference
-from tests.support.tiny_run import make_store, run_training, tiny_recipe
+from tests.support.tiny_run import make_store, run_training
 
 pytestmark = pytest.mark.dist
 
 Gloo = Callable[..., list[Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    stage: int
-    dp: int = 1
-    tp: int = 1
-    sp: int = 1
-    dtype: str = "fp32"
-    accum: int = 1
-    megatron: bool = False
-    persistent: int = 0
-
-    def __str__(self) -> str:
-        return f"zero{self.stage}-dp{self.dp}-tp{self.tp}-sp{self.sp}-{self.dtype}"
-
-    @property
-    def num_ranks(self) -> int:
-        return self.dp * self.tp * self.sp
-
-    def recipe(self, store: Path, run_dir: Path, **overrides: Any) -> Recipe:
-        return tiny_recipe(
-            store,
-            run_dir,
-            **{
-                "train.dtype": self.dtype,
-                "train.allow_change": ("train.dtype",),
-                "train.micro_batch_size": 8 // (self.dp * self.accum),
-                "train.eval_rows": 0,
-                "zero.stage": self.stage,
-                "zero.param_persistence_elements": self.persistent,
-                "parallel.tp": self.tp,
-                "parallel.sp": self.sp,
-                "parallel.sequence_parallel": self.megatron,
-                "parallel.replicate_kv_heads": self.tp * self.sp > 2,
-                **overrides,
-            },
-        )
 
 
 # Consecutive layouts are what a checkpoint moves between: every stage follows every stage, and dp,

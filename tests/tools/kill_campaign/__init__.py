@@ -1,0 +1,1 @@
+"""Kills training jobs and dataset builds at random; they must lose nothing."""
