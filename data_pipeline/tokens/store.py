@@ -126,7 +126,7 @@ class StoreManifest:
     tokenizer_identity: str = ""
     """Hash of what the tokenizer does (`tokenizer_identity.py`); "" in stores of version 0.1."""
     licenses: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
-    """Documents of each source by license, "" where it is not known."""
+    """Documents of each source by license, "" where it is not known; removals since not counted."""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)
