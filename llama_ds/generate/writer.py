@@ -106,9 +106,9 @@ class Writer:
                 "(torchrun --nproc-per-node N -m llama_ds.generate)"
             )
         parts = ", ".join(
-            f"{name} {part * copies / GIB:.2f}" for name, part in dataclasses.asdict(needed).items()
+            f"{name} {_size(part * copies)}" for name, part in dataclasses.asdict(needed).items()
         )
-        return f"{total:.2f} GiB needed on {where} ({parts}), {there} free"
+        return f"{_size(total)} needed on {where} ({parts}), {there} free"
 
     @contextlib.contextmanager
     def loaded(self) -> Iterator[None]:
@@ -208,6 +208,10 @@ class Writer:
             return self._context
         length = self._encoded(prompt)["input_ids"].shape[1] if prompt is not None else 0
         return length + self._num_new_tokens(length)
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.2f} GiB" if num_bytes > GIB / 4 else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def _tokenizer(folder: Path) -> Any:
