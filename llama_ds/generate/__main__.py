@@ -95,7 +95,7 @@ def run(options: argparse.Namespace, sampling: Sampling, ranks: Ranks) -> None:
 
     from llama_ds.generate.writer import Writer, model_folder
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     folder = ranks.agreed(lambda: model_folder(options.model))
     prompt = ranks.agreed(lambda: prompt_of(options))
     dtype = None if options.dtype is None else getattr(torch, DTYPES[options.dtype])

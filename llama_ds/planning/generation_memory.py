@@ -38,7 +38,7 @@ class GenerationMemory:
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the weights of a Hugging Face folder, from the headers of its safetensors files."""
     files = files_by_name(folder)
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for file_name in sorted(set(files.values())):
         with safe_open(folder / file_name, "pt") as file:
             names = [name for name in file.keys() if files.get(name) == file_name]  # noqa: SIM118
