@@ -76,7 +76,7 @@ def load(model: nn.Module, folder: Path, tp: TensorParallel, groups: ParallelGro
 
     ValueError where names or shapes of the model and the files differ.
     """
-    files = files_by_name(folder)
+    files = _files_by_name(folder)
     parameters = dict(model.named_parameters())
     _require_same_names(set(parameters), set(files), folder, _tied_names(model))
     for name, parameter in parameters.items():
@@ -90,11 +90,7 @@ def load(model: nn.Module, folder: Path, tp: TensorParallel, groups: ParallelGro
                     parameter.copy_(entry[index])
 
 
-def files_by_name(folder: Path) -> dict[str, str]:
-    """The safetensors file of each weight of a stock Hugging Face folder.
-
-    ValueError where it has none.
-    """
+def _files_by_name(folder: Path) -> dict[str, str]:
     if (folder / INDEX).is_file():
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         return dict(index["weight_map"])

@@ -7,16 +7,17 @@ pass with the logits of one position; the allocator's rounding and the CUDA cont
 
 from __future__ import annotations
 
+import contextlib
+import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from llama_ds.parallel.tensor import Sharding
-from llama_ds.weights import files_by_name
+from llama_ds.weights import INDEX, WEIGHTS
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
@@ -36,14 +37,38 @@ class GenerationMemory:
 
 
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the weights of a Hugging Face folder, from the headers of its safetensors files."""
-    files = files_by_name(folder)
+    """Shapes of the weights of a Hugging Face folder, from the headers of its safetensors files.
+
+    Files are not mapped, since one that is larger than the memory cannot be. ValueError where there
+    are none, or one is damaged.
+    """
+    files = [WEIGHTS]
+    if (folder / INDEX).is_file():
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        files = sorted(set(index["weight_map"].values()))
+    elif not (folder / WEIGHTS).is_file():
+        raise ValueError(
+            f"{folder} has neither {WEIGHTS} nor {INDEX}; pass a folder that transformers' "
+            "save_pretrained has written"
+        )
     shapes: dict[str, tuple[int, ...]] = {}
-    for file_name in sorted(set(files.values())):
-        with safe_open(folder / file_name, "pt") as file:
-            names = [name for name in file.keys() if files.get(name) == file_name]  # noqa: SIM118
-            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    for name in files:
+        entries = _header(folder / name)
+        shapes |= {key: tuple(entry["shape"]) for key, entry in entries.items() if "shape" in entry}
     return shapes
+
+
+def _header(path: Path) -> dict[str, dict[str, Any]]:
+    """The header of a safetensors file: eight bytes with its length, then JSON."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) == 8 and length <= path.stat().st_size:
+            with contextlib.suppress(ValueError, RecursionError):
+                header: Any = json.loads(file.read(length))
+                if isinstance(header, dict):
+                    return header
+    raise ValueError(f"{path} is not a safetensors file, or is damaged; copy it again")
 
 
 def generation_memory(
