@@ -52,10 +52,12 @@ stopped=0 receiver=ranks
 trap 'hand_on INT 2' INT
 trap 'hand_on USR1 10' USR1
 trap 'hand_on TERM 15' TERM
+# Nobody misses a host file that none has asked for, and DeepSpeed's runner warns of nothing else.
+case " ${launcher_args[*]-} " in *" --hostfile"* | *" -H"*) level=warning ;; *) level=error ;; esac
 # With job control the launcher has a process group of its own: Ctrl-C reaches this process alone,
 # once, and whatever is left of the group can be ended.
 set -m
-python -m deepspeed.launcher.runner --log_level warning --master_port "$port" \
+python -m deepspeed.launcher.runner --log_level "$level" --master_port "$port" \
   ${launcher_args[@]+"${launcher_args[@]}"} "$0" "$@" </dev/null &
 launcher=$!
 set +m

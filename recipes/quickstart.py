@@ -8,6 +8,7 @@ command resumes an interrupted run:
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -17,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -27,6 +28,9 @@ from recipes.command_line import bad_input
 from recipes.launch import parse
 from recipes.llama import llama_tiny
 from recipes.process_tree import TOP_VARIABLE
+
+if TYPE_CHECKING:
+    from data_pipeline.tokens.store import TokenStore
 
 RECIPE = Path(__file__).with_name("pretrain_tiny.sh")
 SAMPLE_BYTES = 20_000_000  # text for the tokenizer: seconds of training, and plenty for 4096 pieces
@@ -54,8 +58,8 @@ class Quickstart:
     """Field of JSON lines, or column of Parquet, that holds the text."""
     holdout: float = 0.02
     """Held-out share of the documents (validation split), chosen by document hash."""
-    prompt: str = ""
-    """Prompt of the generated sample."""
+    prompt: str | None = None
+    """Prompt of the generated sample; by default the beginning of a held-out document."""
     tokenizer: TokenizerOptions = field(default_factory=TokenizerOptions)
     jobs: Annotated[int, tyro.conf.arg(help="Processes for reading and tokenizing.")] = (
         os.cpu_count() or 1
@@ -184,6 +188,7 @@ def _num_usable_gpus(recipe: Recipe) -> int:
 
 def finish(options: Quickstart, recipe: Recipe) -> None:
     """Export, reload with stock transformers, generate, and print a summary."""
+    from data_pipeline.tokens.store import TokenStore
     from llama_ds.checkpoint.export import export
     from llama_ds.metrics import plot_losses, read_metrics
 
@@ -195,19 +200,51 @@ def finish(options: Quickstart, recipe: Recipe) -> None:
     curve = plot_losses(recipe.run_dir)
     losses = [record["loss"] for record in read_metrics(recipe.run_dir / "metrics.jsonl", "eval")]
     print(f"exported {checkpoint} to {model}")
-    print(_sample(model, options.prompt))
+    store = TokenStore.open(options.out / "store")
+    prompt = held_out_prompt(store, model) if options.prompt is None else options.prompt
+    print(_sample(model, prompt))
+    before, after = (bits_per_byte(store, loss) for loss in (losses[0], losses[-1]))
     steps = recipe.train.num_steps
+    first_line = prompt.strip().split("\n")[0]
+    generate = [_python(), "-m", "llama_ds.generate", str(recipe.run_dir), "--prompt", first_line]
     print(f"""
 held-out loss: {losses[0]:.4f} before training, {losses[-1]:.4f} after {steps} steps
+               {before:.2f} and {after:.2f} bits per byte of text
 loss curve:    {curve}
 metrics:       {recipe.run_dir}/metrics.jsonl, tensorboard --logdir {recipe.run_dir}/tensorboard
 model:         {model} (for AutoModelForCausalLM.from_pretrained in stock transformers)
 
 Next:
+  more text:      {shlex.join(generate)} --temperature 0.8
   train longer:   bash recipes/quickstart.sh {_longer(sys.argv[1:], 2 * steps)}
                   (goes on from step {steps}; the learning rate rises again: a longer cosine)
   your own text:  bash recipes/quickstart.sh --corpus FOLDER --out runs/mine
   the real thing: bash recipes/pretrain_65b.sh --dry-run --world-size 2048""")
+
+
+def held_out_prompt(store: TokenStore, tokenizer_dir: Path, num_tokens: int = 32) -> str:
+    """The first words of a document that was not trained on."""
+    from transformers import AutoTokenizer
+
+    source = max(store.sources, key=lambda name: store.stream(name, "validation").num_tokens)
+    stream = store.stream(source, "validation")
+    ids = stream.window(0, min(num_tokens, stream.num_tokens)).tolist()
+    tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_dir)
+    text: str = tokenizer.decode(ids, skip_special_tokens=True)
+    # The last word may go on in the next token.
+    return text[: max(text.rfind(" "), text.rfind("\n"))] if len(text.split()) > 1 else text
+
+
+def bits_per_byte(store: TokenStore, loss: float) -> float:
+    """A held-out loss in nats per token, by the bytes of held-out text that a token stands for."""
+    held_out = [store.manifest.sources[name]["validation"] for name in store.sources]
+    num_bytes = sum(split.num_text_bytes for split in held_out)
+    return loss / math.log(2) * sum(split.num_tokens for split in held_out) / num_bytes
+
+
+def _python() -> str:
+    """The interpreter that has the packages, by the shorter of its names."""
+    return min(sys.executable, os.path.relpath(sys.executable), key=len)
 
 
 def _longer(arguments: Sequence[str], num_steps: int) -> str:
@@ -223,18 +260,28 @@ def _longer(arguments: Sequence[str], num_steps: int) -> str:
 def _sample(model_dir: Path, prompt: str) -> str:
     """Text generated from the exported folder by stock transformers, without our own code."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model: Any = AutoModelForCausalLM.from_pretrained(model_dir)
     tokenizer: Any = AutoTokenizer.from_pretrained(model_dir)
     assert type(model).__module__.startswith("transformers."), f"{type(model)} is not stock"
     set_seed(0)
-    inputs = tokenizer(prompt, return_tensors="pt")
-    tokens = model.generate(
-        **inputs, max_new_tokens=80, do_sample=True, temperature=0.8, top_p=0.95
-    )
-    text = tokenizer.decode(tokens[0], skip_special_tokens=True)
+    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+    how = {"do_sample": True, "temperature": 0.7, "top_p": 0.95, "max_new_tokens": 160}
+    ids = model.generate(**inputs, **how, pad_token_id=tokenizer.eos_token_id)[0]
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    num_prompt = len(tokenizer.decode(inputs["input_ids"][0], skip_special_tokens=True))
     name = f"{type(model).__module__}.{type(model).__name__}"
-    return f"sample from {name}:\n" + "\n".join(f"    {line}" for line in text.splitlines())
+    return (
+        f"\nsample from {name}\n"
+        f"\n  prompt:\n{_quoted(text[:num_prompt])}"
+        f"\n  continued with:\n{_quoted(text[num_prompt:])}"
+    )
+
+
+def _quoted(text: str) -> str:
+    return "".join(f"    | {line}\n" for line in text.split("\n"))
 
 
 def _title(text: str) -> None:

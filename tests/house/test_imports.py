@@ -14,7 +14,7 @@ PACKAGES = ("llama_ds", "data_pipeline", "recipes")
 # Modules and sub-packages, from the top floor down: each imports what lies below its own floor.
 FLOORS = {
     "llama_ds": (
-        {"replay"},
+        {"replay", "generate"},
         {"train"},
         {"job"},
         {"rewind"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import load_from_disk
+from transformers import AutoTokenizer
 
 from llama_ds.metrics import read_metrics
 from recipes.launch import may_compile, parse
@@ -227,7 +231,23 @@ def test_the_quickstart_goes_from_text_to_a_stock_model_and_reuses_its_stages(
     # One process; two are started by the test of the launchers.
     first = run(*command, DEEPSPEED_ARGS="--num_gpus 1")
     assert first.returncode == 0, first.stderr[-3000:]
-    assert "sample from transformers.models.llama.modeling_llama.LlamaForCausalLM" in first.stdout
+    said = first.stdout + first.stderr
+    assert "hostfile" not in said
+    sample = said.split("sample from transformers.models.llama.modeling_llama.LlamaForCausalLM")[1]
+    # The prompt is the beginning of a document that was not trained on.
+    shown = re.search(r"prompt:\n    \| (Text \d+\. .*)\n\n  continued with:\n    \| \S", sample)
+    assert shown is not None
+    held_out = load_from_disk(str(out / "store" / "text" / "validation"))
+    tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
+    assert tokenizer.decode(held_out[0]["input_ids"][1:]).startswith(shown[1])
+    bits = re.search(r"(\d+\.\d\d) and (\d+\.\d\d) bits per byte of text", sample)
+    assert bits is not None
+    assert 0 < float(bits[2]) < float(bits[1])
+    next_command = re.search("more text: +(.*)", sample)
+    assert next_command is not None
+    more = run(*shlex.split(next_command[1]), "--max-new-tokens", "5")
+    assert more.returncode == 0, more.stderr
+    assert more.stdout.startswith(shown[1].strip())
     assert (out / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
     held_out = losses(out / "run", "eval")
     assert held_out[-1] < held_out[0] - 0.3
