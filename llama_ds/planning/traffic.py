@@ -83,3 +83,22 @@ def _part(collective: str, size: int, ranks: int) -> Sent:
 def _sum(size: int, ranks: int) -> Sent:
     """All-reduce of a tensor of `size` bytes."""
     return +Counter({"all_reduce": 2 * (ranks - 1) * size // ranks})
+
+
+@dataclass(frozen=True)
+class ShardingTraffic:
+    """Bytes per parameter of a rank's shard that it sends for data parallelism, by when it does.
+
+    Times (N - 1) / N over N ranks: an all-gather or reduce-scatter in bf16 counts 2, a
+    reduce-scatter in fp32 4, an all-reduce in fp32 8.
+    """
+
+    forward: float = 0.0
+    """Per micro-batch, under the forward pass."""
+    backward: float = 0.0
+    first_forward: float = 0.0
+    """Once per step, under the first micro-batch."""
+    last_backward: float = 0.0
+    step: float = 0.0
+    """Once per step, with nothing computed meanwhile."""
+    shards_optimizer: bool = True
