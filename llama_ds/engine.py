@@ -20,6 +20,7 @@ from transformers.modeling_utils import local_torch_dtype
 from data_pipeline.tokens.store import TokenStore
 from llama_ds import weights
 from llama_ds.config import Recipe
+from llama_ds.gradient_reduction import reduce_scatter_gradients
 from llama_ds.layer.modules import LlamaDecoderLayer
 from llama_ds.layer.options import LayerOptions
 from llama_ds.layer.recomputation import Recomputation
@@ -175,6 +176,8 @@ def build_engine(
     )
     if recipe.zero.stage == 0 and recipe.train.dtype == "bf16":
         _undo_step_at_start(engine)
+    if recipe.zero.stage == 1 and recipe.train.dtype == "bf16" and groups.num_replicas > 1:
+        reduce_scatter_gradients(engine, groups)
     return engine
 
 

@@ -1,4 +1,4 @@
-"""Communication volume of one decoder layer and micro-batch: bytes that a rank sends.
+"""Communication volume: bytes that a rank sends, for a decoder layer and for ZeRO.
 
 `docs/parallelism.md` shows the regions. Each collective counts with the lower bound of its
 communication volume over r ranks: (r - 1) / r of the tensor for all-gather, reduce-scatter and
@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+from llama_ds.config import Dtype
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel_config import ParallelConfig
 from llama_ds.save_policy import SavePolicy
@@ -102,3 +103,21 @@ class ShardingTraffic:
     step: float = 0.0
     """Once per step, with nothing computed meanwhile."""
     shards_optimizer: bool = True
+
+
+def zero_traffic(stage: int, dtype: Dtype) -> ShardingTraffic:
+    """Of a ZeRO stage of this project on DeepSpeed 0.19, as `benchmarks/model/zero_wire.py` counts.
+
+    Gradients are reduced in fp32: all-reduced at stage 0, reduce-scattered or reduced to their
+    owners at the others, after the last micro-batch's backward pass (stages 0 and 1) or under
+    every micro-batch's (2 and 3). Updated weights are all-gathered at stages 1 and 2, weights at
+    stage 3 for each pass.
+    """
+    weights = 2.0 if dtype == "bf16" else 4.0
+    if stage == 0:
+        return ShardingTraffic(step=8, shards_optimizer=False)
+    if stage == 1:
+        return ShardingTraffic(step=4 + weights)
+    if stage == 2:
+        return ShardingTraffic(backward=4, step=weights)
+    return ShardingTraffic(forward=weights, backward=weights + 4)

@@ -19,7 +19,7 @@ FLOORS = {
         {"step", "step_log"},
         {"engine", "checkpoint", "auto_classes"},
         {"model", "data", "metrics", "store_verification", "stop_signal", "run_lock"},
-        {"loss", "planning", "pretrained_model"},
+        {"loss", "planning", "pretrained_model", "gradient_reduction"},
         {"layer", "deepspeed_config", "weights"},
         {"parallel"},
         {"batch", "resume_contract", "schedule", "step_verdict", "json_lines"},
