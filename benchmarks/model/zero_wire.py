@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import tempfile
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -147,7 +146,7 @@ def count(cell: Cell, groups: ParallelGroups) -> dict[str, tuple[float, int]]:
 
 def in_autograd() -> bool:
     """Whether a backward pass is running in this thread."""
-    return bool(torch._C._current_graph_task_id() != -1)  # type: ignore[attr-defined]
+    return bool(torch._C._current_graph_task_id() != -1)
 
 
 def _step(engine: Any, recipe: Recipe, cell: Cell, phase: list[str] | None = None) -> None:
@@ -166,7 +165,7 @@ def _step(engine: Any, recipe: Recipe, cell: Cell, phase: list[str] | None = Non
 
 def by_phase(found: dict[str, tuple[float, int]]) -> dict[str, float]:
     """Bytes per parameter and step in each phase."""
-    totals: Counter[str] = Counter()
+    totals: dict[str, float] = dict.fromkeys(PHASES, 0.0)
     for kind, (size, _) in found.items():
         totals[kind.split()[-1]] += size
     return {phase: round(totals[phase], 2) for phase in PHASES}

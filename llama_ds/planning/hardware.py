@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llama_ds.model_config import require
 
 GIB = 2**30
 
@@ -97,3 +102,99 @@ CLUSTERS = {
     "h200-141gb": Cluster("h200-141gb", H200, nic_bandwidth=50e9),
 }
 """Nodes as NVIDIA's DGX: a port of 200 Gbit/s per A100, of 400 Gbit/s per H100 and H200."""
+
+
+def read_cluster(path: Path) -> Cluster:
+    """A cluster from a JSON file; ValueError where it is not as follows.
+
+    `{"gpu": "h100-80gb", "nic_gbit_per_second": 200, "gpus_per_node": 4}`: a GPU of `CLUSTERS` by
+    the cluster's name, and any of `name`, `nic_gbit_per_second` (per GPU), `gpus_per_node`,
+    `nvlink_gb_per_second` (bus bandwidth of collectives), `memory_gib`, `memory_gb_per_second`,
+    `peak_tflops` (dense bf16), `watts` and `matmul_efficiency` in place of that cluster's.
+    """
+    found = _read_object(path)
+    base = CLUSTERS.get(str(found.pop("gpu", "")))
+    require(base is not None, f"{path}: gpu must be one of {', '.join(CLUSTERS)}")
+    assert base is not None, "just checked"
+    gpu, name = base.gpu, str(found.pop("name", path.stem))
+    gpus_per_node = _number(found, "gpus_per_node", base.gpus_per_node, path)
+    require(gpus_per_node == int(gpus_per_node), f"{path}: gpus_per_node must be a whole number")
+    cluster = Cluster(
+        name=name,
+        gpu=replace(
+            gpu,
+            peak_flops=_number(found, "peak_tflops", gpu.peak_flops / 1e12, path) * 1e12,
+            memory_bandwidth=_number(
+                found, "memory_gb_per_second", gpu.memory_bandwidth / 1e9, path
+            )
+            * 1e9,
+            memory_bytes=int(_number(found, "memory_gib", gpu.memory_bytes / GIB, path) * GIB),
+            nvlink_bandwidth=_number(
+                found, "nvlink_gb_per_second", gpu.nvlink_bandwidth / 1e9, path
+            )
+            * 1e9,
+            watts=_number(found, "watts", gpu.watts, path),
+            matmul_efficiency=_number(found, "matmul_efficiency", gpu.matmul_efficiency, path),
+        ),
+        nic_bandwidth=_number(found, "nic_gbit_per_second", base.nic_bandwidth * 8e-9, path) / 8e-9,
+        gpus_per_node=int(gpus_per_node),
+    )
+    require(not found, f"{path}: unknown key {next(iter(found), '')}")
+    return cluster
+
+
+LARGE_MATMUL_SHARE = 0.86
+"""In-step matmul efficiency over that of one large matmul alone: 0.743 over about 0.865 on an A100,
+0.625 over about 0.73 on an H100."""
+COPY_SHARE = 0.85
+"""A large copy's bandwidth over the data sheet's."""
+
+
+def calibrated(cluster: Cluster, path: Path) -> Cluster:
+    """`cluster` with the ceilings that `benchmarks/gpu.sh` measured, from its JSON file.
+
+    Large matmuls and copies are scaled to what a step reaches of them; attention is as measured.
+    ValueError where the file has no ceilings.
+    """
+    found = _read_object(path)
+    ceilings, gpu = found.get("ceilings"), cluster.gpu
+    measured = ceilings if isinstance(ceilings, dict) else {}
+    require(
+        "matmul_tflops" in measured and "copy_gb_per_second" in measured,
+        f"{path} has no ceilings with matmul_tflops and copy_gb_per_second: it must be a result of "
+        "benchmarks/gpu.sh",
+    )
+    matmul = _number(measured, "matmul_tflops", None, path) * 1e12
+    copy = _number(measured, "copy_gb_per_second", None, path) * 1e9
+    attention = dict(gpu.attention)
+    length = found.get("sequence_length")
+    for kernel in found.get("kernels") or ():
+        if kernel.get("kernel") in attention and kernel.get("tflops") and length:
+            before = attention[kernel["kernel"]]
+            factor = kernel["tflops"] * 1e12 / before.at(length)
+            attention[kernel["kernel"]] = replace(before, limit=before.limit * factor)
+    return replace(
+        cluster,
+        gpu=replace(
+            gpu,
+            matmul_efficiency=LARGE_MATMUL_SHARE * matmul / gpu.peak_flops,
+            memory_bandwidth=copy / COPY_SHARE,
+            attention=attention,
+        ),
+    )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from None
+    require(isinstance(found, dict), f"{path} must hold a JSON object")
+    return dict(found)
+
+
+def _number(found: dict[str, Any], key: str, default: float | None, path: Path) -> float:
+    value = found.pop(key, default)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    require(is_number and value > 0, f"{path}: {key} ({value}) must be a positive number")
+    return float(value)
