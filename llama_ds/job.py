@@ -26,6 +26,7 @@ from llama_ds.deepspeed_config import deepspeed_config, merge_overrides
 from llama_ds.engine import TORCH_DTYPE, build_model, open_engine
 from llama_ds.metrics import MetricsLog, Throughput, peak_tflops
 from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.planning.prediction import predicted_seconds
 from llama_ds.resume_contract import describe, history_entry, run_identity
 from llama_ds.schedule import learning_rate
 from llama_ds.step import UpdateGate
@@ -116,13 +117,22 @@ def build_job(
         data=data,
         held_out=held_out,
         saver=saver,
-        throughput=Throughput(recipe, dist.get_world_size(), peak),
+        throughput=Throughput(
+            recipe, dist.get_world_size(), peak, _predicted_seconds(recipe, device)
+        ),
         verification=verification,
         gate=UpdateGate(engine, _judge(recipe, device, resumed)),
         log=log,
         step_log=step_log,
     )
     return job, resumed.step
+
+
+def _predicted_seconds(recipe: Recipe, device: torch.device) -> float | None:
+    """Of a step, on GPUs that the plan knows."""
+    if device.type != "cuda":
+        return None
+    return predicted_seconds(recipe, dist.get_world_size(), torch.cuda.get_device_name(device))
 
 
 def _plan_behind(resumed: Resumed, plan: BatchPlan, recipe: Recipe) -> BatchPlan:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llama_ds.batch import BatchPlan, batch_plan
 from llama_ds.config import Recipe
 from llama_ds.parallel.layout import layout_of
-from llama_ds.planning.hardware import Cluster
+from llama_ds.planning.hardware import CLUSTERS, Cluster
 from llama_ds.planning.memory import rank_parameters
 from llama_ds.planning.step_time import StepTime, Workload, predict
 from llama_ds.planning.traffic import zero_traffic
@@ -121,3 +121,12 @@ def predict_recipe(recipe: Recipe, world_size: int, cluster: Cluster) -> Predict
         data_loading=max(0.0, loading - step.total),
         checkpoint=snapshot / recipe.checkpoint.every_steps,
     )
+
+
+def predicted_seconds(recipe: Recipe, world_size: int, device_name: str) -> float | None:
+    """Of a step on nodes of 8 such GPUs, as CUDA names them; None where nothing is predicted."""
+    for cluster in CLUSTERS.values():
+        if cluster.gpu.name.partition("-")[0] in device_name:
+            found = predict_recipe(recipe, world_size, cluster)
+            return None if found is None else found.seconds
+    return None

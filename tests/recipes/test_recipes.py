@@ -212,7 +212,7 @@ def test_plan_states_the_host_memory_of_checkpoints() -> None:
 @pytest.mark.parametrize(
     ("recipe", "world_size", "numbers"),
     [
-        (build("llama_7b"), 300, ["2048 sequences", "1200 sequences"]),
+        (build("llama_7b"), 300, ["2048 sequences", "2400 sequences"]),
         (changed(build("llama_65b"), micro_batch_size=4), 8192, ["2048 sequ", "4096 sequ"]),
         (build("llama_65b"), 2044, ["2044", "parallel.tp (8)"]),
         (
@@ -220,7 +220,7 @@ def test_plan_states_the_host_memory_of_checkpoints() -> None:
             256,
             ["82.4 GiB", "79 GiB"],
         ),
-        (build("llama_65b"), 32, ["87.7 GiB", "79 GiB"]),
+        (build("llama_65b"), 16, ["102.7 GiB", "79 GiB"]),
         (build("llama_7b"), 0, ["world size (0)"]),
     ],
 )
