@@ -55,7 +55,8 @@ def deepspeed_config(recipe: Recipe, plan: BatchPlan, device_type: str) -> dict[
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,
         # Without the check a norm that is not finite can be reported as 1 and applied.
-        "bf16": {"enabled": bf16, "check_grad_overflow": True},
+        # At stage 1 a micro-batch's bf16 gradient is freed once it is added to the fp32 sum.
+        "bf16": {"enabled": bf16, "check_grad_overflow": True, "immediate_grad_update": True},
         "fp16": {"enabled": False},
         # Gradients are reduced in fp32: bf16 has 8 bits of mantissa, the sum thousands of terms.
         "communication_data_type": "fp32",
@@ -98,6 +99,8 @@ def _zero(recipe: Recipe, device_type: str) -> dict[str, Any]:
         "overlap_comm": device_type == "cuda" and zero.stage > 0,
         "contiguous_gradients": True,
         "reduce_scatter": True,
+        # Reduced to the rank that owns it: an all-reduce to all would be twice the bytes.
+        "use_multi_rank_bucket_allreduce": False,
         "reduce_bucket_size": zero.reduce_bucket_elements,
         "allgather_partitions": True,
         "allgather_bucket_size": zero.reduce_bucket_elements,

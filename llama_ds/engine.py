@@ -20,6 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from data_pipeline.tokens.store import TokenStore
 from llama_ds import weights
 from llama_ds.config import Recipe
+from llama_ds.gradient_reduction import reduce_scatter_gradients
 from llama_ds.hf_config import carried_config, hf_config
 from llama_ds.layer.modules import LlamaDecoderLayer
 from llama_ds.layer.options import LayerOptions
@@ -175,6 +176,8 @@ def build_engine(
     )
     if recipe.zero.stage == 0 and recipe.train.dtype == "bf16":
         _undo_step_at_start(engine)
+    if recipe.zero.stage == 1 and recipe.train.dtype == "bf16" and groups.num_replicas > 1:
+        reduce_scatter_gradients(engine, groups)
     return engine
 
 

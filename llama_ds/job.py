@@ -27,6 +27,7 @@ from llama_ds.engine import TORCH_DTYPE, build_model, open_engine
 from llama_ds.hang_watch import HangWatch
 from llama_ds.metrics import MetricsLog, Throughput, peak_tflops
 from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.planning.prediction import predicted_seconds
 from llama_ds.resume_contract import describe, history_entry, run_identity
 from llama_ds.rewind import rewind
 from llama_ds.run_events import RunEvents
@@ -121,7 +122,9 @@ def build_job(
         data=data,
         held_out=held_out,
         saver=saver,
-        throughput=Throughput(recipe, dist.get_world_size(), peak),
+        throughput=Throughput(
+            recipe, dist.get_world_size(), peak, _predicted_seconds(recipe, device)
+        ),
         verification=verification,
         gate=UpdateGate(engine, _judge(recipe, device, resumed, withheld)),
         watch=HangWatch(engine, recipe.run_dir, recipe.train.hang_timeout_seconds),
@@ -138,6 +141,13 @@ def _open_data(recipe: Recipe, store: TokenStore) -> tuple[TrainingData, HeldOut
     data = TrainingData(store, recipe.data, length, recipe.train.seed)
     masking = recipe.data.document_masking
     return data, HeldOutData(store, length, recipe.train.eval_rows, document_masking=masking)
+
+
+def _predicted_seconds(recipe: Recipe, device: torch.device) -> float | None:
+    """Of a step, on GPUs that the plan knows."""
+    if device.type != "cuda":
+        return None
+    return predicted_seconds(recipe, dist.get_world_size(), torch.cuda.get_device_name(device))
 
 
 def _plan_behind(resumed: Resumed, plan: BatchPlan, recipe: Recipe) -> BatchPlan:

@@ -83,7 +83,11 @@ def _synchronize(device: torch.device) -> None:
 class Throughput:
     """Tokens/s, tokens/s per device and MFU from seconds per step."""
 
-    def __init__(self, recipe: Recipe, world_size: int, peak: float) -> None:
+    def __init__(
+        self, recipe: Recipe, world_size: int, peak: float, predicted: float | None = None
+    ) -> None:
+        """`predicted` are seconds per step, which each record then has beside the measured ones."""
+        self.predicted = predicted
         length = recipe.train.sequence_length
         self.tokens_per_step = recipe.train.tokens_per_step
         self.world_size = world_size
@@ -94,8 +98,10 @@ class Throughput:
     def of(self, seconds_per_step: float) -> dict[str, float]:
         tokens_per_second = self.tokens_per_step / seconds_per_step
         per_device = tokens_per_second / self.world_size
+        predicted = {} if self.predicted is None else {"predicted_seconds": self.predicted}
         return {
             "seconds_per_step": seconds_per_step,
+            **predicted,
             "tokens_per_second": tokens_per_second,
             "tokens_per_second_per_device": per_device,
             "mfu_noncausal": per_device * self.flops_noncausal / self.peak_flops,

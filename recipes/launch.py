@@ -31,12 +31,7 @@ from llama_ds.parallel.layout import layout_of
 from recipes.command_line import bad_input, end_on_interrupt
 from recipes.config_file import expand_config
 from recipes.init_from import following, require_followed
-from recipes.llama import (
-    DEVICE_BYTES,
-    PAPER_TOKENS_PER_SECOND,
-    Cluster,
-    intended_world_size,
-)
+from recipes.llama import PAPER_TOKENS_PER_SECOND, Cluster, intended_world_size
 from recipes.process_tree import end_with_launchers
 from recipes.scheduler import rank_variables
 
@@ -51,13 +46,20 @@ class Launch:
     cluster: Cluster
     """GPU type; selects the recipe's parallelism, micro-batch size and save policy."""
     dry_run: bool = False
-    """Print the plan (batch, process groups, memory, DeepSpeed JSON) and exit; needs no GPU, data
-    or weights."""
+    """Print the plan (batch, process groups, memory, predicted speed and cost, DeepSpeed JSON) and
+    exit; needs no GPU, data or weights."""
     world_size: int | None = None
     """Number of ranks to plan for in a dry run; by default the recipe's intended number."""
     config: Path | None = None
     """JSON or YAML file with fields of the recipe, such as a run's recipe.json; options on the
     command line win."""
+    cluster_file: Path | None = None
+    """JSON file of your own cluster, to plan for: gpu (a name of --cluster), nic_gbit_per_second,
+    gpus_per_node and others (`llama_ds/planning/hardware.py`)."""
+    calibrate: Path | None = None
+    """JSON result of benchmarks/gpu.sh: plan with the ceilings measured there."""
+    price_per_gpu_hour: float | None = None
+    """In a dry run, also print the price of the run."""
     deepspeed_json: Path | None = None
     """JSON file with DeepSpeed keys to merge over the generated configuration."""
     local_rank: Annotated[int | None, tyro.conf.arg(help_behavior_hint="set by the launcher")] = (
@@ -256,17 +258,20 @@ def _plan(launch: Launch) -> int:
     if os.environ.get("RANK", "0") != "0":
         return 0
     from llama_ds.planning import dry_run
+    from llama_ds.planning.search import cluster_of
 
     recipe = launch.recipe
     world_size = launch.world_size or intended_world_size(recipe, launch.cluster)
     config = deepspeed_config(recipe, _batch_plan(recipe, world_size), "cuda")
     if launch.deepspeed_json is not None:
         config = merge_overrides(config, read_overrides(launch.deepspeed_json))
+    cluster = str(launch.cluster_file or launch.cluster)
     plan = dry_run.plan_text(
         recipe,
         world_size,
-        dry_run.DeviceType(launch.cluster, DEVICE_BYTES[launch.cluster]),
+        cluster_of(cluster, launch.calibrate),
         config,
+        price_per_gpu_hour=launch.price_per_gpu_hour,
         paper_tokens_per_second=PAPER_TOKENS_PER_SECOND.get(recipe.name),
     )
     print(plan)

@@ -48,13 +48,6 @@ PAPER_TOKENS_PER_SECOND = {
 }
 """Tokens per second per A100-80GB. 65B: stated in the paper (section 2.4). The others follow from
 its GPU-hours (table 15) and training tokens."""
-DEVICE_BYTES: dict[Cluster, int] = {
-    "a100-80gb": 79 * 2**30,
-    "h100-80gb": 79 * 2**30,
-    "h200-141gb": 139 * 2**30,
-}
-"""What torch reports as the device's total memory, rounded down: less than the name says, because
-the driver and error correction reserve a part."""
 
 
 @dataclass(frozen=True)
@@ -68,35 +61,40 @@ class Placement:
     save_policy: SavePolicyName
 
 
-# Chosen by estimates of memory and communication volume, not yet by measurement.
-# 7B and 13B: every GPU holds all weights (ZeRO-2), and no matmul is recomputed; the micro-batch is
-# the largest that then fits into memory.
-# 33B and 65B: a GPU cannot hold the weights with their gradients. They are sharded over the GPUs of
-# a node (tensor parallelism with Megatron's sequence parallelism), whose links are fast; 33B by 4,
-# which divides its 52 heads. Between nodes ZeRO-1 then reduces each gradient once per step, where
-# ZeRO-3 would all-gather all weights for each pass over a micro-batch. Beside fp32 gradients, 80 GB
-# do not hold the MLP's wide activations, whose two matmuls are recomputed.
+# Found by `python -m llama_ds.planning.search`, which predicts the speed of every layout that fits:
+# predictions, not measurements. Each is within 5 % of the fastest (`tests/recipes`); of those close
+# to it the one with the lower ZeRO stage, the smaller tp and more free memory. All save the outputs
+# of linear layers as the paper does: no matmul is recomputed, and saving everything would be 1 to
+# 2 % faster for twice the memory.
+# 7B: every GPU holds all weights (ZeRO-2), which leaves no communication in the forward pass.
+# 13B: tp 2 allows micro-batches twice as large for the same activations per GPU. ZeRO gathers or
+# reduces half as many bytes, once per micro-batch, under twice the computation; tp's own
+# collectives run over NVLink and under matmuls.
+# 33B by 4, which divides its 52 heads, and 65B by 8 for the same reasons. With ZeRO-3 a whole batch
+# of a GPU fits into one micro-batch, so that weights are gathered and gradients reduced once per
+# step, under computation; ZeRO-1 would send as much after the last backward pass, with nothing
+# computed meanwhile (a third of the step at 65B).
 # Fewer of the faster GPUs are used, so that each has more rows per step.
 PLACEMENTS: dict[str, dict[Cluster, Placement]] = {
     "llama_7b": {
-        "a100-80gb": Placement(256, 1, 2, 4, "linear_outputs"),
-        "h100-80gb": Placement(128, 1, 2, 4, "linear_outputs"),
-        "h200-141gb": Placement(128, 1, 2, 8, "linear_outputs"),
+        "a100-80gb": Placement(256, 1, 2, 8, "linear_outputs"),
+        "h100-80gb": Placement(128, 1, 2, 8, "linear_outputs"),
+        "h200-141gb": Placement(128, 1, 2, 16, "linear_outputs"),
     },
     "llama_13b": {
-        "a100-80gb": Placement(512, 1, 2, 2, "linear_outputs"),
-        "h100-80gb": Placement(256, 1, 2, 2, "linear_outputs"),
-        "h200-141gb": Placement(256, 1, 2, 4, "linear_outputs"),
+        "a100-80gb": Placement(512, 2, 3, 8, "linear_outputs"),
+        "h100-80gb": Placement(256, 2, 2, 8, "linear_outputs"),
+        "h200-141gb": Placement(256, 2, 3, 16, "linear_outputs"),
     },
     "llama_33b": {
-        "a100-80gb": Placement(1024, 4, 1, 1, "no_mlp"),
-        "h100-80gb": Placement(512, 4, 1, 1, "no_mlp"),
-        "h200-141gb": Placement(512, 4, 1, 4, "linear_outputs"),
+        "a100-80gb": Placement(1024, 4, 3, 8, "linear_outputs"),
+        "h100-80gb": Placement(512, 4, 2, 8, "linear_outputs"),
+        "h200-141gb": Placement(512, 4, 3, 16, "linear_outputs"),
     },
     "llama_65b": {
-        "a100-80gb": Placement(2048, 8, 1, 1, "no_mlp"),
-        "h100-80gb": Placement(1024, 8, 1, 1, "no_mlp"),
-        "h200-141gb": Placement(512, 8, 1, 4, "linear_outputs"),
+        "a100-80gb": Placement(2048, 8, 3, 8, "linear_outputs"),
+        "h100-80gb": Placement(1024, 8, 3, 16, "linear_outputs"),
+        "h200-141gb": Placement(512, 8, 3, 16, "linear_outputs"),
     },
 }
 

@@ -26,7 +26,8 @@ from benchmarks.model.steppers import TorchStepper
 from data_pipeline.tokens.store import TokenStore
 from llama_ds.config import Recipe
 from llama_ds.data import HeldOutData, TrainingData
-from llama_ds.model import LlamaForCausalLM, hf_config
+from llama_ds.hf_config import hf_config
+from llama_ds.model import LlamaForCausalLM
 from llama_ds.schedule import learning_rate
 from recipes.llama import llama_tiny
 from recipes.quickstart import Quickstart, TokenizerOptions, build_store, held_out_prompt
@@ -130,9 +131,9 @@ class Trial:
     @torch.no_grad()
     def bits_per_byte(self) -> float:
         """Of all held-out text."""
-        self.model.eval()
+        self.model.train(False)
         nats = 0.0
-        for batch in self.held_out.micro_batches(0, 1, 16):
+        for _, batch in self.held_out.micro_batches(0, 1, 16):
             outputs = self.model(
                 input_ids=batch.input_ids_BS,
                 shift_labels=batch.labels_BS,
@@ -151,7 +152,9 @@ class Trial:
         inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
         torch.manual_seed(0)
         how = {"do_sample": True, "temperature": 0.7, "top_p": 0.95, "max_new_tokens": 160}
-        ids = self.model.eval().generate(**inputs, **how, pad_token_id=tokenizer.eos_token_id)[0]
+        ids = self.model.train(False).generate(
+            **inputs, **how, pad_token_id=tokenizer.eos_token_id
+        )[0]
         text: str = tokenizer.decode(ids, skip_special_tokens=True)
         return text
 

@@ -1,4 +1,4 @@
-"""Dry run: a recipe with its batch, process groups, memory and DeepSpeed JSON, as text.
+"""Dry run: a recipe with its batch, process groups, memory, speed and DeepSpeed JSON, as text.
 
 Needs no GPU, no data and no weights. The process groups are built on torch's fake process group,
 which has any number of ranks in one process and sends nothing.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
@@ -18,33 +17,38 @@ from llama_ds.batch import BatchPlan, batch_plan
 from llama_ds.config import Recipe
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.layout import Layout, layout_of
+from llama_ds.planning.hardware import GIB, Cluster
 from llama_ds.planning.memory import (
+    USABLE_SHARE,
     MemoryEstimate,
     checkpoint_host_bytes,
     estimate_memory,
     host_bytes,
 )
+from llama_ds.planning.speed_report import speed_lines
 
-GIB = 2**30
-
-
-@dataclass(frozen=True)
-class DeviceType:
-    """The GPUs that a run is planned for."""
-
-    name: str
-    memory_bytes: int
+UNCOUNTED_ZERO_KEYS = (
+    "offload_optimizer",
+    "offload_param",
+    "zenflow",
+    "zero_hpz_partition_size",
+    "zero_quantized_weights",
+    "zero_quantized_gradients",
+    "mics_shard_size",
+)
+UNCOUNTED_KEYS = ("compile", "compression_training", "torch_autocast", "curriculum_learning")
 
 
 def plan_text(
     recipe: Recipe,
     world_size: int,
-    device: DeviceType,
+    cluster: Cluster,
     deepspeed_json: dict[str, Any],
     *,
+    price_per_gpu_hour: float | None = None,
     paper_tokens_per_second: int | None = None,
 ) -> str:
-    """The plan of `world_size` ranks; with the paper's tokens/s per GPU, also the run's days.
+    """The plan of `world_size` ranks; the paper's tokens/s per GPU are printed beside its speed.
 
     ValueError for a batch that does not divide, or where device memory does not suffice.
     """
@@ -52,18 +56,23 @@ def plan_text(
     layout = layout_of(world_size, tp_size=tp, sp_size=sp)
     batch = batch_plan(recipe, layout.dp_size)
     memory = estimate_memory(recipe, layout.dp_size)
-    check_memory(memory, recipe, device)
-    batch_lines = _batch_lines(batch)
-    if paper_tokens_per_second is not None:
-        batch_lines.append(_days_line(batch, world_size, paper_tokens_per_second))
+    check_memory(memory, recipe, cluster)
     sections = {
         "Parameters": _parameter_lines(recipe),
-        "Batch": batch_lines,
+        "Batch": _batch_lines(batch),
         "Parallel groups": check_groups(world_size, tp_size=tp, sp_size=sp),
-        f"Memory per GPU ({device.name}), estimated": [
-            *_memory_lines(memory, device),
+        f"Memory per GPU ({cluster.gpu.name}), estimated": [
+            *_memory_lines(memory, cluster),
             *_host_memory_lines(host_bytes(recipe), checkpoint_host_bytes(recipe, batch.dp_size)),
+            *_uncounted_lines(deepspeed_json),
         ],
+        f"Speed on {world_size:,} GPUs ({cluster.name}), predicted, not measured": speed_lines(
+            recipe,
+            world_size,
+            cluster,
+            price_per_gpu_hour=price_per_gpu_hour,
+            paper_tokens_per_second=paper_tokens_per_second,
+        ),
     }
     lines = _recipe_lines(recipe)
     for title, section in sections.items():
@@ -71,14 +80,15 @@ def plan_text(
     return "\n".join([*lines, "", "DeepSpeed JSON", json.dumps(deepspeed_json, indent=2)])
 
 
-def check_memory(memory: MemoryEstimate, recipe: Recipe, device: DeviceType) -> None:
-    """ValueError where the estimate exceeds the device's memory."""
-    available = device.memory_bytes
-    if memory.total > available:
+def check_memory(memory: MemoryEstimate, recipe: Recipe, cluster: Cluster) -> None:
+    """ValueError where the estimate exceeds what it may take of the device's memory."""
+    available = cluster.gpu.memory_bytes
+    if memory.total > USABLE_SHARE * available:
         largest = max(memory.parts(), key=lambda part: memory.parts()[part])
         raise ValueError(
-            f"{recipe.name} needs about {memory.total / GIB:.1f} GiB per GPU, more than the "
-            f"{available / GIB:.0f} GiB of {device.name}; most of it is {largest} "
+            f"{recipe.name} needs about {memory.total / GIB:.1f} GiB per GPU, more than "
+            f"{USABLE_SHARE:.0%} of the {available / GIB:.0f} GiB of {cluster.gpu.name} (the rest "
+            f"is for fragments and NCCL's buffers); most of it is {largest} "
             f"({memory.parts()[largest] / GIB:.1f} GiB): {', or '.join(_ways_to_save(recipe))}"
         )
 
@@ -224,22 +234,21 @@ def _batch_lines(batch: BatchPlan) -> list[str]:
     ]
 
 
-def _days_line(batch: BatchPlan, world_size: int, paper_tokens_per_second: int) -> str:
-    tokens = batch.tokens_per_step * batch.num_steps
-    days = tokens / (paper_tokens_per_second * world_size) / 86_400
-    return (
-        f"{days:.1f} days at the paper's {paper_tokens_per_second:,} tokens/s per GPU (on "
-        "A100-80GB; not a measurement of this program)"
-    )
-
-
-def _memory_lines(memory: MemoryEstimate, device: DeviceType) -> list[str]:
-    share = memory.total / device.memory_bytes
+def _memory_lines(memory: MemoryEstimate, cluster: Cluster) -> list[str]:
+    available = cluster.gpu.memory_bytes
     return [
         *(f"{name:<22} {size / GIB:8.2f} GiB" for name, size in memory.parts().items()),
-        f"{'total':<22} {memory.total / GIB:8.2f} GiB of {device.memory_bytes / GIB:.0f} GiB "
-        f"({share:.0%}); fragmentation and NCCL's buffers come on top",
+        f"{'total':<22} {memory.total / GIB:8.2f} GiB of {available / GIB:.0f} GiB "
+        f"({memory.total / available:.0%}); fragmentation and NCCL's buffers come on top",
     ]
+
+
+def _uncounted_lines(deepspeed_json: dict[str, Any]) -> list[str]:
+    """Keys of `--deepspeed-json` that change memory or speed, and that no estimate knows."""
+    zero = deepspeed_json.get("zero_optimization", {})
+    names = [f"zero_optimization.{name}" for name in UNCOUNTED_ZERO_KEYS if zero.get(name)]
+    names += [name for name in UNCOUNTED_KEYS if deepspeed_json.get(name)]
+    return [f"not counted, in memory and speed: {', '.join(names)}"] if names else []
 
 
 def _host_memory_lines(offloaded: int, checkpoint: int) -> list[str]:

@@ -22,6 +22,12 @@ from llama_ds.save_policy import PRESETS, SavePolicy
 ZERO3_LIVE_ELEMENTS = 1_000_000_000
 """Parameters that ZeRO-3 keeps all-gathered at once (DeepSpeed's stage3_max_live_parameters)."""
 
+STAGE_0_BUCKET = 500_000_000
+"""Elements per all-reduce of stage 0 (DeepSpeed's MEMORY_OPT_ALLREDUCE_SIZE), not a setting."""
+USABLE_SHARE = 0.93
+"""Share of the device's memory that an estimate may take: fragments, the CUDA context and NCCL's
+buffers need the rest."""
+
 
 @dataclass(frozen=True)
 class MemoryEstimate:
@@ -61,7 +67,7 @@ def estimate_memory(recipe: Recipe, dp_size: int) -> MemoryEstimate:
         weights=round(num_parameters * weight_bytes),
         gradients=round(num_parameters * gradient_bytes),
         optimizer_states=round(num_parameters * optimizer_bytes),
-        buffers=_buffer_bytes(recipe),
+        buffers=_buffer_bytes(recipe, replicas),
         activations=_activation_bytes(recipe),
         loss=_loss_bytes(recipe),
     )
@@ -93,12 +99,13 @@ def state_bytes_per_parameter(recipe: Recipe, replicas: int) -> tuple[float, flo
 
     - optimizer states: 12, an fp32 master copy of the weight and Adam's two moments. Without ZeRO
       an fp32 weight is its own master, which leaves 8; ZeRO's flat partition is always a copy.
-    - gradients: 4, accumulated in fp32. Where they are not partitioned, bf16 adds the 2 bytes of
-      the micro-batch's own gradient; partitioned, that lives in the communication buffers.
+    - gradients: 4, accumulated in fp32. At stage 0 bf16 adds the 2 bytes of the micro-batch's own
+      gradient. Stage 1 frees that once it is added (`bf16.immediate_grad_update`), and at stages 2
+      and 3 it lives in the communication buffers.
     """
     stage, bf16 = recipe.zero.stage, recipe.train.dtype == "bf16"
     weights = 2.0 if bf16 else 4.0
-    gradients = 6.0 if bf16 and stage < 2 else 4.0
+    gradients = 6.0 if bf16 and stage == 0 else 4.0
     optimizer = 8.0 if stage == 0 and not bf16 else 12.0
     if stage >= 1:
         optimizer /= replicas
@@ -109,19 +116,24 @@ def state_bytes_per_parameter(recipe: Recipe, replicas: int) -> tuple[float, flo
     return weights, gradients, optimizer
 
 
-def _buffer_bytes(recipe: Recipe) -> int:
+def _buffer_bytes(recipe: Recipe, replicas: int) -> int:
     """Buckets in which gradients are reduced, and weights that ZeRO-3 all-gathers.
 
-    Stage 2 fills one bucket while the other is reduced in fp32; stage 3 has one bucket.
+    DeepSpeed allocates a stage's whole bucket, also where the model is smaller. Stage 2, and stage
+    1 in fp32, fill one while the other is reduced in fp32; stage 3 has one bucket in fp32. Stage 0
+    copies gradients into a bucket of `STAGE_0_BUCKET`, and that into fp32. Stage 1 in bf16
+    reduce-scatters the sums in place, into a partition (`gradient_reduction.py`).
     """
-    width, num_parameters = _width(recipe), rank_parameters(recipe)
-    bucket = min(recipe.zero.reduce_bucket_elements, num_parameters)
-    if recipe.zero.stage == 2:
-        return bucket * (2 * width + 4)
-    if recipe.zero.stage == 3:
+    width, num_parameters, stage = _width(recipe), rank_parameters(recipe), recipe.zero.stage
+    bucket = recipe.zero.reduce_bucket_elements
+    if stage == 3:
         return bucket * (width + 4) + min(ZERO3_LIVE_ELEMENTS, num_parameters) * width
-    # Stages 0 and 1 reduce the gradients in place, one fp32 bucket at a time.
-    return bucket * 4
+    reduced = min(bucket, num_parameters) * 4
+    if stage == 2 or (stage == 1 and width == 4):
+        return bucket * 2 * width + reduced
+    if stage == 1:
+        return num_parameters * 4 // replicas
+    return min(STAGE_0_BUCKET, num_parameters) * (width + 4 if width < 4 else width)
 
 
 def _activation_bytes(recipe: Recipe) -> int:

@@ -1,4 +1,4 @@
-"""Communication volume of one decoder layer and micro-batch: bytes that a rank sends.
+"""Communication volume: bytes that a rank sends, for a decoder layer and for ZeRO.
 
 `docs/parallelism.md` shows the regions. Each collective counts with the lower bound of its
 communication volume over r ranks: (r - 1) / r of the tensor for all-gather, reduce-scatter and
@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+from llama_ds.config import Dtype
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel_config import ParallelConfig
 from llama_ds.save_policy import SavePolicy
@@ -83,3 +84,40 @@ def _part(collective: str, size: int, ranks: int) -> Sent:
 def _sum(size: int, ranks: int) -> Sent:
     """All-reduce of a tensor of `size` bytes."""
     return +Counter({"all_reduce": 2 * (ranks - 1) * size // ranks})
+
+
+@dataclass(frozen=True)
+class ShardingTraffic:
+    """Bytes per parameter of a rank's shard that it sends for data parallelism, by when it does.
+
+    Times (N - 1) / N over N ranks: an all-gather or reduce-scatter in bf16 counts 2, a
+    reduce-scatter in fp32 4, an all-reduce in fp32 8.
+    """
+
+    forward: float = 0.0
+    """Per micro-batch, under the forward pass."""
+    backward: float = 0.0
+    first_forward: float = 0.0
+    """Once per step, under the first micro-batch."""
+    last_backward: float = 0.0
+    step: float = 0.0
+    """Once per step, with nothing computed meanwhile."""
+    shards_optimizer: bool = True
+
+
+def zero_traffic(stage: int, dtype: Dtype) -> ShardingTraffic:
+    """Of a ZeRO stage of this project on DeepSpeed 0.19, as `benchmarks/model/zero_wire.py` counts.
+
+    Gradients are reduced in fp32: all-reduced at stage 0, reduce-scattered or reduced to their
+    owners at the others, after the last micro-batch's backward pass (stages 0 and 1) or under
+    every micro-batch's (2 and 3). Updated weights are all-gathered at stages 1 and 2, weights at
+    stage 3 for each pass.
+    """
+    weights = 2.0 if dtype == "bf16" else 4.0
+    if stage == 0:
+        return ShardingTraffic(step=8, shards_optimizer=False)
+    if stage == 1:
+        return ShardingTraffic(step=4 + weights)
+    if stage == 2:
+        return ShardingTraffic(backward=4, step=weights)
+    return ShardingTraffic(forward=weights, backward=weights + 4)

@@ -29,7 +29,7 @@ FLOORS = {
             "stop_signal",
             "run_lock",
         },
-        {"loss", "held_out_loss", "planning", "pretrained_model"},
+        {"loss", "held_out_loss", "planning", "pretrained_model", "gradient_reduction"},
         {"layer", "deepspeed_config", "weights", "hf_config"},
         {"parallel"},
         {"batch", "resume_contract", "schedule", "step_verdict", "json_lines"},

@@ -239,7 +239,9 @@ def test_the_quickstart_goes_from_text_to_a_stock_model_and_reuses_its_stages(
     assert shown is not None
     held_out = load_from_disk(str(out / "store" / "text" / "validation"))
     tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
-    assert tokenizer.decode(held_out[0]["input_ids"][1:]).startswith(shown[1])
+    text = tokenizer.decode(held_out[0]["input_ids"][1:])
+    assert isinstance(text, str)
+    assert text.startswith(shown[1])
     bits = re.search(r"(\d+\.\d\d) and (\d+\.\d\d) bits per byte of text", sample)
     assert bits is not None
     assert 0 < float(bits[2]) < float(bits[1])

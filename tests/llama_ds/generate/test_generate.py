@@ -104,7 +104,7 @@ def test_options_of_drawing_are_stocks(
 def test_without_a_seed_texts_differ_and_the_seed_is_told(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [model, "--prompt", PROMPT, "--do-sample", *NEW]
+    command: list[str | Path] = [model, "--prompt", PROMPT, "--do-sample", *NEW]
     out, err = written(capsys, *command)
     seed = err.split("seed ")[1].split()[0]
     assert written(capsys, *command, "--seed", seed)[0] == out
@@ -158,7 +158,10 @@ def test_a_prompt_from_a_file(
     data = f"{PROMPT}\r\n".encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     (tmp_path / "prompt.txt").write_bytes(data)
-    options = {"file": ["--prompt-file", tmp_path / "prompt.txt"], "-": ["--prompt-file", "-"]}
+    options: dict[str, list[str | Path]] = {
+        "file": ["--prompt-file", tmp_path / "prompt.txt"],
+        "-": ["--prompt-file", "-"],
+    }
     out, _ = written(capsys, model, *options.get(place, []), "--greedy", *NEW)
     assert out == stock_text(model, PROMPT, max_new_tokens=12) + "\n"
 

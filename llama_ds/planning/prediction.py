@@ -1,0 +1,132 @@
+"""A recipe's speed on a cluster: seconds of a step by term, tokens/s, MFU, and the run's cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llama_ds.batch import BatchPlan, batch_plan
+from llama_ds.config import Recipe
+from llama_ds.parallel.layout import layout_of
+from llama_ds.planning.hardware import CLUSTERS, Cluster
+from llama_ds.planning.memory import rank_parameters
+from llama_ds.planning.step_time import StepTime, Workload, predict
+from llama_ds.planning.traffic import zero_traffic
+
+BAND = 0.15
+"""Nine in ten published speeds lie within this share of the prediction (`check.py`, whose test
+asserts it)."""
+PUE = 1.1
+"""Power usage effectiveness of a data center, as the paper assumes (table 15)."""
+CARBON_PER_KWH = 0.385
+"""kg of CO2 equivalent per kWh, the US average that the paper takes (table 15)."""
+HOST_COPY = 20e9
+"""Bytes/s of a copy to pinned host memory, PCIe 4.0 x16 less its overhead."""
+HOST_TOKENS = 2e6
+"""Tokens/s per rank that the data loader prepares, in the background: of a local disk."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of a recipe on `world_size` GPUs of a cluster."""
+
+    workload: Workload
+    cluster: Cluster
+    batch: BatchPlan
+    step: StepTime
+    data_loading: float
+    """Seconds per step that training waits for batches: loaded while the step before runs."""
+    checkpoint: float
+    """Seconds per step that snapshots of checkpoints stop training, on average."""
+
+    @property
+    def seconds(self) -> float:
+        """Of a step, with all that stops training."""
+        return self.step.total + self.data_loading + self.checkpoint
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Per GPU."""
+        return self.batch.tokens_per_step / self.seconds / self.workload.world_size
+
+    def terms(self) -> dict[str, float]:
+        """Seconds by term, largest first."""
+        terms = self.step.terms() | {
+            "data loading": self.data_loading,
+            "checkpoint": self.checkpoint,
+        }
+        return dict(sorted(terms.items(), key=lambda item: -item[1]))
+
+    def mfu(self, *, causal: bool) -> float:
+        """Share of the peak that the model's FLOPs are (`ModelConfig.flops_per_token`)."""
+        flops = self.workload.flops_per_token(causal=causal)
+        return self.tokens_per_second * flops / self.cluster.gpu.peak_flops
+
+    @property
+    def days(self) -> float:
+        return self.batch.num_steps * self.seconds / 86_400
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.days * 24 * self.workload.world_size
+
+    @property
+    def kilowatt_hours(self) -> float:
+        """GPU-hours x the GPU's thermal design power x PUE (paper, section 6)."""
+        return self.gpu_hours * self.cluster.gpu.watts / 1e3 * PUE
+
+    @property
+    def carbon_tonnes(self) -> float:
+        """Tonnes of CO2 equivalent."""
+        return self.kilowatt_hours * CARBON_PER_KWH / 1e3
+
+
+def workload_of(recipe: Recipe, world_size: int) -> Workload:
+    """What a step of `recipe` computes; ValueError where ranks or batch do not divide."""
+    train, parallel = recipe.train, recipe.parallel
+    layout_of(world_size, tp_size=parallel.tp, sp_size=parallel.sp)
+    return Workload(
+        model=recipe.model,
+        sequence_length=train.sequence_length,
+        rows_per_step=train.tokens_per_step // train.sequence_length,
+        micro_batch_size=train.micro_batch_size,
+        world_size=world_size,
+        policy=train.resolved_save_policy,
+        sharding=zero_traffic(recipe.zero.stage, train.dtype),
+        parallel=parallel,
+        attention="cudnn" if train.attention == "cudnn" else "flash",
+        fused_elementwise=train.elementwise != "eager",
+        tp_overlapped=parallel.overlap != "off",
+        repeated_forwards=int(recipe.activation_checkpointing.number_checkpoints > 0),
+    )
+
+
+def predict_recipe(recipe: Recipe, world_size: int, cluster: Cluster) -> Prediction | None:
+    """The prediction; None in fp32, for which nothing is published to fit on.
+
+    ValueError where ranks or batch do not divide.
+    """
+    if recipe.train.dtype != "bf16":
+        return None
+    workload = workload_of(recipe, world_size)
+    batch = batch_plan(recipe, workload.dp_size)
+    step = predict(workload, cluster)
+    rows = batch.micro_batch_size * batch.grad_accum_steps
+    loading = rows * batch.sequence_length / HOST_TOKENS
+    snapshot = 12 * rank_parameters(recipe) / workload.sharding_ranks / HOST_COPY
+    return Prediction(
+        workload,
+        cluster,
+        batch,
+        step,
+        data_loading=max(0.0, loading - step.total),
+        checkpoint=snapshot / recipe.checkpoint.every_steps,
+    )
+
+
+def predicted_seconds(recipe: Recipe, world_size: int, device_name: str) -> float | None:
+    """Of a step on nodes of 8 such GPUs, as CUDA names them; None where nothing is predicted."""
+    for cluster in CLUSTERS.values():
+        if cluster.gpu.name.partition("-")[0] in device_name:
+            found = predict_recipe(recipe, world_size, cluster)
+            return None if found is None else found.seconds
+    return None
