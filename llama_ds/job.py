@@ -117,9 +117,7 @@ def build_job(
         data=data,
         held_out=held_out,
         saver=saver,
-        throughput=Throughput(
-            recipe, dist.get_world_size(), peak, _predicted_seconds(recipe, device)
-        ),
+        throughput=_throughput(recipe, device, peak),
         verification=verification,
         gate=UpdateGate(engine, _judge(recipe, device, resumed)),
         log=log,
@@ -128,11 +126,12 @@ def build_job(
     return job, resumed.step
 
 
-def _predicted_seconds(recipe: Recipe, device: torch.device) -> float | None:
-    """Of a step, on GPUs that the plan knows."""
-    if device.type != "cuda":
-        return None
-    return predicted_seconds(recipe, dist.get_world_size(), torch.cuda.get_device_name(device))
+def _throughput(recipe: Recipe, device: torch.device, peak: float) -> Throughput:
+    """With the predicted seconds of a step, on GPUs that the plan knows."""
+    world_size, predicted = dist.get_world_size(), None
+    if device.type == "cuda":
+        predicted = predicted_seconds(recipe, world_size, torch.cuda.get_device_name(device))
+    return Throughput(recipe, world_size, peak, predicted)
 
 
 def _plan_behind(resumed: Resumed, plan: BatchPlan, recipe: Recipe) -> BatchPlan:
