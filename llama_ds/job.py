@@ -122,9 +122,7 @@ def build_job(
         data=data,
         held_out=held_out,
         saver=saver,
-        throughput=Throughput(
-            recipe, dist.get_world_size(), peak, _predicted_seconds(recipe, device)
-        ),
+        throughput=_throughput(recipe, device, peak),
         verification=verification,
         gate=UpdateGate(engine, _judge(recipe, device, resumed, withheld)),
         watch=HangWatch(engine, recipe.run_dir, recipe.train.hang_timeout_seconds),
@@ -143,11 +141,12 @@ def _open_data(recipe: Recipe, store: TokenStore) -> tuple[TrainingData, HeldOut
     return data, HeldOutData(store, length, recipe.train.eval_rows, document_masking=masking)
 
 
-def _predicted_seconds(recipe: Recipe, device: torch.device) -> float | None:
-    """Of a step, on GPUs that the plan knows."""
-    if device.type != "cuda":
-        return None
-    return predicted_seconds(recipe, dist.get_world_size(), torch.cuda.get_device_name(device))
+def _throughput(recipe: Recipe, device: torch.device, peak: float) -> Throughput:
+    """With the predicted seconds of a step, on GPUs that the plan knows."""
+    world_size, predicted = dist.get_world_size(), None
+    if device.type == "cuda":
+        predicted = predicted_seconds(recipe, world_size, torch.cuda.get_device_name(device))
+    return Throughput(recipe, world_size, peak, predicted)
 
 
 def _plan_behind(resumed: Resumed, plan: BatchPlan, recipe: Recipe) -> BatchPlan:
