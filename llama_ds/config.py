@@ -55,6 +55,10 @@ class OptimizerConfig:
     weight_decay: float = 0.1
     max_grad_norm: float = 1.0
     """Gradient clipping: gradients are scaled down to this global norm."""
+    z_loss: float = 0.0
+    """Coefficient of the mean squared log-sum-exp of the logits, which is added to the loss of
+    training (also in the log) and keeps logits from drifting; 1e-4 is usual. Not in held-out
+    loss."""
 
     def __post_init__(self) -> None:
         require(
@@ -83,6 +87,7 @@ class OptimizerConfig:
             self.max_grad_norm > 0,
             f"optimizer.max_grad_norm ({self.max_grad_norm}) must be positive",
         )
+        require(self.z_loss >= 0, f"optimizer.z_loss ({self.z_loss}) must not be negative")
 
     def _require_schedule(self) -> None:
         names = get_args(ScheduleName)

@@ -132,10 +132,38 @@ def read_overrides(path: Path) -> dict[str, Any]:
 
 
 def merge_overrides(generated: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """`overrides` deep-merged over `generated`; ValueError for a key that the recipe decides."""
+    """`overrides` deep-merged over `generated`.
+
+    ValueError for a key that the recipe decides, and for one that would not do what it says.
+    """
     merged = copy.deepcopy(generated)
     _merge_into(merged, overrides, prefix="")
+    adam = merged["optimizer"]["params"]
+    if not adam["torch_adam"]:
+        adam.pop("fused", None)  # a keyword of torch's AdamW, which DeepSpeed's do not know
+    _require_effective(merged)
     return merged
+
+
+def _require_effective(config: dict[str, Any]) -> None:
+    """ValueError for choices about moments that DeepSpeed 0.19 ignores, or ends with a traceback.
+
+    Moments in bf16 halve the optimizer's memory, and lose updates below 1/256 of a weight.
+    """
+    names = ("bf16_master_weights_and_grads", "bf16_optimizer_states")
+    weights, moments = (bool(config["bf16"].get(name, False)) for name in names)
+    stage = config["zero_optimization"]["stage"]
+    if weights != moments:
+        raise ValueError(
+            f"--deepspeed-json sets bf16.{names[0]} to {str(weights).lower()} and bf16.{names[1]} "
+            f"to {str(moments).lower()}: DeepSpeed has master weights and moments both in fp32 or "
+            "both in bf16 on a GPU; set both keys"
+        )
+    if weights and (stage < 2 or not config["bf16"]["enabled"]):
+        raise ValueError(
+            f"--deepspeed-json sets bf16.{names[0]} and bf16.{names[1]}, which DeepSpeed ignores "
+            f"at zero.stage {stage} or in fp32; set zero.stage to 2 or 3 and train.dtype to bf16"
+        )
 
 
 def _merge_into(target: dict[str, Any], overrides: dict[str, Any], prefix: str) -> None:

@@ -82,6 +82,7 @@ def build_model(
             sequence_parallel=recipe.parallel.sequence_parallel,
             layer_options=options,
             loss_chunk_tokens=recipe.train.loss_chunk_tokens,
+            z_loss=recipe.optimizer.z_loss,
         )
     model.tie_weights()
     if recipe.train.init_from is None:

@@ -84,13 +84,14 @@ class LlamaHead(ColumnParallelLinear):
         labels: Tensor | None = None,
         num_items: Tensor | float | None = None,
         chunk_tokens: int = DEFAULT_LOSS_CHUNK_TOKENS,
+        z_loss: float = 0.0,
     ) -> Tensor:
         """Logits [..., V]; with `labels` (shifted, see `chunked_cross_entropy`) the scalar loss."""
         hidden_states = self.tp.enter(input)
         if labels is None:
             return gather_vocabulary(super().forward(hidden_states), self.tp)
         return chunked_cross_entropy(
-            hidden_states, self.weight, labels, num_items, chunk_tokens, self.tp
+            hidden_states, self.weight, labels, num_items, chunk_tokens, self.tp, z_loss
         )
 
 
@@ -136,6 +137,18 @@ def _only_moves_weights(head: nn.Module) -> bool:
     return names == {"accelerate.hooks.AlignDevicesHook"} and is_own_forward
 
 
+def z_loss_of(logits_BSV: Tensor, targets: Targets) -> Tensor:
+    """Mean of the squared log-sum-exp of whole logits, over the tokens that have a label.
+
+    The sum is divided by `targets.num_items` where it is given.
+    """
+    labels_BS = targets.shifted().to(logits_BSV.device)
+    lse_BS = logits_BSV.to(accumulation_dtype(logits_BSV.dtype)).logsumexp(-1)
+    counted_BS = labels_BS != IGNORE_INDEX
+    num_items = counted_BS.sum() if targets.num_items is None else targets.num_items
+    return lse_BS.square().masked_fill(~counted_BS, 0.0).sum() / num_items
+
+
 def chunked_cross_entropy(
     hidden_BSD: Tensor,
     head_weight_VD: Tensor,
@@ -143,8 +156,12 @@ def chunked_cross_entropy(
     num_items: Tensor | float | None,
     chunk_tokens: int,
     tp: TensorParallel = SINGLE_RANK,
+    z_loss: float = 0.0,
 ) -> Tensor:
     """Sum of the tokens' cross-entropies divided once by `num_items`; a scalar, fp32 or wider.
+
+    `z_loss` times the square of the log-sum-exp of its logits is added to each (PaLM, arXiv
+    2204.02311, section 5).
 
     `labels_BS` are pre-shifted: each is the token to predict at its own position, or IGNORE_INDEX.
     `num_items` None means the number of labels that are not ignored. Where it is 0 the loss is nan
@@ -175,6 +192,7 @@ def chunked_cross_entropy(
         items,
         chunk_tokens,
         tp,
+        z_loss,
         grad_enabled and hidden_BSD.requires_grad,
         grad_enabled and head_weight_VD.requires_grad,
     )
@@ -191,6 +209,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         num_items: Tensor,
         chunk_tokens: int,
         tp: TensorParallel,
+        z_loss: float,
         need_dhidden: bool,
         need_dweight: bool,
     ) -> Tensor:
@@ -218,11 +237,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 torch.logsumexp(logits_CV, dim=-1, keepdim=True), target_C1, tp
             )
             losses_C = (lse_C1 - target_C1).squeeze(-1)
+            if z_loss:
+                losses_C += z_loss * lse_C1.squeeze(-1).square()
             loss_sum += losses_C.masked_fill(~counted_C, 0.0).sum()
             if not (need_dhidden or need_dweight):
                 continue
             # d loss / d logits = softmax - one_hot(target), in place of the logits.
             dlogits_CV = logits_CV.sub_(lse_C1).exp_()
+            if z_loss:  # of which each logit has a share of 2 z lse softmax
+                dlogits_CV.mul_(1 + 2 * z_loss * lse_C1)
             dlogits_CV.scatter_add_(-1, row_C1, -is_own_C1.to(sum_dtype))
             dlogits_CV.masked_fill_(~counted_C.unsqueeze(-1), 0.0)
             dlogits_CV = dlogits_CV.to(hidden_TD.dtype)
@@ -241,7 +264,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         dhidden_TD, dweight_VD, num_items = ctx.saved_tensors
         # Without items the gradients of the sum are zero, and must not become nan.
         scale = dloss / torch.where(num_items == 0, torch.ones_like(num_items), num_items)
-        return _scaled(dhidden_TD, scale), _scaled(dweight_VD, scale), *[None] * 6
+        return _scaled(dhidden_TD, scale), _scaled(dweight_VD, scale), *[None] * 7
 
 
 def _over_vocabulary(

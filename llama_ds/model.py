@@ -45,7 +45,7 @@ from llama_ds.layer.modules import LlamaDecoderLayer, LlamaRMSNorm
 from llama_ds.layer.offload import Offload
 from llama_ds.layer.options import LayerOptions
 from llama_ds.layer.recomputation import run_layers
-from llama_ds.loss import DEFAULT_LOSS_CHUNK_TOKENS, LlamaHead, LossEligibility, Targets
+from llama_ds.loss import DEFAULT_LOSS_CHUNK_TOKENS, LlamaHead, LossEligibility, Targets, z_loss_of
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.sequence import SequenceParallel
 from llama_ds.parallel.tensor import TensorParallel, VocabParallelEmbedding
@@ -258,16 +258,19 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         sequence_parallel: bool = True,
         layer_options: LayerOptions = DEFAULT_LAYER_OPTIONS,
         loss_chunk_tokens: int = DEFAULT_LOSS_CHUNK_TOKENS,
+        z_loss: float = 0.0,
     ) -> None:
         """As `LlamaModel`; under sp the loss is that of this rank's sequence shard.
 
-        `loss_chunk_tokens`: tokens whose logits exist at once in training.
+        `loss_chunk_tokens`: tokens whose logits exist at once in training. `z_loss`: coefficient of
+        the squared log-sum-exp of the logits, in the loss of training only.
         """
         super().__init__(config)
         self.model = LlamaModel(
             config, groups, sequence_parallel=sequence_parallel, layer_options=layer_options
         )
         self.loss_chunk_tokens = loss_chunk_tokens
+        self.z_loss = z_loss
         self.groups = groups
         self.tp, self.sp = self.model.tp, self.model.sp
         self.vocab_size = config.vocab_size
@@ -368,10 +371,10 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
         )
         hidden_states = outputs.last_hidden_state
         loss = logits = None
+        z_loss = self.z_loss if self.training else 0.0
         if skip_logits and self._head_computes_loss():
-            loss = self.lm_head(
-                hidden_states, targets.shifted(), targets.num_items, self.loss_chunk_tokens
-            )
+            chunk, num_items = self.loss_chunk_tokens, targets.num_items
+            loss = self.lm_head(hidden_states, targets.shifted(), num_items, chunk, z_loss)
         else:
             logits = self.lm_head(kept_positions(hidden_states, logits_to_keep))
             if targets.are_given:
@@ -383,6 +386,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel, GenerationMixin):
                     shift_labels=targets.shift_labels,
                     **kwargs,
                 )
+                loss = loss + z_loss * z_loss_of(logits, targets) if z_loss else loss
         cached = outputs.get("past_key_values")
         return CausalLMOutputWithPast(
             loss, logits, cached, outputs.hidden_states, outputs.attentions

@@ -9,23 +9,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-NOT_OPTIONS = frozenset({"history"})
-"""What `recipe.json` has beside the recipe."""
+NOT_OPTIONS = frozenset({"history", "model.rope_scaling"})
+"""What `recipe.json` has beside the recipe, and a field that has no option."""
 
 
-def expand_config(arguments: Sequence[str]) -> list[str]:
-    """`arguments` with `--config FILE` replaced by the options in the file, before all others."""
+def expand_config(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """`arguments` with `--config FILE` replaced by the options in the file, before all others; and
+    the file's `model.rope_scaling`."""
     rest, options = [], []
+    rope_scaling: dict[str, Any] = {}
     words = iter(arguments)
     for word in words:
         if word == "--config" or word.startswith("--config="):
             path = word.partition("=")[2] or next(words, "")
             if not path:
                 raise ValueError("--config needs a file: a run's recipe.json, or YAML")
-            options += options_of(read(Path(path)))
+            tree = read(Path(path))
+            options += options_of(tree)
+            model = tree.get("model")
+            found = model.get("rope_scaling") if isinstance(model, Mapping) else None
+            rope_scaling |= found if isinstance(found, Mapping) else {}
         else:
             rest.append(word)
-    return [*options, *rest]
+    return [*options, *rest], rope_scaling
 
 
 def read(path: Path) -> Mapping[str, Any]:
@@ -47,7 +53,7 @@ def options_of(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Command-line words for the fields of a tree, in its order."""
     words: list[str] = []
     for name, value in tree.items():
-        if not prefix and name in NOT_OPTIONS:
+        if f"{prefix}{name}" in NOT_OPTIONS:
             continue
         option = str(name).replace("_", "-")
         if isinstance(value, Mapping) and not prefix:

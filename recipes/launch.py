@@ -194,16 +194,19 @@ def _train(launch: Launch) -> int:
 
 def parse(recipe_function: RecipeFunction, arguments: list[str]) -> Launch:
     """Options -> Launch; ValueError for an unknown option, which suggests the closest match."""
-    arguments = expand_config(arguments)
+    arguments, rope_scaling = expand_config(arguments)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--cluster", nargs="?", default="a100-80gb")
     cluster = early.parse_known_args(arguments)[0].cluster
     if cluster not in get_args(Cluster):
         raise ValueError(f"--cluster ({cluster}) must be one of {', '.join(get_args(Cluster))}")
-    recipe = following(recipe_function(cluster), arguments)
+    recipe = recipe_function(cluster)
+    if rope_scaling:
+        recipe = replace(recipe, model=replace(recipe.model, rope_scaling=rope_scaling))
     # With shares as its default, tyro would want an option for each source of the default.
     shares = recipe.data.shares
-    default = Launch(recipe=_with_shares(recipe, {}), cluster=cluster)
+    recipe = following(_with_shares(recipe, {}), arguments)
+    default = Launch(recipe=recipe, cluster=cluster)
     with errors_in_one_line():
         launch, unknown = tyro.cli(
             Launch,

@@ -24,6 +24,7 @@ LLAMA_65B = ModelConfig(
     num_attention_heads=64,
     num_key_value_heads=64,
 )
+BF16_MOMENTS = {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
 
 
 @pytest.fixture
@@ -183,6 +184,31 @@ def test_a_key_that_contradicts_the_recipe_is_refused(
     generated = deepspeed_config(recipe, batch_plan(recipe, 2), "cpu")
     with pytest.raises(ValueError, match=message):
         merge_overrides(generated, users)
+
+
+@pytest.mark.parametrize(
+    ("stage", "dtype", "keys", "message"),
+    [
+        (2, "bf16", {"bf16_optimizer_states": True}, "to false and .* to true: .* set both keys"),
+        (2, "bf16", {"bf16_master_weights_and_grads": True}, "to true and .* to false: .* both in"),
+        (1, "bf16", BF16_MOMENTS, "which DeepSpeed ignores at zero.stage 1 or in fp32"),
+        (3, "fp32", BF16_MOMENTS, "set zero.stage to 2 or 3 and train.dtype to bf16"),
+    ],
+)
+def test_a_key_without_effect_is_refused(
+    tmp_path: Path, stage: int, dtype: str, keys: dict[str, bool], message: str
+) -> None:
+    options = {"zero.stage": stage, "train.dtype": dtype}
+    recipe = tiny_recipe(tmp_path / "store", tmp_path / "run", **options)
+    generated = deepspeed_config(recipe, batch_plan(recipe, 2), "cpu")
+    with pytest.raises(ValueError, match=message):
+        merge_overrides(generated, {"bf16": keys})
+
+
+def test_deepspeeds_own_adam_gets_its_own_keywords(recipe: Recipe) -> None:
+    generated = deepspeed_config(recipe, batch_plan(recipe, 2), "cuda")
+    merged = merge_overrides(generated, {"optimizer": {"params": {"torch_adam": False}}})
+    assert generated["optimizer"]["params"].keys() - merged["optimizer"]["params"] == {"fused"}
 
 
 def test_a_key_that_agrees_with_the_recipe_is_accepted(recipe: Recipe) -> None:

@@ -26,11 +26,14 @@ def _inputs(dtype: torch.dtype, ignored: tuple[int, ...] = (0, 5, 20)) -> tuple[
     return hidden, weight, labels.reshape(B, S)
 
 
-def _reference(hidden: Tensor, weight: Tensor, labels: Tensor, num_items: float) -> Tensor:
+def _reference(
+    hidden: Tensor, weight: Tensor, labels: Tensor, num_items: float, z_loss: float = 0.0
+) -> Tensor:
     """Loss in float64 of the same numbers."""
     logits = F.linear(hidden.double(), weight.double()).reshape(T, V)
     total = F.cross_entropy(logits, labels.reshape(T), ignore_index=IGNORE_INDEX, reduction="sum")
-    return total / num_items
+    counted = labels.reshape(T) != IGNORE_INDEX
+    return (total + z_loss * logits.logsumexp(-1)[counted].square().sum()) / num_items
 
 
 # Relative bounds on a gradient's error, in its own largest value: float64 and fp32 rounding of sums
@@ -41,12 +44,14 @@ BOUNDS = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 2e-2}
 @pytest.mark.parametrize("chunk_tokens", [1, 4, T, 1000], ids="chunk{}".format)
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("num_items", [None, 18, 40.0, torch.tensor(18)], ids=str)
+@pytest.mark.parametrize("z_loss", [0.0, 0.1], ids="z{}".format)
 def test_loss_and_gradients(
-    dtype: torch.dtype, chunk_tokens: int, num_items: Tensor | float | None
+    dtype: torch.dtype, chunk_tokens: int, num_items: Tensor | float | None, z_loss: float
 ) -> None:
     hidden, weight, labels = _inputs(dtype)
-    loss = chunked_cross_entropy(hidden, weight, labels, num_items, chunk_tokens)
-    expected = _reference(hidden, weight, labels, 18 if num_items is None else float(num_items))
+    loss = chunked_cross_entropy(hidden, weight, labels, num_items, chunk_tokens, z_loss=z_loss)
+    divisor = 18 if num_items is None else float(num_items)
+    expected = _reference(hidden, weight, labels, divisor, z_loss)
     assert loss.dtype == torch.promote_types(dtype, torch.float32)
     assert loss.shape == ()
     torch.testing.assert_close(loss.double(), expected, rtol=BOUNDS[dtype], atol=0)
@@ -64,7 +69,7 @@ def test_gradcheck() -> None:
     labels = torch.tensor([6, IGNORE_INDEX, 0, 2, 2])
 
     def loss(hidden: Tensor, weight: Tensor) -> Tensor:
-        return chunked_cross_entropy(hidden, weight, labels, 7.5, 2)
+        return chunked_cross_entropy(hidden, weight, labels, 7.5, 2, z_loss=0.3)
 
     assert torch.autograd.gradcheck(loss, (hidden, weight))
 

@@ -251,6 +251,17 @@ def test_shift_labels_win_and_logits_on_request() -> None:
         ours(tokens(), skip_logits=True)
 
 
+def test_the_z_loss_is_in_the_loss_of_training_alone() -> None:
+    ours, theirs = pair()
+    ours.z_loss = 0.5
+    stock = theirs(tokens(), labels=tokens())
+    squares = stock.logits[:, :-1].logsumexp(-1).square().mean()
+    for training, skip in product((True, False), (True, False)):
+        loss = ours.train(training)(tokens(), labels=tokens(), skip_logits=skip).loss
+        expected = stock.loss + 0.5 * squares if training else stock.loss
+        torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)  # as above
+
+
 def test_a_replaced_head_or_loss_is_used() -> None:
     ours, _ = pair()
     ours.train().loss_function = lambda **_: torch.tensor(7.0)
@@ -304,7 +315,8 @@ def test_hf_config_holds_every_field_of_the_recipe() -> None:
     recipe = ModelConfig(24, 40, 3, 6, 2, 50, 77, 1e-3, 123.0, 0.5)
     made = hf_config(recipe, bos_token_id=7, eos_token_id=8, dtype=torch.bfloat16)
     values = made.to_dict()
-    for name in recipe.__dataclass_fields__.keys() - {"rope_theta"}:
+    assert values["head_dim"] == recipe.head_size == 4
+    for name in recipe.__dataclass_fields__.keys() - {"rope_theta", "rope_scaling", "head_dim"}:
         assert values[name] == getattr(recipe, name), name
     assert values["rope_parameters"] == {"rope_type": "default", "rope_theta": 123.0}
     assert (made.bos_token_id, made.eos_token_id, made.dtype) == (7, 8, torch.bfloat16)

@@ -61,6 +61,7 @@ class Case:
     mlp_tiles: int = 1
     dtype: str = "fp32"
     model: str = "plain"
+    z_loss: float = 0.0
 
     def __str__(self) -> str:
         parts = [f"dp{self.dp}-tp{self.tp}-sp{self.sp}-zero{self.stage}-accum{self.accum}"]
@@ -69,6 +70,7 @@ class Case:
         parts += ["overlap"] if self.overlap else []
         parts += [f"tiles{self.mlp_tiles}"] if self.mlp_tiles > 1 else []
         parts += [self.model] if self.model != "plain" else []
+        parts += ["z_loss"] if self.z_loss else []
         return "-".join([*parts, self.policy, self.dtype])
 
     def recipe(self, store: Path, run_dir: Path) -> Recipe:
@@ -79,6 +81,7 @@ class Case:
             **{
                 "model.num_key_value_heads": kv_heads,
                 **{f"model.{name}": value for name, value in MODELS[self.model].items()},
+                "optimizer.z_loss": self.z_loss,
                 "train.max_steps": 4,
                 "train.micro_batch_size": 8 // (self.dp * self.accum),
                 "train.eval_rows": 0,
@@ -168,12 +171,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(store: Path) -> Callable[[Case], Reference]:
-    made: dict[tuple[str, bool, str], Reference] = {}
+    made: dict[tuple[str, bool, str, float], Reference] = {}
 
     def of(case: Case) -> Reference:
-        key = (case.heads, case.masking, case.model)
+        key = (case.heads, case.masking, case.model, case.z_loss)
         if key not in made:
-            plain = Case(1, 1, 1, heads=case.heads, masking=case.masking, model=case.model)
+            heads, masking, model, z_loss = key
+            plain = Case(1, 1, 1, heads=heads, masking=masking, model=model, z_loss=z_loss)
             made[key] = Reference(plain.recipe(store, Path("unused")))
         return made[key]
 
@@ -222,6 +226,9 @@ OTHER_MODELS = [  # what LLaMA-1 does not have, each under tp, sp and a ZeRO sta
     Case(1, 1, 2, stage=3, heads="gqa", masking=True, model="yarn"),
     Case(1, 1, 2, stage=1, overlap=True, heads="gqa", model="longrope"),
     Case(2, 1, 1, stage=3, model="longrope"),
+    # So large that leaving it out, or one rank's part of the log-sum-exp, would show.
+    Case(1, 2, 1, megatron=True, stage=1, heads="gqa", model="padded", z_loss=1e-2),
+    Case(1, 1, 2, stage=3, accum=2, masking=True, z_loss=1e-2),
 ]
 
 

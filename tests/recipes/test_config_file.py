@@ -40,6 +40,14 @@ def test_the_recipe_of_a_run_is_its_recipe(
     )
 
 
+def test_a_rope_scaling_is_carried_too(tmp_path: Path) -> None:
+    scaling = {"rope_type": "linear", "factor": 2.0}
+    recipe = parsed(llama_7b)
+    scaled = replace(recipe, model=replace(recipe.model, rope_scaling=scaling))
+    (tmp_path / "recipe.json").write_text(scaled.to_json())
+    assert parsed(llama_13b, "--config", tmp_path / "recipe.json") == scaled
+
+
 def test_yaml_gives_some_fields_and_the_command_line_wins(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(

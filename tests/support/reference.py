@@ -54,6 +54,9 @@ class Reference:
             loss = torch.nn.functional.cross_entropy(
                 logits.flatten(0, 1), batch.labels_BS.flatten(), ignore_index=-100
             )
+            if recipe.optimizer.z_loss:
+                squares = logits.logsumexp(-1).square()[batch.labels_BS != -100]
+                loss = loss + recipe.optimizer.z_loss * squares.mean()
             optimizer.zero_grad()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.optimizer.max_grad_norm)

@@ -43,7 +43,7 @@ MODULES = (
     *("lm_head", "model.embed_tokens", "model.norm", "model.rotary_emb", "model.layers.0"),
     *(f"model.layers.0.{part}" for part in PARTS),
 )
-OURS_ALONE = {"tp", "sp", "first_row"}
+OURS_ALONE = {"tp", "sp", "own"}
 """What stock modules have nothing like: a rank's place, which is no user's to change."""
 NOT_CHANGED = OURS_ALONE | {"config", "compute_default_rope_parameters"}
 """A configuration's fields have tests of their own; transformers reads the other while loading."""
