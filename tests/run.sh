@@ -20,7 +20,7 @@ unset PYTHONDONTWRITEBYTECODE
 workers=()
 case "$*" in
   "" | --quick)
-    workers=(-n "$(python -c 'import os; print(min(4, os.cpu_count() or 1) + 1)')")
+    workers=(-n "$(python -c 'import os; print(min(4, os.cpu_count() or 1))')")
     workers+=(--dist loadfile --no-loadscope-reorder)
     ;;
 esac

@@ -22,9 +22,11 @@ from tests.support.tiny_run import make_store, run_training
 
 CURVE = Path(__file__).parent / "llama_tiny_cpu.txt"
 NUM_STEPS = 50
+COMPARED_STEPS = 25
+"""By then the rate is past its peak, and weights, moments and data order have all acted."""
 
 
-def golden_recipe(store: Path, run_dir: Path) -> Recipe:
+def golden_recipe(store: Path, run_dir: Path, last_step: int) -> Recipe:
     """The recipe as it is, but for a quarter of its batch and for made-up text."""
     recipe = llama_tiny()
     return dataclasses.replace(
@@ -36,6 +38,7 @@ def golden_recipe(store: Path, run_dir: Path) -> Recipe:
             tokens_per_step=512,
             micro_batch_size=1,
             max_steps=NUM_STEPS,
+            stop_after_step=last_step,
             log_every_steps=1,
             eval_rows=0,
         ),
@@ -49,16 +52,18 @@ def golden_recipe(store: Path, run_dir: Path) -> Recipe:
 def test_llama_tiny_follows_its_stored_curve(
     gloo: Callable[..., list[Any]], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    recipe = golden_recipe(make_store(tmp_path), tmp_path / "run")
+    writes = request.config.getoption("--write-golden")
+    last_step = NUM_STEPS if writes else COMPARED_STEPS
+    recipe = golden_recipe(make_store(tmp_path), tmp_path / "run", last_step)
     gloo(2, run_training, recipe)
     losses = [record["loss"] for record in read_metrics(recipe.run_dir / "metrics.jsonl", "train")]
-    assert len(losses) == NUM_STEPS
-    if request.config.getoption("--write-golden"):
+    assert len(losses) == last_step
+    if writes:
         write_curve(losses)
         pytest.skip(f"wrote {CURVE}")
     # Another CPU orders its fp32 sums otherwise; 50 steps of AdamW make of a first difference of
     # 1e-7 at most some 1e-4 here. A wrong step shows in the second digit.
-    assert losses == pytest.approx(read_curve(), rel=2e-3)
+    assert losses == pytest.approx(read_curve()[:last_step], rel=2e-3)
 
 
 def read_curve() -> list[float]:

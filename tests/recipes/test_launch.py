@@ -157,17 +157,15 @@ def test_a_recipe_starts_under_every_launcher(
 
 
 @pytest.mark.dist
-def test_four_processes_of_every_kind_train_as_one(store: Path, tmp_path: Path) -> None:
-    options: list[str | Path] = ["--data.store", store, "--train.max-steps", "10", *SMALL]
-    parallel: list[str | Path] = ["--parallel.tp", "2", "--parallel.sp", "2", "--zero.stage", "3"]
+def test_four_processes_of_every_kind_train_as_one(
+    gloo: Callable[..., list[Any]], store: Path, tmp_path: Path
+) -> None:
+    options = ["--data.store", str(store), "--train.max-steps", "10", *SMALL]
+    parallel = ["--parallel.tp", "2", "--parallel.sp", "2", "--zero.stage", "3"]
     one, four = tmp_path / "one", tmp_path / "four"
-    commands: list[list[str | Path]] = [
-        [sys.executable, RECIPE, *options, "--run-dir", one],
-        ["deepspeed", "--num_gpus", "4", RECIPE, *parallel, *options, "--run-dir", four],
-    ]
-    for command in commands:
-        result = run(*command)
-        assert result.returncode == 0, result.stderr[-3000:]
+    gloo(1, run_training, parse(llama_tiny, [*options, "--run-dir", str(one)]).recipe)
+    result = run("deepspeed", "--num_gpus", "4", RECIPE, *parallel, *options, "--run-dir", four)
+    assert result.returncode == 0, result.stderr[-3000:]
     assert len(losses(one)) == 10
     # fp32 sums in another order, over ten steps of Adam.
     assert losses(four) == pytest.approx(losses(one), rel=1e-5)
