@@ -21,7 +21,7 @@ from data_pipeline.sources.arxiv.tex_tokens import (
 )
 
 _NAME = re.compile(
-    r"\s*\*?\s*(?:\{\s*\\([A-Za-z@]+|[^A-Za-z@\s])\s*\}|\\([A-Za-z@]+|[^A-Za-z@\s]))\s*"
+    r"\s*(?:\*\s*)?(?:\{\s*\\([A-Za-z@]+|[^A-Za-z@\s])\s*\}|\\([A-Za-z@]+|[^A-Za-z@\s]))\s*"
 )
 _TARGET = re.compile(r"[ \t]*=?[ \t]?(?:\\([A-Za-z@]+|[\s\S])|([^\s{}]))")
 # One alternative per first character, and nothing after the star: no backtracking.
@@ -29,9 +29,9 @@ _PARAMETER_TEXT = re.compile(r"(?:[^{}#\\]|\\[\s\S]|#[1-9])*")
 _PARAMETER = re.compile(r"#([1-9])")
 _SLOT = re.compile(r"#(#|[1-9])")
 _SPACE = re.compile(r"\s*")
-_ENVIRONMENT_NAME = re.compile(r"\s*\*?\s*\{([^{}\\]{1,100})\}\s*")
+_ENVIRONMENT_NAME = re.compile(r"\s*(?:\*\s*)?\{([^{}\\]{1,100})\}\s*")
 _DOCUMENT_PARAMETER = re.compile(r"\s*[+!]?([mos]|O\s*\{([^{}]*)\})")
-_AMSTEX = re.compile(r"\\(?:input|documentstyle)\s*\{?\s*ams(?:tex|ppt)")
+_AMSTEX = re.compile(r"\\(?:input|documentstyle)\s*(?:\{\s*)?ams(?:tex|ppt)")
 _AMSTEX_DEFINE = re.compile(r"\\(?:re)?define(?=\s*\\)")
 _MANDATORY = Parameter(Kind.MANDATORY)
 

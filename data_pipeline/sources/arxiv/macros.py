@@ -68,6 +68,7 @@ _KEPT_ENVIRONMENTS = frozenset(
 _MAX_SELF_NESTING = 40
 _MAX_RECURSIVE_NAMES = 25
 _MAX_PASSES = 20
+_MAX_INDENT = 200
 
 _AFTER_PREFIX = frozenset({"def", "gdef", "edef", "xdef", "let", "long", "global", "newcommand"})
 _DEFINING = re.compile(
@@ -280,7 +281,7 @@ class _Expander(Input):
     def after_definition(self) -> None:
         """Remove the line of a definition that had a line to itself."""
         frame = self.frames[-1]
-        if not self.out or self.out[-1].rstrip(" \t")[-1:] in ("", "\n"):
+        if not self.out or self.out[-1][-_MAX_INDENT:].rstrip(" \t")[-1:] in ("", "\n"):
             if match := _REST_OF_LINE.match(frame.text, frame.position):
                 frame.position = match.end()
         elif frame.text[frame.position : frame.position + 1] == "\n" and self.out[-1][-1] == " ":

@@ -42,6 +42,7 @@ _NEW_ID = re.compile(r"(\d{2})(0[1-9]|1[0-2])\.\d{4,5}(?:v\d+)?")
 _OLD_ID = re.compile(
     r"([a-z]+(?:-[a-z]+)?)(?:\.[A-Z]{2})?[/_]?((\d{2})(0[1-9]|1[0-2])\d{3}(?:v\d+)?)"
 )
+_MAX_NAME_CHARACTERS = 255
 _FIRST_YEAR = 91
 """arXiv began in 1991: a smaller two-digit year is one of this century."""
 
@@ -187,7 +188,8 @@ def with_tidy_lines(document: Document) -> Document:
 
 def _stem(file_name: str) -> str:
     """The last part of a path without the suffix of its type. An id contains a dot itself."""
-    name = posixpath.basename(file_name)
+    # A member of an archive may have a name of a megabyte; an id has 20 characters.
+    name = posixpath.basename(file_name)[-_MAX_NAME_CHARACTERS:]
     while name.lower().endswith(_SUFFIXES):
         name = name.rpartition(".")[0]
     return name

@@ -33,7 +33,7 @@ _TOKEN = re.compile(
     r"|(?:import|subimport|includefrom|inputfrom|subincludefrom|subinputfrom)\*?[ \t]*"
     r"\{(?P<folder>[^{}%\n]{0,300})\}[ \t]*\{(?P<imported>[^{}%\n]{1,300})\}"
     r"|(?:usepackage|RequirePackage|documentclass|LoadClass|(?P<old>documentstyle))\s*"
-    r"(?:\[(?P<options>[^\[\]]{0,2000})\])?\s*\{(?P<styles>[^{}]{1,1000})\}"
+    r"(?:\[(?P<options>[^\[\]]{0,2000})\]\s*)?\{(?P<styles>[^{}]{1,1000})\}"
     r"|(?P<stop>endinput)(?![A-Za-z@])"
     r"|[\s\S])"
 )
@@ -46,13 +46,14 @@ _TEX = re.compile(
 _AUTO_IGNORE = re.compile(r"\s*%\s*auto-ignore")
 _README = re.compile(r"^[ \t]*(\S+)[ \t]+(toplevelfile|ignore)\b", re.MULTILINE)
 _README_JSON = re.compile(
-    r"[\"']?filename[\"']?\s*:\s*[\"']?([^\"'\s,}]+)[\"']?[\s,]*-?\s*"
-    r"[\"']?usage[\"']?\s*:\s*[\"']?(\w+)|"
-    r"[\"']?usage[\"']?\s*:\s*[\"']?(\w+)[\"']?[\s,]*-?\s*"
-    r"[\"']?filename[\"']?\s*:\s*[\"']?([^\"'\s,}]+)"
+    # Between two fields at most a list's dash: with `[\s,]*-?\s*` n spaces take n^2 steps.
+    r"filename[\"']?\s*:\s*[\"']?([^\"'\s,}]{1,300})[\"']?[\s,]*(?:-\s*)?"
+    r"[\"']?usage[\"']?\s*:\s*[\"']?(\w{1,30})|"
+    r"usage[\"']?\s*:\s*[\"']?(\w{1,30})[\"']?[\s,]*(?:-\s*)?"
+    r"[\"']?filename[\"']?\s*:\s*[\"']?([^\"'\s,}]{1,300})"
 )
 _DEFINITION = re.compile(
-    r"\\(?:(?:new|renew|provide)command\*?|DeclareRobustCommand\*?|[egx]?def|let)\s*\{?\s*\\"
+    r"\\(?:(?:new|renew|provide)command\*?|DeclareRobustCommand\*?|[egx]?def|let)\s*(?:\{\s*)?\\"
 )
 _DECLARED_ENCODING = re.compile(
     rb"^[^%\n]*\\(?:usepackage\s*\[([\w\s,-]{1,40})\]\s*\{inputenc\}|inputencoding\s*\{(\w{1,20})\})",

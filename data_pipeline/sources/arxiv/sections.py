@@ -37,14 +37,15 @@ _FRONT_END = re.compile(
 )
 _MAX_TITLE = 200
 _CLOSING_TITLE = re.compile(
-    r"\W*(?:\\\w+\s*\{?)?\s*(?:acknowledge?ments?\b|references\b|bibliography\b|literature cited\b"
+    r"\W*(?:\\\w+\s*(?:\{\s*)?)?(?:acknowledge?ments?\b|references\b|bibliography\b"
+    r"|literature cited\b"
     r"|(?:data|code|materials?) (?:and \w+ )?availability\b|author contributions\b|funding\b"
     r"|supplement|supporting information\b|appendi|conflicts? of interest\b|declarations?\b)",
     re.IGNORECASE,
 )
 _APPENDIX = re.compile(r"\\appendix(?![A-Za-z])|\\begin\s*\{appendi(?:x|ces)\}")
 _REFERENCES_TITLE = re.compile(
-    r"\W*(?:\\\w+\s*\{?)?\s*(?:references(?:\s+and\s+notes)?|bibliography|literature cited"
+    r"\W*(?:\\\w+\s*(?:\{\s*)?)?(?:references(?:\s+and\s+notes)?|bibliography|literature cited"
     r"|works cited|literature)\s*[}\]\n]",
     re.IGNORECASE,
 )
@@ -53,7 +54,7 @@ _LISTS = ("thebibliography", "chapthebibliography", "references", "bibdiv", "mcb
 _BIBLIOGRAPHY_BEGIN = re.compile(r"\\begin\s*\{(" + "|".join(_LISTS) + r")\*?\}")
 _BIBLIOGRAPHY_COMMAND = re.compile(
     r"\\(?:bibliography|bibliographystyle|nobibliography|addbibresource|nocite|bibliographyunit)"
-    r"\s*(?:\[[^\[\]]{0,200}\])?\s*\{[^{}]{0,2000}\}"
+    r"\s*(?:\[[^\[\]]{0,200}\]\s*)?\{[^{}]{0,2000}\}"
     r"|\\printbibliography(?:\s*\[[^\[\]]{0,500}\])?"
     r"|\\(?:listrefs|refout)(?![A-Za-z])"
     r"|\\(?:input|include)\s*\{[^{}\n]{1,200}\.bbl\}|\\input\s+\S{1,200}\.bbl\b"

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import islice
 
 CONTROL_SEQUENCE = re.compile(r"\\([A-Za-z@]+|[\s\S])")
 """A control word or a control symbol. `@` counts as a letter, as it does inside style files."""
@@ -26,9 +27,12 @@ _VERBATIM_DECLARATION = re.compile(
     r"\s*(?:\[[^\[\]]{0,200}\]\s*)?\{([A-Za-z]{1,50})\}"
 )
 
+_MAX_DECLARED = 100
+"""Patterns have one alternative for each."""
+
 INLINE_VERBATIM = (
     r"(?:verb\*?|(?:lstinline|mintinline)(?:\[[^\]\n]{0,200}\])?(?:\{[^{}\n]{0,50}\})?)"
-    r"(?:(?P<delimiter>[^A-Za-z\s*{}\[\\])[^\n]*?(?P=delimiter)|\{[^{}\n]{0,500}\})"
+    r"(?:(?P<delimiter>[^A-Za-z\s*{}\[\\])[^\n]{0,2000}?(?P=delimiter)|\{[^{}\n]{0,500}\})"
 )
 """After a backslash: inline verbatim code."""
 
@@ -40,8 +44,9 @@ _BLANKS = re.compile(r"[ \t]*(?:\n[ \t]*)?")
 
 
 def verbatim_environments(text: str) -> tuple[str, ...]:
-    """The standard ones and those that this paper declares."""
-    return (*VERBATIM_ENVIRONMENTS, *sorted(set(_VERBATIM_DECLARATION.findall(text))))
+    """The standard ones and those that this paper declares, up to `_MAX_DECLARED` of these."""
+    declared = dict.fromkeys(_VERBATIM_DECLARATION.findall(text))
+    return (*VERBATIM_ENVIRONMENTS, *sorted(islice(declared, _MAX_DECLARED)))
 
 
 def tokens_outside_verbatim(token: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:

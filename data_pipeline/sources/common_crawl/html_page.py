@@ -29,7 +29,7 @@ _BOMS = (
 # HTML Standard, section 13.2.3.2: a declaration is valid within the first 1024 bytes.
 _META_BYTES = 1024
 _META_CHARSET = re.compile(
-    rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w:.-]{2,40})", re.IGNORECASE
+    rb"<meta[^>]{0,200}?charset\s*=\s*(?:[\"']\s*)?([\w:.-]{2,40})", re.IGNORECASE
 )
 _LOOKS_LIKE_HTML = re.compile(
     rb"\s*(?:<!--[^>]{0,500}-->\s*)?<(?:!doctype html|html|head|body)\b", re.IGNORECASE
@@ -40,6 +40,9 @@ _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]{0,1000})?\r?\n")
 
 # Encodings that browsers decode as a superset (WHATWG Encoding Standard, section 4.2).
 _LARGER_CODEC = {"euc_kr": "cp949", "shift_jis": "cp932", "gbk": "gb18030", "gb2312": "gb18030"}
+
+# A server applies one or two; each may be a bomb as large as the limit.
+_MAX_CODINGS = 4
 
 # Above this share of invalid characters the encoding is considered unknown.
 _MAX_UNDECODABLE_SHARE = 0.01
@@ -148,7 +151,11 @@ def decode_body(body: bytes, transfer: str | None, content: str | None, max_byte
     """
     if transfer and "chunked" in transfer.lower() and _CHUNK_SIZE.match(body):
         body = _join_chunks(body)
-    for coding in reversed((content or "").lower().split(",")):
+    codings = (content or "").lower().split(",")
+    if len(codings) > _MAX_CODINGS:
+        detail = f"{len(codings)} codings, one around another"
+        raise PageError("bad_content_encoding", detail)
+    for coding in reversed(codings):
         body = _decompress(body, coding.strip(), max_bytes)
     return body
 

@@ -61,6 +61,8 @@ class _Writer:
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._words: list[str] = []
+        self._has_words = False
+        """Whether one of them is more than whitespace."""
         self._indents: list[_Indent] = []
         self._counters: list[int | None] = []
         self._blank_due = False
@@ -97,7 +99,7 @@ class _Writer:
             self._indents.append(_Indent("> ", "> "))
         elif tag == "pre":
             self._in_code += 1
-        elif tag in ("td", "th") and "".join(self._words).strip():
+        elif tag in ("td", "th") and self._has_words:
             self._words.append(" | ")
         elif tag == "sup" and self._is_power(element):
             self._words.append("^")
@@ -120,6 +122,7 @@ class _Writer:
     def _add(self, text: str | None) -> None:
         if text and not self._left_out:
             self._words.append(text)
+            self._has_words = self._has_words or not text.isspace()
 
     def _marker(self) -> str:
         if not self._counters or (number := self._counters[-1]) is None:
@@ -137,18 +140,21 @@ class _Writer:
         return before.isalnum() and _POWER.fullmatch(element.text or "") is not None
 
     def _end_line(self) -> None:
-        words, self._words = "".join(self._words), []
         if self._in_code:
-            self._words = [words, "\n"] if words else []
+            if self._words:
+                self._words.append("\n")
             return
-        line = " ".join(words.split())
+        line = " ".join(self._take().split())
         if line:
             self._put(line)
 
+    def _take(self) -> str:
+        words, self._words, self._has_words = "".join(self._words), [], False
+        return words
+
     def _end_code(self) -> None:
         """Code keeps its lines and spaces, except for blank lines around it."""
-        code, self._words = "".join(self._words), []
-        for line in code.strip("\n").split("\n"):
+        for line in self._take().strip("\n").split("\n"):
             self._put(line.rstrip())
 
     def _shown(self) -> list[_Indent]:
