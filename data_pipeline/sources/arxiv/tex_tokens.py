@@ -36,9 +36,16 @@ INLINE_VERBATIM = (
 )
 """After a backslash: inline verbatim code."""
 
+_VERBATIM_START = re.compile(
+    r"\\(?:verb|lstinline|mintinline|lstnewenvironment|DefineVerbatim|(?:new|New|Declare)(?:tcb|TCB)"
+    rf"|begin[ \t]*\{{(?:{'|'.join(VERBATIM_ENVIRONMENTS)}))"
+)
 _GROUP_TOKEN = re.compile(r"\\[\s\S]|[{}]")
 _FLAT_GROUP = re.compile(r"\{([^{}\\]*)\}")
 _BRACKET_TOKEN = re.compile(r"\\[\s\S]|[{}\]]")
+_NOT_CONDITIONAL = re.compile(
+    r"if(?:f$|thenelse|str|def(?!ined$)|undef|cs(?!name$)|bool|toggle|blank|num[a-z]|dim[a-z]|empty)"
+)
 _SPACES = re.compile(r"[ \t]*")
 _BLANKS = re.compile(r"[ \t]*(?:\n[ \t]*)?")
 
@@ -70,6 +77,28 @@ def tokens_outside_verbatim(token: re.Pattern[str], text: str) -> Iterator[re.Ma
                 position = end + len(rf"\end{{{name}}}")
                 break
             yield match
+
+
+def without_verbatim(text: str) -> str:
+    r"""`text` with spaces in place of its verbatim text, inline or in an environment, so that what
+    that only shows (`\verb|\end{document}|`) is not taken for a command. Positions stay."""
+    if _VERBATIM_START.search(text) is None:
+        return text
+    names = "|".join(verbatim_environments(text))
+    token = re.compile(
+        rf"\\(?:begin[ \t]*\{{(?P<verbatim>(?:{names})\*?)\}}|(?P<inline>{INLINE_VERBATIM})|[\s\S])"
+    )
+    pieces: list[str] = []
+    done = 0
+    for match in tokens_outside_verbatim(token, text):
+        start, end = match.span()
+        if name := match["verbatim"]:
+            start, end = end, text.index(rf"\end{{{name}}}", end)
+        elif match["inline"] is None:
+            continue
+        pieces += [text[done:start], " " * (end - start)]
+        done = end
+    return "".join((*pieces, text[done:]))
 
 
 class Kind(Enum):
@@ -237,6 +266,24 @@ def read_arguments(
             value, position = delimited
             arguments.append(value)
     return arguments, position
+
+
+def read_branches(text: str) -> tuple[tuple[str, str], int] | None:
+    """The two branches of a conditional, before and after \\else, up to its \\fi."""
+    depth, otherwise = 0, None
+    for match in CONTROL_SEQUENCE.finditer(text):
+        name = match[1]
+        if name == "fi" and depth == 0:
+            first = text[: (otherwise or match).start()].lstrip(" \t")
+            second = text[otherwise.end() : match.start()].lstrip(" \t") if otherwise else ""
+            return (first, second), skip_spaces(text, match.end())
+        if name == "fi":
+            depth -= 1
+        elif name == "else" and depth == 0:
+            otherwise = match
+        elif name.startswith("if") and not _NOT_CONDITIONAL.match(name):
+            depth += 1
+    return None
 
 
 def ends_with_word(text: str) -> bool:
