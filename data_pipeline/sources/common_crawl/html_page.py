@@ -18,6 +18,7 @@ from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 from resiliparse.parse.html import HTMLTree
 
 from data_pipeline.files.compressed import one_line
+from data_pipeline.text.html_tags import many_attributes
 
 HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 
@@ -82,11 +83,13 @@ def is_html(content_type: str | None, body: bytes) -> bool:
 def read_page(body: bytes, charset: str | None) -> Page:
     """Title and main content of an HTML page; `charset` is the HTTP header's.
 
-    PageError: "bad_encoding", "nested_too_deeply".
+    PageError: "bad_encoding", "nested_too_deeply", "many_attributes".
     """
     html = decode_html(body, charset)
     if html.count("<") > _MANY_TAGS and (depth := _depth(html)) > _MAX_DEPTH:
         raise PageError("nested_too_deeply", f"elements are nested {depth} deep")
+    if (number := many_attributes(html)) is not None:
+        raise PageError("many_attributes", f"an element has {number} attributes")
     tree = HTMLTree.parse(html)
     title = " ".join((tree.title or "").split())
     return Page(title or None, extract_plain_text(tree, main_content=True))

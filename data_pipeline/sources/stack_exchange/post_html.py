@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from lxml import etree
 
 from data_pipeline.text.decoding import word_set
+from data_pipeline.text.html_tags import many_attributes
 
 _PARAGRAPHS = word_set("p pre ul ol dl blockquote h1 h2 h3 h4 h5 h6 table div hr section")
 """Blank lines around them."""
@@ -23,24 +24,31 @@ _POWER = re.compile(r"[-+−]?\d{1,4}|[a-z]")
 
 
 class PostError(ValueError):
-    """HTML that cannot be parsed within limits: libxml2's, nesting of 2,048 elements."""
+    """HTML that cannot be parsed within limits: libxml2's, nesting of 2,048 elements, and ours, on
+    attributes. `reason` is the drop reason."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 def to_text(markup: str) -> str:
     """The text of a post. No tags remain, except those that the post itself shows as text.
 
-    PostError if it is nested too deeply.
+    PostError if it is nested too deeply, or an element has too many attributes.
     """
     if "<" not in markup and "&" not in markup:
         return markup.strip()
+    if (number := many_attributes(markup)) is not None:
+        raise PostError("many_attributes", f"an element has {number} attributes")
     parser = etree.HTMLParser(no_network=True, remove_pis=True, recover=True, huge_tree=True)
     try:
         root = etree.fromstring(f"<div>{markup}</div>", parser)
     except (etree.XMLSyntaxError, ValueError) as error:
-        raise PostError(str(error)) from error
+        raise PostError("too_deeply_nested", str(error)) from error
     limit = etree.ErrorTypes.ERR_RESOURCE_LIMIT
     if root is None or any(error.type == limit for error in parser.error_log):
-        raise PostError("elements are nested too deeply")
+        raise PostError("too_deeply_nested", "elements are nested too deeply")
     writer = _Writer()
     writer.write(root)
     return writer.text()
