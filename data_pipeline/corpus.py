@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from data_pipeline.build.build_corpus import DISTINCT_TEXTS
 from data_pipeline.dedup.exact import same_url
 from data_pipeline.dedup.near import near_duplicates
 from data_pipeline.dedup.rule import Rule
 from data_pipeline.document import Edit, Source
+from data_pipeline.files.inputs import LinkedFolder
 from data_pipeline.files.remote import Root
 from data_pipeline.sources import folder
 
@@ -73,6 +75,14 @@ class Corpus:
     def with_rules(self, rules: Sequence[Rule]) -> Corpus:
         """The corpus with these rules appended."""
         return replace(self, rules=(*self.rules, *rules))
+
+    def with_links_followed(self) -> Corpus:
+        """The corpus with what symbolic links in its local folders lead to, wherever that is."""
+        sources = (
+            (source, LinkedFolder(root) if isinstance(root, Path) else root)
+            for source, root in self.sources
+        )
+        return replace(self, sources=tuple(sources))
 
 
 CorpusFunction = Callable[[Root], Corpus]

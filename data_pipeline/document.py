@@ -91,6 +91,9 @@ class Document:
         }
 
 
+MAX_DETAIL_CHARACTERS = 1_000
+"""Longest `Rejected.detail`: a key of a JSON object may have megabytes."""
+
 Stage = Literal["read", "edit", "filter", "compare"]
 """Stage at which a document can be dropped."""
 
@@ -104,15 +107,26 @@ class Rejected:
     source_file: str
     offset: int | None = None
     detail: str | None = None
-    """What exactly was wrong, for whoever inspects the drop."""
+    """What exactly was wrong, for whoever inspects the drop. It may quote the input: cut at
+    `MAX_DETAIL_CHARACTERS`, and what UTF-8 cannot encode is escaped."""
     stage: Stage = "read"
     """Set by the caller of readers, edits and filters."""
+
+    def __post_init__(self) -> None:
+        if self.detail is not None:
+            detail = self.detail[:MAX_DETAIL_CHARACTERS]
+            shown = detail.encode("utf-8", "backslashreplace").decode("utf-8")
+            object.__setattr__(self, "detail", shown)
 
 
 Edit = Callable[[Document], Document | Rejected]
 """Maps a document: changes its text or adds metadata; may reject it."""
 Filter = Callable[[Document], str | None]
 """Returns the drop reason, or None to keep the document."""
+
+
+class WorkFolderError(ValueError):
+    """A reader has no room for its temporary files: a fault of this machine, not of the input."""
 
 
 def whole_text(text: str) -> str:
@@ -152,7 +166,30 @@ class Source:
     """... and their terms of use or license."""
 
 
+_READER_FAULTS = (
+    *(ValueError, LookupError, ArithmeticError, TypeError, AttributeError, AssertionError),
+    RecursionError,
+)
+"""What code raises at input that it was not written for. Not faults of the machine (OSError,
+MemoryError, ImportError): their loss would be kept as a result."""
+
+
+def read_items(source: Source, file: InputFile) -> Iterator[Document | Rejected]:
+    """What the source reads from a local file.
+
+    Readers do not raise. Where one does, it is a fault of ours, and costs the rest of this file and
+    not the build: counted under `reader_failed`, with the error as detail.
+    """
+    try:
+        yield from source.read(file)
+    except WorkFolderError:
+        raise
+    except _READER_FAULTS as error:
+        detail = f"{type(error).__name__}: {error}"
+        yield Rejected("reader_failed", file.source_file, detail=" ".join(detail.split()))
+
+
 def items_of(source: Source, file: InputFile) -> Iterator[Document | Rejected]:
     """What the source reads from a file, which is downloaded first if it is behind a URL."""
     with local_copy(file) as here:
-        yield from source.read(here)
+        yield from read_items(source, here)

@@ -26,7 +26,14 @@ import pyarrow.parquet as pq
 
 from data_pipeline.dedup.keys import KEYS_DTYPE, key_of
 from data_pipeline.dedup.paragraphs import ParagraphKeeper
-from data_pipeline.document import SCHEMA, Document, Rejected, Source, content_id
+from data_pipeline.document import (
+    SCHEMA,
+    Document,
+    Rejected,
+    Source,
+    content_id,
+    read_items,
+)
 from data_pipeline.documents_folder import DROPPED_SCHEMA, EXAMPLES_SCHEMA, INPUTS_SCHEMA
 from data_pipeline.files.atomic import atomic_directory
 from data_pipeline.files.checksum import file_checksum
@@ -133,7 +140,7 @@ def build_part(part: Part) -> None:
                 with local_copy(listed) as file:
                     num_read = num_dropped = num_text_bytes = 0
                     before = _since(keeper)
-                    for item in part.source.read(file):
+                    for item in read_items(part.source, file):
                         num_read += 1
                         num_text_bytes += _num_bytes(item)
                         remaining = item

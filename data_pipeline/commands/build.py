@@ -44,6 +44,8 @@ def build_or_inspect(corpus: Corpus, options: BuildOptions, *, program: str) -> 
     that the corpus or its files do not allow.
     """
     corpus = corpus.with_rules(options.deduplication.rules(corpus))
+    if options.follow_links:
+        corpus = corpus.with_links_followed()
     looked_at = options.inspection
     if looked_at.inspect is None:
         return _build(corpus, options, program)

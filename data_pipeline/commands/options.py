@@ -72,6 +72,9 @@ class BuildOptions:
     """Output folder; an earlier build in it is resumed."""
     sources: tuple[str, ...] = ()
     """Build only these sources; by default all of the corpus."""
+    follow_links: bool = False
+    """Read files outside of a source's folder that symbolic links in it lead to. By default such
+    links are ignored (`symlink_outside`)."""
     deduplication: Deduplication = field(default_factory=Deduplication)
     undo: tuple[str, ...] = ()
     """Deduplication rules to disable (duplicate, book_overlap, near_duplicate, same_url,

@@ -8,8 +8,8 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PosixPath, PurePosixPath
 
 from data_pipeline.files.remote import RemoteFolder, Root, download, listing
 
@@ -32,6 +32,10 @@ class InputFile:
     """URL to download it from; None for a local file."""
     version: str | None = None
     """For a file behind a URL: the store's ETag, checksum or time of last change."""
+
+
+class LinkedFolder(PosixPath):
+    """A folder of raw files whose symbolic links may lead out of it; so are the folders in it."""
 
 
 @contextmanager
@@ -85,9 +89,10 @@ def walk(
 ) -> Inputs:
     """All regular files under `root` (or `root` itself, if it is a file).
 
-    Hidden names (a leading dot) and folders whose name `skip_folder` accepts are ignored. A folder
-    that symbolic links make reachable twice is entered once, so that link loops end. ValueError if
-    `root` does not exist.
+    Hidden names (a leading dot) and folders whose name `skip_folder` accepts are ignored. Links
+    that are followed may not lead out of `root`, unless that is a `LinkedFolder`: whoever puts one
+    there could publish any file of this machine. A folder that links make reachable twice is
+    entered once, so that link loops end. ValueError if `root` does not exist.
     """
     if isinstance(root, RemoteFolder):
         return _walk_remote(root, skip_folder)
@@ -98,7 +103,8 @@ def walk(
         return Inputs((InputFile(root, _printable(root.name), info.st_size, info.st_mtime_ns),), ())
     if not root.is_dir():
         raise ValueError(f"corpus path {root} is neither a file nor a folder")
-    items = list(_walk_folder(root, "", follow_symlinks, skip_folder, set()))
+    bound = None if isinstance(root, LinkedFolder) else os.path.realpath(root)
+    items = list(_Walk(follow_symlinks, bound, skip_folder).folder(root, ""))
     files = sorted((i for i in items if isinstance(i, InputFile)), key=lambda i: i.source_file)
     return Inputs(tuple(files), tuple(i for i in items if isinstance(i, Ignored)))
 
@@ -131,46 +137,55 @@ def _why_ignored(name: str, skip_folder: Callable[[str], bool]) -> Ignored | Non
     return None
 
 
-def _walk_folder(
-    folder: Path,
-    prefix: str,
-    follow_symlinks: bool,
-    skip_folder: Callable[[str], bool],
-    visited: set[tuple[int, int]],
-) -> Iterator[InputFile | Ignored]:
-    """Everything in `folder`; `prefix` is its path under the root, with a slash at the end."""
-    try:
-        identity = folder.stat()
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-    except OSError:
-        yield Ignored(_printable(prefix), "unreadable")
-        return
-    if (identity.st_dev, identity.st_ino) in visited:
-        yield Ignored(_printable(prefix), "visited_folder")
-        return
-    visited.add((identity.st_dev, identity.st_ino))
-    for entry in entries:
-        place = prefix + entry.name
+@dataclass
+class _Walk:
+    follow_symlinks: bool
+    bound: str | None
+    """Real path of the folder that links may not lead out of; None: anywhere."""
+    skip_folder: Callable[[str], bool]
+    visited: set[tuple[int, int]] = field(default_factory=set)
+
+    def folder(self, folder: Path, prefix: str) -> Iterator[InputFile | Ignored]:
+        """Everything in `folder`; `prefix` is its path under the root, with a slash at the end."""
         try:
-            info = entry.stat(follow_symlinks=follow_symlinks)
+            identity = folder.stat()
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError:
+            yield Ignored(_printable(prefix), "unreadable")
+            return
+        if (identity.st_dev, identity.st_ino) in self.visited:
+            yield Ignored(_printable(prefix), "visited_folder")
+            return
+        self.visited.add((identity.st_dev, identity.st_ino))
+        for entry in entries:
+            yield from self.entry(entry, prefix + entry.name)
+
+    def entry(self, entry: os.DirEntry[str], place: str) -> Iterator[InputFile | Ignored]:
+        try:
+            info = entry.stat(follow_symlinks=self.follow_symlinks)
         except OSError:  # a dangling or circular link, or a file that was just deleted
             yield Ignored(_printable(place), "unreadable")
-            continue
+            return
         if entry.name.startswith("."):
             yield Ignored(_printable(place), "hidden")
+        elif self.follow_symlinks and entry.is_symlink() and self.leads_out(entry.path):
+            yield Ignored(_printable(place), "symlink_outside")
         elif stat.S_ISDIR(info.st_mode):
-            if skip_folder(entry.name):
+            if self.skip_folder(entry.name):
                 yield Ignored(_printable(place), "skipped_folder")
             else:
-                yield from _walk_folder(
-                    Path(entry.path), f"{place}/", follow_symlinks, skip_folder, visited
-                )
+                yield from self.folder(Path(entry.path), f"{place}/")
         elif stat.S_ISREG(info.st_mode):
             yield InputFile(Path(entry.path), _printable(place), info.st_size, info.st_mtime_ns)
         else:
             reason = "symlink" if stat.S_ISLNK(info.st_mode) else "not_a_file"
             yield Ignored(_printable(place), reason)
+
+    def leads_out(self, path: str) -> bool:
+        if self.bound is None:
+            return False
+        return os.path.commonpath((self.bound, os.path.realpath(path))) != self.bound
 
 
 def _printable(name: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from lxml import etree
 
 from data_pipeline.files.compressed import DAMAGE
+from data_pipeline.files.declared_encoding import declared_codec
 
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]{0,100}?encoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
 _BOMS = (
@@ -43,8 +44,8 @@ class Piece:
 def utf8(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """The same text transcoded to UTF-8, without a byte-order mark.
 
-    The byte-order mark decides the encoding, else the XML declaration, else it is UTF-8. UTF-8
-    passes unchanged, invalid bytes included.
+    The byte-order mark decides the encoding, else the XML declaration if it can be true, else it is
+    UTF-8. UTF-8 passes unchanged, invalid bytes included.
     """
     iterator = iter(chunks)
     head = b""
@@ -74,15 +75,9 @@ def _encoding(head: bytes) -> tuple[str, int]:
         if head.startswith("<".encode(name)):
             return name, 0
     declared = _DECLARED.match(head)
-    if declared is not None:
-        try:
-            info = codecs.lookup(declared[1].decode("ascii"))
-        except LookupError:
-            return "utf-8", 0
-        # Codecs that are not character encodings (zip, hex) cannot decode to text.
-        if getattr(info, "_is_text_encoding", True) and info.name != "utf-8":
-            return info.name, 0
-    return "utf-8", 0
+    # A declaration that reads as ASCII is not in UTF-16, whatever it says.
+    encoding = None if declared is None else declared_codec(declared[1].decode("ascii"))
+    return encoding or "utf-8", 0
 
 
 def pieces(chunks: Iterable[bytes], name: str, max_bytes: int) -> Iterator[Piece]:

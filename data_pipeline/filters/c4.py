@@ -26,8 +26,9 @@ _CITATION_MARK = re.compile(r"\[(?:\d{1,4}|edit|citation needed)\]")
 _POLICIES = re.compile(
     r"terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies"
 )
-# A mark, perhaps a quotation mark or bracket, then whitespace or the end.
-_SENTENCE_END = re.compile(r"[.!?]+[\"'\u201d\u2019)\]]{0,2}(?=\s|$)")
+# Marks, perhaps a quotation mark or bracket, then whitespace or the end. Of a run of marks only the
+# last is tried, else a text of n dots takes n^2 steps.
+_SENTENCE_END = re.compile(r"[.!?](?![.!?])[\"'\u201d\u2019)\]]{0,2}(?=\s|$)")
 
 
 def keep_good_lines(

@@ -7,7 +7,8 @@ the dropped documents by the name "ledger"; from the folder itself and from the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import DatasetCardData
@@ -18,6 +19,10 @@ from data_pipeline.report.account import BuildAccount, SourceAccount
 from data_pipeline.report.formatting import count, percent, size, visible
 
 CARD = "README.md"
+MAX_LANGUAGES, MAX_LICENSES = 200, 50
+"""Languages in the card's metadata, and licenses that it lists per source: those with the most
+documents. Rows of a source may state as many as they like."""
+_MAX_NAME = 100
 ALL, LEDGER = "all", "ledger"
 """Configurations besides one per source: the documents of all sources; the dropped documents."""
 
@@ -86,7 +91,10 @@ def _metadata(account: BuildAccount, prefix: str) -> DatasetCardData:
     if reserved:
         raise ValueError(f"a source cannot have the name {', '.join(sorted(reserved))}")
     names = {name for source in holding for name in source.licenses}
-    languages = {name for source in holding for name in source.languages}
+    languages = Counter[str]()
+    for source in holding:
+        languages.update(source.languages)
+    named = [name for name, _ in _most(languages) if re.fullmatch("[a-z]{2,3}", name)]
     configs = [
         _config(source.name, [f"{prefix}{source.name}/documents-*.parquet"]) for source in holding
     ]
@@ -98,7 +106,7 @@ def _metadata(account: BuildAccount, prefix: str) -> DatasetCardData:
         configs.append(_config(LEDGER, ledgers))
     return DatasetCardData(
         pretty_name=account.corpus,
-        language=sorted(name for name in languages if re.fullmatch("[a-z]{2,3}", name)) or None,
+        language=sorted(named[:MAX_LANGUAGES]) or None,
         license=sorted({_hub_license(name) for name in names}) or None,
         size_categories=[_size_category(sum(source.num_documents for source in holding))],
         task_categories=["text-generation"],
@@ -215,17 +223,7 @@ def _drops(sources: Sequence[SourceAccount]) -> str:
 
 
 def _licenses(sources: Sequence[SourceAccount]) -> str:
-    rows = [
-        (
-            source.name,
-            name or "not stated per document",
-            f"{documents:,}",
-            size(source.license_bytes[name]) if name in source.license_bytes else "–",
-            source.terms or "–",
-        )
-        for source in sources
-        for name, documents in sorted(source.licenses.items(), key=lambda i: (-i[1], i[0]))
-    ]
+    rows = [row for source in sources for row in _license_rows(source)]
     head = ("source", "license", "documents", "text", "terms of the source")
     if not rows:
         return ""
@@ -233,6 +231,27 @@ def _licenses(sources: Sequence[SourceAccount]) -> str:
         "## Licenses\n\nEach document is under its own license, in its column `license`; there is "
         "none for the whole.\n\n" + _table(head, rows)
     )
+
+
+def _license_rows(source: SourceAccount) -> Iterator[tuple[str, str, str, str, str]]:
+    """The licenses with the most documents, and the others in one row."""
+    found = _most(source.licenses)
+    for name, documents in found[:MAX_LICENSES]:
+        text = size(source.license_bytes[name]) if name in source.license_bytes else "–"
+        shown = name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…"
+        shown = shown or "not stated per document"
+        yield source.name, shown, f"{documents:,}", text, source.terms or "–"
+    if others := found[MAX_LICENSES:]:
+        documents = sum(number for _, number in others)
+        text_bytes = sum(source.license_bytes.get(name, 0) for name, _ in others)
+        what = f"{len(others):,} others, in the column `license`"
+        text = size(text_bytes) if source.license_bytes else "–"
+        yield source.name, what, f"{documents:,}", text, source.terms or "–"
+
+
+def _most(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """By number, the largest first."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _removal() -> str:

@@ -23,7 +23,7 @@ TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".org", 
 def inputs(root: Root) -> Inputs:
     """All files under `root` (or `root` itself) in a format that `read` supports.
 
-    Symbolic links are followed, because datasets are often assembled from links.
+    Symbolic links are followed within `root`, because datasets are often assembled from links.
     """
     tree = walk(root, follow_symlinks=True)
     return tree.without(lambda file: "unknown_kind" if _kind(file.path) == "unknown" else None)

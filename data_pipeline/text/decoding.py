@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import html
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
 _BOMS = (
     # UTF-32's little-endian mark begins with UTF-16's, so it is tested first.
@@ -25,6 +27,16 @@ _LINE_END = re.compile(r"\r\n?")
 # C0 and C1 controls except tab and newline, lone surrogates, stray byte-order marks.
 _LINE_END_SPACE = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
 _REMOVED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff]")
+
+
+_HUGE_REFERENCE = re.compile(r"&#[0-9]{20}[0-9]*;?")
+
+
+MAX_MARKS = 30
+"""Combining marks on one character: no writing system needs more (Unicode Standard Annex 15,
+section 13, stream-safe text)."""
+_AFTER_LAST_MARK = 0x1F000
+"""No character of a higher plane combines (Unicode 15)."""
 
 
 class NotTextError(ValueError):
@@ -75,6 +87,13 @@ def detect_encoding(chunks: Iterable[bytes]) -> str:
     return "cp1252" if fits_cp1252 else "latin-1"
 
 
+def unescaped(markup: str) -> str:
+    """`markup` with its character references replaced, as `html.unescape`, which raises at numbers
+    of thousands of digits; those, which name no character, are U+FFFD.
+    """
+    return html.unescape(_HUGE_REFERENCE.sub("\ufffd", markup) if "&#" in markup else markup)
+
+
 def decode(data: bytes) -> str:
     """The text of a whole file; NotTextError as `detect_encoding`.
 
@@ -84,11 +103,25 @@ def decode(data: bytes) -> str:
 
 
 def clean(text: str) -> str:
-    """Line ends as "\\n", no control characters except tab and newline, no lone surrogates, NFC."""
+    """Line ends as "\\n", no control characters except tab and newline, no lone surrogates, NFC,
+    and at most `MAX_MARKS` combining marks on a character."""
     if "\r" in text:
         text = _LINE_END.sub("\n", text)
     text = _REMOVED.sub("", text)
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+    if text.isascii() or unicodedata.is_normalized("NFC", text):
+        return text
+    # Python sorts a run of marks by insertion: n of them in the wrong order take n^2 steps.
+    return unicodedata.normalize("NFC", _many_marks().sub(r"\1", text))
+
+
+@lru_cache(maxsize=1)
+def _many_marks() -> re.Pattern[str]:
+    """More than `MAX_MARKS` marks in a row, of which the first `MAX_MARKS` are group 1."""
+    codes = [code for code in range(0x300, _AFTER_LAST_MARK) if unicodedata.combining(chr(code))]
+    ends = [i for i, code in enumerate(codes) if codes[i + 1 : i + 2] != [code + 1]]
+    starts = [0, *(i + 1 for i in ends[:-1])]
+    spans = "".join(f"{chr(codes[a])}-{chr(codes[b])}" for a, b in zip(starts, ends, strict=True))
+    return re.compile(f"([{spans}]{{{MAX_MARKS}}})[{spans}]+")
 
 
 def strip_trailing_whitespace(text: str) -> str:

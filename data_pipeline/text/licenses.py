@@ -12,7 +12,7 @@ from email.message import Message
 _EXPRESSION = re.compile(r"\(*[\w.+-]+\)*(?: (?:AND|OR|WITH) \(*[\w.+-]+\)*)+")
 
 _NAMES = {
-    "Apache-2.0": r"\bapache\b(?!.*\b1\.[01]\b)",
+    "Apache-2.0": r"\bapache\b",
     "MIT": r"\bmit\b(?!-)|\bexpat\b",
     "MIT-CMU": r"\bmit-cmu\b|\bhpnd\b",
     "BSD-3-Clause": r"\b(?:bsd.3|(?:3|three).clause|new bsd|modified bsd)",
@@ -30,6 +30,10 @@ _NAMES = {
     "BSL-1.0": r"\bboost\b|\bbsl-1",
 }
 """Common names of a license in one line, lower case."""
+
+_APACHE = re.compile(r"\bapache\b")
+_OLD_APACHE = re.compile(r"\b1\.[01]\b")
+"""In a name of a license: a version of Apache's that is none of the 2.0 license."""
 
 _ANY_BSD = re.compile(r"\b(?<!0)bsd\b")
 
@@ -85,6 +89,8 @@ def from_name(name: str) -> str | None:
         return name
     lower = name.lower()
     found = [spdx for spdx, pattern in _NAMES.items() if re.search(pattern, lower)]
+    if "Apache-2.0" in found and _last(_OLD_APACHE, lower) > _last(_APACHE, lower):
+        found.remove("Apache-2.0")
     if _ANY_BSD.search(lower) and not any(spdx.startswith("BSD") for spdx in found):
         found.append("BSD")
     return _all_of(found)
@@ -156,6 +162,11 @@ def is_allowed(expression: str | None, allowed: frozenset[str]) -> bool:
         return False
     combine = any if "OR" in words and "AND" not in words else all
     return combine(name in allowed for name in names)
+
+
+def _last(pattern: re.Pattern[str], text: str) -> int:
+    """Where the pattern matches last; -1 if nowhere."""
+    return max((match.start() for match in pattern.finditer(text)), default=-1)
 
 
 def _all_of(found: list[str]) -> str | None:

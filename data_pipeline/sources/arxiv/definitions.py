@@ -7,7 +7,7 @@ the definition and the position after it, or None if there is no complete defini
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from data_pipeline.sources.arxiv.tex_tokens import (
@@ -21,7 +21,7 @@ from data_pipeline.sources.arxiv.tex_tokens import (
 )
 
 _NAME = re.compile(
-    r"\s*\*?\s*(?:\{\s*\\([A-Za-z@]+|[^A-Za-z@\s])\s*\}|\\([A-Za-z@]+|[^A-Za-z@\s]))\s*"
+    r"\s*(?:\*\s*)?(?:\{\s*\\([A-Za-z@]+|[^A-Za-z@\s])\s*\}|\\([A-Za-z@]+|[^A-Za-z@\s]))\s*"
 )
 _TARGET = re.compile(r"[ \t]*=?[ \t]?(?:\\([A-Za-z@]+|[\s\S])|([^\s{}]))")
 # One alternative per first character, and nothing after the star: no backtracking.
@@ -29,9 +29,9 @@ _PARAMETER_TEXT = re.compile(r"(?:[^{}#\\]|\\[\s\S]|#[1-9])*")
 _PARAMETER = re.compile(r"#([1-9])")
 _SLOT = re.compile(r"#(#|[1-9])")
 _SPACE = re.compile(r"\s*")
-_ENVIRONMENT_NAME = re.compile(r"\s*\*?\s*\{([^{}\\]{1,100})\}\s*")
+_ENVIRONMENT_NAME = re.compile(r"\s*(?:\*\s*)?\{([^{}\\]{1,100})\}\s*")
 _DOCUMENT_PARAMETER = re.compile(r"\s*[+!]?([mos]|O\s*\{([^{}]*)\})")
-_AMSTEX = re.compile(r"\\(?:input|documentstyle)\s*\{?\s*ams(?:tex|ppt)")
+_AMSTEX = re.compile(r"\\(?:input|documentstyle)\s*(?:\{\s*)?ams(?:tex|ppt)")
 _AMSTEX_DEFINE = re.compile(r"\\(?:re)?define(?=\s*\\)")
 _MANDATORY = Parameter(Kind.MANDATORY)
 
@@ -66,6 +66,8 @@ class Macro:
 
 Definition = tuple[str, Macro]
 """Name, without backslash, and macro."""
+ReadDefinition = Callable[[str, int], tuple[Definition, int] | None]
+"""Reads a definition after the name of its command."""
 
 
 def literal(text: str) -> Macro:
@@ -237,3 +239,21 @@ def _skip_space(text: str, position: int) -> int:
     match = _SPACE.match(text, position)
     assert match is not None, "the pattern matches the empty text"
     return match.end()
+
+
+DEFINERS: dict[str, tuple[ReadDefinition, bool]] = {
+    **dict.fromkeys(
+        ("newcommand", "renewcommand", "DeclareRobustCommand", "newrobustcmd", "renewrobustcmd"),
+        (read_newcommand, False),
+    ),
+    **dict.fromkeys(("providecommand", "providerobustcmd"), (read_newcommand, True)),
+    **dict.fromkeys(("def", "gdef", "edef", "xdef"), (read_def, False)),
+    **dict.fromkeys(
+        ("NewDocumentCommand", "RenewDocumentCommand", "DeclareDocumentCommand"),
+        (read_document_command, False),
+    ),
+    "ProvideDocumentCommand": (read_document_command, True),
+    "DeclareMathOperator": (read_operator, False),
+    "DeclarePairedDelimiter": (read_paired_delimiter, False),
+}
+"""Defining command -> its reader, and whether it leaves alone what is defined already."""

@@ -98,9 +98,11 @@ class Input:
         text, _ = self.ahead(_MAX_GROUP if self._vain_groups <= self._max_vain else 0)
         size = closing_brace(text)
         frame = self.frames[-1]
+        # Found or not: many definitions in one group would read its rest again and again.
+        self._vain_groups += len(text) if size is None else size
         if size is None:
-            self._vain_groups += len(text)
-        elif frame.position + size <= len(frame.text):
+            return
+        if frame.position + size <= len(frame.text):
             inner = frame.text[frame.position : frame.position + size]
             frame.position += size
             self.frames.append(Frame(inner, 0, frame.chain, action))

@@ -16,18 +16,22 @@ import re
 from collections.abc import Callable
 from functools import partial
 
+from data_pipeline.sources.arxiv.computed_names import (
+    LOOKAHEAD,
+    defining_command,
+    read_computed,
+    read_defined,
+    read_named,
+)
 from data_pipeline.sources.arxiv.definitions import (
-    Definition,
+    DEFINERS,
     Macro,
+    ReadDefinition,
     literal,
     read_def,
-    read_document_command,
     read_environment,
     read_let,
     read_name,
-    read_newcommand,
-    read_operator,
-    read_paired_delimiter,
     with_tex_definitions,
 )
 from data_pipeline.sources.arxiv.expansion_input import ALL_WINDOWS, Input, MacroExplosionError
@@ -41,7 +45,7 @@ from data_pipeline.sources.arxiv.tex_tokens import (
     Signature,
     ends_with_word,
     read_arguments,
-    skip_spaces,
+    read_branches,
     verbatim_environments,
 )
 
@@ -68,6 +72,7 @@ _KEPT_ENVIRONMENTS = frozenset(
 _MAX_SELF_NESTING = 40
 _MAX_RECURSIVE_NAMES = 25
 _MAX_PASSES = 20
+_MAX_INDENT = 200
 
 _AFTER_PREFIX = frozenset({"def", "gdef", "edef", "xdef", "let", "long", "global", "newcommand"})
 _DEFINING = re.compile(
@@ -77,9 +82,6 @@ _DEFINING = re.compile(
     r"|If(?:Boolean|NoValue|Value)(?:TF|T|F))(?![A-Za-z])"
 )
 """Commands with an effect even where nothing is defined."""
-_NOT_CONDITIONAL = re.compile(
-    r"if(?:f$|thenelse|str|def(?!ined$)|undef|cs(?!name$)|bool|toggle|blank|num[a-z]|dim[a-z]|empty)"
-)
 _ENVIRONMENT = re.compile(r"\s*\{([^{}\\]{1,100})\}")
 _VERBATIM = re.compile(INLINE_VERBATIM)
 _TWO: Signature = (Parameter(Kind.MANDATORY),) * 2
@@ -144,22 +146,12 @@ class _Expander(Input):
         self.kept = KEPT | self.table.keys()
 
     def handlers(self) -> dict[str, _Handler]:
-        define = {
-            **dict.fromkeys(("newcommand", "renewcommand", "DeclareRobustCommand"), False),
-            **dict.fromkeys(("newrobustcmd", "renewrobustcmd"), False),
-            **dict.fromkeys(("providecommand", "providerobustcmd"), True),
-        }
-        readers = {
-            **dict.fromkeys(("def", "gdef", "edef", "xdef"), read_def),
-            "DeclareMathOperator": read_operator,
-            "DeclarePairedDelimiter": read_paired_delimiter,
-            **dict.fromkeys(("NewDocumentCommand", "RenewDocumentCommand"), read_document_command),
-            **dict.fromkeys(("DeclareDocumentCommand",), read_document_command),
-        }
         handlers: dict[str, _Handler] = {
-            **{n: partial(self.define, read_newcommand, keep) for n, keep in define.items()},
-            **{n: partial(self.define, read, False) for n, read in readers.items()},
-            "ProvideDocumentCommand": partial(self.define, read_document_command, True),
+            **{n: partial(self.define, read, keep) for n, (read, keep) in DEFINERS.items()},
+            "expandafter": self.define_computed,
+            "@namedef": partial(self.define, partial(read_named, read_def), False),
+            "csname": self.computed,
+            "@nameuse": self.named,
             **dict.fromkeys(("long", "global", "protected", "outer"), self.prefix),
             "let": self.let,
             **dict.fromkeys(("newenvironment", "renewenvironment"), self.define_environment),
@@ -251,7 +243,7 @@ class _Expander(Input):
 
     def define(
         self,
-        read: Callable[[str, int], tuple[Definition, int] | None],
+        read: ReadDefinition,
         only_new: bool,
         command: str,
     ) -> bool:
@@ -262,6 +254,30 @@ class _Expander(Input):
         self.after_definition()
         self.assign(name, self.table.get(name, macro) if only_new else macro, command)
         return True
+
+    def define_computed(self, command: str) -> bool:
+        """`\\expandafter` before the definition of a computed name; elsewhere it is kept."""
+        defining = defining_command(self.ahead(LOOKAHEAD)[0])
+        if defining is None or defining not in DEFINERS:
+            return False
+        read, keep = DEFINERS[defining]
+        return self.define(partial(read_defined, read), keep, defining)
+
+    def computed(self, command: str) -> bool:
+        """`\\csname`: kept where its name is no macro of the paper."""
+        found = read_computed(self.ahead(LOOKAHEAD)[0].lstrip(" "))
+        if found is None or found[0] not in self.table.keys() | KEPT:
+            return False
+        self.take(lambda text, _: ((), text.index("\\endcsname") + len("\\endcsname")))
+        self.push(f"\\{found[0]}")
+        return True
+
+    def named(self, command: str) -> bool:
+        """`\\@nameuse{NAME}`."""
+        found = self.take(partial(_arguments, _TWO[:1]))
+        if found is not None:
+            self.push(rf"\csname {found[0]}\endcsname")
+        return found is not None
 
     def assign(self, name: str, meaning: Macro | _Handler | None, command: str) -> None:
         """Define `name` up to the end of the current group of braces."""
@@ -280,7 +296,7 @@ class _Expander(Input):
     def after_definition(self) -> None:
         """Remove the line of a definition that had a line to itself."""
         frame = self.frames[-1]
-        if not self.out or self.out[-1].rstrip(" \t")[-1:] in ("", "\n"):
+        if not self.out or self.out[-1][-_MAX_INDENT:].rstrip(" \t")[-1:] in ("", "\n"):
             if match := _REST_OF_LINE.match(frame.text, frame.position):
                 frame.position = match.end()
         elif frame.text[frame.position : frame.position + 1] == "\n" and self.out[-1][-1] == " ":
@@ -339,7 +355,7 @@ class _Expander(Input):
 
     def conditional(self, value: str, command: str) -> bool:
         """Continue with the branch taken, for \\iftrue, \\iffalse and switches."""
-        branches = self.take(_branches, ALL_WINDOWS)
+        branches = self.take(lambda text, _: read_branches(text), ALL_WINDOWS)
         if branches is None:
             return False
         holds = command == "iftrue" or value == "true"
@@ -428,21 +444,3 @@ class _Expander(Input):
 
 def _arguments(signature: Signature, text: str, is_all: bool) -> tuple[list[str], int] | None:
     return read_arguments(signature, text, 0, is_all=is_all)
-
-
-def _branches(text: str, is_all: bool) -> tuple[tuple[str, str], int] | None:
-    """The two branches of a conditional, before and after \\else, up to its \\fi."""
-    depth, otherwise = 0, None
-    for match in CONTROL_SEQUENCE.finditer(text):
-        name = match[1]
-        if name == "fi" and depth == 0:
-            first = text[: (otherwise or match).start()].lstrip(" \t")
-            second = text[otherwise.end() : match.start()].lstrip(" \t") if otherwise else ""
-            return (first, second), skip_spaces(text, match.end())
-        if name == "fi":
-            depth -= 1
-        elif name == "else" and depth == 0:
-            otherwise = match
-        elif name.startswith("if") and not _NOT_CONDITIONAL.match(name):
-            depth += 1
-    return None

@@ -23,6 +23,7 @@ from data_pipeline.files.compressed import DAMAGE, one_line
 from data_pipeline.files.inputs import InputFile, Inputs, walk
 from data_pipeline.files.remote import Root
 from data_pipeline.sources.arxiv import sections as latex
+from data_pipeline.sources.arxiv.acronyms import expand_acronyms
 from data_pipeline.sources.arxiv.expansion_input import MacroExplosionError
 from data_pipeline.sources.arxiv.macros import expand_macros
 from data_pipeline.sources.arxiv.project import (
@@ -42,6 +43,9 @@ _NEW_ID = re.compile(r"(\d{2})(0[1-9]|1[0-2])\.\d{4,5}(?:v\d+)?")
 _OLD_ID = re.compile(
     r"([a-z]+(?:-[a-z]+)?)(?:\.[A-Z]{2})?[/_]?((\d{2})(0[1-9]|1[0-2])\d{3}(?:v\d+)?)"
 )
+_ARXIV = re.compile(r"^arxiv[-_.]", re.IGNORECASE)
+"""What arXiv's own download puts before an id: arXiv-2301.00001v1.tar.gz."""
+_MAX_NAME_CHARACTERS = 255
 _FIRST_YEAR = 91
 """arXiv began in 1991: a smaller two-digit year is one of this century."""
 
@@ -104,7 +108,7 @@ class PaperId:
 
 def paper_id(file_name: str) -> PaperId | None:
     """The arXiv id in a package's file name, in the scheme of before or after April 2007."""
-    stem = _stem(file_name)
+    stem = _ARXIV.sub("", _stem(file_name))
     if match := _NEW_ID.fullmatch(stem):
         return PaperId(stem, _month(match[1], match[2]))
     if match := _OLD_ID.fullmatch(stem):
@@ -158,9 +162,10 @@ def without_comments(document: Document) -> Document:
 
 
 def with_macros_expanded(document: Document, *, max_growth: int) -> Document | Rejected:
-    """Edit: expand user-defined macros inline, and remove their definitions."""
+    """Edit: expand acronyms and user-defined macros inline, and remove their definitions."""
     try:
-        return document.with_text(expand_macros(document.text, max_growth=max_growth))
+        text = expand_acronyms(document.text, max_growth=max_growth)
+        return document.with_text(expand_macros(text, max_growth=max_growth))
     except MacroExplosionError as error:
         return document.rejected("macro_explosion", str(error))
 
@@ -187,7 +192,8 @@ def with_tidy_lines(document: Document) -> Document:
 
 def _stem(file_name: str) -> str:
     """The last part of a path without the suffix of its type. An id contains a dot itself."""
-    name = posixpath.basename(file_name)
+    # A member of an archive may have a name of a megabyte; an id has 20 characters.
+    name = posixpath.basename(file_name)[-_MAX_NAME_CHARACTERS:]
     while name.lower().endswith(_SUFFIXES):
         name = name.rpartition(".")[0]
     return name

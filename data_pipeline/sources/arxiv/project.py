@@ -11,7 +11,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from data_pipeline.sources.arxiv.tex_tokens import VERBATIM_ENVIRONMENTS, tokens_outside_verbatim
+from data_pipeline.sources.arxiv.tex_tokens import (
+    INLINE_VERBATIM,
+    VERBATIM_ENVIRONMENTS,
+    tokens_outside_verbatim,
+    without_verbatim,
+)
 from data_pipeline.text.decoding import NotTextError, decode
 
 TEX_SUFFIXES = frozenset({".tex", ".ltx", ".latex"})
@@ -28,15 +33,23 @@ _MAX_INTERNAL_SHARE = 0.25
 _TOKEN = re.compile(
     r"%[^\n]*|\\(?:"
     r"begin[ \t]*\{(?P<verbatim>(?:" + "|".join((*VERBATIM_ENVIRONMENTS, "comment")) + r")\*?)\}"
-    r"|(?:input|include|subfile|subfileinclude|InputIfFileExists)(?![A-Za-z@])\s*"
-    r"(?:\{(?P<braced>[^{}%\n]{1,300})\}|(?P<bare>[^\s{}\\%]{1,300})[ \t]?)"
+    rf"|(?P<inline>{INLINE_VERBATIM})"
+    r"|(?:input|include|subfile|subfileinclude|InputIfFileExists|loadglsentries)(?![A-Za-z@])\s*"
+    r"(?:\{(?P<braced>[^{}%\n]{1,300})\}|(?P<bare>(?:\\[A-Za-z@]+)?[^\s{}\\%]{1,300})[ \t]?)"
+    # A macro that may be part of the path of a file.
+    r"|(?:(?:re)?newcommand\*?|providecommand\*?|[gex]?def)\s*(?:\{\s*)?\\(?P<macro>[A-Za-z@]+)"
+    r"\s*(?:\}\s*)?\{(?P<body>(?:[^{}%\n\\]|\\(?!in(?:put|clude))){1,200})\}"
     r"|(?:import|subimport|includefrom|inputfrom|subincludefrom|subinputfrom)\*?[ \t]*"
     r"\{(?P<folder>[^{}%\n]{0,300})\}[ \t]*\{(?P<imported>[^{}%\n]{1,300})\}"
     r"|(?:usepackage|RequirePackage|documentclass|LoadClass|(?P<old>documentstyle))\s*"
-    r"(?:\[(?P<options>[^\[\]]{0,2000})\])?\s*\{(?P<styles>[^{}]{1,1000})\}"
+    r"(?:\[(?P<options>[^\[\]]{0,2000})\]\s*)?\{(?P<styles>[^{}]{1,1000})\}"
     r"|(?P<stop>endinput)(?![A-Za-z@])"
     r"|[\s\S])"
 )
+_NO_FILE = (None, "verbatim", "inline", "delimiter", "body")
+"""Last groups of tokens that load no file."""
+_PATH_MACRO = re.compile(r"\\([A-Za-z@]+)[ \t]*")
+_MAX_PATH, _MAX_PATH_MACROS = 1_000, 5
 _CLASS = re.compile(r"^[^%\n]*\\document(?:class|style)(?![A-Za-z])", re.MULTILINE)
 _BEGIN = re.compile(r"^[^%\n]*\\begin\s*\{document\}", re.MULTILINE)
 _INNER = re.compile(r"\\begin\s*\{document\}(.*?)(?:\\end\s*\{document\}|\Z)", re.DOTALL)
@@ -46,13 +59,14 @@ _TEX = re.compile(
 _AUTO_IGNORE = re.compile(r"\s*%\s*auto-ignore")
 _README = re.compile(r"^[ \t]*(\S+)[ \t]+(toplevelfile|ignore)\b", re.MULTILINE)
 _README_JSON = re.compile(
-    r"[\"']?filename[\"']?\s*:\s*[\"']?([^\"'\s,}]+)[\"']?[\s,]*-?\s*"
-    r"[\"']?usage[\"']?\s*:\s*[\"']?(\w+)|"
-    r"[\"']?usage[\"']?\s*:\s*[\"']?(\w+)[\"']?[\s,]*-?\s*"
-    r"[\"']?filename[\"']?\s*:\s*[\"']?([^\"'\s,}]+)"
+    # Between two fields at most a list's dash: with `[\s,]*-?\s*` n spaces take n^2 steps.
+    r"filename[\"']?\s*:\s*[\"']?([^\"'\s,}]{1,300})[\"']?[\s,]*(?:-\s*)?"
+    r"[\"']?usage[\"']?\s*:\s*[\"']?(\w{1,30})|"
+    r"usage[\"']?\s*:\s*[\"']?(\w{1,30})[\"']?[\s,]*(?:-\s*)?"
+    r"[\"']?filename[\"']?\s*:\s*[\"']?([^\"'\s,}]{1,300})"
 )
 _DEFINITION = re.compile(
-    r"\\(?:(?:new|renew|provide)command\*?|DeclareRobustCommand\*?|[egx]?def|let)\s*\{?\s*\\"
+    r"\\(?:(?:new|renew|provide)command\*?|DeclareRobustCommand\*?|[egx]?def|let)\s*(?:\{\s*)?\\"
 )
 _DECLARED_ENCODING = re.compile(
     rb"^[^%\n]*\\(?:usepackage\s*\[([\w\s,-]{1,40})\]\s*\{inputenc\}|inputencoding\s*\{(\w{1,20})\})",
@@ -186,11 +200,14 @@ class _Merger:
     max_characters: int
     num_characters: int = 0
     open_files: list[str] = field(default_factory=list)
+    macros: dict[str, str] = field(default_factory=dict)
+    """Macros without arguments: name -> text."""
 
     def text_of(self, name: str) -> str:
         text = self.texts[name]
-        if self.open_files and _CLASS.search(text) and (inner := _INNER.search(text)):
-            text = inner[1]
+        if self.open_files and _CLASS.search(text):
+            inner = _INNER.search(without_verbatim(text))
+            text = text[slice(*inner.span(1))] if inner else text
         self.num_characters += len(text) + _COST_OF_INCLUDING
         if self.num_characters > self.max_characters:
             raise ProjectTooLargeError(
@@ -200,7 +217,9 @@ class _Merger:
         pieces: list[str] = []
         start = 0
         for match in tokens_outside_verbatim(_TOKEN, text):
-            if match.lastgroup in (None, "verbatim"):
+            if match["macro"]:
+                self.macros[match["macro"]] = match["body"]
+            if match.lastgroup in _NO_FILE:
                 continue
             if match["stop"]:
                 text = text[: match.start()]
@@ -229,14 +248,20 @@ class _Merger:
                 if style is not None and is_authors_own(self.texts[style]):
                     yield style, True
             return
-        folder = match["folder"] or ""
-        target = match["braced"] or match["bare"] or match["imported"]
+        folder = self.expanded(match["folder"] or "")
+        target = self.expanded(match["braced"] or match["bare"] or match["imported"])
         file = self.find(target.strip(' "'), (".tex", "", ".ltx"), folder)
         if file is None or _suffix(file) in _NEVER_INCLUDED:
             return
         if _suffix(file) in TEX_SUFFIXES and not is_authors_own(self.texts[file]):
             return
         yield file, False
+
+    def expanded(self, path: str) -> str:
+        """A path with the macros in it that have been defined so far."""
+        for _ in range(_MAX_PATH_MACROS if "\\" in path else 0):
+            path = _PATH_MACRO.sub(lambda m: self.macros.get(m[1], m[0]), path)[:_MAX_PATH]
+        return path
 
     def find(self, name: str, suffixes: tuple[str, ...], folder: str) -> str | None:
         """The project's file of a name, relative to the main file's folder, the package, or the
@@ -254,12 +279,13 @@ class _Merger:
 def _included(texts: Mapping[str, str], name: str) -> set[str]:
     """The files that one file includes directly."""
     merger = _Merger(texts, posixpath.dirname(name), 0, open_files=[name])
-    return {
-        file
-        for match in tokens_outside_verbatim(_TOKEN, texts[name])
-        if match.lastgroup not in (None, "verbatim", "stop")
-        for file, _ in merger.loaded(match)
-    }
+    files: set[str] = set()
+    for match in tokens_outside_verbatim(_TOKEN, texts[name]):
+        if match["macro"]:
+            merger.macros[match["macro"]] = match["body"]
+        elif match.lastgroup not in (*_NO_FILE, "stop"):
+            files.update(file for file, _ in merger.loaded(match))
+    return files
 
 
 def _readme(texts: Mapping[str, str]) -> tuple[list[str], set[str]]:

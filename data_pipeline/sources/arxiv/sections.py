@@ -15,6 +15,7 @@ from data_pipeline.sources.arxiv.tex_tokens import (
     ends_with_word,
     tokens_outside_verbatim,
     verbatim_environments,
+    without_verbatim,
 )
 
 _MAX_PASSES = 10
@@ -37,14 +38,15 @@ _FRONT_END = re.compile(
 )
 _MAX_TITLE = 200
 _CLOSING_TITLE = re.compile(
-    r"\W*(?:\\\w+\s*\{?)?\s*(?:acknowledge?ments?\b|references\b|bibliography\b|literature cited\b"
+    r"\W*(?:\\\w+\s*(?:\{\s*)?)?(?:acknowledge?ments?\b|references\b|bibliography\b"
+    r"|literature cited\b"
     r"|(?:data|code|materials?) (?:and \w+ )?availability\b|author contributions\b|funding\b"
     r"|supplement|supporting information\b|appendi|conflicts? of interest\b|declarations?\b)",
     re.IGNORECASE,
 )
 _APPENDIX = re.compile(r"\\appendix(?![A-Za-z])|\\begin\s*\{appendi(?:x|ces)\}")
 _REFERENCES_TITLE = re.compile(
-    r"\W*(?:\\\w+\s*\{?)?\s*(?:references(?:\s+and\s+notes)?|bibliography|literature cited"
+    r"\W*(?:\\\w+\s*(?:\{\s*)?)?(?:references(?:\s+and\s+notes)?|bibliography|literature cited"
     r"|works cited|literature)\s*[}\]\n]",
     re.IGNORECASE,
 )
@@ -53,7 +55,7 @@ _LISTS = ("thebibliography", "chapthebibliography", "references", "bibdiv", "mcb
 _BIBLIOGRAPHY_BEGIN = re.compile(r"\\begin\s*\{(" + "|".join(_LISTS) + r")\*?\}")
 _BIBLIOGRAPHY_COMMAND = re.compile(
     r"\\(?:bibliography|bibliographystyle|nobibliography|addbibresource|nocite|bibliographyunit)"
-    r"\s*(?:\[[^\[\]]{0,200}\])?\s*\{[^{}]{0,2000}\}"
+    r"\s*(?:\[[^\[\]]{0,200}\]\s*)?\{[^{}]{0,2000}\}"
     r"|\\printbibliography(?:\s*\[[^\[\]]{0,500}\])?"
     r"|\\(?:listrefs|refout)(?![A-Za-z])"
     r"|\\(?:input|include)\s*\{[^{}\n]{1,200}\.bbl\}|\\input\s+\S{1,200}\.bbl\b"
@@ -62,6 +64,10 @@ _AMS_REFERENCES = re.compile(r"\\Refs(?![A-Za-z])")
 _AMS_REFERENCES_END = re.compile(r"\\endRefs(?![A-Za-z])")
 
 _BLANK_LINES = re.compile(r"\n{3,}")
+_HIDING = re.compile(
+    r"^[^%\n]*?\\(exclude|include)(?:comment|version)\s*\{([A-Za-z]{1,50})\}", re.MULTILINE
+)
+_MAX_HIDDEN = 100
 
 
 def without_comments(text: str) -> str:
@@ -80,9 +86,18 @@ def without_comments(text: str) -> str:
     return text
 
 
-def _comment_token(text: str) -> re.Pattern[str]:
+def _hidden_environments(text: str) -> frozenset[str]:
+    r"""Names of the environments whose content is not shown: `comment`, and those that
+    `\excludecomment` and `\excludeversion` declare, unless a later line includes them."""
+    hidden = {"comment"}
+    for match in _HIDING.finditer(text):
+        (hidden.add if match[1] == "exclude" else hidden.discard)(match[2])
+    return frozenset(sorted(hidden)[:_MAX_HIDDEN])
+
+
+def _comment_token(text: str, hidden: frozenset[str]) -> re.Pattern[str]:
     """Pattern of tokens that may be, or contain, a percent sign in `text`."""
-    names = "|".join((*verbatim_environments(text), "comment"))
+    names = "|".join(map(re.escape, (*verbatim_environments(text), *sorted(hidden))))
     return re.compile(
         r"\\(?:begin[ \t]*(?:%[^\n]*\n[ \t]*)?"
         rf"\{{(?P<verbatim>(?:{names})\*?)\}}|{INLINE_VERBATIM}"
@@ -95,12 +110,13 @@ def _comment_token(text: str) -> re.Pattern[str]:
 def _without_comments_seen(text: str) -> str:
     out: list[str] = []
     start = 0
-    for match in tokens_outside_verbatim(_comment_token(text), text):
+    hidden = _hidden_environments(text)
+    for match in tokens_outside_verbatim(_comment_token(text, hidden), text):
         at = match.start()
         if text[at] == "%":
             piece, start = _around_comment(text, start, match)
             _append(out, piece)
-        elif match.lastgroup == "verbatim" and match["verbatim"] in ("comment", "comment*"):
+        elif match.lastgroup == "verbatim" and match["verbatim"].rstrip("*") in hidden:
             end = rf"\end{{{match['verbatim']}}}"
             # Keep a line end in its place, so that the texts around it do not merge into a word.
             _append(out, text[start:at] + "\n")
@@ -143,14 +159,17 @@ def without_front_matter_and_bibliography(text: str, *, max_front_share: float) 
     the text begins after the abstract and the title block; without these, at the beginning of the
     document. Appendices are kept.
     """
-    begin = _BEGIN_DOCUMENT.search(text)
+    commands = without_verbatim(text)  # of the same length, and all that is searched
+    begin = _BEGIN_DOCUMENT.search(commands)
     start = 0 if begin is None else begin.end()
-    is_plain = begin is None and _HEADING.search(text) is None
+    is_plain = begin is None and _HEADING.search(commands) is None
     heading, last = (_PLAIN_HEADING, _PLAIN_END) if is_plain else (_HEADING, _END)
-    end = last.search(text, start)
-    body = text[start : None if end is None else end.start()]
-    body = "".join(_outside(body, sorted(_bibliography_spans(body, heading))))
-    return body[_first_section(body, heading, max_front_share) :]
+    end = last.search(commands, start)
+    inside = slice(start, None if end is None else end.start())
+    body, commands = text[inside], commands[inside]
+    spans = sorted(_bibliography_spans(commands, heading))
+    body, commands = ("".join(_outside(part, spans)) for part in (body, commands))
+    return body[_first_section(commands, heading, max_front_share) :]
 
 
 def _first_section(body: str, heading: re.Pattern[str], max_front_share: float) -> int:

@@ -16,6 +16,8 @@ from typing import Protocol
 
 BLOCK_BYTES = 512
 _MAX_EXTENDED_HEADER_BYTES = 1 << 20
+_MAX_SIZE_DIGITS = 19
+"""POSIX.1-2001 sets no limit; files of 2^63 bytes and more do not exist."""
 _CHUNK_BYTES = 1 << 16
 _FILES, _FOLDERS = (b"0", b"\0", b"7"), (b"5", b"D")
 _GNU_NAME, _GNU_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", (b"x", b"X"), b"g"
@@ -96,7 +98,7 @@ def members(archive: Readable) -> Iterator[tuple[Member, MemberStream]]:
             elif kind in _PAX:
                 records = _pax_records(data)
                 name = records.get("path", name)
-                size = int(records["size"]) if records.get("size", "").isdecimal() else size
+                size = _pax_size(records["size"], start) if "size" in records else size
             offset += _padded(length)
             continue
         length = length if size is None else size
@@ -153,14 +155,23 @@ def _text(field: bytes) -> str:
 def _pax_records(data: bytes) -> dict[str, str]:
     """`length key=value` lines."""
     records: dict[str, str] = {}
-    while data:
-        digits, _, _ = data.partition(b" ")
-        if not digits.isdigit() or len(digits) > 7 or not 0 < int(digits) <= len(data):
+    start = 0
+    while start < len(data):
+        digits = data[start : start + 8].partition(b" ")[0]
+        if not digits.isdigit() or len(digits) > 7 or not 0 < int(digits) <= len(data) - start:
             raise DamagedTarError("a pax header has inconsistent lengths")
-        record, data = data[len(digits) + 1 : int(digits) - 1], data[int(digits) :]
-        key, _, value = record.partition(b"=")
+        end = start + int(digits)
+        key, _, value = data[start + len(digits) + 1 : end - 1].partition(b"=")
         records[_text(key)] = _text(value)
+        start = end
     return records
+
+
+def _pax_size(stated: str, start: int) -> int:
+    if not (stated.isascii() and stated.isdigit() and len(stated) <= _MAX_SIZE_DIGITS):
+        shown = stated[:40]
+        raise DamagedTarError(f"a pax header at byte {start} has the size {shown!r}, no number")
+    return int(stated)
 
 
 def _padded(size: int) -> int:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import islice
 
 CONTROL_SEQUENCE = re.compile(r"\\([A-Za-z@]+|[\s\S])")
 """A control word or a control symbol. `@` counts as a letter, as it does inside style files."""
@@ -26,22 +27,33 @@ _VERBATIM_DECLARATION = re.compile(
     r"\s*(?:\[[^\[\]]{0,200}\]\s*)?\{([A-Za-z]{1,50})\}"
 )
 
+_MAX_DECLARED = 100
+"""Patterns have one alternative for each."""
+
 INLINE_VERBATIM = (
     r"(?:verb\*?|(?:lstinline|mintinline)(?:\[[^\]\n]{0,200}\])?(?:\{[^{}\n]{0,50}\})?)"
-    r"(?:(?P<delimiter>[^A-Za-z\s*{}\[\\])[^\n]*?(?P=delimiter)|\{[^{}\n]{0,500}\})"
+    r"(?:(?P<delimiter>[^A-Za-z\s*{}\[\\])[^\n]{0,2000}?(?P=delimiter)|\{[^{}\n]{0,500}\})"
 )
 """After a backslash: inline verbatim code."""
 
+_VERBATIM_START = re.compile(
+    r"\\(?:verb|lstinline|mintinline|lstnewenvironment|DefineVerbatim|(?:new|New|Declare)(?:tcb|TCB)"
+    rf"|begin[ \t]*\{{(?:{'|'.join(VERBATIM_ENVIRONMENTS)}))"
+)
 _GROUP_TOKEN = re.compile(r"\\[\s\S]|[{}]")
 _FLAT_GROUP = re.compile(r"\{([^{}\\]*)\}")
 _BRACKET_TOKEN = re.compile(r"\\[\s\S]|[{}\]]")
+_NOT_CONDITIONAL = re.compile(
+    r"if(?:f$|thenelse|str|def(?!ined$)|undef|cs(?!name$)|bool|toggle|blank|num[a-z]|dim[a-z]|empty)"
+)
 _SPACES = re.compile(r"[ \t]*")
 _BLANKS = re.compile(r"[ \t]*(?:\n[ \t]*)?")
 
 
 def verbatim_environments(text: str) -> tuple[str, ...]:
-    """The standard ones and those that this paper declares."""
-    return (*VERBATIM_ENVIRONMENTS, *sorted(set(_VERBATIM_DECLARATION.findall(text))))
+    """The standard ones and those that this paper declares, up to `_MAX_DECLARED` of these."""
+    declared = dict.fromkeys(_VERBATIM_DECLARATION.findall(text))
+    return (*VERBATIM_ENVIRONMENTS, *sorted(islice(declared, _MAX_DECLARED)))
 
 
 def tokens_outside_verbatim(token: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
@@ -65,6 +77,28 @@ def tokens_outside_verbatim(token: re.Pattern[str], text: str) -> Iterator[re.Ma
                 position = end + len(rf"\end{{{name}}}")
                 break
             yield match
+
+
+def without_verbatim(text: str) -> str:
+    r"""`text` with spaces in place of its verbatim text, inline or in an environment, so that what
+    that only shows (`\verb|\end{document}|`) is not taken for a command. Positions stay."""
+    if _VERBATIM_START.search(text) is None:
+        return text
+    names = "|".join(verbatim_environments(text))
+    token = re.compile(
+        rf"\\(?:begin[ \t]*\{{(?P<verbatim>(?:{names})\*?)\}}|(?P<inline>{INLINE_VERBATIM})|[\s\S])"
+    )
+    pieces: list[str] = []
+    done = 0
+    for match in tokens_outside_verbatim(token, text):
+        start, end = match.span()
+        if name := match["verbatim"]:
+            start, end = end, text.index(rf"\end{{{name}}}", end)
+        elif match["inline"] is None:
+            continue
+        pieces += [text[done:start], " " * (end - start)]
+        done = end
+    return "".join((*pieces, text[done:]))
 
 
 class Kind(Enum):
@@ -232,6 +266,24 @@ def read_arguments(
             value, position = delimited
             arguments.append(value)
     return arguments, position
+
+
+def read_branches(text: str) -> tuple[tuple[str, str], int] | None:
+    """The two branches of a conditional, before and after \\else, up to its \\fi."""
+    depth, otherwise = 0, None
+    for match in CONTROL_SEQUENCE.finditer(text):
+        name = match[1]
+        if name == "fi" and depth == 0:
+            first = text[: (otherwise or match).start()].lstrip(" \t")
+            second = text[otherwise.end() : match.start()].lstrip(" \t") if otherwise else ""
+            return (first, second), skip_spaces(text, match.end())
+        if name == "fi":
+            depth -= 1
+        elif name == "else" and depth == 0:
+            otherwise = match
+        elif name.startswith("if") and not _NOT_CONDITIONAL.match(name):
+            depth += 1
+    return None
 
 
 def ends_with_word(text: str) -> bool:

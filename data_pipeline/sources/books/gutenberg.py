@@ -9,9 +9,10 @@ of Project Gutenberg of Australia. See also `_CREDIT` and `_NOTE`.
 
 from __future__ import annotations
 
-import codecs
 import re
 from dataclasses import dataclass
+
+from data_pipeline.files.declared_encoding import declared_codec
 
 PUBLIC_DOMAIN = "public domain in the USA"
 COPYRIGHTED = "copyrighted, distributed under the Project Gutenberg License"
@@ -32,11 +33,11 @@ _BOOK_OF = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _AUSTRALIA = re.compile(
-    r"^\W*A Project Gutenberg of Australia e-?book\b", re.IGNORECASE | re.MULTILINE
+    r"^[^\w\n]*A Project Gutenberg of Australia e-?book\b", re.IGNORECASE | re.MULTILINE
 )
 _TITLE_LINE = re.compile(
     rf"^[^\w\n]*(?:The )?Project Gutenberg(?:{_S}(?: E-?text of)?| E-?(?:book|text) of) +"
-    r"(?P<title>[^\n*]{1,200}?)(?:,? by [^\n]*)?[^\w\n]*$",
+    r"(?P<title>[^\s*][^\n*]{0,199}?)(?:,? by [^\n]*)?[^\w\n]*$",
     re.IGNORECASE | re.MULTILINE,
 )
 _START = re.compile(
@@ -172,12 +173,7 @@ def declared_encoding(data: bytes) -> str | None:
     """Python's name of the encoding that the header declares; None if absent or unknown."""
     head = data[:_HEAD_CHARACTERS].decode("latin-1")
     declared = re.search(r"^Character set encoding:[ \t]*([\w.:-]+)", head, re.MULTILINE)
-    if declared is None:
-        return None
-    try:
-        return codecs.lookup(declared[1]).name
-    except LookupError:
-        return None
+    return None if declared is None else declared_codec(declared[1])
 
 
 def book(text: str) -> str:
@@ -295,8 +291,8 @@ def _note_end(body: str, start: int) -> int:
     end = _SECTION_BREAK.search(body, text_start.end(), start + _LONGEST_NOTE)
     if end is not None:
         return end.end()
-    paragraph = _PARAGRAPH_BREAK.search(body, text_start.end())
-    return paragraph.end() if paragraph and paragraph.end() - start < _LONGEST_NOTE else start
+    paragraph = _PARAGRAPH_BREAK.search(body, text_start.end(), start + _LONGEST_NOTE)
+    return paragraph.end() if paragraph else start
 
 
 def _field(head: str, name: str) -> str | None:

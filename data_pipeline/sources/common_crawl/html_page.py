@@ -18,6 +18,7 @@ from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 from resiliparse.parse.html import HTMLTree
 
 from data_pipeline.files.compressed import one_line
+from data_pipeline.text.html_tags import many_attributes
 
 HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 
@@ -29,7 +30,7 @@ _BOMS = (
 # HTML Standard, section 13.2.3.2: a declaration is valid within the first 1024 bytes.
 _META_BYTES = 1024
 _META_CHARSET = re.compile(
-    rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w:.-]{2,40})", re.IGNORECASE
+    rb"<meta[^>]{0,200}?charset\s*=\s*(?:[\"']\s*)?([\w:.-]{2,40})", re.IGNORECASE
 )
 _LOOKS_LIKE_HTML = re.compile(
     rb"\s*(?:<!--[^>]{0,500}-->\s*)?<(?:!doctype html|html|head|body)\b", re.IGNORECASE
@@ -40,6 +41,9 @@ _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]{0,1000})?\r?\n")
 
 # Encodings that browsers decode as a superset (WHATWG Encoding Standard, section 4.2).
 _LARGER_CODEC = {"euc_kr": "cp949", "shift_jis": "cp932", "gbk": "gb18030", "gb2312": "gb18030"}
+
+# A server applies one or two; each may be a bomb as large as the limit.
+_MAX_CODINGS = 4
 
 # Above this share of invalid characters the encoding is considered unknown.
 _MAX_UNDECODABLE_SHARE = 0.01
@@ -79,11 +83,13 @@ def is_html(content_type: str | None, body: bytes) -> bool:
 def read_page(body: bytes, charset: str | None) -> Page:
     """Title and main content of an HTML page; `charset` is the HTTP header's.
 
-    PageError: "bad_encoding", "nested_too_deeply".
+    PageError: "bad_encoding", "nested_too_deeply", "many_attributes".
     """
     html = decode_html(body, charset)
     if html.count("<") > _MANY_TAGS and (depth := _depth(html)) > _MAX_DEPTH:
         raise PageError("nested_too_deeply", f"elements are nested {depth} deep")
+    if (number := many_attributes(html)) is not None:
+        raise PageError("many_attributes", f"an element has {number} attributes")
     tree = HTMLTree.parse(html)
     title = " ".join((tree.title or "").split())
     return Page(title or None, extract_plain_text(tree, main_content=True))
@@ -148,7 +154,11 @@ def decode_body(body: bytes, transfer: str | None, content: str | None, max_byte
     """
     if transfer and "chunked" in transfer.lower() and _CHUNK_SIZE.match(body):
         body = _join_chunks(body)
-    for coding in reversed((content or "").lower().split(",")):
+    codings = (content or "").lower().split(",")
+    if len(codings) > _MAX_CODINGS:
+        detail = f"{len(codings)} codings, one around another"
+        raise PageError("bad_content_encoding", detail)
+    for coding in reversed(codings):
         body = _decompress(body, coding.strip(), max_bytes)
     return body
 

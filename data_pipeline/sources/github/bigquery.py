@@ -143,7 +143,7 @@ def _document(
 def _why_no_code(
     row: Row, path: PurePosixPath, kinds: frozenset[str], skip_folders: frozenset[str]
 ) -> str | None:
-    if str(row.fields.get("binary")).lower() == "true":
+    if _field(row, "binary").lower() == "true":
         return "binary"
     if _field(row, "symlink_target") or _field(row, "mode") == _SYMLINK_MODE:
         return "symlink"
@@ -153,9 +153,9 @@ def _why_no_code(
 
 
 def _field(row: Row, name: str) -> str:
-    """A field as text, under either of its names; "" where it is missing."""
+    """A field as text, under either of its names; "" where it is missing or has members."""
     value = row.fields.get(name, row.fields.get(f"sample_{name}"))
-    return "" if value is None else clean(str(value))
+    return clean(str(value)) if isinstance(value, (str, int)) else ""
 
 
 def _license(row: Row) -> str | None:
@@ -173,10 +173,10 @@ def _license(row: Row) -> str | None:
 
 def _repository_licenses(file: InputFile) -> dict[str, str]:
     """License per repository, from top-level license files among the rows of `file`."""
-    texts: dict[str, str] = defaultdict(str)
+    texts: dict[str, list[str]] = defaultdict(list)
     for row in _rows(file):
         if isinstance(row, Row) and is_license_file(_field(row, "path")):
             content = row.fields["content"]
-            texts[_field(row, "repo_name")] += content if isinstance(content, str) else ""
-    named = {repository: from_text(text) for repository, text in texts.items()}
+            texts[_field(row, "repo_name")].append(content if isinstance(content, str) else "")
+    named = {repository: from_text("".join(found)) for repository, found in texts.items()}
     return {repository: license for repository, license in named.items() if license is not None}

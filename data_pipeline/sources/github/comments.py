@@ -117,14 +117,15 @@ _BY_SUFFIX = {
 _FIRST = re.compile(
     r"""
       \#!.*                                                       # interpreter; #![rust]
-    | \W*-\*-.*-\*-\W* | \W{1,4}\s?(?:vim?|ex):.* | \#.*coding[:=].*   # editor, encoding
+    | (?=(?P<mode>\W*?-\*-))(?P=mode)(?=(?P<rest>.*-\*-))(?P=rest)\W*  # without going back
+    | \W{1,4}\s?(?:vim?|ex):.* | \#.*coding[:=].*   # editor, encoding
     | <\?(?:php|hh)?\s* | <\?xml.*\?>\s* | <!doctype[^>]*>\s* | <html[^>]*>\s*
     | //go:.* | //\s*\+build.* | \{-\#.*\#-\}\s*
-    | ["']use\ [\w ]+["'];?\s* | @charset\ .*;\s* | @echo\ off\s* | package\ [\w.]+\s*;?\s*
+    | ["']use\ [\w ]+["'];?\s* | @charset\ .*;\s* | @echo\ off\s* | package\ [\w.]+\s*(?:;\s*)?
     | \#\s*pragma\ once\s* | \#\s*ifndef\ \w+\s* | \#\s*define\ \w+\s*
     | (?:\#|//|--|/\*)\s*(?:
         (?:type|mypy|pylint|flake8|ruff|isort|pyright|cython|distutils|rubocop|shellcheck|syntax
-        |frozen_string_literal|encoding|swift-tools-version|clang-format|yamllint)\s*[:=\ ].*
+        |frozen_string_literal|encoding|swift-tools-version|clang-format|yamllint)[^\S\ ]*[:=\ ].*
         | (?:eslint|jshint|jslint|tslint|globals?|prettier-ignore|@ts-\w+|@flow|@jsx|NOLINT)\b.*
       )
     """,

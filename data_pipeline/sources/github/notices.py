@@ -80,7 +80,7 @@ def without_notices(document: Document) -> Document:
     license = document.license
     named = from_header(notices) if notices else None
     if license is not None and named is not None:
-        known = license.split()
+        known = set(license.split())
         if " OR " not in named:
             new = [part for part in named.split(" AND ") if part not in known]
             license = " AND ".join([license, *new])
@@ -107,8 +107,8 @@ def _remove_once(text: str, name: str, notices: list[str]) -> str:
         done = block.end
         if kept := _kept_lines(block):
             before += "\n".join(kept) + ("\n" if text[done - 1] == "\n" else "")
-        elif not before.strip() or before.endswith("\n\n"):
-            before = before if before.strip() else ""
+        elif not before or before.isspace() or before.endswith("\n\n"):
+            before = "" if before.isspace() else before
             done = _BLANK_LINES.match(text, done).end()  # type: ignore[union-attr]  # matches ""
     return before + text[done:]
 

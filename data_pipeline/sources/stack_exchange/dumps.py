@@ -308,7 +308,7 @@ def _document(
         try:
             text = html_to_text(clean(post.body))
         except PostError as error:
-            yield Rejected("too_deeply_nested", file.source_file, post.id, str(error))
+            yield Rejected(error.reason, file.source_file, post.id, str(error))
             if post.is_question:
                 return
             continue

@@ -18,6 +18,8 @@ from typing import IO
 
 import pyarrow as pa
 
+from data_pipeline.document import WorkFolderError
+
 Record = tuple[int | str | None, ...]
 
 _NUM_FILES = 64
@@ -53,7 +55,7 @@ class GroupedRecords:
         self._files: list[_Spill] = []
 
     def add(self, key: int, record: Record) -> None:
-        """ValueError if the disk is full, or the folder does not exist."""
+        """WorkFolderError if the disk is full, or the folder does not exist."""
         if self._files:
             self._file_of(key).add(key, record)
             return
@@ -131,10 +133,11 @@ class _Spill:
             raise self._no_room(error) from error
         self._block, self._num_bytes = [], 0
 
-    def _no_room(self, error: OSError) -> ValueError:
+    def _no_room(self, error: OSError) -> WorkFolderError:
         # Not an OSError: a reader would take it for a corrupt input file.
         folder = self._folder or tempfile.gettempdir()
-        return ValueError(f"cannot write temporary data to {folder}: {error}; choose a work_folder")
+        what = f"cannot write temporary data to {folder}: {error}; choose a work_folder"
+        return WorkFolderError(what)
 
     def records(self) -> Iterator[tuple[int, Record]]:
         self._write()

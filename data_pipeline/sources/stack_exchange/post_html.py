@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from lxml import etree
 
 from data_pipeline.text.decoding import word_set
+from data_pipeline.text.html_tags import many_attributes
 
 _PARAGRAPHS = word_set("p pre ul ol dl blockquote h1 h2 h3 h4 h5 h6 table div hr section")
 """Blank lines around them."""
@@ -23,24 +24,31 @@ _POWER = re.compile(r"[-+−]?\d{1,4}|[a-z]")
 
 
 class PostError(ValueError):
-    """HTML that cannot be parsed within limits: libxml2's, nesting of 2,048 elements."""
+    """HTML that cannot be parsed within limits: libxml2's, nesting of 2,048 elements, and ours, on
+    attributes. `reason` is the drop reason."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 def to_text(markup: str) -> str:
     """The text of a post. No tags remain, except those that the post itself shows as text.
 
-    PostError if it is nested too deeply.
+    PostError if it is nested too deeply, or an element has too many attributes.
     """
     if "<" not in markup and "&" not in markup:
         return markup.strip()
+    if (number := many_attributes(markup)) is not None:
+        raise PostError("many_attributes", f"an element has {number} attributes")
     parser = etree.HTMLParser(no_network=True, remove_pis=True, recover=True, huge_tree=True)
     try:
         root = etree.fromstring(f"<div>{markup}</div>", parser)
     except (etree.XMLSyntaxError, ValueError) as error:
-        raise PostError(str(error)) from error
+        raise PostError("too_deeply_nested", str(error)) from error
     limit = etree.ErrorTypes.ERR_RESOURCE_LIMIT
     if root is None or any(error.type == limit for error in parser.error_log):
-        raise PostError("elements are nested too deeply")
+        raise PostError("too_deeply_nested", "elements are nested too deeply")
     writer = _Writer()
     writer.write(root)
     return writer.text()
@@ -61,6 +69,8 @@ class _Writer:
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._words: list[str] = []
+        self._has_words = False
+        """Whether one of them is more than whitespace."""
         self._indents: list[_Indent] = []
         self._counters: list[int | None] = []
         self._blank_due = False
@@ -97,7 +107,7 @@ class _Writer:
             self._indents.append(_Indent("> ", "> "))
         elif tag == "pre":
             self._in_code += 1
-        elif tag in ("td", "th") and "".join(self._words).strip():
+        elif tag in ("td", "th") and self._has_words:
             self._words.append(" | ")
         elif tag == "sup" and self._is_power(element):
             self._words.append("^")
@@ -120,6 +130,7 @@ class _Writer:
     def _add(self, text: str | None) -> None:
         if text and not self._left_out:
             self._words.append(text)
+            self._has_words = self._has_words or not text.isspace()
 
     def _marker(self) -> str:
         if not self._counters or (number := self._counters[-1]) is None:
@@ -137,18 +148,21 @@ class _Writer:
         return before.isalnum() and _POWER.fullmatch(element.text or "") is not None
 
     def _end_line(self) -> None:
-        words, self._words = "".join(self._words), []
         if self._in_code:
-            self._words = [words, "\n"] if words else []
+            if self._words:
+                self._words.append("\n")
             return
-        line = " ".join(words.split())
+        line = " ".join(self._take().split())
         if line:
             self._put(line)
 
+    def _take(self) -> str:
+        words, self._words, self._has_words = "".join(self._words), [], False
+        return words
+
     def _end_code(self) -> None:
         """Code keeps its lines and spaces, except for blank lines around it."""
-        code, self._words = "".join(self._words), []
-        for line in code.strip("\n").split("\n"):
+        for line in self._take().strip("\n").split("\n"):
             self._put(line.rstrip())
 
     def _shown(self) -> list[_Indent]:

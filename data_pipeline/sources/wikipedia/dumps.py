@@ -26,7 +26,7 @@ from data_pipeline.text.decoding import clean, name_set
 CC_BY_SA_4_SINCE = "2023-06-07"
 """Revisions from this day on are CC BY-SA 4.0, earlier ones 3.0 (Wikimedia Terms of Use)."""
 
-_XML_NAME = re.compile(r"\.xml(?:-p\d+p\d+[\w-]*)?(?:\.(?:gz|bz2|xz|zst))?$")
+_XML_NAME = re.compile(r"\.xml(?:-p\d+p\d[\w-]*)?(?:\.(?:gz|bz2|xz|zst))?$")
 _LANGUAGE = re.compile(r"([a-z]{2,12}(?:[_-][a-z]+){0,3})wiki(?![a-z])")
 _OTHER_PROJECT = re.compile(r"wiki(?:books|quote|source|news|versity|voyage)|wiktionary")
 _OTHER_DUMP = re.compile(
@@ -43,6 +43,7 @@ _OTHER_NAMESPACES = name_set(
     category, portal, draft, module, book, timedtext
     """
 )
+_CANONICAL = {"6": "File", "14": "Category"}
 _ID = re.compile(rb"<id>(\d{1,18})</id>")
 
 
@@ -189,8 +190,10 @@ def _site(head: bytes) -> _Site:
         elif tag == "namespace" and text:
             key = element.get("key")
             others.add(text.lower())
-            if key in ("6", "14"):
-                canonical[text.lower()] = "File" if key == "6" else "Category"
+            # MediaWiki's names have no underscores; beside those of links one would match twice.
+            name = " ".join(text.lower().replace("_", " ").split())
+            if key in _CANONICAL and name and _CANONICAL[key] not in canonical.values():
+                canonical[name] = _CANONICAL[key]
     names = "|".join(re.escape(name) for name in canonical)
     pattern = re.compile(rf"\[\[[ _]*({names})[ _]*:", re.IGNORECASE) if names else None
     return _Site(language, pattern, canonical, frozenset(others))
@@ -269,7 +272,13 @@ def _url(language: str, title: str) -> str:
 def _canonical(text: str, site: _Site) -> str:
     if site.to_canonical is None:
         return text
-    return site.to_canonical.sub(lambda match: f"[[{site.canonical[match[1].lower()]}:", text)
+
+    def renamed(match: re.Match[str]) -> str:
+        # A pattern that ignores case equates more than lower case does: a long s and s.
+        name = site.canonical.get(match[1].lower())
+        return match[0] if name is None else f"[[{name}:"
+
+    return site.to_canonical.sub(renamed, text)
 
 
 def license(timestamp: str | None) -> str:

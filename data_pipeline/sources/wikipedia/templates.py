@@ -188,6 +188,8 @@ _ROMAN = re.compile(r"[IVXLC]{1,8}")
 _ABBREVIATION = re.compile(r"[^\W\d_]{1,7}\.")
 """Polish {{ang.}}, French {{p.|12}}: the name itself is shown."""
 _MAX_NUMBER_CHARACTERS = 40
+_MAX_CONVERTED = 40
+"""Arguments of a conversion that are looked at; it needs ten at most."""
 _DIGITS = re.compile(r"\d{1,4}")
 
 
@@ -333,7 +335,7 @@ def _converted(arguments: _Arguments) -> str:
     A number without a unit at the end is the precision of the conversion.
     """
     words: list[str] = []
-    rest = list(arguments.positional)
+    rest = arguments.positional[:_MAX_CONVERTED]
     while rest and _is_number(rest[0]) and (not words or len(rest) > 1):
         words.append(rest.pop(0))
         while len(rest) > 1 and rest[0] in _RANGE_WORDS and _is_number(rest[1]):

@@ -12,7 +12,6 @@ in the text. Here unclosed markup becomes text without its brackets.
 
 from __future__ import annotations
 
-import html
 import re
 from dataclasses import dataclass, field
 
@@ -23,12 +22,14 @@ from data_pipeline.sources.wikipedia.names import (
     WIKIPEDIA_CODES,
 )
 from data_pipeline.sources.wikipedia.templates import render as render_template
-from data_pipeline.text.decoding import word_set
+from data_pipeline.text.decoding import unescaped, word_set
 
 MAX_DEPTH = 100
 """Maximum nesting; MediaWiki's own limit on expansion ($wgMaxPPExpandDepth)."""
 
 _MAX_INDENT = 8
+_MAX_PREFIXES = 10
+"""Interwiki and namespace prefixes of one link that are removed: ":w:de:Name" has two."""
 _LEFT_OUT = word_set(
     """
     ref references gallery timeline score imagemap graph mapframe maplink templatedata
@@ -77,7 +78,7 @@ def to_text(wikitext: str) -> str:
         wikitext = _POWER.sub(r"^\1", wikitext)
     scanner = _Scanner(wikitext)
     text = _punctuation(_inline(scanner.text()))
-    text = html.unescape(_layout(text)).replace("\u00a0", " ").replace("\u00ad", "")
+    text = unescaped(_layout(text)).replace("\u00a0", " ").replace("\u00ad", "")
     text = _VERBATIM_MARK.sub(lambda mark: scanner.verbatim[int(mark[1])], text)
     return _BLANK_LINES.sub("\n\n", _TRAILING_SPACE.sub("", text)).strip("\n")
 
@@ -200,7 +201,7 @@ class _Scanner:
         inner = self._source[start : end.start()]
         if name in _VERBATIM:
             block = name != "nowiki" and "\n" in inner
-            code = html.unescape(inner) if name in ("nowiki", "pre") else inner
+            code = unescaped(inner) if name in ("nowiki", "pre") else inner
             self._keep(f"\n\n{code.strip(chr(10))}\n\n" if block else code)
         elif name in _FORMULAS:
             # TeX reads both alike with a space in them, and they cannot be taken for wikitext.
@@ -279,7 +280,9 @@ def _link(arguments: list[str]) -> str:
     target = target.lstrip(":").strip()
     prefix, rest = _namespace(target)
     if colon or prefix in PROJECT_PREFIXES:
-        while prefix in PROJECT_PREFIXES or _is_left_out(target):
+        for _ in range(_MAX_PREFIXES):
+            if prefix not in PROJECT_PREFIXES and not _is_left_out(target):
+                break
             target = rest
             prefix, rest = _namespace(target)
     return target.removeprefix("#")

@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,17 @@ from data_pipeline.build.build_corpus import (
 from data_pipeline.build.fingerprint import describe
 from data_pipeline.build.parts import PartSizes
 from data_pipeline.dedup.rule import Comparison, Removals, Rule, removals
-from data_pipeline.document import SCHEMA, Document, Source, content_id
+from data_pipeline.document import (
+    SCHEMA,
+    Document,
+    Rejected,
+    Source,
+    WorkFolderError,
+    content_id,
+)
 from data_pipeline.documents_folder import load_documents, read_manifest
 from data_pipeline.executors.local import Processes
+from data_pipeline.files.inputs import InputFile
 from data_pipeline.filters import heuristics as filters
 from data_pipeline.sources import folder
 from tests.support.text_source import TEXT, checksums, many_files
@@ -361,3 +369,33 @@ def test_document_row_is_the_schema() -> None:
     # xxhash of the two bytes C3 A9; a change would orphan every stored document.
     assert row["id"] == content_id("é")
     assert len(str(row["id"])) == 32
+
+
+def fail_on_c(file: InputFile) -> Iterator[Document | Rejected]:
+    yield from TEXT.read(file)
+    if file.source_file == "c.txt":
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a fault of ours\nin two lines")
+
+
+def no_room(file: InputFile) -> Iterator[Document | Rejected]:
+    yield from ()
+    raise WorkFolderError("no room")
+
+
+def test_a_failing_reader_costs_the_rest_of_its_file_and_not_the_build(
+    raw: Path, tmp_path: Path
+) -> None:
+    manifest = build_documents(replace(TEXT, read=fail_on_c), raw, tmp_path / "out")
+    whole = build_documents(TEXT, raw, tmp_path / "whole")
+    assert manifest.num_kept == whole.num_kept
+    assert manifest.dropped == {**whole.dropped, "reader_failed": 1}
+    ledger = pq.read_table(next((tmp_path / "out").glob("dropped-*.parquet"))).to_pylist()
+    (row,) = [row for row in ledger if row["reason"] == "reader_failed"]
+    assert row["source_file"] == "c.txt"
+    assert row["detail"].startswith("UnicodeDecodeError: ")
+    assert "\n" not in row["detail"]
+
+
+def test_a_fault_of_the_machine_is_no_drop(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="no room"):
+        build_documents(replace(TEXT, read=no_room), raw, tmp_path / "out")

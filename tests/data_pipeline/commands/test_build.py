@@ -308,3 +308,17 @@ def test_the_samples_are_accounted_for(samples: Path, tmp_path: Path) -> None:
         assert sum(s.num_documents for s in splits.values()) == built[name].num_kept
         assert 2 < splits["train"].bytes_per_token < 5, name
         assert splits["train"].byte_token_share < 0.05, name
+
+
+def test_files_behind_links_are_read_where_that_is_asked_for(raw: Path, tmp_path: Path) -> None:
+    away = tmp_path / "away.warc.wet.gz"
+    away.write_bytes(crawled({"http://e.org/away": f"Another page. {PROSE * 3}"}))
+    (raw / "common_crawl" / "b.warc.wet.gz").symlink_to(away)
+    out = tmp_path / "out"
+    assert build_documents(raw, out) == 0
+    refused = read_manifest(out / "documents" / "common_crawl")
+    assert refused.ignored == {"symlink_outside": 1}
+    assert build_documents(raw, out, "--follow-links") == 0
+    followed = read_manifest(out / "documents" / "common_crawl")
+    assert followed.ignored == {}
+    assert followed.num_read == refused.num_read + 1

@@ -49,6 +49,17 @@ def test_long_records_are_cut_and_named(size: int) -> None:
         (b'<?xml version="1.0" encoding="latin-1"?><a>\xe9</a>', "<a>é</a>"),
         (b'<?xml version="1.0" encoding="zip"?><a/>', "<a/>"),
         (b'<?xml version="1.0" encoding="no-such"?><a/>', "<a/>"),
+        # What declares these in ASCII letters is not in them.
+        *(
+            (f'<?xml version="1.0" encoding="{name}"?><a>é</a>'.encode(), "<a>é</a>")
+            for name in ("utf-16", "UTF-16LE", "utf-32", "ucs-4", "idna", "punycode", "utf-7")
+        ),
+        *(
+            (f'<?xml version="1.0" encoding="{name}"?><a>é\\n</a>'.encode(), "<a>é\\n</a>")
+            for name in ("unicode_escape", "raw-unicode-escape", "cp037", "undefined", "hex")
+        ),
+        ('<?xml version="1.0" encoding="euc-jp"?><a>仮</a>'.encode("euc-jp"), "<a>仮</a>"),
+        ('<?xml version="1.0" encoding="KOI8-R"?><a>я</a>'.encode("koi8-r"), "<a>я</a>"),
         (b"", ""),
         (b"<a>\xff</a>", "<a>\udcff</a>"),
     ],

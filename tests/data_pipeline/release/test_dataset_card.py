@@ -226,3 +226,23 @@ def test_pushing_says_what_is_missing(
         push_to_hub(tmp_path, "somebody/corpus", hub=LocalHub())
     with pytest.raises(ValueError, match="hf auth login"):
         push_to_hub(built[0], "somebody/corpus", hub=LocalHub(logged_in=False))
+
+
+def test_rows_that_state_thousands_of_licenses_do_not_fill_the_card() -> None:
+    account = sample_account()
+    many = {f"LicenseRef-{i:05}": 20_000 - i for i in range(20_000)} | {"MIT" * 10_000: 30_000}
+    languages = {f"{a}{b}{c}": 1 for a in "abcdefghij" for b in "abcdefghij" for c in "abcdefghij"}
+    source = dataclasses.replace(
+        account.sources[0],
+        licenses=many,
+        license_bytes=dict.fromkeys(many, 1_000),
+        languages={"en": 5, **languages},
+    )
+    text = card(dataclasses.replace(account, sources=(source,)))
+    assert len(text) < 40_000
+    assert "19,951 others" in text
+    assert "| LicenseRef-00000 | 20,000 |" in text
+    data: Any = DatasetCard(text).data
+    assert "en" in data.language
+    assert len(data.language) == 200
+    assert data.license == ["other"]

@@ -41,6 +41,16 @@ def test_rows(tmp_path: Path) -> None:
     ]
 
 
+def test_keys_that_utf8_cannot_encode_are_shown(tmp_path: Path) -> None:
+    line = b'{"\\ud800": 1, "' + b"k" * 5_000 + b'": 2}'
+    (item,) = read(tmp_path / "c4-train.json", line)
+    assert isinstance(item, Rejected)
+    assert (item.reason, item.offset) == ("no_text_field", 1)
+    assert item.detail is not None
+    assert len(item.detail.encode()) <= 1_000 + 5
+    assert "no field 'text'" in item.detail
+
+
 @pytest.mark.parametrize(
     ("written", "expected"),
     [

@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.text.decoding import (
+    MAX_MARKS,
     NotTextError,
     clean,
     decode,
     detect_encoding,
     strip_trailing_whitespace,
+    unescaped,
 )
 
 FRENCH = "Un café déjà très sucré \u2013 «voilà» l\u2019élève"
@@ -97,3 +99,24 @@ def test_clean_properties(text: str) -> None:
 def test_without_line_end_space() -> None:
     assert strip_trailing_whitespace("\n  a \t\n\tb\n \nc  d \n\n") == "a\n\tb\n\nc  d"
     assert strip_trailing_whitespace(" " * 200_000 + "a") == "a"
+
+
+def test_marks_without_end_are_cut_to_those_of_a_writing_system() -> None:
+    """In the wrong order: sorting n of them takes n^2 steps."""
+    text = clean("a" + "\u0301\u0316" * 50_000 + "b")
+    assert text == unicodedata.normalize("NFC", "a" + "\u0301\u0316" * (MAX_MARKS // 2) + "b")
+    assert clean(text) == text
+    few = "e\u0301\u0316" * 40_000
+    assert clean(few) == unicodedata.normalize("NFC", few)
+
+
+@pytest.mark.parametrize(
+    ("markup", "expected"),
+    [
+        ("a &amp; &#233;&#xe9; &lt;", "a & éé <"),
+        ("&#" + "9" * 5_000 + ";.", "\ufffd."),
+        ("&#x" + "f" * 5_000 + ";.", "\ufffd."),
+    ],
+)
+def test_unescaped(markup: str, expected: str) -> None:
+    assert unescaped(markup) == expected

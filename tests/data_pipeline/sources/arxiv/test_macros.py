@@ -116,6 +116,18 @@ ROWS = {
     r"\ifx\a\b c\else d\fi": r"\ifx\a\b c\else d\fi",
     r"\iffalse a $x \iff y$ \ifthenelse{a}{b}{c} d\fi e": "e",
     r"\iffalse a": r"\iffalse a",
+    # Computed names, as programs write them into files of results.
+    r"\expandafter\newcommand\csname foo1\endcsname{X}\csname foo1\endcsname.": "X.",
+    r"\expandafter\def\csname x\endcsname#1{(#1)}\x{a}": "(a)",
+    r"\expandafter\newcommand\expandafter{\csname x\endcsname}{a}\x": "a",
+    r"\expandafter\newcommand*{\csname a-b\endcsname}[1]{#1!}\csname a-b\endcsname{c}": "c!",
+    r"\expandafter\def\csname var:acc\endcsname{93.1}"
+    r"\newcommand{\variable}[1]{\csname var:#1\endcsname}\variable{acc}\% or": r"93.1\% or",
+    r"\@namedef{n 1}{7}\@nameuse{n 1}": "7",
+    r"\csname other\endcsname here": r"\csname other\endcsname here",
+    r"\csname section\endcsname{a}": r"\section{a}",
+    r"\expandafter\foo\bar": r"\expandafter\foo\bar",
+    r"\csname a": r"\csname a",
     r"\newcommand{\x}{\@ifstar{\y}{\z}}\newcommand\y[1]{s#1}\newcommand\z[1]{n#1}\x{a}\x*{b}": (
         "nasb"
     ),

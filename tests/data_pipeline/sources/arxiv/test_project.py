@@ -86,6 +86,35 @@ def test_main_file(texts: dict[str, str], expected: str | None) -> None:
         ({"main.tex": "\\input{s/a}", "s/a.tex": "\\input{b}", "s/b.tex": "B"}, "B\n"),
         ({"main.tex": "\\import{s/}{a}\\subimport*{s}{a.tex}", "s/a.tex": "A"}, "A\nA\n"),
         ({"main.tex": "\\input{./s/../b}", "b.tex": "B"}, "B\n"),
+        # Paths with macros in them.
+        (
+            {"main.tex": "\\newcommand{\\d}{s}\\input{\\d/a}", "s/a.tex": "A"},
+            "\\newcommand{\\d}{s}A\n",
+        ),
+        (
+            {"main.tex": "\\def\\r{s}\\def\\d{\\r/t}\\input \\d/a\nb", "s/t/a.tex": "A"},
+            "\\def\\r{s}\\def\\d{\\r/t}A\nb",
+        ),
+        (
+            {
+                "main.tex": "\\def\\d{s/}\\import{\\d}{a}\\include{\\d b}",
+                "s/a.tex": "A",
+                "s/b.tex": "B",
+            },
+            "\\def\\d{s/}A\nB\n",
+        ),
+        ({"main.tex": "\\input{\\d/a}\\def\\d{s}", "s/a.tex": "A"}, "\\input{\\d/a}\\def\\d{s}"),
+        ({"main.tex": "\\def\\d{\\d\\d}\\input{\\d}"}, "\\def\\d{\\d\\d}\\input{\\d}"),
+        ({"main.tex": "\\def\\x{\\input b }\\x", "b.tex": "B"}, "\\def\\x{B\n}\\x"),
+        ({"main.tex": "\\verb|\\input{b}| c", "b.tex": "B"}, "\\verb|\\input{b}| c"),
+        ({"main.tex": "\\loadglsentries{b}", "b.tex": "B"}, "B\n"),
+        (
+            {
+                "main.tex": HEAD + "\\subfile{b}",
+                "b.tex": HEAD + "B \\verb|\\end{document}| C\n\\end{document}\nz",
+            },
+            HEAD + "\nB \\verb|\\end{document}| C\n",
+        ),
         # A document of its own gives what is in it.
         (
             {"main.tex": HEAD + "\\subfile{b}", "b.tex": HEAD + "B\n\\end{document}\nz"},

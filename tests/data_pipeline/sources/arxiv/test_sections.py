@@ -51,6 +51,13 @@ COMMENTS = {
     # Environments.
     "a\n\\begin{comment}\nb\n\\end{comment}\nc": "a\n\n\nc",
     "a\\begin{comment}%\\end{comment}b % c": "a\nb",
+    # Environments that the paper hides, or shows.
+    "\\excludecomment{x}a\\begin{x}b\\end{x}c": "\\excludecomment{x}a\nc",
+    "\\excludeversion{long}a\\begin{long}b\\end{long}": "\\excludeversion{long}a\n",
+    "\\excludecomment{x}\n\\includecomment{x}\n\\begin{x}b\\end{x}": (
+        "\\excludecomment{x}\n\\includecomment{x}\n\\begin{x}b\\end{x}"
+    ),
+    "% \\excludecomment{x}\n\\begin{x}b\\end{x}": "\\begin{x}b\\end{x}",
 }
 
 
@@ -100,6 +107,19 @@ SECTIONS = {
     f"t\\newsec{{A}}{B}\\bye z": f"\\newsec{{A}}{B}",
     f"\\topmatter t\\endtopmatter\\document {B}\n\\enddocument\n": f"\\document {B}\n",
     f"t\\head A \\endhead {B}": f"\\head A \\endhead {B}",
+    # What verbatim text shows ends nothing, and begins nothing.
+    **{
+        f"{BEGIN}t\\section{{A}}{B}{shown} {B}{END}z": f"\\section{{A}}{B}{shown} {B}"
+        for shown in (
+            *(f"\\verb|{END}|", "\\verb+\\begin{thebibliography}{9}+", "\\lstinline{\\appendix}"),
+            *(f"\\lstinline!{END}!", "\\mintinline{tex}|\\section{References}|"),
+            f"\\begin{{verbatim}}\n{BEGIN}\nx\n{END}\n\\end{{verbatim}}",
+            f"\\begin{{lstlisting}}[language=TeX]\n{END}\n\\end{{lstlisting}}",
+            f"\\begin{{minted}}{{latex}}\n\\bibliography{{a}}{END}\n\\end{{minted}}",
+            f"\\lstnewenvironment{{code}}{{}}{{}}\\begin{{code}}{END}\\end{{code}}",
+        )
+    },
+    f"\\verb|{BEGIN}|{BEGIN}t\\verb|\\section{{x}}|\\section{{A}}{B}": f"\\section{{A}}{B}",
     # Appendices stay.
     f"{BEGIN}t\\section{{A}}{B}\\appendix\\section{{C}}d": (
         f"\\section{{A}}{B}\\appendix\\section{{C}}d"

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import time
 import tracemalloc
 from collections import Counter
 from random import Random
@@ -76,6 +77,33 @@ def test_header_bombs_are_refused_in_bounded_memory(kind: bytes) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_000_000
+
+
+@pytest.mark.parametrize("size", ["9" * 5_000, "9" * 20, "-1", "+1", "1e3", "٣", "", " 1"])
+def test_a_size_that_is_no_number_is_damage(size: str) -> None:
+    record = f" size={size}\n".encode()
+    length = len(record) + 4
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, length
+    data = header.tobuf(tarfile.USTAR_FORMAT) + (b"%04d" % length + record).ljust(
+        -(-length // BLOCK_BYTES) * BLOCK_BYTES, b"\0"
+    )
+    with pytest.raises(
+        DamagedTarError, match=r"a pax header at byte 0 has the size '.{0,40}', no number$"
+    ):
+        list(members(io.BytesIO(data + tar_of({"a": b"x"}))))
+
+
+def test_many_pax_records_are_read_once() -> None:
+    """A header of the largest size, of the smallest records: each is cut out of the whole."""
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 20
+    data = header.tobuf(tarfile.USTAR_FORMAT) + b"5 a=\n" * ((1 << 20) // 5)
+    start = time.process_time()
+    with pytest.raises(DamagedTarError):
+        list(members(io.BytesIO(data.ljust(512 + (1 << 20), b"\0"))))
+    # 0.2 s; where each record copied the rest, a minute.
+    assert time.process_time() - start < 5
 
 
 def test_many_members_take_no_memory() -> None:

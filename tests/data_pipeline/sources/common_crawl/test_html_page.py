@@ -188,3 +188,11 @@ def test_any_body_is_decoded_or_refused(body: bytes, transfer: str | None, conte
     result = undone(body, transfer, content)
     refusals = ("bad_transfer_encoding", "bad_content_encoding", "too_large")
     assert isinstance(result, bytes) or result in refusals
+
+
+def test_elements_of_thousands_of_attributes_are_refused() -> None:
+    """lexbor compares each with all before it."""
+    attributes = " ".join(f"a{i}='x'" for i in range(2_000))
+    with pytest.raises(PageError, match="2000 attributes") as caught:
+        read_page(f"<html><body {attributes}><p>text</p></body></html>".encode(), None)
+    assert caught.value.reason == "many_attributes"

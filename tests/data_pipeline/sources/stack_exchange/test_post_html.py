@@ -71,3 +71,10 @@ def test_escaped_text_is_text(paragraphs: list[str]) -> None:
     escaped = [t.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for t in shown]
     markup = "".join(f"<p>{text}</p>" for text in escaped)
     assert to_text(markup) == "\n\n".join(filter(None, shown))
+
+
+def test_elements_of_thousands_of_attributes_are_refused() -> None:
+    """libxml2 compares each with all before it."""
+    with pytest.raises(PostError, match="2000 attributes") as caught:
+        to_text("<p>a</p><p " + " ".join(f"a{i}" for i in range(2_000)) + ">b</p>")
+    assert caught.value.reason == "many_attributes"
