@@ -31,6 +31,25 @@ _META_BYTES = 1024
 _META_CHARSET = re.compile(
     rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w:.-]{2,40})", re.IGNORECASE
 )
+_MEDIA_TYPE = re.compile(r"[^\s;,\"']+")
+_SKIP_LINK = re.compile(
+    r"^[ \t]*(?:[•*-][ \t]+)?(?:(?:jump|skip|go)(?: directly)? to:? "
+    r"(?:the )?(?:main |primary |secondary |site |page |sidebar )?"
+    r"(?:content|navigation|nav|menu|search|sidebar|footer|header|body|top|article|text)s?"
+    r"(?:, ?search)?(?: area| section| bar)?|toggle (?:the )?(?:main )?(?:navigation|menu|search)"
+    r"|back to (?:the )?top(?: of (?:the )?page)?"
+    r"|(?:direkt |zum |zur |weiter )+(?:haupt)?(?:inhalt|navigation|suche)"
+    r"(?: (?:springen|wechseln))?"
+    r"|(?:aller|passer|accéder) (?:directement )?(?:au|à la) (?:contenu|navigation|menu|recherche)"
+    r"(?: principale?)?|(?:saltar|ir|pasar) al? (?:contenido|la navegación|menú)(?: principal)?"
+    r"|(?:vai|salta|passa) al? (?:contenuto|navigazione|menu)(?: principale)?"
+    r"|(?:ir|pular|saltar) para o (?:conteúdo|menu)(?: principal)?"
+    r"|(?:ga )?(?:direct )?naar (?:de )?(?:hoofd)?(?:inhoud|navigatie)|перейти к (?:основному )?"
+    r"(?:содержанию|содержимому|навигации))[ \t.»]*$\n?",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""A line that is a link to another place of the page: for keyboards and screen readers, never
+text, but beside or within what the extraction takes for main content."""
 _LOOKS_LIKE_HTML = re.compile(
     rb"\s*(?:<!--[^>]{0,500}-->\s*)?<(?:!doctype html|html|head|body)\b", re.IGNORECASE
 )
@@ -70,9 +89,12 @@ class Page:
 
 
 def is_html(content_type: str | None, body: bytes) -> bool:
-    """By the Content-Type header, or by the first bytes where there is none."""
-    if content_type:
-        return content_type.split(";")[0].strip().lower() in HTML_TYPES
+    """By the Content-Type header, or by the first bytes where there is none.
+
+    Of a header sent twice, which is joined by a comma, the first type counts.
+    """
+    if content_type and (types := _MEDIA_TYPE.search(content_type)):
+        return types[0].lower() in HTML_TYPES
     return _LOOKS_LIKE_HTML.match(body) is not None
 
 
@@ -86,7 +108,7 @@ def read_page(body: bytes, charset: str | None) -> Page:
         raise PageError("nested_too_deeply", f"elements are nested {depth} deep")
     tree = HTMLTree.parse(html)
     title = " ".join((tree.title or "").split())
-    return Page(title or None, extract_plain_text(tree, main_content=True))
+    return Page(title or None, _SKIP_LINK.sub("", extract_plain_text(tree, main_content=True)))
 
 
 def decode_html(body: bytes, charset: str | None) -> str:
