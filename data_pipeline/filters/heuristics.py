@@ -76,9 +76,13 @@ def generated_code(document: Document, *, head_characters: int) -> str | None:
     The phrases are those by which GitHub's Linguist and code search detect generated files. In a
     string they are what a hand-written generator writes.
     """
-    head = _TEXT_IN_CODE.sub("", document.text[:head_characters])
-    comments = _COMMENT_LINE.findall(head)
-    return "generated_code" if _GENERATED.search("\n".join(comments)) else None
+    head = document.text[:head_characters]
+    is_generated = _says_generated(head) and _says_generated(_TEXT_IN_CODE.sub("", head))
+    return "generated_code" if is_generated else None
+
+
+def _says_generated(text: str) -> bool:
+    return _GENERATED.search("\n".join(_COMMENT_LINE.findall(text))) is not None
 
 
 def license_not_allowed(document: Document, *, allowed: frozenset[str]) -> str | None:

@@ -33,7 +33,7 @@ _META_CHARSET = re.compile(
 )
 _MEDIA_TYPE = re.compile(r"[^\s;,\"']+")
 _SKIP_LINK = re.compile(
-    r"^[ \t]*(?:[•*-][ \t]+)?(?:(?:jump|skip|go)(?: directly)? to:? "
+    r"[ \t]*(?:[•*-][ \t]+)?(?:(?:jump|skip|go)(?: directly)? to:? "
     r"(?:the )?(?:main |primary |secondary |site |page |sidebar )?"
     r"(?:content|navigation|nav|menu|search|sidebar|footer|header|body|top|article|text)s?"
     r"(?:, ?search)?(?: area| section| bar)?|toggle (?:the )?(?:main )?(?:navigation|menu|search)"
@@ -45,11 +45,12 @@ _SKIP_LINK = re.compile(
     r"|(?:vai|salta|passa) al? (?:contenuto|navigazione|menu)(?: principale)?"
     r"|(?:ir|pular|saltar) para o (?:conteúdo|menu)(?: principal)?"
     r"|(?:ga )?(?:direct )?naar (?:de )?(?:hoofd)?(?:inhoud|navigatie)|перейти к (?:основному )?"
-    r"(?:содержанию|содержимому|навигации))[ \t.»]*$\n?",
-    re.IGNORECASE | re.MULTILINE,
+    r"(?:содержанию|содержимому|навигации))[ \t.»]*",
+    re.IGNORECASE,
 )
 """A line that is a link to another place of the page: for keyboards and screen readers, never
 text, but beside or within what the extraction takes for main content."""
+_LONGEST_SKIP_LINK = 60
 _LOOKS_LIKE_HTML = re.compile(
     rb"\s*(?:<!--[^>]{0,500}-->\s*)?<(?:!doctype html|html|head|body)\b", re.IGNORECASE
 )
@@ -108,7 +109,13 @@ def read_page(body: bytes, charset: str | None) -> Page:
         raise PageError("nested_too_deeply", f"elements are nested {depth} deep")
     tree = HTMLTree.parse(html)
     title = " ".join((tree.title or "").split())
-    return Page(title or None, _SKIP_LINK.sub("", extract_plain_text(tree, main_content=True)))
+    lines = extract_plain_text(tree, main_content=True).split("\n")
+    kept = [line for line in lines if not _is_skip_link(line)]
+    return Page(title or None, "\n".join(kept))
+
+
+def _is_skip_link(line: str) -> bool:
+    return len(line) <= _LONGEST_SKIP_LINK and _SKIP_LINK.fullmatch(line) is not None
 
 
 def decode_html(body: bytes, charset: str | None) -> str:
