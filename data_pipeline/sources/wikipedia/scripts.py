@@ -21,6 +21,7 @@ _MAX_NESTING = 4
 
 _NO_BRACKETS = re.compile(r"[-+−–]?(?:\d{1,9}|\d{1,9}[.,]\d{1,9}|[^\W\d_])|\d{1,4}[-+−–]")
 """What needs no brackets: a number, a letter, the charge of an ion."""
+_BRACKETED = re.compile(r"\([^()]*\)")
 _ORDINAL = re.compile(r"\d+\W?(?:st|nd|rd|th|er?|re|[èe]me|[ao]|º|ª)", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]{4}")
 _FORMULA = re.compile(r"[\w\s−–+*/×·.,()^=|!\u2217⋅∞\u2032-]+")
@@ -75,7 +76,8 @@ def _plain(match: re.Match[str]) -> str:
         return inner
     # The marks of emphasis stay balanced.
     rest = "".join(marks) if len(marks) % 2 else ""
-    script = script if _NO_BRACKETS.fullmatch(script) else f"({script})"
+    if not _NO_BRACKETS.fullmatch(script) and not _BRACKETED.fullmatch(script):
+        script = f"({script})"
     return f"{mark}{script}{rest}"
 
 

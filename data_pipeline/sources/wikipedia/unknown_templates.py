@@ -19,6 +19,9 @@ _NOTE = re.compile(
 _TEXT = re.compile(r"[\w(«“\"'][^\n=|]{0,300}")
 _NOT_TEXT = re.compile(r"://|\.\w{2,4}$|[_<>{}\[\]#]|^\d+$")
 _WORD = re.compile(r"[^\W\d_]{2}")
+_ONE_WORD = re.compile(r"[^\W\d_]{4,}(?:['’-][^\W\d_]+)*")
+_AFTER = re.compile(r"[,;]?[ \u00a0][a-zß-ÿа-я]")
+"""A sentence that goes on, after a template at its beginning."""
 _BEFORE = re.compile(r"[\w,;:)»”\"'–—-][ \u00a0]+[(«“\"'\[]?$|[\w ][(«“\"'’–—]$")
 
 
@@ -37,7 +40,9 @@ def sentence_part(parts: Sequence[str], before: str, after: str) -> str:
 
 def _is_in_sentence(before: str, after: str) -> bool:
     line = before.rpartition("\n")[2]
-    return _WORD.search(line) is not None and _BEFORE.search(line) is not None
+    if _WORD.search(line):
+        return _BEFORE.search(line) is not None
+    return _AFTER.match(after) is not None
 
 
 def _reads_like_text(text: str, is_alone: bool) -> bool:
@@ -47,5 +52,5 @@ def _reads_like_text(text: str, is_alone: bool) -> bool:
         return False
     words = text.split()
     if len(words) == 1:
-        return is_alone and len(text) > 3 and text.islower()
+        return is_alone and text.islower() and _ONE_WORD.fullmatch(text) is not None
     return any(word.islower() for word in words)

@@ -228,9 +228,14 @@ MEANINGS = [
     ("It fell.{{unknown|Said in a note.}} It rose.", "It fell. It rose."),
     ("It fell.{{efn|said in a note}} It {{sfn|said in a note}} rose", "It fell. It rose"),
     ("{{unknown|a box of its own}}\nText", "Text"),
+    ("{{unknown|Tide pools}} are cold", "Tide pools are cold"),
+    ("{{unknown|Tide pools}}Text {{unknown|2}} are cold", "Text are cold"),
+    ("la {{sans source|tour}} de {{quand|la fin}}", "la tour de la fin"),
+    ("''f''<sup>(''n'')</sup>", "f^(n)"),
     ("* {{unknown|flag of a country}} Text", "- Text"),
     ("seen {{unknown|http://a.b/c d}} by {{unknown|a picture.jpg}} x", "seen by x"),
     ("seen {{unknown|date=May 2020}} by {{unknown|12}} x", "seen by x"),
+    ("seen {{unknown|www.a.b/c}} by {{unknown|10.1/a.b}} {{unknown|red|9}} x", "seen by x"),
 ]  # fmt: skip
 
 
