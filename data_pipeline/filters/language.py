@@ -7,6 +7,7 @@ et al., "CCNet: Extracting High Quality Monolingual Datasets from Web Crawl Data
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,9 @@ import fasttext
 from data_pipeline.document import Document
 from data_pipeline.files.model_file import ModelFile, model_file
 
+_CAPITAL = re.compile(r"[A-ZÀ-ÖØ-ÞΑ-ΩЀ-Я]")
+_SAMPLE_CHARACTERS = 128
+"""So many tell whether a text is in capitals."""
 _LABEL = "__label__"
 _PUBLISHED = "https://fasttext.cc/docs/en/language-identification.html (lid.176.bin, lid.176.ftz)"
 _SHIPPED = Path(__file__).with_name("lid.176.ftz")
@@ -41,9 +45,13 @@ def identify_language(document: Document, *, model: ModelFile, max_characters: i
     """Edit: the most probable language of the text's first `max_characters`, and its probability.
 
     CCNet's code reads the whole text. The first 1,000 characters give the same language for 699 of
-    700 documents of C4, three times as fast.
+    700 documents of C4, three times as fast. Texts in capitals are read in lower case, which the
+    model was trained on.
     """
     text = document.text[:max_characters].replace("\n", " ")
+    sample = text[:: 1 + len(text) // _SAMPLE_CHARACTERS]
+    if len(_CAPITAL.findall(sample)) > len(sample) / 2:
+        text = text.lower()
     labels, scores = _load(model).predict(text)
     if not labels:
         return replace(document, language=None, language_score=0.0)

@@ -6,7 +6,6 @@ anywhere. Links under "External links" and in infoboxes are not references.
 
 from __future__ import annotations
 
-import html
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import xxhash
 
 from data_pipeline.files.atomic import write_atomic
+from data_pipeline.text.decoding import unescaped
 
 # Prefixes of the names of citation templates in the Wikipedias of the paper's languages.
 _CITATION = (
@@ -67,7 +67,7 @@ def reference_urls(wikitext: str) -> Iterator[str]:
         elif kind == "close":
             del templates[-1:]
         elif in_ref or any(templates):
-            yield _trimmed(_without_archive(html.unescape(match.group())))
+            yield _trimmed(_without_archive(unescaped(match.group())))
 
 
 def _trimmed(url: str) -> str:

@@ -1,4 +1,9 @@
-"""Decodes bytes to clean Unicode text: encoding detection, line ends, control characters, NFC."""
+"""Decodes bytes to clean Unicode text: encoding detection, line ends, control characters, NFC.
+
+Of the controls U+0080 to U+009F nearly all in texts of the web are bytes that were decoded as
+Latin-1: of Windows-1252, or of a character in UTF-8. The WHATWG Encoding Standard, section 4.2,
+reads "latin1" as Windows-1252 for this reason.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +32,19 @@ _LINE_END = re.compile(r"\r\n?")
 # C0 and C1 controls except tab and newline, lone surrogates, stray byte-order marks.
 _LINE_END_SPACE = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
 _REMOVED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff]")
+_C1 = re.compile(r"[\x80-\x9f]")
+_FROM_CP1252 = {
+    byte: bytes([byte]).decode("cp1252")
+    for byte in range(0x80, 0xA0)
+    if not _NOT_IN_CP1252.match(bytes([byte]))
+}
+# UTF-8's bytes as Latin-1 characters, a C1 control among them. Of two bytes only those that begin
+# with "Â" or "Ã": other capitals stand before a quotation mark of Windows-1252.
+_FROM_UTF8 = re.compile(
+    r"[\xc2\xc3][\x80-\x9f]"
+    r"|[\xe0-\xef](?:[\x80-\x9f][\x80-\xbf]|[\xa0-\xbf][\x80-\x9f])"
+    r"|[\xf0-\xf4][\x80-\xbf]{3}"
+)
 
 
 _HUGE_REFERENCE = re.compile(r"&#[0-9]{20}[0-9]*;?")
@@ -104,10 +122,16 @@ def decode(data: bytes) -> str:
 
 def clean(text: str) -> str:
     """Line ends as "\\n", no control characters except tab and newline, no lone surrogates, NFC,
-    and at most `MAX_MARKS` combining marks on a character."""
+    and at most `MAX_MARKS` combining marks on a character.
+
+    The characters U+0080 to U+009F are decoded as the bytes that they were: "don\\x92t" is "don’t".
+    """
     if "\r" in text:
         text = _LINE_END.sub("\n", text)
-    text = _REMOVED.sub("", text)
+    if _REMOVED.search(text):
+        if _C1.search(text):
+            text = _FROM_UTF8.sub(_utf8_character, text).translate(_FROM_CP1252)
+        text = _REMOVED.sub("", text)
     if text.isascii() or unicodedata.is_normalized("NFC", text):
         return text
     # Python sorts a run of marks by insertion: n of them in the wrong order take n^2 steps.
@@ -122,6 +146,14 @@ def _many_marks() -> re.Pattern[str]:
     starts = [0, *(i + 1 for i in ends[:-1])]
     spans = "".join(f"{chr(codes[a])}-{chr(codes[b])}" for a, b in zip(starts, ends, strict=True))
     return re.compile(f"([{spans}]{{{MAX_MARKS}}})[{spans}]+")
+
+
+def _utf8_character(match: re.Match[str]) -> str:
+    """The character of UTF-8 whose bytes these are; unchanged if there is none."""
+    try:
+        return match[0].encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        return match[0]
 
 
 def strip_trailing_whitespace(text: str) -> str:

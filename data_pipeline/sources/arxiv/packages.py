@@ -40,6 +40,7 @@ from data_pipeline.text.decoding import NotTextError, clean
 
 _SUFFIXES = (".gz", ".tar", ".tgz", ".pdf")
 _NEW_ID = re.compile(r"(\d{2})(0[1-9]|1[0-2])\.\d{4,5}(?:v\d+)?")
+_DOWNLOAD = re.compile(r"^arxiv[-_:. ]+|[ _]?\(\d{1,2}\)$", re.IGNORECASE)
 _OLD_ID = re.compile(
     r"([a-z]+(?:-[a-z]+)?)(?:\.[A-Z]{2})?[/_]?((\d{2})(0[1-9]|1[0-2])\d{3}(?:v\d+)?)"
 )
@@ -191,12 +192,13 @@ def with_tidy_lines(document: Document) -> Document:
 
 
 def _stem(file_name: str) -> str:
-    """The last part of a path without the suffix of its type. An id contains a dot itself."""
+    """The last part of a path without the suffix of its type and without what arXiv's own download
+    (`arXiv-2301.00005v1.tar.gz`) and browsers add. An id contains a dot itself."""
     # A member of an archive may have a name of a megabyte; an id has 20 characters.
     name = posixpath.basename(file_name)[-_MAX_NAME_CHARACTERS:]
     while name.lower().endswith(_SUFFIXES):
         name = name.rpartition(".")[0]
-    return name
+    return _DOWNLOAD.sub("", name)
 
 
 def _month(year: str, month: str) -> str:

@@ -4,7 +4,7 @@ credits.
 Three styles are supported: those of the 1990s, whose "small print" ends with a line of its own;
 those from 2001 on, with lines `*** START OF` and `*** END OF`, some with small print at their end;
 and those of the 2020s, whose credits stand before the start. Some have none of these lines, as all
-of Project Gutenberg of Australia. See also `_CREDIT` and `_NOTE`.
+of Project Gutenberg of Australia. See also `_CREDIT` and `notes`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 
 from data_pipeline.files.declared_encoding import declared_codec
+from data_pipeline.sources.books.notes import without_notes
 
 PUBLIC_DOMAIN = "public domain in the USA"
 COPYRIGHTED = "copyrighted, distributed under the Project Gutenberg License"
@@ -23,9 +24,6 @@ _LAST_LINES = 12
 """Lines before the end line that are searched for "End of Project Gutenberg's ..."."""
 _LONGEST_CREDIT = 10
 """Maximum lines of a paragraph of credits. A text without blank lines has one paragraph."""
-_LONGEST_NOTE = 4_000
-"""Maximum characters of a transcriber's note within the book."""
-_LONGEST_END_NOTE = 60_000
 
 _S = "(?:'s|\u2019s)"
 _BOOK_OF = re.compile(
@@ -78,15 +76,8 @@ _CREDIT = re.compile(
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
 """Start of a paragraph or line of credits (who produced the file), before the book itself."""
-_TRANSCRIBER = r"(?:original )?transcriber['\u2019]?s?['\u2019]?[ \t]+(?:end[ -]?)?notes?\b"
-_NOTE = re.compile(rf"^[ \t\[*_=~+|-]*{_TRANSCRIBER}", re.IGNORECASE | re.MULTILINE)
-_BRACKETED_NOTE = re.compile(
-    rf"\[[ \t]*{_TRANSCRIBER}[^\[\]]{{0,{_LONGEST_NOTE}}}\][ \t]*", re.IGNORECASE
-)
-_SECTION_BREAK = re.compile(r"\n[ \t]*\n[ \t]*\n(?:[ \t]*\n)*")
 _PARAGRAPH_BREAK = re.compile(r"\n[ \t]*\n")
 _BLANK_LINES = re.compile(r"(?:[ \t]*\n)*")
-_SPACE = re.compile(r"\s*")
 
 _FIELD = r"^[ \t]*{name}:[ \t]*(?P<value>\S[^\n]*(?:\n[ \t]{{2,}}\S[^\n]*)*)"
 _HEADER_LINE = re.compile(
@@ -179,12 +170,13 @@ def declared_encoding(data: bytes) -> str | None:
 def book(text: str) -> str:
     """The book without boilerplate: header, footer, credits and transcriber's notes.
 
-    Between the first paragraphs and the last lines only transcriber's notes are searched for.
+    Between the first paragraphs and the last only notes with a heading or in brackets are searched
+    for.
     """
     body = text[_start(text) :]
     body = _without_footer(body)
     body = _without_credits(body)
-    return _without_notes(body).strip("\n") + "\n"
+    return without_notes(body).strip("\n") + "\n"
 
 
 def _start(text: str) -> int:
@@ -265,34 +257,6 @@ def _first_paragraph(text: str) -> tuple[str, str, str]:
     gap = _BLANK_LINES.match(text, end.start() + 1)
     assert gap is not None, "the pattern matches the empty string"
     return text[: end.start() + 1].rstrip("\n"), "\n" + gap[0], text[gap.end() :]
-
-
-def _without_notes(body: str) -> str:
-    """Strip transcriber's notes: in brackets, up to the next section, or up to the end."""
-    body = _BRACKETED_NOTE.sub("", body)
-    pieces: list[str] = []
-    done = 0
-    for note in _NOTE.finditer(body):
-        if note.start() < done:
-            continue
-        pieces.append(body[done : note.start()])
-        done = _note_end(body, note.start())
-    return "".join([*pieces, body[done:]]).strip("\n") if pieces else body.strip("\n")
-
-
-def _note_end(body: str, start: int) -> int:
-    left = len(body) - start
-    if left <= _LONGEST_END_NOTE and start > 0.85 * len(body):
-        return len(body)
-    # The heading may itself be separated from the note by several blank lines.
-    heading = body.find("\n", start)
-    text_start = _SPACE.match(body, heading if heading >= 0 else len(body))
-    assert text_start is not None, "the pattern matches the empty string"
-    end = _SECTION_BREAK.search(body, text_start.end(), start + _LONGEST_NOTE)
-    if end is not None:
-        return end.end()
-    paragraph = _PARAGRAPH_BREAK.search(body, text_start.end(), start + _LONGEST_NOTE)
-    return paragraph.end() if paragraph else start
 
 
 def _field(head: str, name: str) -> str | None:

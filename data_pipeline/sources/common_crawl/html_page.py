@@ -32,6 +32,26 @@ _META_BYTES = 1024
 _META_CHARSET = re.compile(
     rb"<meta[^>]{0,200}?charset\s*=\s*(?:[\"']\s*)?([\w:.-]{2,40})", re.IGNORECASE
 )
+_MEDIA_TYPE = re.compile(r"[^\s;,\"']+")
+_SKIP_LINK = re.compile(
+    r"[ \t]*(?:[•*-][ \t]+)?(?:(?:jump|skip|go)(?: directly)? to:? "
+    r"(?:the )?(?:main |primary |secondary |site |page |sidebar )?"
+    r"(?:content|navigation|nav|menu|search|sidebar|footer|header|body|top|article|text)s?"
+    r"(?:, ?search)?(?: area| section| bar)?|toggle (?:the )?(?:main )?(?:navigation|menu|search)"
+    r"|back to (?:the )?top(?: of (?:the )?page)?"
+    r"|(?:direkt |zum |zur |weiter )+(?:haupt)?(?:inhalt|navigation|suche)"
+    r"(?: (?:springen|wechseln))?"
+    r"|(?:aller|passer|accéder) (?:directement )?(?:au|à la) (?:contenu|navigation|menu|recherche)"
+    r"(?: principale?)?|(?:saltar|ir|pasar) al? (?:contenido|la navegación|menú)(?: principal)?"
+    r"|(?:vai|salta|passa) al? (?:contenuto|navigazione|menu)(?: principale)?"
+    r"|(?:ir|pular|saltar) para o (?:conteúdo|menu)(?: principal)?"
+    r"|(?:ga )?(?:direct )?naar (?:de )?(?:hoofd)?(?:inhoud|navigatie)|перейти к (?:основному )?"
+    r"(?:содержанию|содержимому|навигации))[ \t.»]*",
+    re.IGNORECASE,
+)
+"""A line that is a link to another place of the page: for keyboards and screen readers, never
+text, but beside or within what the extraction takes for main content."""
+_LONGEST_SKIP_LINK = 60
 _LOOKS_LIKE_HTML = re.compile(
     rb"\s*(?:<!--[^>]{0,500}-->\s*)?<(?:!doctype html|html|head|body)\b", re.IGNORECASE
 )
@@ -74,9 +94,12 @@ class Page:
 
 
 def is_html(content_type: str | None, body: bytes) -> bool:
-    """By the Content-Type header, or by the first bytes where there is none."""
-    if content_type:
-        return content_type.split(";")[0].strip().lower() in HTML_TYPES
+    """By the Content-Type header, or by the first bytes where there is none.
+
+    Of a header sent twice, which is joined by a comma, the first type counts.
+    """
+    if content_type and (types := _MEDIA_TYPE.search(content_type)):
+        return types[0].lower() in HTML_TYPES
     return _LOOKS_LIKE_HTML.match(body) is not None
 
 
@@ -92,7 +115,13 @@ def read_page(body: bytes, charset: str | None) -> Page:
         raise PageError("many_attributes", f"an element has {number} attributes")
     tree = HTMLTree.parse(html)
     title = " ".join((tree.title or "").split())
-    return Page(title or None, extract_plain_text(tree, main_content=True))
+    lines = extract_plain_text(tree, main_content=True).split("\n")
+    kept = [line for line in lines if not _is_skip_link(line)]
+    return Page(title or None, "\n".join(kept))
+
+
+def _is_skip_link(line: str) -> bool:
+    return len(line) <= _LONGEST_SKIP_LINK and _SKIP_LINK.fullmatch(line) is not None
 
 
 def decode_html(body: bytes, charset: str | None) -> str:

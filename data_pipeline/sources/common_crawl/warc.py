@@ -80,11 +80,12 @@ def records(path: Path, *, max_block_bytes: int) -> Iterator[Block | Damage]:
             yield item
         if damage is None:
             break
-        # Damage after a whole record may be the next record, which then reports it by itself.
-        waiting = damage if damage.offset == last else None
-        if waiting is None:
-            yield damage
         start = _next_record(path, damage.offset + 1, by_record)
+        if damage.offset != last:
+            yield damage
+        elif not _is_only_longer(path, last, start, by_record):
+            # Damage after a whole record may be the next record, which then reports it by itself.
+            waiting = damage
     if waiting is not None:
         yield waiting
 
@@ -240,6 +241,30 @@ def _next_record(path: Path, start: int, by_record: bool) -> int | None:
     except DAMAGE:  # also before `start`, in a file that is compressed as a whole
         pass
     return None
+
+
+def _is_only_longer(path: Path, start: int, end: int | None, by_record: bool) -> bool:
+    """Whether there is one record from byte `start` to `end` (None: the end of the file), a few
+    bytes longer than it states: what was left out of its length is not worth a record."""
+    size = _MAX_PEEK_BYTES + 1 if end is None else end - start
+    if size > _MAX_PEEK_BYTES and end is not None:
+        return False
+    try:
+        with _open(path, start, by_record) as stream:
+            data = stream.read(size)
+        if by_record:
+            decoder = zlib.decompressobj(wbits=31)
+            data = decoder.decompress(data, _MAX_PEEK_BYTES)
+            if not decoder.eof or decoder.unused_data:
+                return False
+    except DAMAGE:
+        return False
+    header, _, block = data.partition(b"\r\n\r\n")
+    length = _CONTENT_LENGTH.search(header)
+    if length is None or len(data) > _MAX_PEEK_BYTES:
+        return False
+    rest = block[int(length[1]) :]
+    return rest.endswith(b"\n") and len(rest.strip(b"\r\n")) < _OVERLAP_BYTES
 
 
 def _holds_record(path: Path, offset: int) -> bool:

@@ -29,15 +29,12 @@ from data_pipeline.sources.stack_exchange.grouped_records import Group, GroupedR
 from data_pipeline.sources.stack_exchange.post_html import PostError
 from data_pipeline.sources.stack_exchange.post_html import to_text as html_to_text
 from data_pipeline.sources.stack_exchange.seven_zip import open_member
+from data_pipeline.sources.stack_exchange.sites import host_of_site
 from data_pipeline.text.decoding import clean, word_set
 
 _POSTS = "Posts.xml"
 _OTHER_TABLES = word_set("badges comments posthistory postlinks tags users votes")
 _QUESTION, _ANSWER = "1", "2"
-_OWN_DOMAINS: Mapping[str, str] = {
-    **{name: f"{name}.com" for name in ("stackoverflow", "superuser", "serverfault", "askubuntu")},
-    **{"stackapps": "stackapps.com", "mathoverflow": "mathoverflow.net"},
-}
 # Start date of each license, newest first; Stack Exchange's own rule for posts without a stated
 # license (meta.stackexchange.com/questions/347758).
 _LICENSES = (
@@ -96,23 +93,17 @@ def _table(file: InputFile) -> str:
 
 
 def site_of(file: InputFile) -> str:
-    """The site of a file, as a host name where the file name has one: "math.stackexchange.com"."""
+    """The host name of a file's site: "math.stackexchange.com". Where neither its archive nor a
+    folder around it, from the inside out, is named for a site: the folder's name, without a dot.
+    """
+    place = PurePosixPath(file.source_file)
     if _is_archive(file):
-        name = file.path.name.lower().removesuffix(".7z").removesuffix("-posts")
+        names = [place.name.lower().removesuffix(".7z").removesuffix("-posts")]
     else:
-        name = file.path.parent.name.lower()
-    if name in _OWN_DOMAINS:
-        return _OWN_DOMAINS[name]
-    if name.startswith("meta.") and name.removeprefix("meta.") in _OWN_DOMAINS:
-        return f"meta.{_OWN_DOMAINS[name.removeprefix('meta.')]}"
-    if name.endswith((".com", ".net", ".org")):
-        return name
-    network = name.rpartition(".")[2]
-    return (
-        f"{name}.com"
-        if network in ("stackoverflow", "stackexchange")
-        else f"{name}.stackexchange.com"
-    )
+        folders = list(file.path.parents)[: len(place.parts)]
+        names = [folder.name.lower() for folder in folders]
+    host = next(filter(None, map(host_of_site, names)), None)
+    return host or names[0].replace(".", "_")
 
 
 class _Post(NamedTuple):
@@ -329,5 +320,5 @@ def _document(
 
 
 def _url(site: str, question: int) -> str | None:
-    """URL of a question; None where the folder's name is not a site: host names have a dot."""
-    return None if "-" in site or "_" in site else f"https://{site}/questions/{question}"
+    """URL of a question; None where the site is unknown: host names have a dot."""
+    return f"https://{site}/questions/{question}" if "." in site else None

@@ -15,19 +15,22 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from data_pipeline.sources.wikipedia.emphasis import SEPARATOR, without_emphasis
+from data_pipeline.sources.wikipedia.layout import lay_out
 from data_pipeline.sources.wikipedia.names import (
     CATEGORY_NAMESPACES,
     FILE_NAMESPACES,
     PROJECT_PREFIXES,
     WIKIPEDIA_CODES,
 )
+from data_pipeline.sources.wikipedia.scripts import plain_scripts
 from data_pipeline.sources.wikipedia.templates import render as render_template
+from data_pipeline.sources.wikipedia.unknown_templates import sentence_part
 from data_pipeline.text.decoding import unescaped, word_set
 
 MAX_DEPTH = 100
 """Maximum nesting; MediaWiki's own limit on expansion ($wgMaxPPExpandDepth)."""
 
-_MAX_INDENT = 8
 _MAX_PREFIXES = 10
 """Interwiki and namespace prefixes of one link that are removed: ":w:de:Name" has two."""
 _LEFT_OUT = word_set(
@@ -58,6 +61,11 @@ _OPENING = (
 )
 _OUTSIDE = re.compile(_OPENING, re.MULTILINE)
 _INSIDE = re.compile(_OPENING + r"|\}\}+|\]\]|^[ \t]*\|\}|\|", re.MULTILINE)
+_LETTER = re.compile(r"(?:'{2,5}|\[\[)*[^\W_]")
+_EQUALS = re.compile(r"(?<![=\n])=(?!=|$)", re.MULTILINE)
+"""An equals sign that is not part of a heading."""
+_MAX_CONTEXT = 80
+"""Characters before and after a template that say whether it is part of a sentence."""
 _VERBATIM_MARK = re.compile(r"\x00(\d+)\x00")
 
 _TEMPLATE, _PARAMETER, _LINK, _TABLE, _HTML_TABLE = "{{", "{{{", "[[", "{|", "<table>"
@@ -73,12 +81,10 @@ def to_text(wikitext: str) -> str:
     Dropped: references, tables, images, galleries, template notes and boxes, category and
     interlanguage links, URLs. Formulas are kept, as TeX between dollar signs; code is unchanged.
     """
-    wikitext = wikitext.replace("\x00", "")
-    if "<sup>" in wikitext:
-        wikitext = _POWER.sub(r"^\1", wikitext)
+    wikitext = wikitext.replace("\x00", "").replace(SEPARATOR, "")
     scanner = _Scanner(wikitext)
     text = _punctuation(_inline(scanner.text()))
-    text = unescaped(_layout(text)).replace("\u00a0", " ").replace("\u00ad", "")
+    text = unescaped(lay_out(text)).replace("\u00a0", " ").replace("\u00ad", "")
     text = _VERBATIM_MARK.sub(lambda mark: scanner.verbatim[int(mark[1])], text)
     return _BLANK_LINES.sub("\n\n", _TRAILING_SPACE.sub("", text)).strip("\n")
 
@@ -128,7 +134,10 @@ class _Scanner:
         """Handle a token; returns the position from which to continue."""
         mark = token[0]
         if token["tag"] is not None:
-            return self._take_tag(token)
+            end = self._take_tag(token)
+            if self._source.startswith("'", end) or self._source[token.start() - 1] == "'":
+                self._separate()
+            return end
         if mark == "<!--":
             end = self._source.find("-->", token.end())
             # An unclosed comment hides the rest of the page in MediaWiki, too.
@@ -138,9 +147,9 @@ class _Scanner:
         elif mark == "[[":
             self._push(_LINK)
         elif mark == "]]":
-            self._close(_LINK)
+            self._close(_LINK, token.end())
         elif mark[0] == "}":
-            self._take_closing_braces(len(mark))
+            self._take_closing_braces(token.start(), token.end())
         elif mark.endswith("{|"):
             self._push(_TABLE)
         elif mark.endswith("|}"):
@@ -149,7 +158,7 @@ class _Scanner:
                 # The end of a template whose last argument is empty.
                 self._stack[-1].finish_argument()
                 return token.end() - 1
-            self._close(_TABLE)
+            self._close(_TABLE, token.end())
         else:
             self._take_opening_braces(len(mark))
         return token.end()
@@ -161,11 +170,12 @@ class _Scanner:
             self._push(kind)
             count -= len(kind)
 
-    def _take_closing_braces(self, count: int) -> None:
+    def _take_closing_braces(self, start: int, end: int) -> None:
         """Close open constructs, innermost first; braces that close nothing are dropped."""
-        while count >= 2 and (kind := self._innermost(_TEMPLATE, _PARAMETER)) is not None:
-            self._close(kind, as_kind=kind if count >= len(kind) else _TEMPLATE)
-            count -= len(kind)
+        while end - start >= 2 and (kind := self._innermost(_TEMPLATE, _PARAMETER)) is not None:
+            as_kind = kind if end - start >= len(kind) else _TEMPLATE
+            start += len(kind)
+            self._close(kind, min(start, end), as_kind)
 
     def _innermost(self, *kinds: str) -> str | None:
         """Which of these was opened last and is still open."""
@@ -177,13 +187,15 @@ class _Scanner:
         empty = token["attributes"].endswith("/")
         if name == "table":
             if closing:
-                self._close(_HTML_TABLE)
+                self._close(_HTML_TABLE, token.end())
             elif not empty:
                 self._push(_HTML_TABLE)
             return token.end()
         if not closing and not empty and name in _ELEMENTS:
             return self._take_element(name, token.end())
-        if name in ("br", "p", "div", "blockquote", "poem", "center", "li", "hr"):
+        if name in ("sup", "sub"):
+            self._emit(f"</{name}>" if closing else f"<{name}>" * (not empty))
+        elif name in ("br", "p", "div", "blockquote", "poem", "center", "li", "hr"):
             self._emit("\n")
         elif name not in _FORMATTING and name not in _ELEMENTS:
             self._emit("&lt;" + token[0][1:])
@@ -213,6 +225,13 @@ class _Scanner:
         self._emit(f"\x00{len(self.verbatim)}\x00")
         self.verbatim.append(text)
 
+    def _separate(self) -> None:
+        """Keep apostrophes on both sides of a tag from being one run; <sup> and <sub> stay."""
+        if self._stack[-1].pieces[-1:] and not self._stack[-1].pieces[-1].endswith(
+            ("sup>", "sub>")
+        ):
+            self._emit(SEPARATOR)
+
     def _emit(self, text: str) -> None:
         self._stack[-1].pieces.append(text)
 
@@ -228,8 +247,8 @@ class _Scanner:
         frame.finish_argument()
         return frame
 
-    def _close(self, kind: str, as_kind: str | None = None) -> None:
-        """Close the innermost `kind`; unclosed constructs within it become text."""
+    def _close(self, kind: str, end: int, as_kind: str | None = None) -> None:
+        """Close the innermost `kind`, at `end`; unclosed constructs within it become text."""
         if not self._open[kind]:
             return
         while self._stack[-1].kind != kind:
@@ -237,11 +256,38 @@ class _Scanner:
         arguments = self._pop().arguments
         as_kind = as_kind or kind
         if as_kind == _TEMPLATE:
-            self._emit(render_template(arguments))
+            self._emit_part(self._template(arguments, end))
         elif as_kind == _PARAMETER:
             self._emit(arguments[1] if len(arguments) > 1 else "")
         elif as_kind == _LINK:
-            self._emit(_link(arguments))
+            self._emit_part(_link(arguments))
+
+    def _emit_part(self, text: str) -> None:
+        """Insert the text of a template or link, whose equals sign names no argument."""
+        if "=" in text and self._open[_TEMPLATE]:
+            text = _EQUALS.sub("&#61;", text)
+        self._emit(text)
+
+    def _template(self, arguments: list[str], end: int) -> str:
+        """The text of a template that ends at `end`; letters around it stay apart."""
+        shown = render_template(arguments)
+        if shown:
+            return shown
+        before = self._before()
+        if shown is None:
+            shown = sentence_part(arguments, before, self._source[end : end + _MAX_CONTEXT])
+        if not shown and before.rstrip("'")[-1:].isalnum() and _LETTER.match(self._source, end):
+            return " "
+        return shown
+
+    def _before(self) -> str:
+        """The end of the text before the present place, in the innermost open construct."""
+        before = ""
+        for piece in reversed(self._stack[-1].pieces):
+            before = piece[-_MAX_CONTEXT:] + before
+            if len(before) >= _MAX_CONTEXT:
+                break
+        return before
 
     def _give_up_top(self) -> None:
         """The innermost construct is never closed: its content becomes text."""
@@ -275,7 +321,7 @@ def _link(arguments: list[str]) -> str:
     if _is_left_out(target):
         return ""
     if len(arguments) > 1 and (shown := "|".join(arguments[1:])).strip():
-        return shown
+        return without_emphasis(shown)
     colon = target.startswith(":")
     target = target.lstrip(":").strip()
     prefix, rest = _namespace(target)
@@ -295,8 +341,6 @@ _ADDRESS = re.compile(r"(?<![\w/])(?:https?|ftp)://[^\s<>\[\]\"|{}\x00]+")
 _VARIANT = re.compile(r"-\{([^{}\n]*)\}-")
 _VARIANT_NAME = re.compile(r"\s*(?:sr(?:-e[cl])?|sr-cyrl|sr-latn|zh(?:-\w+)?)\s*:")
 _MAGIC_WORD = re.compile(r"__[^\W\d_a-z]{2,40}(?:_[^\W\d_a-z]{1,40}){0,4}__")
-_POWER = re.compile(r"(?<=[\w)\]])<sup>([-+−–]?\d{1,4}[-+−–]?)</sup>")
-_QUOTES = re.compile(r"'{2,}")
 _STRAY = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|</?ref[^<>\n]*>?")
 _STRAY_ROW = re.compile(r"^[ \t]*\{?\|.*$", re.MULTILINE)
 
@@ -312,7 +356,7 @@ def _inline(text: str) -> str:
     if "__" in text:
         text = _MAGIC_WORD.sub("", text)
     text = _STRAY_ROW.sub("", _STRAY.sub("", text))
-    return _QUOTES.sub(_apostrophes, text)
+    return without_emphasis(plain_scripts(text))
 
 
 def _address_text(match: re.Match[str]) -> str:
@@ -326,13 +370,6 @@ def _variant(match: re.Match[str]) -> str:
     first = rule.partition(";")[0]
     name = _VARIANT_NAME.match(first)
     return first[name.end() :].strip() if name else rule
-
-
-def _apostrophes(match: re.Match[str]) -> str:
-    """Two, three and five of them are markup, and so is nearly always what was meant by more; of
-    four one is text.
-    """
-    return "'" if len(match[0]) == 4 else ""
 
 
 # Every pattern starts where a run of its characters starts, so that none takes quadratic time.
@@ -358,74 +395,3 @@ def _punctuation(text: str) -> str:
     text = _BRACKET_END.sub("", text)
     text = _SPACE_BEFORE.sub("", text)
     return _SPACES.sub(" ", text)
-
-
-_LEADING_SEPARATOR = re.compile(r"\A[,;.:]+[ \t]+")
-_RULER = re.compile(r"-{4,}[ \t]*")
-_ONLY_PUNCTUATION = re.compile(r"[\s.,;:·•|*'\"()\[\]–—-]*")
-
-
-def _layout(text: str) -> str:
-    """Headings between blank lines, lists with dashes and numbers, no empty sections."""
-    lines: list[tuple[int, str]] = []
-    counters: dict[str, int] = {}
-    for line in text.split("\n"):
-        if line[:1] in ("*", "#", ":", ";"):
-            if item := _list_item(line, counters):
-                lines.append((0, item))
-            continue
-        counters.clear()
-        level, title = _heading(line)
-        if level:
-            if title:
-                lines.append((level, title))
-        elif _ONLY_PUNCTUATION.fullmatch(line) or _RULER.match(line):
-            lines.append((0, ""))
-        else:
-            lines.append((0, line))
-    return "\n".join(
-        f"\n{line}\n" if level else line for level, line in _without_empty_sections(lines)
-    )
-
-
-def _heading(line: str) -> tuple[int, str]:
-    """Level and title of a heading; level 0 for any other line."""
-    line = line.strip()
-    if not line.startswith("=") or not line.endswith("=") or len(line) < 3:
-        return 0, ""
-    opening = len(line) - len(line.lstrip("="))
-    closing = len(line) - len(line.rstrip("="))
-    level = min(opening, closing, 6)
-    return level, line[level:-level].strip("= ")
-
-
-def _list_item(line: str, counters: dict[str, int]) -> str:
-    """A list item; empty without content. `counters` numbers the open ordered lists."""
-    body = line.lstrip("*#:;")
-    marker = line[: len(line) - len(body)]
-    body = _LEADING_SEPARATOR.sub("", body.strip())
-    for other in [key for key in counters if not marker.startswith(key)]:
-        del counters[other]
-    if _ONLY_PUNCTUATION.fullmatch(body):
-        return ""
-    if marker[-1] in ":;":
-        return body
-    if marker[-1] == "#":
-        counters[marker] = counters.get(marker, 0) + 1
-    indent = "  " * (sum(mark in "*#" for mark in marker[:_MAX_INDENT]) - 1)
-    return f"{indent}{counters[marker]}. {body}" if marker[-1] == "#" else f"{indent}- {body}"
-
-
-def _without_empty_sections(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Drop headings without content before the next heading of their level."""
-    kept: list[tuple[int, str]] = []
-    has_text = False
-    next_level = 0
-    for level, line in reversed(lines):
-        if not level:
-            has_text = has_text or bool(line.strip())
-            kept.append((level, line))
-        elif has_text or next_level > level:
-            kept.append((level, line))
-            has_text, next_level = False, level
-    return kept[::-1]

@@ -37,6 +37,15 @@ def test_languages(model: ModelFile, language: str) -> None:
     assert 0.5 < document.language_score <= 1.0
 
 
+@pytest.mark.parametrize("language", TEXTS)
+def test_languages_in_capitals(model: ModelFile, language: str) -> None:
+    text = f"{TEXTS[language].upper()} 2024."
+    document = identify_language(Document(text, "f"), model=model, max_characters=1000)
+    assert document.text == text
+    assert document.language == language
+    assert uncertain_language(document, min_score=0.5) is None
+
+
 def test_only_the_beginning_is_read(model: ModelFile) -> None:
     text = TEXTS["de"] * 3 + TEXTS["en"] * 50
     languages = [

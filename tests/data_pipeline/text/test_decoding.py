@@ -74,7 +74,7 @@ def test_utf8_cut_in_a_character_is_not_utf8() -> None:
     ("text", "cleaned"),
     [
         ("a\r\nb\rc\n", "a\nb\nc\n"),
-        ("tab\tand \x00NUL\x07, \x1b[0m, \x7f, \x85", "tab\tand NUL, [0m, , "),
+        ("tab\tand \x00NUL\x07, \x1b[0m, \x7f, \x81", "tab\tand NUL, [0m, , "),
         ("page\x0cbreak", "pagebreak"),
         ("e\u0301", "\u00e9"),
         ("e\x00\u0301", "\u00e9"),
@@ -84,6 +84,29 @@ def test_utf8_cut_in_a_character_is_not_utf8() -> None:
     ],
 )
 def test_clean(text: str, cleaned: str) -> None:
+    assert clean(text) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        # Windows-1252 read as Latin-1.
+        ("don\x92t", "don\u2019t"),
+        ("\x93caf\xe9\x94 \x96 10 \x80\x85", "\u201ccaf\xe9\u201d \u2013 10 \u20ac\u2026"),
+        ("caf\xe9\x92s, na\xefvet\xe9\x85", "caf\xe9\u2019s, na\xefvet\xe9\u2026"),
+        ("\x8auma \x9eivot \x99", "\u0160uma \u017eivot \u2122"),
+        # A capital before a closing quotation mark, which UTF-8 would read as one letter.
+        ("\x93\xc9T\xc9\x94 \x93SPA\xdf\x94", "\u201c\xc9T\xc9\u201d \u201cSPA\xdf\u201d"),
+        # Undefined in Windows-1252.
+        ("a\x81\x8d\x8f\x90\x9db", "ab"),
+        # UTF-8 read as Latin-1.
+        ("don\xe2\x80\x99t \xe2\x82\xac5", "don\u2019t \u20ac5"),
+        ("\xc3\x89t\xc3\x89 \xc2\x92", "\xc9t\xc9 \u2019"),
+        ("\xf0\x9f\x99\x82", "\U0001f642"),
+        ("\xe2\x80 \xe2\x92\xe2", "\xe2\u20ac \xe2\u2019\xe2"),
+    ],
+)
+def test_c1_characters_are_decoded(text: str, cleaned: str) -> None:
     assert clean(text) == cleaned
 
 

@@ -199,6 +199,100 @@ def test_credits_and_notes(story: str, left: str) -> None:
     assert gutenberg.book(in_2000s(story)) == left + "\n"
 
 
+@pytest.mark.parametrize(
+    "heading",
+    [
+        *("Transcriber's Notes", "TRANSCRIPTION NOTE", "[Note by the transcriber:"),
+        *("Etext transcriber's notes", "Notes from the proofreader", "_Proofreader's Note_"),
+        *("Typographical errors corrected by the etext transcriber:", "Transcribers' endnotes"),
+        *("Spelling changes made in this etext", "List of corrections made by the transcriber"),
+        *("Anmerkungen zur Transkription:", "ANMERKUNG DES BEARBEITERS", "Transkriptionsnotiz"),
+        *("Hinweise zur Transkription", "Bemerkungen zur Digitalisierung"),
+        *("Note de transcription", "Notes du transcripteur:", "Notes sur la transcription"),
+        *("Nota del transcriptor", "Notas del Transcriptor", "Nota de transcripción"),
+        *("Nota do transcritor", "Notas de transcrição", "Nota de editor: Devido a erros"),
+        *("Nota del trascrittore", "Note di trascrizione", "Notes del transcriptor"),
+        *("Opmerkingen van de bewerker", "Aantekeningen van de transcribent"),
+        *("Transkriberarens anmärkningar", "Anmärkningar om transkriberingen"),
+        *("Uwagi do wydania elektronicznego", "Poznámka k přepisu", "Примечания переписчика"),
+    ],
+)
+def test_notes_under_a_heading(heading: str) -> None:
+    """In front and behind, and within the book up to the next section."""
+    words = "It rained all day on the harbour, and on the hills.\n\n"
+    note = f"{heading}\n\nHarbor is harbour on page 9.\n\n\n\n"
+    for before, after in ((0, 60), (60, 60), (60, 0)):
+        book = gutenberg.book(in_2000s(words * before + "\n\n" + note + words * after))
+        assert book.count("It rained") == before + after
+        assert "page 9" not in book
+        assert heading.strip("[]_:") not in book
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "The notes of the transcriber were lost.",
+        "Anmerkungen zur Reise",
+        "Notes du voyage",
+        "Nota del autor",
+        "Errata",
+        "Corrections made by the author",
+        "Typographical errors were common then.",
+    ],
+)
+def test_notes_of_the_book_stay(line: str) -> None:
+    story = f"A.\n\n{line}\n\nB."
+    assert gutenberg.book(in_2000s(story)) == f"{story}\n"
+
+
+WORDS = "It rained all day on the harbour.\n\n"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "This text was later reformatted, by A. Helper <a@example.org>\nin 2002, for line ends.",
+        "The etext has been newly formatted for modern readers.",
+        "[Scanned and proofed by B. Helper, b.helper@example.com]",
+        "Please send corrections of this edition to c@example.co.uk.",
+        "Obvious typographical errors have been corrected without note.",
+        "Minor spelling and punctuation errors have been silently corrected.",
+        "The following printer's errors have been fixed: hte, teh.",
+        "Offensichtliche Druckfehler wurden stillschweigend berichtigt.",
+        "Les erreurs clairement introduites par le typographe ont été corrigées.",
+        "Duidelijke drukfouten in het origineel zijn verbeterd.",
+    ],
+)
+def test_statements_about_the_file(statement: str) -> None:
+    """Among the first and the last paragraphs; in the midst of the book they are its own."""
+    for before, after in ((0, 30), (2, 30), (30, 0), (30, 2)):
+        book = gutenberg.book(in_2000s(WORDS * before + statement + "\n\n" + WORDS * after))
+        assert book == (WORDS * (before + after)).strip() + "\n"
+    within = WORDS * 30 + statement + "\n\n" + WORDS * 30
+    assert gutenberg.book(in_2000s(within)) == within.strip() + "\n"
+
+
+@pytest.mark.parametrize(
+    ("blurb", "stays"),
+    [
+        (
+            "<<THIS ELECTRONIC VERSION OF THE COLLECTED PLAYS IS COPYRIGHT 1991 BY A LIBRARY, AND"
+            " IS\nPROVIDED BY PROJECT GUTENBERG ETEXT WITH PERMISSION.>>",
+            False,
+        ),
+        ("<This machine-readable edition may be distributed freely.>", False),
+        ("[The electronic text is provided by courtesy of a library.]", False),
+        ("<<Electronic and machine readable copies may be\ndistributed for use.>>", False),
+        ("<<Je ne sais pas, dit-elle, et voilà tout.>>", True),
+        ("[Enter the permission of the duke.]", True),
+    ],
+)
+def test_blurbs_between_works(blurb: str, stays: bool) -> None:
+    book = gutenberg.book(in_2000s(f"{WORDS * 20}{blurb}\n\n{WORDS * 20}"))
+    assert (blurb in book) is stays
+    assert book.count(WORDS.strip()) == 40
+
+
 def test_no_blank_lines_at_all() -> None:
     text = "\n".join(line for line in in_2000s("A.\n" * 30).split("\n") if line.strip())
     text = text.replace("\nDistributed Proofreading Team at http://www.pgdp.net", "")

@@ -101,9 +101,9 @@ def test_what_is_known_of_a_page(tmp_path: Path) -> None:
 
 
 def test_text_is_clean(tmp_path: Path) -> None:
-    (item,) = read(tmp_path / "a.warc.wet", conversion("cafe\u0301\x07 \r\nx\u0085y"))
+    (item,) = read(tmp_path / "a.warc.wet", conversion("cafe\u0301\x07 \r\nx\u0085\x81y"))
     assert isinstance(item, Document)
-    assert item.text == "caf\u00e9 \nxy"
+    assert item.text == "caf\u00e9 \nx\u2026y"
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,11 @@ def test_bytes_of_no_encoding_are_refused() -> None:
         ("text/html", b"", True),
         ("Text/HTML; charset=utf-8", b"", True),
         ("application/xhtml+xml", b"", True),
+        ("text/html,text/html", b"", True),
+        ("text/html, text/html; charset=utf-8", b"", True),
+        (" , text/html", b"", True),
+        ("text/plain,text/html", b"<html>", False),
+        (" ; ", b"<html>", True),
         ("text/plain", b"<html>", False),
         ("application/pdf", b"%PDF", False),
         (None, b"\n<!DOCTYPE html>", True),
@@ -137,6 +142,25 @@ def test_main_content_and_title() -> None:
     assert "four old towns" in page.text
     assert "Home" not in page.text
     assert "<" not in page.text
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        *("Jump to navigation", "Jump to: navigation, search", "Skip to main content"),
+        *("Skip to content", "skip to the search", "Toggle navigation", "Back to top"),
+        *("Zum Inhalt springen", "Direkt zum Inhalt", "Aller au contenu principal"),
+        *("Saltar al contenido", "Vai al contenuto", "Ir para o conteúdo"),
+        *("Ga naar de inhoud", "Перейти к содержанию"),
+    ],
+)
+def test_links_within_the_page_are_no_text(link: str) -> None:
+    story = "The river runs from the hills to the sea, past four old towns. " * 5
+    body = f"<body><main><a href='#a'>{link}</a><p>{story}</p><p>{link} is what it said.</p>"
+    text = read_page(body.encode(), None).text
+    assert text.count(link) == 1
+    assert f"{link} is what it said." in text
+    assert story.strip() in text
 
 
 def outcome(body: bytes, charset: str | None = None) -> str:

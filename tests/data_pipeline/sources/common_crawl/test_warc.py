@@ -87,6 +87,26 @@ def test_damaged_files_that_are_compressed_as_a_whole(
     assert sum(isinstance(item, Damage) for item in items) == expected
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("rest", "is_damage"),
+    [
+        *((b"x", False), (b"\n", False), (b"\r\n", False), (b"</html>", False), (b"\0", False)),
+        *((b"x" * 200, True), (b"WARC/1.0\r\nWARC-Type: x", True)),
+    ],
+)
+def test_a_record_that_is_longer_than_it_says(
+    tmp_path: Path, packed: bool, rest: bytes, is_damage: bool
+) -> None:
+    """A few bytes more cost nothing, wherever the record stands; more than that may be a record."""
+    longer = page(1).removesuffix(b"\r\n\r\n") + rest + b"\r\n\r\n"
+    for pages in ([page(0), longer, page(2)], [page(0), page(2), longer]):
+        data = pack(*pages) if packed else b"".join(pages)
+        items = read(tmp_path / ("a.warc.gz" if packed else "a.warc"), data)
+        assert sum(isinstance(item, Damage) for item in items) == is_damage
+        assert {name(item) for item in items if isinstance(item, Block)} == {"0", "1", "2"}
+
+
 def test_blocks_beyond_the_limit_are_passed_over(tmp_path: Path) -> None:
     large = record(http(b"x" * 5000), url="http://example.org/9")
     first, second, third = read(tmp_path / "a.warc.gz", pack(page(0), large, page(1)), limit=2000)

@@ -190,6 +190,14 @@ def test_which_sites_are_read(tmp_path: Path) -> None:
         ("meta.mathoverflow/Posts.xml", "meta.mathoverflow.net"),
         ("meta.stackexchange/Posts.xml", "meta.stackexchange.com"),
         ("gis/Posts.xml", "gis.stackexchange.com"),
+        ("gis.meta/Posts.xml", "gis.meta.stackexchange.com"),
+        # Folders that are named for what they hold are those of no site.
+        ("gis.stackexchange.com/data/Posts.xml", "gis.stackexchange.com"),
+        ("dumps/gis/2024-04/xml/Posts.xml", "gis.stackexchange.com"),
+        ("data/Posts.xml", "data"),
+        ("dump/Posts.xml.bz2", "dump"),
+        ("v1.2/Posts.xml", "v1_2"),
+        ("posts.7z", "posts"),
     ],
 )
 def test_site_of(tmp_path: Path, name: str, site: str) -> None:
