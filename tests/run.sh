@@ -13,8 +13,7 @@ export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Without bytecode on disk every worker would rewrite the assertions of all tests, for five seconds, and
 # every process that tests start would compile the project.
 unset PYTHONDONTWRITEBYTECODE
-# The whole suite, and the quick one, in a worker more than there are cores, since half of a worker's
-# time is waiting: for processes that start or end, for disks and timeouts. Tests of one file stay
+# The whole suite, and the quick one, in as many workers as there are cores. Tests of one file stay
 # together, and share the processes that their worker starts once. What is asked for by name runs in
 # one process.
 workers=()
