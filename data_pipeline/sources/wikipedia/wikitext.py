@@ -347,6 +347,7 @@ _STRAY_ROW = re.compile(r"^[ \t]*\{?\|.*$", re.MULTILINE)
 
 def _inline(text: str) -> str:
     """Inline markup, once brackets are resolved."""
+    text = plain_scripts(text)
     if "[" in text:
         text = _ADDRESS_IN_BRACKETS.sub(_address_text, text)
     if "//" in text:
@@ -356,7 +357,7 @@ def _inline(text: str) -> str:
     if "__" in text:
         text = _MAGIC_WORD.sub("", text)
     text = _STRAY_ROW.sub("", _STRAY.sub("", text))
-    return without_emphasis(plain_scripts(text))
+    return without_emphasis(text)
 
 
 def _address_text(match: re.Match[str]) -> str:
