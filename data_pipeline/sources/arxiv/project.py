@@ -60,10 +60,10 @@ _AUTO_IGNORE = re.compile(r"\s*%\s*auto-ignore")
 _README = re.compile(r"^[ \t]*(\S+)[ \t]+(toplevelfile|ignore)\b", re.MULTILINE)
 _README_JSON = re.compile(
     # Between two fields at most a list's dash: with `[\s,]*-?\s*` n spaces take n^2 steps.
-    r"filename[\"']?\s*:\s*[\"']?([^\"'\s,}]{1,300})[\"']?[\s,]*(?:-\s*)?"
+    r"filename[\"']?\s*:\s*[\"']?([^\"'\s,}]{1,100})[\"']?[\s,]*(?:-\s*)?"
     r"[\"']?usage[\"']?\s*:\s*[\"']?(\w{1,30})|"
     r"usage[\"']?\s*:\s*[\"']?(\w{1,30})[\"']?[\s,]*(?:-\s*)?"
-    r"[\"']?filename[\"']?\s*:\s*[\"']?([^\"'\s,}]{1,300})"
+    r"[\"']?filename[\"']?\s*:\s*[\"']?([^\"'\s,}]{1,100})"
 )
 _DEFINITION = re.compile(
     r"\\(?:(?:new|renew|provide)command\*?|DeclareRobustCommand\*?|[egx]?def|let)\s*(?:\{\s*)?\\"
@@ -156,7 +156,8 @@ def main_file(texts: Mapping[str, str], *, max_characters: int) -> str | None:
         for name, text in texts.items()
         if name not in ignored and _can_be_main(name, text) and not _AUTO_IGNORE.match(text)
     ]
-    included = {n for name in found for n in _included(texts, name) if n != name}
+    own: dict[str, bool] = {}
+    included = {n for name in found for n in _included(texts, name, own) if n != name}
     free = [name for name in found if name not in included] or found
     whole = [n for n in free if _CLASS.search(texts[n]) and _BEGIN.search(texts[n])]
     partly = [n for n in free if _CLASS.search(texts[n]) or _BEGIN.search(texts[n])]
@@ -202,6 +203,8 @@ class _Merger:
     open_files: list[str] = field(default_factory=list)
     macros: dict[str, str] = field(default_factory=dict)
     """Macros without arguments: name -> text."""
+    own: dict[str, bool] = field(default_factory=dict)
+    """Whether a style is the authors' own: read once, however often it is named."""
 
     def text_of(self, name: str) -> str:
         text = self.texts[name]
@@ -245,7 +248,7 @@ class _Merger:
             names += (match["options"] or "").split(",") if match["old"] else []
             for name in names:
                 style = self.find(name.strip(), (".sty", ".cls"), "")
-                if style is not None and is_authors_own(self.texts[style]):
+                if style is not None and self.is_own(style):
                     yield style, True
             return
         folder = self.expanded(match["folder"] or "")
@@ -253,9 +256,14 @@ class _Merger:
         file = self.find(target.strip(' "'), (".tex", "", ".ltx"), folder)
         if file is None or _suffix(file) in _NEVER_INCLUDED:
             return
-        if _suffix(file) in TEX_SUFFIXES and not is_authors_own(self.texts[file]):
+        if _suffix(file) in TEX_SUFFIXES and not self.is_own(file):
             return
         yield file, False
+
+    def is_own(self, file: str) -> bool:
+        if file not in self.own:
+            self.own[file] = is_authors_own(self.texts[file])
+        return self.own[file]
 
     def expanded(self, path: str) -> str:
         """A path with the macros in it that have been defined so far."""
@@ -276,9 +284,9 @@ class _Merger:
         return None
 
 
-def _included(texts: Mapping[str, str], name: str) -> set[str]:
-    """The files that one file includes directly."""
-    merger = _Merger(texts, posixpath.dirname(name), 0, open_files=[name])
+def _included(texts: Mapping[str, str], name: str, own: dict[str, bool]) -> set[str]:
+    """The files that one file includes directly. `own`: as `_Merger.own`, for all files."""
+    merger = _Merger(texts, posixpath.dirname(name), 0, open_files=[name], own=own)
     files: set[str] = set()
     for match in tokens_outside_verbatim(_TOKEN, texts[name]):
         if match["macro"]:
