@@ -63,7 +63,9 @@ def segments(events: Iterable[dict[str, Any]]) -> list[Segment]:
             saved = step
     chain = _up_to(saved, _merged(chain))
     if not chain:
-        raise ValueError(f"its {FILE} has no checkpoint that a job has saved, so nothing to repeat")
+        raise ValueError(
+            f"{FILE} tells of no checkpoint that a job has saved, so there is nothing to repeat"
+        )
     return [
         dataclasses.replace(
             segment,

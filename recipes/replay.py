@@ -13,6 +13,7 @@ import os
 import sys
 from pathlib import Path
 
+from llama_ds.run_events import FILE as EVENTS
 from recipes.command_line import bad_input, end_on_interrupt
 from recipes.launch import prepare_rank, quiet_libraries
 from recipes.scheduler import rank_variables
@@ -35,6 +36,8 @@ def main() -> None:
 
 
 def _replay(run: Path, out: Path | None, store: Path | None) -> int:
+    if not (run / EVENTS).is_file():
+        raise ValueError(f"{run} has no {EVENTS}; name the folder of a run")
     prepare_rank()
     quiet_libraries()
     from llama_ds.checkpoint.saving import versions

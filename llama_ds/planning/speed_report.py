@@ -48,7 +48,7 @@ def _rate(found: Prediction) -> str:
     likely = found.tokens_per_second
     return (
         f"{likely / (1 + BAND):,.0f} to {likely / (1 - BAND):,.0f} tokens/s per GPU, likely "
-        f"{likely:,.0f}; nine in ten published speeds lie in such a band"
+        f"{likely:,.0f}; seven in eight published speeds lie in such a band"
     )
 
 

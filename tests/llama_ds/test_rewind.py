@@ -194,7 +194,7 @@ def test_what_was_undone_is_left_out_of_the_chain() -> None:
 
 
 def test_a_run_without_a_checkpoint_has_nothing_to_repeat() -> None:
-    with pytest.raises(ValueError, match="has no checkpoint that a job has saved"):
+    with pytest.raises(ValueError, match="tells of no checkpoint that a job has saved"):
         segments([begin(0), skipped(1)])
 
 
@@ -250,6 +250,18 @@ def test_the_command_repeats_a_run(gloo: Gloo, store: Path, tmp_path: Path) -> N
     assert "steps 1-2 on 1 rank" in done.stdout.splitlines()
     assert done.stdout.splitlines()[-1] == f"{out}: done"
     assert tensors(run, 2) == tensors(out, 2)
+
+
+def test_a_folder_without_events_is_refused_by_name(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "recipes/replay.py", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path} has no events.jsonl; name the folder of a run\n"
 
 
 def run_replay(run: Path, out: Path, world_size: int) -> list[Segment]:
