@@ -106,6 +106,7 @@ def worst(pattern: re.Pattern[Any], method: str) -> str | None:
     return None
 
 
+@pytest.mark.timeout(60)  # An exponential one never ends.
 @pytest.mark.parametrize("name", sorted(PATTERNS.keys() - BOUNDED.keys()))
 def test_time_is_linear(name: str) -> None:
     assert worst(*PATTERNS[name]) is None
