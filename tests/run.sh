@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Sets up what is missing and runs every test this machine can run: bash tests/run.sh [pytest options]
-# With --quick, in under two minutes, some of every package: what is marked neither dist, golden, gpu
-# nor slow.
+# Sets up what is missing and runs the tests this machine can run: bash tests/run.sh [pytest options]
+# With --quick, in under two minutes, some of every package: what is marked neither dist, golden, gpu,
+# nightly nor slow. With --nightly, those that repeat in more layouts, under more launchers and at
+# length what the others cover, and the rehearsals of the benchmarks, too.
 # Tests for GPUs, and for sample files (LLAMA_DS_SAMPLES), are skipped by name where there are none.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,9 +19,13 @@ unset PYTHONDONTWRITEBYTECODE
 # one process.
 workers=()
 case "$*" in
-  "" | --quick)
+  "" | --quick | --nightly)
     workers=(-n "$(python -c 'import os; print(min(4, os.cpu_count() or 1))')")
     workers+=(--dist loadfile --no-loadscope-reorder)
     ;;
+esac
+case "$*" in
+  "") set -- -m "not nightly" ;;
+  --nightly) set -- ;;
 esac
 exec python -m pytest --durations=15 --durations-min=0.5 ${workers[@]+"${workers[@]}"} "$@"

@@ -52,6 +52,7 @@ def test_edits_leave_the_similarity_that_they_are_for() -> None:
     assert len(sets[0] & sets[1]) / len(sets[0] | sets[1]) == pytest.approx(0.8, abs=0.025)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_rehearsal(tmp_path: Path) -> None:
     ran = subprocess.run(

@@ -58,6 +58,7 @@ def rehearse(folder: Path, budget_seconds: int) -> tuple[str, dict[str, Any]]:
     return text, json.loads(raw.read_text(encoding="utf-8"))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_rehearsal(tmp_path: Path) -> None:
     text, found = rehearse(tmp_path, budget_seconds=3_600)
@@ -89,6 +90,7 @@ def test_rehearsal(tmp_path: Path) -> None:
     assert "extrapolated" not in text.split("## LLaMA-7B")[1].split("## LLaMA-13B")[0]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_what_there_is_no_time_for_is_given_up(tmp_path: Path) -> None:
     text, found = rehearse(tmp_path, budget_seconds=1)

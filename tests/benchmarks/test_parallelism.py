@@ -24,6 +24,7 @@ from benchmarks.model.parallelism import (
 Gloo = Callable[..., list[Any]]
 
 
+@pytest.mark.nightly
 @pytest.mark.dist
 def test_rehearsal(gloo: Gloo, tmp_path: Path) -> None:
     size = size_of(rehearse=True)

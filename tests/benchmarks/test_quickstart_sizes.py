@@ -12,6 +12,7 @@ from benchmarks.model.quickstart_sizes import main
 from tests.support.tiny_run import VOCAB_SIZE, make_store
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_candidates_train_for_the_same_time_and_learn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

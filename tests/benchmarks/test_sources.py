@@ -27,6 +27,7 @@ def run(script: str, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_reader_memory_measures_and_keeps_what_it_has(tmp_path: Path) -> None:
     formats = ("--formats", "arxiv", "stack_exchange")
@@ -57,6 +58,7 @@ def test_decontamination_compares_with_the_plain_form() -> None:
     assert ran.stdout.count("documents with items: ours 0, plain Python 0") == 3
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_sources_runs_each_script_and_says_what_failed(tmp_path: Path) -> None:
     # `github` needs no peer; `wikipedia` needs one that may not be installed.

@@ -38,6 +38,7 @@ def rehearse(folder: Path, *options: str) -> tuple[str, list[dict[str, Any]]]:
     return text, json.loads(raw.read_text(encoding="utf-8"))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_rehearsal_with_and_without_deepspeed(tmp_path: Path) -> None:
     text, results = rehearse(tmp_path / "with")

@@ -22,6 +22,7 @@ def count_all(cells: list[Cell]) -> list[Found]:
     return count_cells(cells, pool_groups())
 
 
+@pytest.mark.nightly
 @pytest.mark.dist
 def test_every_cell_of_the_committed_table_is_counted_again(gloo: Gloo) -> None:
     committed = json.loads(TABLE.read_text(encoding="utf-8"))

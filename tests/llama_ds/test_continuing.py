@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,16 @@ def config_of(folder: Path) -> dict[str, Any]:
     return {**LlamaConfig.from_pretrained(folder).to_dict(), "dtype": None}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", KINDS)
+def tiered() -> Iterator[Any]:
+    """Every kind in one of the layouts, in turn; in the others at night."""
+    for number, kind in enumerate(KINDS):
+        for other, layout in enumerate(LAYOUTS):
+            at_night = other != number % len(LAYOUTS)
+            marks = [pytest.mark.nightly] if at_night else []
+            yield pytest.param(kind, layout, id=f"{kind}-{layout}", marks=marks)
+
+
+@pytest.mark.parametrize(("kind", "layout"), tiered())
 def test_a_model_comes_out_as_it_went_in(
     gloo: Gloo, store: Path, stock: Callable[[str], Path], tmp_path: Path, kind: str, layout: str
 ) -> None:

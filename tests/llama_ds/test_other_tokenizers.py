@@ -30,7 +30,9 @@ def training_error(recipe: Recipe) -> str:
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("kind", ["byte_level_bpe", "unigram"])
+@pytest.mark.parametrize(
+    "kind", ["byte_level_bpe", pytest.param("unigram", marks=pytest.mark.nightly)]
+)
 def test_a_model_trains_and_is_exported_with_the_same_ids(
     gloo: Gloo, tmp_path: Path, kind: str
 ) -> None:

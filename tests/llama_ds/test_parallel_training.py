@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,15 @@ def column(recipe: Recipe, name: str, kind: str = "train") -> list[float]:
     return [record[name] for record in read_metrics(recipe.run_dir / "metrics.jsonl", kind)]
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
+def tiered() -> Iterator[Any]:
+    """Every layout once, every stage three times, every policy; the others at night."""
+    for number, case in enumerate(cases()):
+        layout, stage = divmod(number, 4)
+        at_night = stage != (layout + layout // 4) % 4
+        yield pytest.param(case, id=str(case), marks=[pytest.mark.nightly] if at_night else [])
+
+
+@pytest.mark.parametrize("case", tiered())
 def test_every_layout_equals_plain_pytorch(
     gloo: Gloo, store: Path, tmp_path: Path, reference: Callable[[Case], Reference], case: Case
 ) -> None:

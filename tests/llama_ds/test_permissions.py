@@ -35,7 +35,13 @@ def save_in_parts(source: Path, target: Path) -> None:
     model.save_pretrained(target, max_shard_size=50_000)
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+@pytest.mark.parametrize(
+    "umask",
+    [
+        0o077,
+        *(pytest.param(mask, marks=pytest.mark.nightly) for mask in (0o022, 0o002)),
+    ],
+)
 def test_permissions_are_those_of_the_umask(
     gloo: Callable[..., list[Any]], tmp_path: Path, umask: int
 ) -> None:

@@ -234,6 +234,7 @@ def test_a_run_is_repeated_bit_for_bit_from_its_events(
     assert described.count("end") == 4
 
 
+@pytest.mark.nightly
 @pytest.mark.dist
 def test_the_command_repeats_a_run(gloo: Gloo, store: Path, tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "again"

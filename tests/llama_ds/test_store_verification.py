@@ -118,7 +118,7 @@ def test_a_flipped_byte_is_found_while_the_run_goes_on(
         recipe = tiny_recipe(
             store,
             tmp_path / f"run-{number}",
-            **{"train.max_steps": 200, "checkpoint.every_steps": 1_000_000},
+            **{"train.max_steps": 60, "checkpoint.every_steps": 1_000_000},
             **{"train.micro_batch_size": 4, "train.eval_every_steps": 1_000_000},  # fast steps
         )
         answers = gloo(2, train_and_look_at_most, recipe, damaged)

@@ -69,13 +69,29 @@ def test_torchs_compiler_stays_where_it_may_be_used(
     ("arguments", "message"),
     [
         (["--train.max-step", "5"], r"unknown option --train.max-step; did you mean .*max-steps"),
-        (["--nonsense"], "unknown option --nonsense"),
+        pytest.param(["--nonsense"], "unknown option --nonsense", marks=pytest.mark.nightly),
         (["--zero.stage", "7"], r"zero.stage \(7\) must be 0, 1, 2 or 3"),
-        (["--deepspeed-json", "/none.json"], "file /none.json does not exist"),
+        pytest.param(
+            ["--deepspeed-json", "/none.json"],
+            "file /none.json does not exist",
+            marks=pytest.mark.nightly,
+        ),
         (["--data.store", "/none"], "/none is not a token store"),
-        (["--data.store", "/none", "--dry-run", "--world-size", "3"], "8 sequ.* of 3 data-par"),
-        (["--train.max-steps", "many"], "Error parsing --train.max-steps: no type .*'many'"),
-        (["--cluster", "b200"], r"--cluster \(b200\) must be one of a100-80gb"),
+        pytest.param(
+            ["--data.store", "/none", "--dry-run", "--world-size", "3"],
+            "8 sequ.* of 3 data-par",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            ["--train.max-steps", "many"],
+            "Error parsing --train.max-steps: no type .*'many'",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            ["--cluster", "b200"],
+            r"--cluster \(b200\) must be one of a100-80gb",
+            marks=pytest.mark.nightly,
+        ),
         (["--train.micro-batch-size", "3"], r"8 sequ.* multiple of 1 .*size \(3\)"),
     ],
 )
@@ -142,7 +158,10 @@ def test_a_bug_is_a_traceback_and_exit_code_1(tmp_path: Path) -> None:
 @pytest.mark.dist
 @pytest.mark.parametrize(
     "command",
-    [["bash", RECIPE], ["torchrun", "--nproc-per-node", "2", RECIPE]],
+    [
+        ["bash", RECIPE],
+        pytest.param(["torchrun", "--nproc-per-node", "2", RECIPE], marks=pytest.mark.nightly),
+    ],
     ids=["bash", "torchrun"],  # deepspeed: below
 )
 def test_a_recipe_starts_under_every_launcher(
@@ -156,6 +175,7 @@ def test_a_recipe_starts_under_every_launcher(
     assert (run_dir / "checkpoints" / "step_00000005" / "run.json").is_file()
 
 
+@pytest.mark.nightly
 @pytest.mark.dist
 def test_four_processes_of_every_kind_train_as_one(
     gloo: Callable[..., list[Any]], store: Path, tmp_path: Path
@@ -174,6 +194,7 @@ def test_four_processes_of_every_kind_train_as_one(
 # -- kills ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
 @pytest.mark.dist
 def test_a_kill_during_a_save_costs_no_more_than_that_save(
     gloo: Callable[..., list[Any]],

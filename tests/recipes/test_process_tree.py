@@ -114,8 +114,8 @@ def started(
     ("victim", "codes"),
     [
         ("top", {-9}),
-        ("runner", {137}),
-        ("launch", {1}),
+        pytest.param("runner", {137}, marks=pytest.mark.nightly),
+        pytest.param("launch", {1}, marks=pytest.mark.nightly),
         # Of the rank that was killed, or of one that missed it. The campaign kills the others, too.
         ("rank 0", {137, 1}),
     ],
@@ -147,6 +147,7 @@ def test_nobody_survives_a_killed_process(
         assert "already" in again.stdout
 
 
+@pytest.mark.nightly
 @pytest.mark.dist
 @pytest.mark.parametrize(
     ("launcher", "victim"), [("deepspeed", "top"), ("deepspeed", "launch"), ("torchrun", "top")]
@@ -205,7 +206,12 @@ def test_a_rank_whose_launcher_is_gone_does_not_begin(store: Path, tmp_path: Pat
 
 @pytest.mark.dist
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.nightly),
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.nightly),
+    ],
 )
 def test_a_signal_saves_a_checkpoint_and_gives_its_exit_code(
     store: Path, tmp_path: Path, number: signal.Signals, code: int
@@ -276,6 +282,7 @@ signal.signal(signal.SIGUSR2, stand_still)
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.dist
 def test_a_step_that_hangs_leaves_the_stacks_of_every_rank(store: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(HANG)
@@ -310,6 +317,7 @@ def test_a_step_that_hangs_leaves_the_stacks_of_every_rank(store: Path, tmp_path
     assert {call["profiling_name"].split(":")[0] for call in calls} == {"gloo"}
 
 
+@pytest.mark.nightly
 @pytest.mark.dist
 def test_ranks_do_not_wait_for_one_that_is_stopped(store: Path, tmp_path: Path) -> None:
     """Not even stacks can be had of it; a job that is stopped as a whole and continued goes on."""

@@ -217,6 +217,7 @@ def test_a_batch_script_that_forgets_srun_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.nightly
 @pytest.mark.dist
 def test_the_processes_of_mpirun_train_as_one(store: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"

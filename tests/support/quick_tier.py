@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LEFT_OUT = frozenset({"dist", "golden", "gpu", "slow"})
+LEFT_OUT = frozenset({"dist", "golden", "gpu", "nightly", "slow"})
 """Markers of the tests that `--quick` leaves out."""
 
 

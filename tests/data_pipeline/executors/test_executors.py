@@ -231,6 +231,7 @@ def always_killed(number: int) -> int:
     return number
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_task_that_kills_its_worker_every_time(cluster: RayTasks) -> None:
     with pytest.raises(WorkerLost, match="task 0 of 'kill' failed after 4 retries"):

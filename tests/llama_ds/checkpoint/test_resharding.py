@@ -99,6 +99,14 @@ def test_the_journeys_cover_every_change() -> None:
     assert {b.stage for _, b in bf16 if b.dtype == "bf16"} >= {0, 2, 3}
 
 
+def tiered(journeys: list[list[Layout]]) -> Iterator[Any]:
+    """The last journey every time, the others at night."""
+    for journey in journeys:
+        at_night = journey is not journeys[-1]
+        name = "_".join(map(str, journey))
+        yield pytest.param(journey, id=name, marks=[pytest.mark.nightly] if at_night else [])
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("store"))
@@ -122,7 +130,7 @@ def column(recipe: Recipe, name: str) -> list[float]:
     return [record[name] for record in read_metrics(recipe.run_dir / "metrics.jsonl", "train")]
 
 
-@pytest.mark.parametrize("journey", JOURNEYS, ids=lambda j: "_".join(map(str, j)))
+@pytest.mark.parametrize("journey", tiered(JOURNEYS))
 def test_a_run_in_many_layouts_equals_plain_pytorch(
     gloo: Gloo, store: Path, tmp_path: Path, reference: Reference, journey: list[Layout]
 ) -> None:
@@ -139,7 +147,7 @@ def test_a_run_in_many_layouts_equals_plain_pytorch(
         torch.testing.assert_close(trained[name], weight, rtol=0, atol=2e-5, msg=name)
 
 
-@pytest.mark.parametrize("journey", BF16_JOURNEYS, ids=lambda j: "_".join(map(str, j)))
+@pytest.mark.parametrize("journey", tiered(BF16_JOURNEYS))
 def test_a_run_that_changes_its_dtype_stays_near_fp32(
     gloo: Gloo, store: Path, tmp_path: Path, reference: Reference, journey: list[Layout]
 ) -> None:

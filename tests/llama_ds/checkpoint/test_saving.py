@@ -69,7 +69,7 @@ def save(run_dir: Path, step: int, killed: tuple[int, int] | None = None) -> lis
     return [process.exitcode for process in processes]
 
 
-@pytest.mark.parametrize("killed_rank", [0, 1])
+@pytest.mark.parametrize("killed_rank", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_kill_anywhere_leaves_a_whole_checkpoint(tmp_path: Path, killed_rank: int) -> None:
     """One checkpoint is there, and a damaged one with the name of the one that is written."""
     start, damaged = tmp_path / "start", tmp_path / "damaged"

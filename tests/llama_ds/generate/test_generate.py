@@ -256,6 +256,7 @@ def test_two_processes_write_stocks_greedy_tokens(gloo: Gloo, model: Path) -> No
     assert texts == [stock_text(model, PROMPT, max_new_tokens=12) + "\n", ""]
 
 
+@pytest.mark.nightly
 @pytest.mark.dist
 def test_torchrun_starts_several_and_an_error_is_told_once(model: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]

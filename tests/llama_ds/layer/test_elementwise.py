@@ -63,8 +63,10 @@ NAMES = [name for name in Elementwise._fields if name != "name"]
 @pytest.mark.parametrize(
     ("dtype", "names"),
     # Compiling takes seconds a time: all in the dtype that rounds most, and one with sums in fp32.
-    [(torch.bfloat16, NAMES), (torch.float32, ["rms_norm_backward"])],
-    ids=["bf16", "fp32"],
+    [
+        pytest.param(torch.bfloat16, NAMES, id="bf16", marks=pytest.mark.nightly),
+        pytest.param(torch.float32, ["rms_norm_backward"], id="fp32"),
+    ],
 )
 def test_compiled_functions_equal_eager_ones(dtype: torch.dtype, names: list[str]) -> None:
     if not has_cpp_compiler():

@@ -263,12 +263,12 @@ def errors_of_rank(
 @pytest.mark.parametrize(
     ("tp", "sp", "sequence_parallel", "num_key_value_heads"),
     [
-        (2, 1, False, 4),
+        pytest.param(2, 1, False, 4, marks=pytest.mark.nightly),
         (2, 1, True, 2),
-        (4, 1, True, 2),
+        pytest.param(4, 1, True, 2, marks=pytest.mark.nightly),
         (1, 2, False, 4),
-        (1, 4, False, 2),
-        (2, 2, False, 2),
+        pytest.param(1, 4, False, 2, marks=pytest.mark.nightly),
+        pytest.param(2, 2, False, 2, marks=pytest.mark.nightly),
         (2, 2, True, 4),
     ],
 )

@@ -230,6 +230,7 @@ BACKWARD = {  # layout -> collective -> weight gradients that it runs under
 }
 
 
+@pytest.mark.nightly
 @pytest.mark.dist
 @pytest.mark.parametrize("label", BACKWARD)
 def test_backward_sends_under_weight_gradients(rehearsal: Path, label: str) -> None:
@@ -239,6 +240,7 @@ def test_backward_sends_under_weight_gradients(rehearsal: Path, label: str) -> N
             assert {f"weight gradient: {weight}" for weight in weights} <= set(between), collective
 
 
+@pytest.mark.nightly
 @pytest.mark.dist
 def test_forward_sends_a_chunk_under_the_matmuls_of_another(rehearsal: Path) -> None:
     events = events_of(rehearsal, "megatron_on_2_chunks")
@@ -250,6 +252,7 @@ def test_forward_sends_a_chunk_under_the_matmuls_of_another(rehearsal: Path) -> 
         assert sum(count >= hidden for count in matmuls) == 2, (collective, matmuls)
 
 
+@pytest.mark.nightly
 @pytest.mark.dist
 def test_ulysses_sends_under_matmuls(rehearsal: Path) -> None:
     events = events_of(rehearsal, "ulysses_on_1_chunk")
@@ -260,6 +263,7 @@ def test_ulysses_sends_under_matmuls(rehearsal: Path) -> None:
         assert sum(count >= hidden for count in matmuls) == 2, (collective, matmuls)
 
 
+@pytest.mark.nightly
 @pytest.mark.dist
 def test_without_overlap_nothing_runs_while_a_collective_is_under_way(rehearsal: Path) -> None:
     for layout, collective in (("megatron", "dmlp_in"), ("tp", "mid"), ("ulysses", "dattn_out")):
@@ -267,6 +271,7 @@ def test_without_overlap_nothing_runs_while_a_collective_is_under_way(rehearsal:
             assert not [name for name in between if name.startswith(("aten::", "weight"))]
 
 
+@pytest.mark.nightly
 @pytest.mark.dist
 def test_shares_follow_from_what_was_measured(rehearsal: Path) -> None:
     (raw,) = rehearsal.glob("overlap_cpu_*.json")

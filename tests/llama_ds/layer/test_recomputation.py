@@ -83,14 +83,40 @@ TP, MEGATRON = {"tp": 2, "sequence_parallel": False}, {"tp": 2}
     ("ranks", "parallel", "settings", "overrides"),
     [
         (1, {}, {"number_checkpoints": 1}, {"zero.stage": 2}),
-        (1, {}, HOST, {"train.save_policy": "linear_outputs", "zero.stage": 3}),
-        (2, TP, PARTITION, {"zero.stage": 0, "data.document_masking": True}),
-        (2, TP, {**BUFFERS, "number_checkpoints": 1}, {"train.save_policy": "layer_input"}),
+        pytest.param(
+            1,
+            {},
+            HOST,
+            {"train.save_policy": "linear_outputs", "zero.stage": 3},
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            2,
+            TP,
+            PARTITION,
+            {"zero.stage": 0, "data.document_masking": True},
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            2,
+            TP,
+            {**BUFFERS, "number_checkpoints": 1},
+            {"train.save_policy": "layer_input"},
+            marks=pytest.mark.nightly,
+        ),
         (2, MEGATRON, {}, {"zero.stage": 3}),
-        (2, {"sp": 2}, {"number_checkpoints": 1}, {"data.document_masking": True}),
-        (4, TP, PARTITION, {"zero.stage": 1}),
-        (4, TP, HOST, {"zero.stage": 3}),
-        (4, TP, ALL, {"zero.stage": 2, "train.micro_batch_size": 4}),
+        pytest.param(
+            2,
+            {"sp": 2},
+            {"number_checkpoints": 1},
+            {"data.document_masking": True},
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(4, TP, PARTITION, {"zero.stage": 1}, marks=pytest.mark.nightly),
+        pytest.param(4, TP, HOST, {"zero.stage": 3}, marks=pytest.mark.nightly),
+        pytest.param(
+            4, TP, ALL, {"zero.stage": 2, "train.micro_batch_size": 4}, marks=pytest.mark.nightly
+        ),
         (4, {**TP, "sp": 2}, ALL, {"zero.stage": 3, "data.document_masking": True}),
     ],
 )
