@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from data_pipeline.tokens.store import TokenStore
 
 RECIPE = Path(__file__).with_name("pretrain_tiny.sh")
-SAMPLE_BYTES = 20_000_000  # text for the tokenizer: seconds of training, and plenty for 4096 pieces
+SAMPLE_BYTES = 20_000_000  # text for the tokenizer: seconds of training, and plenty for 2048 pieces
 
 
 @dataclass(frozen=True)
 class TokenizerOptions:
-    vocab_size: int = 4096
+    vocab_size: int = 2048
     """Vocabulary size of the tokenizer and of the model's embedding."""
 
 

@@ -83,8 +83,6 @@ def _serve(rank: int, world_size: int, store: str, pipe: Connection) -> None:
     import torch
     import torch.distributed as dist
 
-    from tests.support.pool_groups import close_pool_groups
-
     gc.freeze()  # what is imported lives to the end, and every training job collects garbage
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
@@ -94,8 +92,14 @@ def _serve(rank: int, world_size: int, store: str, pipe: Connection) -> None:
             pipe.send(("ok", function(*arguments)))
         except Exception:
             pipe.send(("error", traceback.format_exc()))
-    close_pool_groups()
+    _close_groups()
     dist.destroy_process_group()
+
+
+def _close_groups() -> None:
+    from tests.support.pool_groups import close_pool_groups
+
+    close_pool_groups()
 
 
 class GlooPool:
@@ -154,22 +158,45 @@ class GlooPool:
             process.join()
 
 
-@pytest.fixture(scope="session")
-def gloo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[Any]]]:
-    """`gloo(world_size, function, *arguments)` -> results by rank."""
-    pools: dict[int, GlooPool] = {}
+class GlooPools:
+    """Pools by number of processes, each started when it is first asked for."""
 
-    def run(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        pool = pools.get(world_size)
+    def __init__(self, folder: Callable[[str], Path]) -> None:
+        self._folder = folder
+        self._pools: dict[int, GlooPool] = {}
+
+    def run(self, world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """`function(*arguments)` on every rank; results by rank."""
+        pool = self._pools.get(world_size)
         if pool is None or not pool.alive:
-            pool = GlooPool(world_size, tmp_path_factory.mktemp(f"gloo{world_size}"))
-            pools[world_size] = pool
+            pool = GlooPool(world_size, self._folder(f"gloo{world_size}"))
+            self._pools[world_size] = pool
         return pool.run(function, *arguments)
 
-    yield run
-    for pool in pools.values():
-        if pool.alive:
-            pool.close()
+    def close_groups(self) -> None:
+        """Every group has threads that wake up all the time, also where nobody uses it."""
+        for pool in self._pools.values():
+            if pool.alive:
+                pool.run(_close_groups)
+
+    def close(self) -> None:
+        for pool in self._pools.values():
+            if pool.alive:
+                pool.close()
+
+
+@pytest.fixture(scope="session")
+def gloo_pools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GlooPools]:
+    pools = GlooPools(tmp_path_factory.mktemp)
+    yield pools
+    pools.close()
+
+
+@pytest.fixture(scope="module")
+def gloo(gloo_pools: GlooPools) -> Iterator[Callable[..., list[Any]]]:
+    """`gloo(world_size, function, *arguments)` -> results by rank."""
+    yield gloo_pools.run
+    gloo_pools.close_groups()
 
 
 @pytest.fixture(scope="session")

@@ -115,6 +115,7 @@ def report_and_die(bench: Any) -> None:
     os._exit(1)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_what_a_lost_process_had_reported_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu_worker = importlib.import_module("benchmarks.gpu.gpu_worker")

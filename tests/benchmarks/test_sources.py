@@ -51,6 +51,7 @@ def test_reader_memory_measures_and_keeps_what_it_has(tmp_path: Path) -> None:
     assert not earlier_results(tmp_path / "none.json", 300_000, commit)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_decontamination_compares_with_the_plain_form() -> None:
     ran = run("decontamination", "--rehearse")

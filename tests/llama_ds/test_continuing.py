@@ -79,7 +79,7 @@ def tiered() -> Iterator[Any]:
             yield pytest.param(kind, layout, id=f"{kind}-{layout}", marks=marks)
 
 
-@pytest.mark.parametrize(("kind", "layout"), tiered())
+@pytest.mark.parametrize(("kind", "layout"), list(tiered()))
 def test_a_model_comes_out_as_it_went_in(
     gloo: Gloo, store: Path, stock: Callable[[str], Path], tmp_path: Path, kind: str, layout: str
 ) -> None:

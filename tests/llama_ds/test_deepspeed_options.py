@@ -11,6 +11,7 @@ import pytest
 from llama_ds.config import Recipe
 from llama_ds.metrics import read_metrics
 from llama_ds.step_log import FILE
+from tests.support.nightly import at_night
 from tests.support.reference import Reference
 from tests.support.tiny_run import make_store, tiny_recipe
 
@@ -46,11 +47,9 @@ def losses(recipe: Recipe) -> list[float]:
     ("stage", "dtype", "overrides", "bound"),
     [
         # 8 bits of mantissa, as in the tests of bf16 with fp32 moments.
-        pytest.param(2, "bf16", BF16_MOMENTS, 2e-2, marks=pytest.mark.nightly),
+        at_night(2, "bf16", BF16_MOMENTS, 2e-2),
         (3, "bf16", BF16_MOMENTS, 2e-2),
-        pytest.param(
-            2, "fp32", OFFLOADED, 6e-6, marks=pytest.mark.nightly
-        ),  # 1e-6 of a loss near 6
+        at_night(2, "fp32", OFFLOADED, 6e-6),  # 1e-6 of a loss near 6
         (3, "fp32", OFFLOADED, 6e-6),
     ],
     ids=["bf16-moments-zero2", "bf16-moments-zero3", "offload-zero2", "offload-zero3"],

@@ -15,6 +15,7 @@ from data_pipeline.tokens.store import TokenStore
 from llama_ds.checkpoint.export import export
 from llama_ds.config import Recipe
 from tests.support.huggingface_tokenizers import KINDS, write
+from tests.support.nightly import at_night
 from tests.support.tiny_run import run_training, tiny_recipe
 from tests.support.tokenizer_texts import HOSTILE, prose
 
@@ -30,9 +31,7 @@ def training_error(recipe: Recipe) -> str:
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize(
-    "kind", ["byte_level_bpe", pytest.param("unigram", marks=pytest.mark.nightly)]
-)
+@pytest.mark.parametrize("kind", ["byte_level_bpe", at_night("unigram")])
 def test_a_model_trains_and_is_exported_with_the_same_ids(
     gloo: Gloo, tmp_path: Path, kind: str
 ) -> None:

@@ -196,7 +196,7 @@ def tiered() -> Iterator[Any]:
         yield pytest.param(case, id=str(case), marks=[pytest.mark.nightly] if at_night else [])
 
 
-@pytest.mark.parametrize("case", tiered())
+@pytest.mark.parametrize("case", list(tiered()))
 def test_every_layout_equals_plain_pytorch(
     gloo: Gloo, store: Path, tmp_path: Path, reference: Callable[[Case], Reference], case: Case
 ) -> None:
@@ -282,6 +282,7 @@ def test_bf16_stays_near_fp32(
     assert expected.update_missed_by(tmp_path / "model") < 0.1
 
 
+@pytest.mark.nightly
 def test_eight_ranks_of_every_kind(
     gloo: Gloo, store: Path, tmp_path: Path, reference: Callable[[Case], Reference]
 ) -> None:

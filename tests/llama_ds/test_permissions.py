@@ -13,6 +13,7 @@ import pytest
 from data_pipeline.report import page
 from llama_ds.checkpoint.export import export
 from llama_ds.metrics import plot_losses
+from tests.support.nightly import at_night
 from tests.support.sample_account import sample_account
 from tests.support.tiny_run import make_store, run_training, tiny_recipe
 
@@ -39,7 +40,7 @@ def save_in_parts(source: Path, target: Path) -> None:
     "umask",
     [
         0o077,
-        *(pytest.param(mask, marks=pytest.mark.nightly) for mask in (0o022, 0o002)),
+        *(at_night(mask) for mask in (0o022, 0o002)),
     ],
 )
 def test_permissions_are_those_of_the_umask(

@@ -18,6 +18,7 @@ from llama_ds.json_lines import finite_or_null, to_line
 from llama_ds.metrics import plot_losses, read_metrics
 from llama_ds.step_log import FILE, finite_steps
 from llama_ds.step_verdict import SpikeDetector
+from tests.support.nightly import at_night
 from tests.support.reference import Reference
 from tests.support.tiny_run import make_store, run_training, run_with_nan, tiny_recipe
 
@@ -129,7 +130,7 @@ def with_nan(
         (1, "gradient"),
         (3, "loss"),
         *(
-            pytest.param(stage, where, marks=pytest.mark.nightly)
+            at_night(stage, where)
             for stage, where in itertools.product(range(4), ("loss", "gradient"))
             if (stage, where) not in ((1, "gradient"), (3, "loss"))
         ),
@@ -159,10 +160,10 @@ def test_a_nan_on_one_rank_skips_that_step_at_every_stage(
 @pytest.mark.parametrize(
     ("layout", "where"),
     [
-        ({"parallel.tp": 2, "zero.stage": 1}, "gradient"),
+        at_night({"parallel.tp": 2, "zero.stage": 1}, "gradient"),
         ({"parallel.tp": 2, "parallel.sequence_parallel": True, "zero.stage": 3}, "loss"),
         ({"parallel.sp": 2, "zero.stage": 2}, "loss"),
-        ({"parallel.sp": 2, "zero.stage": 3}, "gradient"),
+        at_night({"parallel.sp": 2, "zero.stage": 3}, "gradient"),
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else value,
 )
@@ -187,7 +188,7 @@ def test_a_nan_on_one_rank_skips_that_step_in_every_layout(
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [at_night(0), 1, at_night(2), at_night(3)])
 def test_a_nan_skips_that_step_in_bf16(
     gloo: Gloo, store: Path, tmp_path: Path, reference: Reference, stage: int
 ) -> None:
@@ -200,7 +201,9 @@ def test_a_nan_skips_that_step_in_bf16(
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize(("stage", "dtype"), [(0, "fp32"), (1, "bf16"), (3, "fp32")])
+@pytest.mark.parametrize(
+    ("stage", "dtype"), [at_night(0, "fp32"), (1, "bf16"), at_night(3, "fp32")]
+)
 def test_a_spike_is_marked_and_by_choice_skipped(
     gloo: Gloo, store: Path, tmp_path: Path, stage: int, dtype: str
 ) -> None:
@@ -238,7 +241,7 @@ def test_a_spike_is_marked_and_by_choice_skipped(
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("stage", [at_night(0), 1])
 def test_a_run_that_diverges_ends_and_keeps_its_last_good_checkpoint(
     gloo: Gloo, store: Path, tmp_path: Path, stage: int
 ) -> None:

@@ -16,6 +16,7 @@ import torch
 from data_pipeline.tokens.store import TokenStore
 from llama_ds import store_verification
 from llama_ds.store_verification import StoreVerification
+from tests.support.nightly import at_night
 from tests.support.tiny_run import make_store, run_training, tiny_recipe
 
 pytestmark = pytest.mark.dist
@@ -137,7 +138,7 @@ def train_and_look_at_most(recipe: Any, damaged: Path) -> Any:
     return train_and_look(recipe, 1, 1e9, damaged)
 
 
-@pytest.mark.parametrize("mode", ["sample", "off"])
+@pytest.mark.parametrize("mode", ["sample", at_night("off")])
 def test_only_what_is_asked_for_is_read(gloo: Gloo, store: Path, tmp_path: Path, mode: str) -> None:
     for damaged in shards_of(store):
         recipe = tiny_recipe(store, tmp_path / damaged.parent.name, **{"data.verify": mode})

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from llama_ds.metrics import read_metrics
 from recipes.launch import may_compile, parse
 from recipes.llama import llama_tiny
+from tests.support.nightly import at_night
 from tests.support.recipe_run import RECIPE, ROOT, SMALL, run
 from tests.support.tiny_run import WORDS, make_store, run_training
 
@@ -69,29 +70,17 @@ def test_torchs_compiler_stays_where_it_may_be_used(
     ("arguments", "message"),
     [
         (["--train.max-step", "5"], r"unknown option --train.max-step; did you mean .*max-steps"),
-        pytest.param(["--nonsense"], "unknown option --nonsense", marks=pytest.mark.nightly),
+        at_night(["--nonsense"], "unknown option --nonsense"),
         (["--zero.stage", "7"], r"zero.stage \(7\) must be 0, 1, 2 or 3"),
-        pytest.param(
-            ["--deepspeed-json", "/none.json"],
-            "file /none.json does not exist",
-            marks=pytest.mark.nightly,
-        ),
+        at_night(["--deepspeed-json", "/none.json"], "file /none.json does not exist"),
         (["--data.store", "/none"], "/none is not a token store"),
-        pytest.param(
-            ["--data.store", "/none", "--dry-run", "--world-size", "3"],
-            "8 sequ.* of 3 data-par",
-            marks=pytest.mark.nightly,
+        at_night(
+            ["--data.store", "/none", "--dry-run", "--world-size", "3"], "8 sequ.* of 3 data-par"
         ),
-        pytest.param(
-            ["--train.max-steps", "many"],
-            "Error parsing --train.max-steps: no type .*'many'",
-            marks=pytest.mark.nightly,
+        at_night(
+            ["--train.max-steps", "many"], "Error parsing --train.max-steps: no type .*'many'"
         ),
-        pytest.param(
-            ["--cluster", "b200"],
-            r"--cluster \(b200\) must be one of a100-80gb",
-            marks=pytest.mark.nightly,
-        ),
+        at_night(["--cluster", "b200"], r"--cluster \(b200\) must be one of a100-80gb"),
         (["--train.micro-batch-size", "3"], r"8 sequ.* multiple of 1 .*size \(3\)"),
     ],
 )
@@ -160,7 +149,7 @@ def test_a_bug_is_a_traceback_and_exit_code_1(tmp_path: Path) -> None:
     "command",
     [
         ["bash", RECIPE],
-        pytest.param(["torchrun", "--nproc-per-node", "2", RECIPE], marks=pytest.mark.nightly),
+        at_night(["torchrun", "--nproc-per-node", "2", RECIPE]),
     ],
     ids=["bash", "torchrun"],  # deepspeed: below
 )

@@ -18,6 +18,7 @@ import pytest
 from llama_ds.checkpoint.export import newest
 from llama_ds.metrics import read_metrics
 from recipes.process_tree import TOP_VARIABLE, launchers_of
+from tests.support.nightly import at_night
 from tests.support.recipe_run import RECIPE, SMALL, on_the_cpu, run
 from tests.support.tiny_run import make_store
 
@@ -114,8 +115,8 @@ def started(
     ("victim", "codes"),
     [
         ("top", {-9}),
-        pytest.param("runner", {137}, marks=pytest.mark.nightly),
-        pytest.param("launch", {1}, marks=pytest.mark.nightly),
+        at_night("runner", {137}),
+        at_night("launch", {1}),
         # Of the rank that was killed, or of one that missed it. The campaign kills the others, too.
         ("rank 0", {137, 1}),
     ],
@@ -208,9 +209,9 @@ def test_a_rank_whose_launcher_is_gone_does_not_begin(store: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("number", "code"),
     [
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.nightly),
+        at_night(signal.SIGINT, 130),
         (signal.SIGTERM, 143),
-        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.nightly),
+        at_night(signal.SIGUSR1, 138),
     ],
 )
 def test_a_signal_saves_a_checkpoint_and_gives_its_exit_code(

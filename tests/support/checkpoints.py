@@ -18,8 +18,8 @@ from transformers import LlamaConfig
 from llama_ds.checkpoint.saving import CheckpointSaver, RunDescription
 from llama_ds.config import CheckpointConfig
 from llama_ds.model import LlamaForCausalLM
-from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.tensor import Sharding
+from tests.support.pool_groups import pool_groups
 
 RANKS = 2
 CHANGES = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"}
@@ -115,7 +115,7 @@ def saver_of(engine: SmallEngine, run_dir: Path, keep_last: int = 1) -> Checkpoi
         run_dir,
         CheckpointConfig(keep_last=keep_last),
         description(tokenizer_folder(run_dir.parent / "tokenizer"), run="test"),
-        ParallelGroups.build(),
+        pool_groups(),
         Sharding(1, 2),
         shard_bytes=5_000,
     )

@@ -1,6 +1,6 @@
 """Process groups that the jobs of a gloo pool share: a process builds those of a layout once.
 
-The processes of the pool (`tests/conftest.py`) own them, and close them when the pool ends.
+The processes of the pool (`tests/conftest.py`) own them, and close them behind each file of tests.
 """
 
 from __future__ import annotations

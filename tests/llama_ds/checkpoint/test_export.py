@@ -39,6 +39,7 @@ from llama_ds.config import CheckpointConfig
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.tensor import Sharding
 from tests.support.checkpoints import SmallEngine, description, tokenizer_folder
+from tests.support.pool_groups import pool_groups
 
 pytestmark = pytest.mark.dist
 
@@ -55,7 +56,7 @@ def save_one(run_dir: Path, *steps: int) -> None:
         run_dir,
         CheckpointConfig(),
         description(tokenizer_folder(run_dir / "tokenizer"), run="test"),
-        ParallelGroups.build(),
+        pool_groups(),
         WHOLE,
         shard_bytes=8_000,
     )
@@ -322,7 +323,7 @@ class Crafted:
 
 
 def resume_and_list(run_dir: Path) -> int:
-    return resume(SmallEngine(), run_dir, {"run": "test"}, ParallelGroups.build(), WHOLE).step
+    return resume(SmallEngine(), run_dir, {"run": "test"}, pool_groups(), WHOLE).step
 
 
 def test_a_crafted_pickle_is_never_loaded(gloo: Gloo, run_dir: Path, tmp_path: Path) -> None:

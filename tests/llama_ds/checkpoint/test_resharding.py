@@ -130,7 +130,7 @@ def column(recipe: Recipe, name: str) -> list[float]:
     return [record[name] for record in read_metrics(recipe.run_dir / "metrics.jsonl", "train")]
 
 
-@pytest.mark.parametrize("journey", tiered(JOURNEYS))
+@pytest.mark.parametrize("journey", list(tiered(JOURNEYS)))
 def test_a_run_in_many_layouts_equals_plain_pytorch(
     gloo: Gloo, store: Path, tmp_path: Path, reference: Reference, journey: list[Layout]
 ) -> None:
@@ -147,7 +147,7 @@ def test_a_run_in_many_layouts_equals_plain_pytorch(
         torch.testing.assert_close(trained[name], weight, rtol=0, atol=2e-5, msg=name)
 
 
-@pytest.mark.parametrize("journey", tiered(BF16_JOURNEYS))
+@pytest.mark.parametrize("journey", list(tiered(BF16_JOURNEYS)))
 def test_a_run_that_changes_its_dtype_stays_near_fp32(
     gloo: Gloo, store: Path, tmp_path: Path, reference: Reference, journey: list[Layout]
 ) -> None:

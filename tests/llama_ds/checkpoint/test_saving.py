@@ -25,6 +25,7 @@ from llama_ds.checkpoint.verification import all_checkpoints, damage_of
 from llama_ds.config import Recipe
 from llama_ds.metrics import read_metrics
 from tests.support.checkpoints import RANKS, SmallEngine, save_as_rank, saver_of
+from tests.support.nightly import at_night
 from tests.support.tiny_run import make_store, run_training, tiny_recipe
 
 pytestmark = pytest.mark.dist
@@ -69,7 +70,7 @@ def save(run_dir: Path, step: int, killed: tuple[int, int] | None = None) -> lis
     return [process.exitcode for process in processes]
 
 
-@pytest.mark.parametrize("killed_rank", [0, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("killed_rank", [0, at_night(1)])
 def test_a_kill_anywhere_leaves_a_whole_checkpoint(tmp_path: Path, killed_rank: int) -> None:
     """One checkpoint is there, and a damaged one with the name of the one that is written."""
     start, damaged = tmp_path / "start", tmp_path / "damaged"

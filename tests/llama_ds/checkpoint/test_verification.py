@@ -19,7 +19,6 @@ from llama_ds.checkpoint.retention import superseded
 from llama_ds.checkpoint.saving import CheckpointSaver
 from llama_ds.checkpoint.verification import all_checkpoints, damage_of, encode_run, read_run
 from llama_ds.config import CheckpointConfig
-from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.tensor import Sharding
 from tests.support.checkpoints import (
     SmallEngine,
@@ -27,6 +26,7 @@ from tests.support.checkpoints import (
     description,
     tokenizer_folder,
 )
+from tests.support.pool_groups import pool_groups
 
 pytestmark = pytest.mark.dist
 
@@ -36,7 +36,7 @@ IDENTITY = {"run": "test"}
 
 
 def save_steps(run_dir: Path, steps: list[int]) -> None:
-    groups = ParallelGroups.build()
+    groups = pool_groups()
     saver = CheckpointSaver(
         engine := SmallEngine(),
         run_dir,
@@ -127,7 +127,7 @@ def test_an_export_is_made_of_the_newest_whole_checkpoint(
 
 def resume_over_damage(run_dir: Path) -> int:
     """Resume next to every kind of damage; how many there were. A process of a pool runs this."""
-    engine, groups, number = SmallEngine(), ParallelGroups.build(), 0
+    engine, groups, number = SmallEngine(), pool_groups(), 0
     path = checkpoint(run_dir, 6)
     versions = damaged_versions(path) if dist.get_rank() == 0 else iter(())
     while True:
@@ -154,7 +154,7 @@ def test_no_damaged_checkpoint_is_resumed(gloo: Gloo, run_dir: Path) -> None:
 
 def resuming_error(run_dir: Path) -> str:
     try:
-        return str(resume(SmallEngine(), run_dir, IDENTITY, ParallelGroups.build(), WHOLE))
+        return str(resume(SmallEngine(), run_dir, IDENTITY, pool_groups(), WHOLE))
     except ValueError as error:
         return str(error)
 

@@ -21,6 +21,7 @@ from llama_ds.layer.options import LayerOptions
 from llama_ds.parallel.sequence import SequenceParallel
 from llama_ds.parallel.tensor import SINGLE_RANK
 from llama_ds.save_policy import PRESETS, SavePolicy
+from tests.support.nightly import at_night
 
 Gloo = Callable[..., list[Any]]
 
@@ -263,12 +264,12 @@ def errors_of_rank(
 @pytest.mark.parametrize(
     ("tp", "sp", "sequence_parallel", "num_key_value_heads"),
     [
-        pytest.param(2, 1, False, 4, marks=pytest.mark.nightly),
+        at_night(2, 1, False, 4),
         (2, 1, True, 2),
-        pytest.param(4, 1, True, 2, marks=pytest.mark.nightly),
+        at_night(4, 1, True, 2),
         (1, 2, False, 4),
-        pytest.param(1, 4, False, 2, marks=pytest.mark.nightly),
-        pytest.param(2, 2, False, 2, marks=pytest.mark.nightly),
+        at_night(1, 4, False, 2),
+        at_night(2, 2, False, 2),
         (2, 2, True, 4),
     ],
 )

@@ -19,6 +19,7 @@ from llama_ds.deepspeed_config import deepspeed_config
 from llama_ds.layer.recomputation import Recomputation
 from llama_ds.metrics import read_metrics
 from llama_ds.parallel_config import ParallelConfig
+from tests.support.nightly import at_night
 from tests.support.reference import Reference
 from tests.support.tiny_run import make_store, run_training, tiny_recipe
 
@@ -83,40 +84,14 @@ TP, MEGATRON = {"tp": 2, "sequence_parallel": False}, {"tp": 2}
     ("ranks", "parallel", "settings", "overrides"),
     [
         (1, {}, {"number_checkpoints": 1}, {"zero.stage": 2}),
-        pytest.param(
-            1,
-            {},
-            HOST,
-            {"train.save_policy": "linear_outputs", "zero.stage": 3},
-            marks=pytest.mark.nightly,
-        ),
-        pytest.param(
-            2,
-            TP,
-            PARTITION,
-            {"zero.stage": 0, "data.document_masking": True},
-            marks=pytest.mark.nightly,
-        ),
-        pytest.param(
-            2,
-            TP,
-            {**BUFFERS, "number_checkpoints": 1},
-            {"train.save_policy": "layer_input"},
-            marks=pytest.mark.nightly,
-        ),
+        at_night(1, {}, HOST, {"train.save_policy": "linear_outputs", "zero.stage": 3}),
+        at_night(2, TP, PARTITION, {"zero.stage": 0, "data.document_masking": True}),
+        at_night(2, TP, {**BUFFERS, "number_checkpoints": 1}, {"train.save_policy": "layer_input"}),
         (2, MEGATRON, {}, {"zero.stage": 3}),
-        pytest.param(
-            2,
-            {"sp": 2},
-            {"number_checkpoints": 1},
-            {"data.document_masking": True},
-            marks=pytest.mark.nightly,
-        ),
-        pytest.param(4, TP, PARTITION, {"zero.stage": 1}, marks=pytest.mark.nightly),
-        pytest.param(4, TP, HOST, {"zero.stage": 3}, marks=pytest.mark.nightly),
-        pytest.param(
-            4, TP, ALL, {"zero.stage": 2, "train.micro_batch_size": 4}, marks=pytest.mark.nightly
-        ),
+        at_night(2, {"sp": 2}, {"number_checkpoints": 1}, {"data.document_masking": True}),
+        at_night(4, TP, PARTITION, {"zero.stage": 1}),
+        at_night(4, TP, HOST, {"zero.stage": 3}),
+        at_night(4, TP, ALL, {"zero.stage": 2, "train.micro_batch_size": 4}),
         (4, {**TP, "sp": 2}, ALL, {"zero.stage": 3, "data.document_masking": True}),
     ],
 )

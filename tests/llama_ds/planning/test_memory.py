@@ -48,7 +48,7 @@ def with_stage(recipe: Recipe, stage: int, dtype: Any) -> Recipe:
 @pytest.mark.parametrize(
     ("recipe_function", "num_parameters"),
     [
-        (llama_tiny, 10_326_816),
+        (llama_tiny, 1_328_256),
         (llama_7b, 6_738_415_616),
         (llama_13b, 13_015_864_320),
         (llama_33b, 32_528_943_616),
