@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -45,7 +46,7 @@ def main(out: Path) -> None:
     export(recipe.run_dir, out / "model", dtype="fp32")
 
     tokenizer = AutoTokenizer.from_pretrained(out / "model")
-    model = AutoModelForCausalLM.from_pretrained(out / "model", dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(out / "model", dtype=torch.float32)
     expected = []
     for prompt in PROMPTS:
         ids = tokenizer(prompt, return_tensors="pt")

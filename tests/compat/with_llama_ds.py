@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -16,7 +17,7 @@ from tests.compat.expected import held, read_expected
 def main(out: Path) -> None:
     held(f"transformers {transformers.__version__}, torch {torch.__version__}")
     tokenizer = AutoTokenizer.from_pretrained(out / "model")
-    model = LlamaForCausalLM.from_pretrained(out / "model", dtype=torch.float32)
+    model: Any = LlamaForCausalLM.from_pretrained(out / "model", dtype=torch.float32)
     worst = 0.0
     for case in read_expected(out):
         ids = tokenizer(case.prompt, return_tensors="pt")

@@ -19,7 +19,7 @@ def main(out: Path) -> None:
     held(f"transformers {transformers.__version__}, torch {torch.__version__}")
     expected = read_expected(out)
     tokenizer: Any = AutoTokenizer.from_pretrained(out / "model")
-    model = AutoModelForCausalLM.from_pretrained(out / "model", dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(out / "model", dtype=torch.float32)
     worst = 0.0
     for case in expected:
         ids = tokenizer(case.prompt, return_tensors="pt")
