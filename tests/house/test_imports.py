@@ -19,6 +19,8 @@ FLOORS = {
         {"job"},
         {"rewind"},
         {"step", "step_log", "step_profiler", "run_events", "hang_watch"},
+        {"evaluation"},
+        {"loaded_model"},
         {"engine", "checkpoint", "auto_classes"},
         {
             "model",
@@ -28,6 +30,7 @@ FLOORS = {
             "tokenizer_check",
             "stop_signal",
             "run_lock",
+            "torchrun_ranks",
         },
         {"loss", "held_out_loss", "planning", "pretrained_model", "gradient_reduction"},
         {"layer", "deepspeed_config", "weights", "hf_config"},
