@@ -14,7 +14,7 @@ PACKAGES = ("llama_ds", "data_pipeline", "recipes")
 # Modules and sub-packages, from the top floor down: each imports what lies below its own floor.
 FLOORS = {
     "llama_ds": (
-        {"replay", "generate"},
+        {"replay", "generate", "plot"},
         {"train"},
         {"job"},
         {"rewind"},
@@ -22,6 +22,7 @@ FLOORS = {
         {"evaluation"},
         {"loaded_model"},
         {"engine", "checkpoint", "auto_classes"},
+        {"energy"},
         {
             "model",
             "data",

@@ -95,7 +95,7 @@ def test_it_asks_for_four_packages(
 def test_pins_lie_in_the_ranges(required: dict[str, list[Requirement]]) -> None:
     """Every range has a pin in requirements.txt, every pin a range, and it lies inside."""
     ranges: dict[str, list[Requirement]] = {}
-    for extra, requirements in required.items():
+    for requirements in required.values():
         for requirement in requirements:
             ranges.setdefault(canonicalize_name(requirement.name), []).append(requirement)
     pinned = {canonicalize_name(pin.name) for pin in pins()}
