@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import posix
 import resource
 import signal
 import struct
@@ -201,7 +202,10 @@ def main() -> None:
     program = task["program"]
     sys.argv = [""]
     del task
-    # Not the environment's own: it is empty, and a program that looks for it is told.
+    # Python sets LC_CTYPE where there is no locale.
+    os.environ.clear()
+    posix.environ.clear()
+    # In place of what is empty: a program that looks for it is told.
     vars(os)["environ"] = NoEnvironment(guard)
     sys.addaudithook(guard.audit)
     try:

@@ -69,7 +69,7 @@ class ScoredModel(HFLM):
     def asked(self, scope: str, answers: Answers | None = None) -> Iterator[Counts]:
         """A task's turn, with its own counts, and the answers that are known and will be."""
         self.scope, self.counts, self.lengths = scope, Counts(), {}
-        self._answers = answers or Answers()
+        self._answers = Answers() if answers is None else answers  # an empty one is falsy
         yield self.counts
 
     def follow(self) -> None:

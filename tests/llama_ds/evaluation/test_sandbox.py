@@ -48,8 +48,8 @@ def test_a_program_ends_as_it_should(program: str, verdict: str) -> None:
         "import os\nos._exit(0)",
         "import sys\nsys.exit(0)",
         "try:\n    open('/etc/passwd')\nexcept BaseException:\n    pass",
-        "import os\nfor n in range(3, 20):\n    try: os.write(n, b'passed')\n    except OSError: pass\n"
-        "os._exit(0)",
+        "import os\nfor n in range(3, 20):\n    try: os.write(n, b'passed')\n"
+        "    except OSError: pass\nos._exit(0)",
         "import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\nwhile True: pass",
     ],
 )

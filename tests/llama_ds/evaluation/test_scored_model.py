@@ -1,4 +1,4 @@
-"""The model as the harness asks it: equal to the harness's own, in any batches, interrupted or not."""
+"""The model as the harness asks it: equal to the harness's own, interrupted or not."""
 
 from __future__ import annotations
 
