@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from recipes.command_line import bad_input, end_on_interrupt
+from recipes.command_line import bad_input
 from recipes.scheduler import rank_variables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,16 +26,20 @@ PROGRAM_SECONDS = 3
 
 
 def main(arguments: list[str] | None = None) -> None:
-    end_on_interrupt()
     options = parser().parse_args(arguments)
     try:
         os.environ |= rank_variables(os.environ)
         _evaluate(options)
     except ModuleNotFoundError as error:
-        print(f"error: the package {error.name} is not installed; pip install 'llama-ds[eval]'")
+        missing = f"the package {error.name} is not installed; pip install 'llama-ds[eval]'"
+        print(f"error: {missing}", file=sys.stderr)
         sys.exit(2)
     except (ValueError, OSError) as error:
         sys.exit(bad_input(error))
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            print("interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -54,7 +54,7 @@ def tokens_that_fit(
         return CPU_TOKENS * 4
     heads = config.num_attention_heads
     kv_width = (config.num_key_value_heads or heads) * (config.hidden_size // heads)
-    per_token = config.vocab_size * (itemsize + 2 * 4)
+    per_token: int = config.vocab_size * (itemsize + 2 * 4)
     per_token += 2 * config.num_hidden_layers * kv_width * itemsize // tp_size
     per_token += (6 * config.hidden_size + 3 * config.intermediate_size // tp_size) * itemsize
     return max(256, min(GPU_TOKENS, int(FREE_SHARE * free_bytes) // per_token))

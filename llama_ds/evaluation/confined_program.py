@@ -105,10 +105,18 @@ def limit_resources(memory_bytes: int, seconds: int) -> None:
 
 # -- what the audit hook tells --------------------------------------------------------------------
 
-_PROCESSES = ("os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "os.exec")
-_PROCESSES += ("subprocess.Popen", "pty.spawn", "os.kill", "os.killpg", "signal.pthread_kill")
-_CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.link")
-_CHANGES += ("os.symlink", "os.truncate", "os.utime", "os.chdir", "os.listdir", "os.scandir")
+_PROCESSES = frozenset(
+    {
+        *("os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "os.exec"),
+        *("subprocess.Popen", "pty.spawn", "os.kill", "os.killpg", "signal.pthread_kill"),
+    }
+)
+_CHANGES = frozenset(
+    {
+        *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.link"),
+        *("os.symlink", "os.truncate", "os.utime", "os.chdir", "os.listdir", "os.scandir"),
+    }
+)
 
 
 class Guard:

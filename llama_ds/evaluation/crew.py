@@ -57,7 +57,8 @@ class Crew:
             dist.broadcast_object_list(message, src=0, group=self.group)
             if message[0] is None:
                 return
-            self._round(*message[0], compute)
+            kind, batches = message[0]
+            self._round(kind, batches, compute)
 
     def release(self) -> None:
         """End `follow` on the other ranks."""

@@ -192,7 +192,7 @@ def _complete(
         config["metric_list"] = [
             {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in metrics
         ]
-        takes = {"function": "take_first"}
+        takes: dict[str, Any] = {"function": "take_first"}
         if task.kind not in ("closed_book", "written"):
             takes = {"function": "take_first_k", "k": samples}
         config["filter_list"] = [{"name": "none", "filter": [takes]}]

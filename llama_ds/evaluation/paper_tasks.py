@@ -108,9 +108,9 @@ def chosen(words: str) -> list[PaperTask]:
 def _task(name: str, group: str, tree: dict[str, Any]) -> PaperTask:
     lists = ("files", "shots_files", "shots", "pass_at")
     tree = {key: tuple(value) if key in lists else value for key, value in tree.items()}
-    columns = {key: _columns(tree.pop(key, {})) for key in ("columns", "or_columns")}
+    tree |= {key: _columns(tree.get(key, {})) for key in ("columns", "or_columns")}
     rows = tuple(TableRow(**row) for row in tree.pop("rows"))
-    return PaperTask(name=name, group=group, rows=rows, **columns, **tree)
+    return PaperTask(name=name, group=group, rows=rows, **tree)
 
 
 def _columns(tree: Mapping[str, Any]) -> dict[str, Column]:

@@ -24,7 +24,7 @@ _GSM8K_ANSWER = re.compile(r"The answer is \$?(-?[0-9.,]*[0-9])")
 Row = dict[str, Any]
 
 
-class AnswerNormalised(ConfigurableTask):
+class AnswerNormalised(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no types
     """Choices judged by P(choice | context) / P(choice | "Answer:"), beside the harness's ways.
 
     The paper's section 3.1 for OpenBookQA and BoolQ, as GPT-3's section 2.4. The harness's

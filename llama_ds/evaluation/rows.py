@@ -135,7 +135,8 @@ def _taken(row: Row, columns: Mapping[str, Column]) -> Row | str:
         values = [value for path in column.sources if (value := _at(row, path)) is not None]
         fitting = [value for value in values if isinstance(value, TYPES[column.type])]
         if fitting:
-            taken[name] = int(fitting[0]) if column.type == "int" else fitting[0]
+            value = fitting[0]
+            taken[name] = int(value) if isinstance(value, bool) else value
         elif column.default is not None:
             taken[name] = column.default
         elif column.type == "str" and values and isinstance(values[0], int):

@@ -32,7 +32,7 @@ class Counts:
     """Whose context lost its beginning, because it is longer than the model's."""
 
 
-class ScoredModel(HFLM):
+class ScoredModel(HFLM):  # type: ignore[misc]  # lm_eval has no types
     """The harness's model, whose batches are the same for every number of ranks.
 
     The leader calls it through the harness; the other ranks call `follow`. All of the arithmetic is
@@ -101,7 +101,8 @@ class ScoredModel(HFLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """As the harness's; `requests` repeats those of which several texts are drawn."""
-        asked, draws = [], {}
+        asked: list[Request] = []
+        draws: dict[int, int] = {}
         for request in requests:
             context, kwargs = request.args
             new = min(kwargs.get("max_gen_toks", self.max_gen_toks), self.max_length // 2)

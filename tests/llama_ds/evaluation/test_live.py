@@ -111,5 +111,5 @@ def test_tasks_that_write_are_refused_before_the_run(
     gloo: Gloo, store: Path, data: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_of(store, data, tmp_path / "run", **{"train.evaluate_tasks": "piqa,nq"})
-    with pytest.raises(AssertionError, match="train.evaluate_tasks.*nq write text"):
+    with pytest.raises(AssertionError, match=r"train.evaluate_tasks.*nq write text"):
         gloo(1, run_training, recipe)

@@ -68,10 +68,11 @@ def test_groups_are_means_of_their_questions() -> None:
     for sample, group in zip(mmlu.samples, groups, strict=True):
         sample["where"] = {"group": group}
     found = {line.name: (line.ours, line.n) for line in table.lines([mmlu], "7B")}
-    assert found["MMLU STEM"] == (pytest.approx(100 / 3), 3)
+    assert found["MMLU STEM"][0] == pytest.approx(100 / 3)
     assert found["MMLU humanities"] == (100.0, 1)
     assert found["MMLU social sciences"] == (None, 0)
-    assert found["MMLU average"] == (pytest.approx(60.0), 5)
+    assert found["MMLU average"][0] == pytest.approx(60.0)
+    assert (found["MMLU STEM"][1], found["MMLU average"][1]) == (3, 5)
 
 
 def test_the_page_and_the_markdown_say_what_was_left_out() -> None:
