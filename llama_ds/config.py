@@ -419,7 +419,8 @@ class Recipe:
 def from_dict(tree: dict[str, Any]) -> Recipe:
     """Inverse of `Recipe.to_json`."""
     train, data = dict(tree["train"]), dict(tree["data"])
-    train["init_from"] = Path(train["init_from"]) if train["init_from"] else None
+    for name in ("init_from", "evaluate_data"):
+        train[name] = Path(train[name]) if train.get(name) else None
     train["allow_change"] = tuple(train.get("allow_change", ()))
     data["store"] = Path(data["store"])
     data["skip_steps"] = tuple(data.get("skip_steps", ()))

@@ -115,7 +115,7 @@ def _versions(run: Mapping[str, Any]) -> Iterable[str]:
 
 def public(identity: Mapping[str, Any]) -> dict[str, Any]:
     """A run's identity without paths of the machine."""
-    private = {"run_dir", "data.store"}
+    private = {"run_dir", "data.store", "train.evaluate_data"}
     found = {name: value for name, value in identity.items() if name not in private}
     if found.get("train.init_from"):
         found["train.init_from"] = Path(found["train.init_from"]).name

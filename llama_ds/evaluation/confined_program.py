@@ -211,8 +211,8 @@ def main() -> None:
     sys.argv = [""]
     del task
     # Python sets LC_CTYPE where there is no locale.
-    os.environ.clear()
-    posix.environ.clear()
+    for module in (os, posix):
+        vars(module)["environ"].clear()
     # In place of what is empty: a program that looks for it is told.
     vars(os)["environ"] = NoEnvironment(guard)
     sys.addaudithook(guard.audit)

@@ -41,7 +41,7 @@ def recipe_of(store: Path, data: Path, run_dir: Path, **overrides: Any) -> Recip
         "train.eval_rows": 0,
         "train.evaluate_every_steps": 2,
         "train.evaluate_tasks": ",".join(ASKED),
-        "train.evaluate_data": str(data),
+        "train.evaluate_data": data,
         "model.max_position_embeddings": 128,
     }
     return tiny_recipe(store, run_dir, **(asked | overrides))
@@ -49,8 +49,6 @@ def recipe_of(store: Path, data: Path, run_dir: Path, **overrides: Any) -> Recip
 
 def run_and_record(recipe: Recipe) -> list[dict[str, Any]]:
     """One rank of a job: the samples that it was the one to judge."""
-    from llama_ds.evaluation import live
-
     samples: list[dict[str, Any]] = []
     ask = outcomes.ask
 
@@ -59,11 +57,11 @@ def run_and_record(recipe: Recipe) -> list[dict[str, Any]]:
         samples.extend(outcome.samples)
         return outcome
 
-    live.outcomes.ask = recorded  # type: ignore[assignment]
+    outcomes.ask = recorded
     try:
         run_training(recipe)
     finally:
-        live.outcomes.ask = ask
+        outcomes.ask = ask
     return samples
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llama_ds.evaluation import confined_program
 from llama_ds.evaluation.sandbox import CodeJudge, Sandbox, program_of
 from tests.support.evaluation_data import HUMANEVAL, MBPP
 
@@ -71,13 +72,11 @@ def test_the_kernel_forbids_it_too(
     call: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Without the audit hook, which is Python's alone, the call fails."""
-    from llama_ds.evaluation import confined_program, sandbox
-
     source = Path(confined_program.__file__).read_text(encoding="utf-8")
     unhooked = source.replace("    sys.addaudithook(guard.audit)\n", "")
     assert unhooked != source
     (tmp_path / "unhooked.py").write_text(unhooked, encoding="utf-8")
-    monkeypatch.setattr(sandbox.confined_program, "__file__", str(tmp_path / "unhooked.py"))
+    monkeypatch.setattr(confined_program, "__file__", str(tmp_path / "unhooked.py"))
     expected = (
         "import os, posix, errno, _socket\n"
         f"try:\n    {call}\nexcept OSError as error:\n"
@@ -115,13 +114,11 @@ def test_a_program_is_the_text_with_its_tests() -> None:
 def test_what_cannot_be_confined_is_not_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from llama_ds.evaluation import confined_program, sandbox
-
     source = Path(confined_program.__file__).read_text(encoding="utf-8")
     # As a kernel without Landlock answers.
     old = source.replace("= 444, 445, 446", "= 9444, 9445, 9446")
     assert old != source
     (tmp_path / "old_kernel.py").write_text(old, encoding="utf-8")
-    monkeypatch.setattr(sandbox.confined_program, "__file__", str(tmp_path / "old_kernel.py"))
+    monkeypatch.setattr(confined_program, "__file__", str(tmp_path / "old_kernel.py"))
     with pytest.raises(ValueError, match=r"cannot be confined here \(unconfined: .*Linux 5.13"):
         SANDBOX.require()

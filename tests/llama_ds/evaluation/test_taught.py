@@ -36,9 +36,9 @@ def rows(labels: list[int]) -> list[dict[str, Any]]:
 def taught(tokenizer: Any, texts: list[str]) -> LlamaForCausalLM:
     """A model that continues `texts`, and no others, as they go on."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
-    ends = {"bos_token_id": 0, "eos_token_id": 1}
-    config = LlamaConfig(vocab_size=704, num_attention_heads=4, **sizes, **ends)
+    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
+    sizes |= {"bos_token_id": 0, "eos_token_id": 1}
+    config = LlamaConfig(vocab_size=704, num_attention_heads=4, **sizes)
     model = LlamaForCausalLM(config)
     ids = [tokenizer.encode(text) for text in texts]
     longest = max(map(len, ids))
@@ -49,7 +49,8 @@ def taught(tokenizer: Any, texts: list[str]) -> LlamaForCausalLM:
         model(inputs, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 @pytest.mark.slow
