@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -75,6 +76,7 @@ class PaperTask:
         return self.kind in GENERATING
 
 
+@functools.cache
 def all_tasks() -> dict[str, PaperTask]:
     """Every task by name, in the order of the paper's tables."""
     folder = files("llama_ds.evaluation").joinpath("tasks")

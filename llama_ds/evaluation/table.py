@@ -95,9 +95,8 @@ def _line(
         theirs = published["values"][SIZES.index(size)]
         if theirs is not None:
             difference = ours - theirs
-            is_noise = error is not None and abs(difference) <= 2 * max(
-                error, _expected_error(theirs, scale, len(values))
-            )
+            expected = _expected_error(theirs, scale, len(values))
+            is_noise = abs(difference) <= 2 * max(error or 0.0, expected)
     return Line(
         name,
         outcome.task,

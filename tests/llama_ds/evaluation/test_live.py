@@ -57,7 +57,7 @@ def run_and_record(recipe: Recipe) -> list[dict[str, Any]]:
         samples.extend(outcome.samples)
         return outcome
 
-    outcomes.ask = recorded
+    outcomes.ask = recorded  # type: ignore[assignment]
     try:
         run_training(recipe)
     finally:

@@ -44,8 +44,8 @@ def taught(tokenizer: Any, texts: list[str]) -> LlamaForCausalLM:
     longest = max(map(len, ids))
     inputs = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
     labels = torch.tensor([row + [-100] * (longest - len(row)) for row in ids])
-    optimizer = AdamW(model.parameters(), lr=1e-2)
-    for _ in range(60):
+    optimizer = AdamW(model.parameters(), lr=5e-3)
+    for _ in range(150):
         model(inputs, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
