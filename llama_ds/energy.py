@@ -30,7 +30,8 @@ class Energy:
         return None if self.kwh is None else KG_PER_KWH * self.kwh
 
     def __str__(self) -> str:
-        said = f"{self.gpu_hours:,.4g} GPU-hours on {', '.join(self.devices)}"
+        unit = "hours of processes" if self.devices == ("cpu",) else "GPU-hours"
+        said = f"{self.gpu_hours:,.4g} {unit} on {', '.join(self.devices)}"
         if self.kwh is None:
             return f"{said}; the power of the device is not known"
         return (

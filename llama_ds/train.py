@@ -125,7 +125,8 @@ def run_steps(
     if job.log is not None and job.verification.num_files:
         checked, files = job.verification.num_checked, job.verification.num_files
         job.log.say(f"token store: {checked} of {files} files checked")
-    if job.log is not None and (spent := energy_of(job.recipe.run_dir)) is not None:
+    spent = None if job.log is None else energy_of(job.recipe.run_dir)
+    if job.log is not None and spent is not None and spent.kwh is not None:
         job.log.say(f"so far: {spent}")
     if job.events is not None:
         job.events.add("end", step, signal=stop.number, divergence=divergence)

@@ -97,7 +97,7 @@ def _losses(path: Path, step: int) -> Iterable[str]:
 
 def _energy(run_dir: Path, step: int) -> Iterable[str]:
     spent = energy_of(run_dir, step)
-    if spent is not None:
+    if spent is not None and spent.kwh is not None:
         yield f"## Energy\n\nTraining took {spent}, by section 6 of arXiv 2302.13971."
 
 

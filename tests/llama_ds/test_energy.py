@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llama_ds.checkpoint.model_card import model_card
 from llama_ds.energy import Energy, energy, energy_of, hours_by_device, watts_of
 from llama_ds.plot import main, smoothed
 
@@ -52,6 +53,8 @@ def test_a_run_says_what_it_took_up_to_a_step(tmp_path: Path) -> None:
     assert str(spent) == (
         "8 GPU-hours on NVIDIA A100-SXM4-80GB: 3.52 kWh (PUE 1.1), 1.355 kg CO2eq (0.385 kg/kWh)"
     )
+    card = model_card(run, {"identity": {}, "step": 10, "rows": 80}, 1000)
+    assert f"## Energy\n\nTraining took {spent}, by section 6 of arXiv 2302.13971." in card
     unknown = write_run(tmp_path / "other", record(10, 360.0, "cpu"))
     assert str(energy_of(unknown)).endswith("the power of the device is not known")
     assert energy_of(write_run(tmp_path / "empty")) is None
@@ -80,6 +83,6 @@ def test_curves_of_two_runs_are_drawn_and_their_energy_told(
     said = capsys.readouterr().out
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert names == ["loss_over_tokens.png", "tasks_over_tokens.png"]
-    assert f"{second}: 0.8 GPU-hours" in said
+    assert f"{second}: 0.8 GPU-hours on NVIDIA A100-SXM4-80GB: 0.352 kWh" in said
     assert main([str(tmp_path)]) == 2
     assert "has no metrics.jsonl; name the folder of a run" in capsys.readouterr().err

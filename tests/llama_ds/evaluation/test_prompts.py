@@ -16,6 +16,8 @@ from llama_ds.evaluation.harness_tasks import load
 from llama_ds.evaluation.paper_tasks import all_tasks
 from tests.support.evaluation_data import write_rows
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = "Answer these questions:\n"
 OVER = "The nurse told the patient that his shift was over. ‘His’ refers to the"
 LEFT = "The cup did not fit in the bag because"

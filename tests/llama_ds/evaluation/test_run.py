@@ -17,6 +17,8 @@ from llama_ds.evaluation.sandbox import Sandbox
 from llama_ds.torchrun_ranks import Ranks
 from tests.support.evaluation_data import write_reader, write_rows
 
+pytestmark = pytest.mark.slow
+
 Gloo = Callable[..., list[Any]]
 CHOICES = "piqa,hellaswag,openbookqa,mmlu,nq"
 
@@ -56,7 +58,6 @@ def numbers(found: dict[str, Outcome]) -> list[float]:
 
 
 @pytest.mark.dist
-@pytest.mark.slow
 def test_ranks_that_share_questions_or_the_model_find_the_same(
     gloo: Gloo, tmp_path: Path, model: Path, data: Path
 ) -> None:
@@ -79,7 +80,6 @@ def test_ranks_that_share_questions_or_the_model_find_the_same(
         ]
 
 
-@pytest.mark.slow
 def test_every_task_with_local_rows_reaches_the_table(tmp_path: Path, data: Path) -> None:
     # A short context: at most half of it is written.
     model, out = write_reader(tmp_path / "model", context=64), tmp_path / "out"

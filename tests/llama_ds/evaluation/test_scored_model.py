@@ -20,6 +20,8 @@ from llama_ds.evaluation.scored_model import ScoredModel
 from llama_ds.model import LlamaForCausalLM
 from tests.support.evaluation_data import write_reader, write_rows
 
+pytestmark = pytest.mark.slow
+
 CHOICES = ("boolq", "piqa", "siqa", "hellaswag", "winogrande", "openbookqa", "mmlu", "crows_pairs")
 
 
