@@ -138,6 +138,14 @@ class TrainConfig:
     eval_every_steps: int = 500
     eval_rows: int = 512
     """Validation sequences per evaluation (or all, where the store has fewer); 0: no evaluation."""
+    evaluate_every_steps: int | None = None
+    """Ask the paper's tasks of choices every so many steps, and at the end; None: never."""
+    evaluate_tasks: str = "common-sense"
+    """Names and groups with commas, as recipes/evaluate.sh takes them."""
+    evaluate_data: Path | None = None
+    """Folder of the tasks' files; None: the sets of the hub."""
+    evaluate_limit: int = 200
+    """Questions of each task."""
     init_from: Path | None = None
     """Hugging Face model folder to start from, architecture and weights; None: random weights."""
     new_rows: NewRows = "refuse"
@@ -173,12 +181,13 @@ class TrainConfig:
             "loss_chunk_tokens",
             "log_every_steps",
             "eval_every_steps",
+            "evaluate_limit",
             "max_skipped_steps",
             "spike_deviations",
         ):
             value = getattr(self, name)
             require(value > 0, f"train.{name} ({value}) must be positive")
-        for name in ("max_steps", "stop_after_step"):
+        for name in ("max_steps", "stop_after_step", "evaluate_every_steps"):
             steps = getattr(self, name)
             require(steps is None or steps > 0, f"train.{name} ({steps}) must be positive")
         require(
@@ -410,7 +419,8 @@ class Recipe:
 def from_dict(tree: dict[str, Any]) -> Recipe:
     """Inverse of `Recipe.to_json`."""
     train, data = dict(tree["train"]), dict(tree["data"])
-    train["init_from"] = Path(train["init_from"]) if train["init_from"] else None
+    for name in ("init_from", "evaluate_data"):
+        train[name] = Path(train[name]) if train.get(name) else None
     train["allow_change"] = tuple(train.get("allow_change", ()))
     data["store"] = Path(data["store"])
     data["skip_steps"] = tuple(data.get("skip_steps", ()))

@@ -9,7 +9,7 @@ import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -39,6 +39,9 @@ from llama_ds.step_verdict import StepJudge
 from llama_ds.store_verification import StoreVerification
 from llama_ds.tokenizer_check import NOT_CHECKED, checked_tokenizer, has_tokenizer
 
+if TYPE_CHECKING:
+    from llama_ds.evaluation.live import LiveEvaluation
+
 
 @dataclass(frozen=True)
 class Job:
@@ -57,6 +60,7 @@ class Job:
     gate: UpdateGate
     watch: HangWatch
     profiler: StepProfiler
+    live: LiveEvaluation | None
     log: MetricsLog | None
     step_log: StepLog | None
     events: RunEvents | None
@@ -103,6 +107,7 @@ def build_job(
     saver = CheckpointSaver(engine, recipe.run_dir, config, description, groups, model.tp.sharding)
     stack.callback(saver.close)
     saver.require_room()  # before hours of work, not after
+    live = _open_live_evaluation(engine, recipe, groups, store, stack)
     peak, peak_source = peak_tflops(recipe.metrics, device, TORCH_DTYPE[recipe.train.dtype])
     log = step_log = events = None
     if dist.get_rank() == 0:
@@ -127,11 +132,43 @@ def build_job(
         gate=UpdateGate(engine, _judge(recipe, device, resumed, withheld)),
         watch=HangWatch(engine, recipe.run_dir, recipe.train.hang_timeout_seconds),
         profiler=StepProfiler(recipe, device, log),
+        live=live,
         log=log,
         step_log=step_log,
         events=events,
     )
     return job, resumed.step
+
+
+def _open_live_evaluation(
+    engine: Any,
+    recipe: Recipe,
+    groups: ParallelGroups,
+    store: TokenStore,
+    stack: contextlib.ExitStack,
+) -> LiveEvaluation | None:
+    train = recipe.train
+    if train.evaluate_every_steps is None:
+        return None
+    try:
+        from llama_ds.evaluation.live import open_live_evaluation
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"train.evaluate_every_steps needs the package {error.name}, which is not installed; "
+            "pip install 'llama-ds[eval]'"
+        ) from None
+    return stack.enter_context(
+        open_live_evaluation(
+            engine,
+            groups,
+            tasks=train.evaluate_tasks,
+            data=train.evaluate_data,
+            limit=train.evaluate_limit,
+            tokenizer_dir=store.tokenizer_dir,
+            batch_tokens=train.sequence_length,
+            is_zero3=recipe.zero.stage == 3,
+        )
+    )
 
 
 def _open_data(recipe: Recipe, store: TokenStore) -> tuple[TrainingData, HeldOutData]:

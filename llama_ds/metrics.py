@@ -75,6 +75,11 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
+def device_name(device: torch.device) -> str:
+    """As NVIDIA's driver says it; "cpu" without a GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -141,7 +146,7 @@ class MetricsLog:
         self._wandb = _start_wandb(recipe) if recipe.metrics.wandb else None
 
     def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Record `values` of `kind` ("train" or "eval") at the end of `step` (counted from 1)."""
+        """Record `values` of `kind` ("train", "eval", "task") at the end of `step`, from 1 on."""
         record = {"kind": kind, "step": step, **finite_or_null(values)}
         self._file.write(to_line(record))
         self._file.flush()
@@ -213,6 +218,9 @@ def _numbers(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
 def _console_line(kind: str, step: int, values: dict[str, Any]) -> str:
     if kind == "eval":
         return f"step {step:>6}  held-out loss {values['loss']:.4f}  ({values['rows']} rows)"
+    if kind == "task":
+        told = "  ".join(f"{name} {value:.1f}" for name, value in values["accuracy"].items())
+        return f"step {step:>6}  {told}"
     remaining = values["remaining_seconds"]
     return (
         f"step {step:>6}  loss {values['loss']:.4f}  grad norm {values['grad_norm']:.3f}  "
@@ -248,7 +256,7 @@ def plot_losses(run_dir: Path) -> Path:
         )
     axes.set_xlabel("tokens")
     axes.set_ylabel("loss (nats per token)")
-    axes.set_title(_name_of_run(run_dir))
+    axes.set_title(name_of_run(run_dir))
     axes.grid(alpha=0.3)
     axes.legend()
     path = run_dir / "loss.png"
@@ -258,7 +266,7 @@ def plot_losses(run_dir: Path) -> Path:
     return path
 
 
-def _name_of_run(run_dir: Path) -> str:
+def name_of_run(run_dir: Path) -> str:
     """The recipe's name; the folder's where `recipe.json` is missing or damaged."""
     try:
         recipe = json.loads((run_dir / "recipe.json").read_text(encoding="utf-8"))

@@ -21,11 +21,12 @@ from data_pipeline.files.folder_lock import FolderLock
 from llama_ds.checkpoint.verification import all_checkpoints, step_of
 from llama_ds.config import Recipe
 from llama_ds.data import IGNORED, Batch, prefetch
+from llama_ds.energy import energy_of
 from llama_ds.engine import init_distributed, set_learning_rate
 from llama_ds.hang_watch import CHECKPOINT_PATIENCE
 from llama_ds.held_out_loss import SourceLoss, held_out_record
 from llama_ds.job import Job, build_groups, build_job
-from llama_ds.metrics import peak_memory_bytes
+from llama_ds.metrics import device_name, peak_memory_bytes
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.sequence import SequenceParallel
 from llama_ds.run_lock import hold_run_folder
@@ -110,6 +111,10 @@ def run_steps(
             job.verification.agree()
         if step % train.eval_every_steps == 0 or step == last_step:
             evaluate_and_log(job, step)
+        if train.evaluate_every_steps and (
+            step % train.evaluate_every_steps == 0 or step == last_step
+        ):
+            ask_and_log(job, step)
         divergence = divergence_of(job, step)
         if divergence is None and (due or at_end):
             due = not save_checkpoint(job, step, at_end=at_end)
@@ -120,6 +125,9 @@ def run_steps(
     if job.log is not None and job.verification.num_files:
         checked, files = job.verification.num_checked, job.verification.num_files
         job.log.say(f"token store: {checked} of {files} files checked")
+    spent = None if job.log is None else energy_of(job.recipe.run_dir)
+    if job.log is not None and spent is not None and spent.kwh is not None:
+        job.log.say(f"so far: {spent}")
     if job.events is not None:
         job.events.add("end", step, signal=stop.number, divergence=divergence)
     return step, divergence
@@ -251,6 +259,15 @@ def evaluate_and_log(job: Job, step: int) -> None:
         job.log.log("eval", step, {**held_out_record(losses), "tokens": tokens})
 
 
+def ask_and_log(job: Job, step: int) -> None:
+    """The paper's tasks, asked of the model as it is."""
+    assert job.live is not None, "train.evaluate_every_steps opens it"
+    job.watch.begin(f"tasks after step {step}", CHECKPOINT_PATIENCE)
+    accuracies = job.live.accuracies()
+    if job.log is not None and accuracies is not None:
+        job.log.log("task", step, {"tokens": job.plan.num_tokens(step), **accuracies})
+
+
 def _batches(job: Job, first_step: int, last_step: int) -> Iterator[list[Batch]]:
     for step in range(first_step, last_step):
         yield [
@@ -311,6 +328,8 @@ def _record(job: Job, result: StepResult, step: int, seconds: float) -> dict[str
         "spike": result.verdict.is_spike,
         "skipped_steps": job.gate.judge.num_skipped,
         **job.throughput.of(seconds),
+        "device": device_name(job.device),
+        "devices": job.throughput.world_size,
         "remaining_seconds": None if job.log is None else job.log.remaining.seconds,
         "peak_memory_bytes": peak_memory_bytes(job.device),
     }

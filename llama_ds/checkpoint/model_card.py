@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.tokens.store import StoreManifest
+from llama_ds.energy import energy_of
 from llama_ds.metrics import read_metrics
 
 CARD = "README.md"
@@ -50,6 +51,7 @@ def model_card(run_dir: Path, run: Mapping[str, Any], num_parameters: int) -> st
         *_data(run_dir / DATA_FILE),
         *_tokenizer(identity),
         *_losses(run_dir / "metrics.jsonl", run["step"]),
+        *_energy(run_dir, run["step"]),
         *_recipe(identity),
         *_versions(run),
     ]
@@ -93,6 +95,12 @@ def _losses(path: Path, step: int) -> Iterable[str]:
     yield "## Held-out loss\n\n" + _table(("step", "loss per token (nats)", "sequences"), rows)
 
 
+def _energy(run_dir: Path, step: int) -> Iterable[str]:
+    spent = energy_of(run_dir, step)
+    if spent is not None and spent.kwh is not None:
+        yield f"## Energy\n\nTraining took {spent}, by section 6 of arXiv 2302.13971."
+
+
 def _recipe(identity: Mapping[str, Any]) -> Iterable[str]:
     rows = [(name, json.dumps(value)) for name, value in public(identity).items()]
     if rows:
@@ -107,7 +115,7 @@ def _versions(run: Mapping[str, Any]) -> Iterable[str]:
 
 def public(identity: Mapping[str, Any]) -> dict[str, Any]:
     """A run's identity without paths of the machine."""
-    private = {"run_dir", "data.store"}
+    private = {"run_dir", "data.store", "train.evaluate_data"}
     found = {name: value for name, value in identity.items() if name not in private}
     if found.get("train.init_from"):
         found["train.init_from"] = Path(found["train.init_from"]).name

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from llama_ds.generate.sampling import Sampling
 
 if TYPE_CHECKING:
-    from llama_ds.generate.ranks import Ranks
+    from llama_ds.torchrun_ranks import Ranks
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         sampling = sampling_of(options)
         # Not above: `--help` needs no torch, and a package that is missing is one line.
-        from llama_ds.generate.ranks import open_ranks
+        from llama_ds.torchrun_ranks import open_ranks
 
         with open_ranks(options.device) as ranks:
             run(options, sampling, ranks)
@@ -93,7 +93,8 @@ def run(options: argparse.Namespace, sampling: Sampling, ranks: Ranks) -> None:
     import torch
     from transformers.utils import logging
 
-    from llama_ds.generate.writer import Writer, model_folder
+    from llama_ds.generate.writer import Writer
+    from llama_ds.loaded_model import model_folder
 
     logging.disable_progress_bar()
     folder = ranks.agreed(lambda: model_folder(options.model))

@@ -11,42 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    TextStreamer,
-)
+from transformers import AutoConfig, GenerationConfig, TextStreamer
 
-from llama_ds.generate.ranks import Ranks
 from llama_ds.generate.sampling import Sampling
-from llama_ds.model import LlamaForCausalLM
-from llama_ds.parallel.groups import ParallelGroups
+from llama_ds.loaded_model import loaded_model, require_divisible, tokenizer_of
 from llama_ds.planning.generation_memory import free_bytes, generation_memory, weight_shapes
+from llama_ds.torchrun_ranks import Ranks
 
 GIB = 2**30
-
-
-def model_folder(path: Path) -> Path:
-    """The Hugging Face folder of a model: of a run, that of its newest complete checkpoint.
-
-    ValueError where there is none. Damaged ones that are passed over are named on stderr.
-    """
-    if (path / "checkpoints").is_dir():
-        from llama_ds.checkpoint.export import newest
-
-        return newest(path)
-    if not (path / "config.json").is_file():
-        what = "has neither checkpoints/ nor config.json" if path.is_dir() else "is not a folder"
-        raise ValueError(f"{path} {what}; name a run, a checkpoint or a Hugging Face model folder")
-    if (path / "run.json").is_file():
-        from llama_ds.checkpoint.verification import damage_of
-
-        damage = damage_of(path.resolve())
-        if damage is not None:
-            raise ValueError(f"{path} is damaged ({damage}); name its run to take an older one")
-    return path
 
 
 class Writer:
@@ -64,12 +36,12 @@ class Writer:
         whole_config: Any = AutoConfig.from_pretrained(folder)
         self._config = whole_config.get_text_config()
         self._dtype: torch.dtype = dtype or whole_config.dtype or torch.float32
-        self._tokenizer = _tokenizer(folder)
+        self._tokenizer = tokenizer_of(folder)
         self._context: int | None = getattr(self._config, "max_position_embeddings", None)
         self._max_new_tokens = sampling.max_new_tokens
         self._generation = _generation_config(folder, whole_config, sampling)
         if ranks.size > 1:
-            _require_divisible(self._config, ranks.size)
+            require_divisible(self._config, ranks.size)
 
     @property
     def draws(self) -> bool:
@@ -114,42 +86,9 @@ class Writer:
 
         ValueError where they do not match the configuration.
         """
-        with contextlib.ExitStack() as stack:
-            self._load(stack)
+        with loaded_model(self._folder, self._config, self._dtype, self._ranks) as model:
+            self._model = model
             yield
-
-    def _load(self, stack: contextlib.ExitStack) -> None:
-        try:
-            model, missing = self._sharded(stack) if self._ranks.size > 1 else self._whole()
-        except RuntimeError as error:  # shapes that differ
-            reason = str(error).strip().split("\n")[0]
-            raise ValueError(f"{self._folder} cannot be loaded: {reason}") from None
-        if missing:
-            raise ValueError(
-                f"config.json does not match the weights of {self._folder}: {len(missing)} are "
-                f"missing, first {min(missing)}"
-            )
-        self._model = model.to(self._ranks.device).eval()
-
-    def _whole(self) -> tuple[Any, set[str]]:
-        """The model, and the names of weights that were not found."""
-        is_llama = self._config.model_type == "llama"
-        model_class: Any = LlamaForCausalLM if is_llama else AutoModelForCausalLM
-        model, info = model_class.from_pretrained(
-            self._folder, dtype=self._dtype, output_loading_info=True
-        )
-        return model, set(info["missing_keys"])
-
-    def _sharded(self, stack: contextlib.ExitStack) -> tuple[Any, set[str]]:
-        """This rank's shards, whose groups are on `stack`; a weight that is missing is refused."""
-        kv_heads = self._config.num_key_value_heads or self._config.num_attention_heads
-        replicas = max(1, self._ranks.size // kv_heads)
-        groups = ParallelGroups.build(tp_size=self._ranks.size, kv_replicas=replicas)
-        stack.enter_context(groups)
-        model = LlamaForCausalLM.from_pretrained(
-            self._folder, groups=groups, sequence_parallel=False, dtype=self._dtype
-        )
-        return model, set()
 
     def write(self, prompt: str) -> str:
         """Print the prompt and its continuation, as it grows unless beams are searched.
@@ -212,14 +151,6 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / GIB:.2f} GiB" if num_bytes > GIB / 4 else f"{num_bytes / 2**20:.1f} MiB"
 
 
-def _tokenizer(folder: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # whatever a broken file makes of it
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{folder} has no tokenizer that transformers reads: {reason}") from None
-
-
 def _generation_config(folder: Path, config: Any, sampling: Sampling) -> Any:
     """The folder's own, with what `sampling` changes."""
     if (folder / "generation_config.json").is_file():
@@ -233,25 +164,3 @@ def _generation_config(folder: Path, config: Any, sampling: Sampling) -> Any:
     generation.update(**sampling.changes())
     generation.max_length = None  # beside max_new_tokens
     return generation
-
-
-def _require_divisible(config: Any, size: int) -> None:
-    """ValueError where the model cannot be sharded over `size` processes."""
-    if config.model_type != "llama":
-        raise ValueError(
-            f"several processes share LLaMA models, and this one's model_type is "
-            f"{config.model_type}; start one process"
-        )
-    for name in ("num_attention_heads", "intermediate_size", "vocab_size"):
-        value = getattr(config, name)
-        if value % size:
-            raise ValueError(
-                f"{name} ({value}) must be a multiple of the {size} processes; start another "
-                "number (--nproc-per-node)"
-            )
-    kv_heads = config.num_key_value_heads or config.num_attention_heads
-    if kv_heads % size and size % kv_heads:
-        raise ValueError(
-            f"num_key_value_heads ({kv_heads}) must be a multiple of the {size} processes or "
-            "divide them; start another number (--nproc-per-node)"
-        )

@@ -14,12 +14,15 @@ PACKAGES = ("llama_ds", "data_pipeline", "recipes")
 # Modules and sub-packages, from the top floor down: each imports what lies below its own floor.
 FLOORS = {
     "llama_ds": (
-        {"replay", "generate"},
+        {"replay", "generate", "plot"},
         {"train"},
         {"job"},
         {"rewind"},
         {"step", "step_log", "step_profiler", "run_events", "hang_watch"},
+        {"evaluation"},
+        {"loaded_model"},
         {"engine", "checkpoint", "auto_classes"},
+        {"energy"},
         {
             "model",
             "data",
@@ -28,6 +31,7 @@ FLOORS = {
             "tokenizer_check",
             "stop_signal",
             "run_lock",
+            "torchrun_ranks",
         },
         {"loss", "held_out_loss", "planning", "pretrained_model", "gradient_reduction"},
         {"layer", "deepspeed_config", "weights", "hf_config"},

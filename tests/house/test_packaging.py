@@ -23,8 +23,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("llama_ds", "data_pipeline")
 # Imported where somebody asks for them by name, and refused with a line where they are missing.
 OPTIONAL = {"kenlm", "liger_kernel", "wandb"}
-# lm-evaluation-harness brings 36 packages, which every environment of the recipes would carry.
-NOT_PINNED = {"eval"}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +79,7 @@ def test_the_wheel_holds_both_packages_whole_and_nothing_else(wheel: Path) -> No
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert names == files
-    for kind in (".html", ".css", ".js", ".ftz", ".ftz.license"):
+    for kind in (".html", ".css", ".js", ".ftz", ".ftz.license", ".yaml", ".json"):
         assert any(name.endswith(kind) for name in names), kind
     assert {Path(name).name for name in licenses} == {"LICENSE", "lid.176.ftz.license"}
 
@@ -97,8 +95,8 @@ def test_it_asks_for_four_packages(
 def test_pins_lie_in_the_ranges(required: dict[str, list[Requirement]]) -> None:
     """Every range has a pin in requirements.txt, every pin a range, and it lies inside."""
     ranges: dict[str, list[Requirement]] = {}
-    for extra, requirements in required.items():
-        for requirement in () if extra in NOT_PINNED else requirements:
+    for requirements in required.values():
+        for requirement in requirements:
             ranges.setdefault(canonicalize_name(requirement.name), []).append(requirement)
     pinned = {canonicalize_name(pin.name) for pin in pins()}
     assert pinned == set(ranges)
@@ -124,7 +122,7 @@ def _third_party(package: str) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("package", "extras"), [("llama_ds", ("train",)), ("data_pipeline", ("data", "ray"))]
+    ("package", "extras"), [("llama_ds", ("train", "eval")), ("data_pipeline", ("data", "ray"))]
 )
 def test_every_import_is_asked_for(
     package: str, extras: tuple[str, ...], required: dict[str, list[Requirement]]

@@ -18,7 +18,7 @@ import torch
 
 from llama_ds.checkpoint.export import export
 from llama_ds.generate.__main__ import main, parser, run, sampling_of
-from llama_ds.generate.ranks import Ranks
+from llama_ds.torchrun_ranks import Ranks
 from tests.support.prompted_models import CONTEXT, PROMPT, save_run, stock_text, write_model
 
 Gloo = Callable[..., list[Any]]

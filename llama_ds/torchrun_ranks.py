@@ -49,17 +49,17 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def open_ranks(device_type: str | None) -> Iterator[Ranks]:
+def open_ranks(device_type: str | None, *, are_launched: bool = False) -> Iterator[Ranks]:
     """The ranks of torchrun, whose process group is open meanwhile; without torchrun one rank.
 
-    On GPUs where there are any, unless `device_type` says "cpu". ValueError where there are none,
-    or fewer than ranks.
+    `are_launched` says that another launcher has set torchrun's variables. On GPUs where there are
+    any, unless `device_type` says "cpu". ValueError where there are none, or fewer than ranks.
     """
     num_gpus = torch.cuda.device_count() if device_type != "cpu" else 0
     if device_type == "cuda" and num_gpus == 0:
         raise ValueError("--device cuda: torch finds no GPU; leave it out to use the CPU")
     type_ = "cuda" if num_gpus else "cpu"
-    if not dist.is_torchelastic_launched():
+    if not (are_launched or dist.is_torchelastic_launched()):
         yield Ranks(0, 1, torch.device(type_))
         return
     local_rank = dist.get_node_local_rank()
