@@ -24,7 +24,7 @@ from datasets import Dataset
 
 from data_pipeline.document import Stage
 
-MANIFEST_VERSION = 5
+MANIFEST_VERSION = 6
 DROPPED_SCHEMA = pa.schema(
     [
         pa.field("reason", pa.string(), nullable=False),
@@ -64,7 +64,7 @@ INPUTS_SCHEMA = pa.schema(
     ]
 )
 """Documents read, kept and rejected per input file, before deduplication."""
-IGNORED_SCHEMA = pa.schema([("source_file", pa.string()), ("reason", pa.string())])
+IGNORED_SCHEMA = pa.schema([(name, pa.string()) for name in ("source_file", "reason", "advice")])
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,8 @@ class Manifest:
     """Contaminated documents, dropped or flagged, per evaluation set."""
     ignored: dict[str, int]
     """Files (or whole folders) that were not read, per reason."""
+    advice: dict[str, str]
+    """Of some of these reasons: what can be done about it."""
     num_text_bytes: int
     """UTF-8 bytes of the kept texts."""
     lengths: dict[str, int]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from data_pipeline.files.tar_stream import DamagedTarError, _pax_records
 from data_pipeline.sources.arxiv.project import main_file
-from data_pipeline.sources.arxiv.tar_stream import DamagedTarError, _pax_records
 from data_pipeline.sources.books import gutenberg
 from data_pipeline.sources.github.notices import remove_notices
 from data_pipeline.sources.stack_exchange.post_html import to_text as post_text

@@ -43,6 +43,7 @@ def write_documents(folder: Path, rows: Sequence[Mapping[str, Any]], num_files: 
         drops=(),
         contaminated={},
         ignored={},
+        advice={},
         num_text_bytes=size,
         lengths={},
         languages={},

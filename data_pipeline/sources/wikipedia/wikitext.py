@@ -62,8 +62,8 @@ _OPENING = (
 _OUTSIDE = re.compile(_OPENING, re.MULTILINE)
 _INSIDE = re.compile(_OPENING + r"|\}\}+|\]\]|^[ \t]*\|\}|\|", re.MULTILINE)
 _LETTER = re.compile(r"(?:''(?:'(?!'))?|\[\[)*[^\W_]")
-"""A letter behind marks of italics, bold and links. A run of apostrophes is read in one way only, in
-twos and a last three: in several ways it would take exponential time."""
+"""A letter behind marks of italics, bold and links. A run of apostrophes is read in one way only,
+in twos and a last three: in several ways it would take exponential time."""
 _EQUALS = re.compile(r"(?<![=\n])=(?!=|$)", re.MULTILINE)
 """An equals sign that is not part of a heading."""
 _MAX_CONTEXT = 80

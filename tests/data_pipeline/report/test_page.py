@@ -271,6 +271,7 @@ def test_account_of_a_documents_folder() -> None:
         ),
         contaminated={},
         ignored={},
+        advice={},
         num_paragraphs_removed=7,
         num_paragraph_characters_removed=300,
         num_text_bytes=5_000,
