@@ -33,6 +33,7 @@ from data_pipeline.build.fingerprint import (
     package_versions,
     source_fingerprint,
 )
+from data_pipeline.build.kept_samples import samples
 from data_pipeline.build.old_results import OldResults, clean_up
 from data_pipeline.build.parts import PART_SIZES, Part, PartSizes, build_part, groups
 from data_pipeline.build.publish_documents import (
@@ -374,6 +375,7 @@ def _publish(
             ("inputs", inputs),
             ("ignored", pa.Table.from_pylist(ignored, IGNORED_SCHEMA)),
             ("examples", _examples(target.parts, choice.requests)),
+            ("samples", samples(folder, total.samples)),
         ):
             pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
         (folder / "manifest.json").write_bytes(manifest.to_json())

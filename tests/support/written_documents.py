@@ -49,6 +49,8 @@ def write_documents(folder: Path, rows: Sequence[Mapping[str, Any]], num_files: 
         languages={},
         licenses={},
         license_bytes={},
+        domains={},
+        scores={},
         files=tuple(files),
     )
     (folder / "manifest.json").write_bytes(manifest.to_json())
