@@ -6,13 +6,10 @@ import bz2
 import gzip
 import io
 import json
-import tarfile
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import py7zr
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +18,7 @@ from backports import zstd
 from data_pipeline.document import Document, Rejected
 from data_pipeline.sources import github
 from recipes.llama1_corpus import llama1_corpus
+from tests.support.archives import seven_zip, tar, zipped, zstd_with_dictionary
 from tests.support.nasty_common_crawl import conversion, http, record
 
 TEXT = "A heron stands in the shallow water, and waits until the tide brings fish."
@@ -39,32 +37,6 @@ BOOK = (f"Project Gutenberg's Heron\n*** START OF THE EBOOK ***\n{TEXT}\n" * 20)
 WET = conversion(TEXT)
 
 
-def seven_zip(**members: bytes) -> bytes:
-    data = io.BytesIO()
-    with py7zr.SevenZipFile(data, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(content, name)
-    return data.getvalue()
-
-
-def zipped(**members: bytes) -> bytes:
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return data.getvalue()
-
-
-def tar(mode: str, **members: bytes) -> bytes:
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode=f"w:{mode}") as archive:  # type: ignore[call-overload]
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return data.getvalue()
-
-
 def parquet(**row: Any) -> bytes:
     data = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([row]), data)
@@ -73,15 +45,6 @@ def parquet(**row: Any) -> bytes:
 
 def json_gz(**row: Any) -> bytes:
     return gzip.compress(json.dumps(row).encode())
-
-
-def zstd_with_dictionary(data: bytes, packed: bool) -> bytes:
-    """As Archive Team's files: the dictionary in a frame that readers without it skip."""
-    dictionary = zstd.train_dict([f"WARC/1.0 record {n} {TEXT}".encode() for n in range(200)], 2000)
-    content = dictionary.dict_content
-    content = zstd.compress(content) if packed else content
-    head = b"\x5d\x2a\x4d\x18" + len(content).to_bytes(4, "little") + content
-    return head + zstd.compress(data, zstd_dict=dictionary) * 2
 
 
 STACK = {
@@ -93,8 +56,8 @@ CHECKOUT = {"b-1.0/LICENSE": LICENSE, "b-1.0/tide/heron.py": CODE.encode()}
 META = {"path": "tide/heron.py", "repo_name": "a/b", "license": "mit"}
 
 READ: Mapping[tuple[str, str], Callable[[], bytes]] = {
-    ("wikipedia", "enwiki-20220701-pages-articles.xml.7z"): lambda: seven_zip(**{"e.xml": DUMP}),
-    ("wikipedia", "enwiki-20220701-pages-articles.xml.zip"): lambda: zipped(**{"x/e.xml": DUMP}),
+    ("wikipedia", "enwiki-20220701-pages-articles.xml.7z"): lambda: seven_zip({"e.xml": DUMP}),
+    ("wikipedia", "enwiki-20220701-pages-articles.xml.zip"): lambda: zipped({"x/e.xml": DUMP}),
     ("wikipedia", "enwiki-20220701-pages-articles.XML.BZ2"): lambda: bz2.compress(DUMP),
     ("common_crawl", "a.warc.zst"): lambda: zstd_with_dictionary(WET, packed=False),
     ("common_crawl", "b.warc.wet.zst"): lambda: zstd_with_dictionary(WET, packed=True),
@@ -125,19 +88,19 @@ READ: Mapping[tuple[str, str], Callable[[], bytes]] = {
     ),
     ("github", "redpajama/github_1.jsonl.gz"): lambda: json_gz(text=CODE, meta=META),
     ("github", "redpajama/github_2.parquet"): lambda: parquet(text=CODE, meta=json.dumps(META)),
-    ("github", "b-1.0.tar.gz"): lambda: tar("gz", **CHECKOUT),
-    ("github", "b-1.0.tgz"): lambda: tar("gz", **dict(reversed(CHECKOUT.items()))),
-    ("github", "b-1.0.tar.xz"): lambda: tar("xz", **CHECKOUT),
-    ("github", "b-1.0.zip"): lambda: zipped(**CHECKOUT),
+    ("github", "b-1.0.tar.gz"): lambda: tar("gz", CHECKOUT),
+    ("github", "b-1.0.tgz"): lambda: tar("gz", dict(reversed(CHECKOUT.items()))),
+    ("github", "b-1.0.tar.xz"): lambda: tar("xz", CHECKOUT),
+    ("github", "b-1.0.zip"): lambda: zipped(CHECKOUT),
     ("books", "1342.txt.utf-8"): lambda: BOOK,
     ("books", "pg1342.txt"): lambda: BOOK,
-    ("books", "1342-0.zip"): lambda: zipped(**{"1342-0.txt": BOOK, "notes.png": b"\x89"}),
-    ("arxiv", "2301.00001.tar.bz2"): lambda: tar("bz2", **{"main.tex": PAPER}),
-    ("arxiv", "2301.00001.zip"): lambda: zipped(**{"x/main.tex": PAPER, "fig.pdf": b"%PDF"}),
-    ("arxiv", "2301.00001.gz"): lambda: tar("gz", **{"main.tex.gz": gzip.compress(PAPER)}),
-    ("stack_exchange", "math.stackexchange.com.7z"): lambda: seven_zip(**{"math/posts.xml": POSTS}),
+    ("books", "1342-0.zip"): lambda: zipped({"1342-0.txt": BOOK, "notes.png": b"\x89"}),
+    ("arxiv", "2301.00001.tar.bz2"): lambda: tar("bz2", {"main.tex": PAPER}),
+    ("arxiv", "2301.00001.zip"): lambda: zipped({"x/main.tex": PAPER, "fig.pdf": b"%PDF"}),
+    ("arxiv", "2301.00001.gz"): lambda: tar("gz", {"main.tex.gz": gzip.compress(PAPER)}),
+    ("stack_exchange", "math.stackexchange.com.7z"): lambda: seven_zip({"math/posts.xml": POSTS}),
     ("stack_exchange", "math.stackexchange.com.zip"): lambda: zipped(
-        **{"Posts.xml": POSTS, "Votes.xml": b"<votes/>"}
+        {"Posts.xml": POSTS, "Votes.xml": b"<votes/>"}
     ),
     ("stack_exchange", "math.stackexchange.com/posts.xml.gz"): lambda: gzip.compress(POSTS),
 }  # fmt: skip
@@ -201,15 +164,15 @@ REJECTED: Mapping[tuple[str, str], tuple[Callable[[], bytes], str, str]] = {
         "export the join",
     ),
     ("stack_exchange", "math.stackexchange.com.7z"): (
-        lambda: seven_zip(**{"a/Posts.xml": POSTS, "b/Posts.xml": POSTS}),
+        lambda: seven_zip({"a/Posts.xml": POSTS, "b/Posts.xml": POSTS}),
         "damaged",
         "has 2 of table Posts.xml (a/Posts.xml, b/Posts.xml): unpack it",
     ),
-    ("books", "1342-0.zip"): (lambda: zipped(**{"a.png": b"x"}), "damaged", "it has a.png"),
-    ("books", "1342-8.zip"): (lambda: zipped(**{"a.txt": BOOK})[:-9], "damaged", "zip archive"),
+    ("books", "1342-0.zip"): (lambda: zipped({"a.png": b"x"}), "damaged", "it has a.png"),
+    ("books", "1342-8.zip"): (lambda: zipped({"a.txt": BOOK})[:-9], "damaged", "zip archive"),
     ("arxiv", "2301.00001.zip"): (lambda: b"PK\x03\x04" + b"x" * 99, "damaged", "zip archive"),
     ("github", "b.zip"): (lambda: b"PK\x03\x04" + b"x" * 99, "damaged", "zip"),
-    ("github", "b.tar.gz"): (lambda: tar("gz", **CHECKOUT)[:-400], "damaged", ""),
+    ("github", "b.tar.gz"): (lambda: tar("gz", CHECKOUT)[:-400], "damaged", ""),
     ("common_crawl", "a.warc.zst"): (
         lambda: b"\x5d\x2a\x4d\x18\x09\0\0\0" + b"x" * 99,
         "damaged",
