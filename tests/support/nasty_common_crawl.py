@@ -182,7 +182,7 @@ def nasty_common_crawl(rng: random.Random) -> Iterator[tuple[str, bytes]]:
                 ("nasty.warc.wet.gz", gzip.compress(b"".join(records))),
                 (
                     "nasty.warc.zst",
-                    zstd_with_dictionary(b"".join(records), packed=rng.random() < 0.5),
+                    zstd_with_dictionary(b"".join(records), packed=True),
                 ),
                 ("nasty.warc.txt", b"".join(records).replace(b"\r\n", b"\n")),
             ]

@@ -7,6 +7,7 @@ import io
 import json
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -99,7 +100,7 @@ def nasty_github(rng: random.Random) -> Iterator[tuple[str, bytes]]:
     members["a-1/LICENSE"] = b"Permission is hereby granted, free of charge"
     yield from nasty_archives(rng, "a-1", members, (".zip", ".tar.gz", ".tar"))
     nested = {"path": rng.choice(_NAMES), "repo_name": rng.choice(["a/b", 1]), "license": "mit"}
-    meta = rng.choice([nested, json.dumps(nested), "{", None, []])
+    meta: Any = rng.choice([nested, json.dumps(nested), "{", None, []])
     yield "redpajama.jsonl", json.dumps({"text": nasty_source(rng), "meta": meta}).encode()
     tables = [{"id": 1, "content": "x"}, {"repo_name": "a/b", "license": "mit"}, {"code": 1}]
     yield "export/tables-0.json.gz", gzip.compress(json.dumps(rng.choice(tables)).encode())
