@@ -207,7 +207,7 @@ def test_truncated_shard_is_named(raw: Path, tmp_path: Path) -> None:
         load_documents(tmp_path / "missing")
     fields = json.loads((tmp_path / "out" / "manifest.json").read_text())
     (tmp_path / "out" / "manifest.json").write_text(json.dumps({**fields, "version": 99}))
-    with pytest.raises(ValueError, match="has version 99, but this version reads only 5"):
+    with pytest.raises(ValueError, match="has version 99, but this version reads only 6"):
         read_manifest(tmp_path / "out")
 
 
