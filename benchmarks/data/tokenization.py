@@ -343,6 +343,19 @@ def report_parts(
     ]
 
 
+def make_tokenizer(
+    samples: Path | None, texts: Sequence[str], folder: Path, vocab_size: int
+) -> str:
+    """The published tokenizer in the folder, or one trained on the texts; which one, in words."""
+    published = samples and samples / "tokenizer" / "tokenizer.model"
+    if published and published.is_file():
+        export_tokenizer(published, folder)
+        return "LLaMA's published tokenizer"
+    lines = (line for text in texts for line in text.split("\n"))
+    train_on_lines(lines, folder, TokenizerConfig(vocab_size=vocab_size))
+    return "A tokenizer trained on the texts"
+
+
 def main() -> None:
     import torch
 
@@ -365,14 +378,7 @@ def main() -> None:
         texts |= dict(real_texts(options.samples, megabytes * 1e6))
     with tempfile.TemporaryDirectory() as name:
         tokenizer = Path(name, "tokenizer")
-        published = options.samples and options.samples / "tokenizer" / "tokenizer.model"
-        if published and published.is_file():
-            export_tokenizer(published, tokenizer)
-            model = "LLaMA's published tokenizer"
-        else:
-            lines = (line for text in texts["this machine"] for line in text.split("\n"))
-            train_on_lines(lines, tokenizer, TokenizerConfig(vocab_size=vocab_size))
-            model = "A tokenizer trained on the texts"
+        model = make_tokenizer(options.samples, texts["this machine"], tokenizer, vocab_size)
         speeds = []
         for kind, some in texts.items():
             speeds.append(measure(kind, some, tokenizer, rounds))
