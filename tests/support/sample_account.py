@@ -156,7 +156,7 @@ def sample_account() -> BuildAccount:
     sources = tuple(_source(*fields) for fields in _SOURCES)
     return BuildAccount(
         corpus="llama1",
-        created="2026-11-25 08:00 UTC",
+        created="2026-11-25T08:00:00+00:00",
         sources=sources,
         left_out=(
             "common_crawl: the perplexity of languages without a model is not measured",
