@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from backports import zstd
 
+from data_pipeline.build.build_corpus import build_corpus
 from data_pipeline.document import Document, Rejected
 from data_pipeline.sources import github
 from recipes.llama1_corpus import llama1_corpus
@@ -238,3 +239,11 @@ def test_a_folder_of_tables_keeps_the_rows_that_have_code(tmp_path: Path) -> Non
     read = [item for file in found.files for item in github.read(file, **kinds)]  # type: ignore[arg-type]
     assert [type(item) for item in read] == [Document, Rejected]
     assert not found.ignored
+
+
+def test_a_folder_without_a_readable_file_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "raw" / "wikipedia").mkdir(parents=True)
+    (tmp_path / "raw" / "wikipedia" / "all.zim").write_bytes(b"x")
+    source, root = llama1_corpus(tmp_path / "raw").source("wikipedia")
+    with pytest.raises(ValueError, match=r"1 zim ignored; zim: .* download XXwiki-DATE-pages"):
+        build_corpus([(source, root)], tmp_path / "out")
