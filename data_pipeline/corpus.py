@@ -32,6 +32,8 @@ class Corpus:
     """Deduplication rules, in order."""
     left_out: tuple[str, ...] = ()
     """Skipped steps: "source: step (how to enable it)"."""
+    added: tuple[str, ...] = ()
+    """Steps that a build has in addition: "source: step"."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """Sampling share of each source in a run's tokens; empty: by the sources' sizes."""
     epochs: Mapping[str, float] = field(default_factory=dict)
@@ -61,6 +63,7 @@ class Corpus:
             self,
             sources=tuple(s for s in self.sources if s[0].name in names),
             left_out=tuple(step for step in self.left_out if step.split(":")[0] in names),
+            added=tuple(step for step in self.added if step.split(":")[0] in names),
         )
 
     def shares_of(self, names: Sequence[str]) -> dict[str, float] | None:

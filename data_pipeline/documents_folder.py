@@ -4,6 +4,7 @@
     documents-00000-000.parquet …   columns of `document.SCHEMA`
     dropped-00000.parquet …         the ledger: dropped documents and reasons (`DROPPED_SCHEMA`)
     examples.parquet                the beginnings of some dropped texts (`EXAMPLES_SCHEMA`)
+    samples.parquet                 the beginnings of some kept texts (`SAMPLES_SCHEMA`)
     inputs.parquet                  the files that were read (`INPUTS_SCHEMA`)
     ignored.parquet                 files under the root that were not read, and why
 
@@ -24,7 +25,7 @@ from datasets import Dataset
 
 from data_pipeline.document import Stage
 
-MANIFEST_VERSION = 5
+MANIFEST_VERSION = 6
 DROPPED_SCHEMA = pa.schema(
     [
         pa.field("reason", pa.string(), nullable=False),
@@ -51,6 +52,13 @@ EXAMPLES_SCHEMA = pa.schema(
     ]
 )
 """The beginnings of a few dropped texts, before edits."""
+SAMPLES_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("id", "text", "url", "title", "language", "license")),
+        ("source_file", pa.string()),
+        ("offset", pa.int64()),
+    ]
+)
 INPUTS_SCHEMA = pa.schema(
     [
         pa.field("source_file", pa.string(), nullable=False),
@@ -64,7 +72,7 @@ INPUTS_SCHEMA = pa.schema(
     ]
 )
 """Documents read, kept and rejected per input file, before deduplication."""
-IGNORED_SCHEMA = pa.schema([("source_file", pa.string()), ("reason", pa.string())])
+IGNORED_SCHEMA = pa.schema([(name, pa.string()) for name in ("source_file", "reason", "advice")])
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,8 @@ class Manifest:
     """Contaminated documents, dropped or flagged, per evaluation set."""
     ignored: dict[str, int]
     """Files (or whole folders) that were not read, per reason."""
+    advice: dict[str, str]
+    """Of some of these reasons: what can be done about it."""
     num_text_bytes: int
     """UTF-8 bytes of the kept texts."""
     lengths: dict[str, int]
@@ -120,6 +130,12 @@ class Manifest:
     """Kept documents by license, "" where it is not known."""
     license_bytes: dict[str, int]
     """UTF-8 bytes of these documents."""
+    domains: dict[str, int]
+    """Kept documents by the host of their URL, without "www.": the most frequent ones, counted
+    from below where there are very many hosts."""
+    scores: dict[str, dict[str, int]]
+    """Kept documents by each score that they have: probabilities in steps of 5 % ("19" is 0.95 and
+    more), perplexities by the bits of their whole part."""
     files: tuple[ShardFile, ...]
 
     @property

@@ -31,7 +31,7 @@ class BuildDataset:
     """Build the token store of a corpus from the raw files of the public sources.
 
     Other jobs, each with its own --help: plan, train-perplexity, train-references,
-    compare-tokenizers, find-document, remove, verify.
+    compare-builds, compare-tokenizers, find-document, remove, verify.
     """
 
     raw: str

@@ -265,7 +265,12 @@ def github_source() -> Source:
             max_file_bytes=1 << 20,  # BigQuery's own bound on contents
             skip_folders=github.NOT_OWN_FOLDERS,
         ),
-        read=partial(github.read, kinds=kinds, skip_folders=github.NOT_OWN_FOLDERS),
+        read=partial(
+            github.read,
+            kinds=kinds,
+            max_file_bytes=1 << 20,
+            skip_folders=github.NOT_OWN_FOLDERS,
+        ),
         # "Boilerplate such as headers" (paper).
         edits=(github.without_notices,),
         filters=(

@@ -1,8 +1,8 @@
-"""Wikitext to text: ours against mwparserfromhell.
+"""Wikitext to text: ours against mwparserfromhell and wikitextparser.
 
     python -m benchmarks.data.source_wikipedia [--samples FOLDER] [--rehearse]
 
-Both take turns on the same pages in one process, timed by CPU time of the process, and the ratio is
+All take turns on the same pages in one process, timed by CPU time of the process, and the ratio is
 the median over rounds. `--samples` names a folder with `raw/wikipedia`; without it pages are
 synthetic. Residue is markup that is left in the text.
 """
@@ -10,6 +10,8 @@ synthetic. Residue is markup that is left in the text.
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -66,9 +68,11 @@ def sample_pages(folder: Path) -> list[str]:
 
 
 def measure(pages: Sequence[str], rounds: int) -> None:
-    """Print throughput and residue of both, and the coverage of the prose by ours."""
+    """Print throughput and residue of all, and the coverage of the prose by ours."""
     size = sum(len(page.encode()) for page in pages) / 1e6
     converters: dict[str, Callable[[str], str]] = {"ours": to_text, "mwparserfromhell": _strip_code}
+    if importlib.util.find_spec("wikitextparser") is not None:
+        converters["wikitextparser"] = _plain_text
     work: dict[str, Work] = {
         name: partial(_converted, convert, pages) for name, convert in converters.items()
     }
@@ -87,6 +91,10 @@ def _converted(convert: Callable[[str], str], pages: Sequence[str]) -> list[str]
 
 def _strip_code(page: str) -> str:
     return str(mwparserfromhell.parse(page).strip_code())
+
+
+def _plain_text(page: str) -> str:
+    return str(importlib.import_module("wikitextparser").parse(page).plain_text())
 
 
 def _prose(page: str) -> str:

@@ -1,6 +1,7 @@
 """Tokenization: throughput, equality with SentencePiece, scaling to two processes, and memory.
 
-    python -m benchmarks.data.tokenization [--samples FOLDER] [--megabytes 20] [--rehearse]
+    python -m benchmarks.data.tokenization [--samples FOLDER] [--megabytes 20] [--speed]
+        [--rehearse]
 
 Texts: files of this machine (documentation, manual pages, programs); and where FOLDER has
 `raw/<source>/`, documents of the sources' readers. The tokenizer is LLaMA's published one where
@@ -10,8 +11,9 @@ round, and a ratio is the median over rounds of ratios within a round. Each star
 a cold cache for every kind of text ('again': warm cache). All ids of all contenders are compared
 with SentencePiece's.
 
-Two processes are timed by wall time, so the machine should be idle; the machine's own scaling to
-two processes is measured in every round, too, by a counting loop. Memory is the peak resident set.
+With `--speed` that is all. Two processes are timed by wall time, so the machine should be idle; the
+machine's own scaling to two processes is measured in every round, too, by a counting loop. Memory
+is the peak resident set.
 """
 
 from __future__ import annotations
@@ -296,14 +298,8 @@ def targets(
     return [(what, target, value, "yes" if good else "no") for what, target, value, good in rows]
 
 
-def report_parts(
-    about: str,
-    speeds: list[Speed],
-    ratios: list[float],
-    counting: list[float],
-    memory: list[Memory],
-) -> list[str]:
-    """The paragraphs and tables of the result file."""
+def speed_table(speeds: Sequence[Speed]) -> list[str]:
+    """The table of throughputs, and how often the ids of others differ."""
     from benchmarks.measuring import results as report
 
     peers = [name for name in CONTENDERS if name != OURS]
@@ -317,10 +313,25 @@ def report_parts(
         f"{name}: {sum(result.different_documents[name] for result in speeds):,}" for name in peers
     ]
     return [
-        "# Tokenization",
-        about,
         report.table(header, [speed_row(result) for result in speeds]),
         f"Documents with other ids than SentencePiece's: {'; '.join(differing)}.",
+    ]
+
+
+def report_parts(
+    about: str,
+    speeds: list[Speed],
+    ratios: list[float],
+    counting: list[float],
+    memory: list[Memory],
+) -> list[str]:
+    """The paragraphs and tables of the result file."""
+    from benchmarks.measuring import results as report
+
+    return [
+        "# Tokenization",
+        about,
+        *speed_table(speeds),
         report.table(("", "target", "measured", "reached"), targets(speeds, ratios, memory)),
         f"A loop that only counts is {statistics.median(counting):.2f} times as fast in two "
         "processes as in one: what the machine had to give while this ran.",
@@ -332,6 +343,19 @@ def report_parts(
     ]
 
 
+def make_tokenizer(
+    samples: Path | None, texts: Sequence[str], folder: Path, vocab_size: int
+) -> str:
+    """The published tokenizer in the folder, or one trained on the texts; which one, in words."""
+    published = samples and samples / "tokenizer" / "tokenizer.model"
+    if published and published.is_file():
+        export_tokenizer(published, folder)
+        return "LLaMA's published tokenizer"
+    lines = (line for text in texts for line in text.split("\n"))
+    train_on_lines(lines, folder, TokenizerConfig(vocab_size=vocab_size))
+    return "A tokenizer trained on the texts"
+
+
 def main() -> None:
     import torch
 
@@ -340,6 +364,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--samples", type=Path, help="folder with raw/<source>/ and tokenizer/")
     parser.add_argument("--megabytes", type=float, default=20, help="of each kind of text, at most")
+    parser.add_argument("--speed", action="store_true", help="the speed of one process alone")
     parser.add_argument("--rehearse", action="store_true", help="everything in a small size")
     parser.add_argument("--out", type=Path, default=report.RESULTS)
     options = parser.parse_args()
@@ -353,26 +378,25 @@ def main() -> None:
         texts |= dict(real_texts(options.samples, megabytes * 1e6))
     with tempfile.TemporaryDirectory() as name:
         tokenizer = Path(name, "tokenizer")
-        published = options.samples and options.samples / "tokenizer" / "tokenizer.model"
-        if published and published.is_file():
-            export_tokenizer(published, tokenizer)
-            model = "LLaMA's published tokenizer"
-        else:
-            lines = (line for text in texts["this machine"] for line in text.split("\n"))
-            train_on_lines(lines, tokenizer, TokenizerConfig(vocab_size=vocab_size))
-            model = "A tokenizer trained on the texts"
+        model = make_tokenizer(options.samples, texts["this machine"], tokenizer, vocab_size)
         speeds = []
         for kind, some in texts.items():
             speeds.append(measure(kind, some, tokenizer, rounds))
             print(", ".join(speed_row(speeds[-1])), flush=True)
-        everything = list(itertools.chain.from_iterable(texts.values()))
-        ratios, counting = two_processes(everything, tokenizer, rounds, steps)
-        memory = measure_memory(tokenizer, sizes)
+        if not options.speed:
+            everything = list(itertools.chain.from_iterable(texts.values()))
+            ratios, counting = two_processes(everything, tokenizer, rounds, steps)
+            memory = measure_memory(tokenizer, sizes)
     about = (
         f"Commit {commit}, {report.hardware(torch.device('cpu'))}, one core. "
-        f"{report.versions('sentencepiece', 'tokenizers', 'pyarrow', 'numpy')}. {model}. "
+        f"{report.versions('sentencepiece', 'tokenizers', 'kitoken', 'tokie', 'numpy')}. {model}. "
         f"Command: `{report.command()}`."
     )
+    if options.speed:
+        stem = report.result_stem(options.out, "tokenization_speed", torch.device("cpu"))
+        parts = ["# Speed of tokenization", about, *speed_table(speeds)]
+        print(report.write(stem, parts, list(map(asdict, speeds))))
+        return
     parts = report_parts(about, speeds, ratios, counting, memory)
     raw = {
         "commit": commit,

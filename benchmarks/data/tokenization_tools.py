@@ -1,8 +1,10 @@
-"""Contenders of the tokenization benchmark behind one interface: ours, SentencePiece,
-tokenizers."""
+"""Contenders of the tokenization benchmark behind one interface: ours, SentencePiece, tokenizers,
+and kitoken and tokie where they are installed (benchmarks/requirements.txt)."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import itertools
 import re
 from collections.abc import Callable, Sequence
@@ -92,12 +94,47 @@ class WordTable:
         return result
 
 
+class Kitoken:
+    """Reads the SentencePiece model itself; it adds no BOS and EOS."""
+
+    def __init__(self, tokenizer: Path) -> None:
+        processor = load_processor(tokenizer)
+        module = importlib.import_module("kitoken")
+        self._tokenizer = module.Kitoken.from_sentencepiece_file(str(tokenizer / "tokenizer.model"))
+        self._ends = processor.bos_id(), processor.eos_id()
+        self._dtype = token_dtype(processor.vocab_size())
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        bos, eos = self._ends
+        # One at a time: batches may take all cores, and what is compared is one.
+        found = map(self._tokenizer.encode, texts)
+        return [np.array([bos, *ids, eos], self._dtype) for ids in found]
+
+
+class Tokie:
+    """Reads tokenizer.json; `<s>` in a text is always BOS."""
+
+    def __init__(self, tokenizer: Path) -> None:
+        processor = load_processor(tokenizer)
+        module = importlib.import_module("tokie")
+        self._tokenizer = module.Tokenizer.from_json(str(tokenizer / "tokenizer.json"))
+        self._ends = processor.bos_id(), processor.eos_id()
+        self._dtype = token_dtype(processor.vocab_size())
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        bos, eos = self._ends
+        found = (self._tokenizer.encode(text, False).ids for text in texts)
+        return [np.array([bos, *ids, eos], self._dtype) for ids in found]
+
+
 OURS = "ours"
+_PEERS: dict[str, Callable[[Path], Contender]] = {"kitoken": Kitoken, "tokie": Tokie}
 CONTENDERS: dict[str, Callable[[Path], Contender]] = {
     OURS: Ours,
     "SentencePiece": SentencePiece,
     "tokenizers": Tokenizers,
     "word table": WordTable,
+    **{name: peer for name, peer in _PEERS.items() if importlib.util.find_spec(name) is not None},
 }
 
 

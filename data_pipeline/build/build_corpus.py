@@ -33,6 +33,7 @@ from data_pipeline.build.fingerprint import (
     package_versions,
     source_fingerprint,
 )
+from data_pipeline.build.kept_samples import samples
 from data_pipeline.build.old_results import OldResults, clean_up
 from data_pipeline.build.parts import PART_SIZES, Part, PartSizes, build_part, groups
 from data_pipeline.build.publish_documents import (
@@ -222,9 +223,17 @@ def _target(source: Source, root: Root, out: Path, sizes: PartSizes) -> _Target:
     found = source.inputs(root)
     if not found.files:
         counts = format_counts(Counter(item.reason for item in found.ignored))
-        raise ValueError(f"{root} has nothing that source '{source.name}' reads: {counts} ignored")
+        advice = "".join(f"; {why}: {words}" for why, words in _advice(found).items())
+        raise ValueError(
+            f"{root} has nothing that source '{source.name}' reads: {counts} ignored{advice}"
+        )
     parts = _parts(source, found, out.parent / PARTS / out.name, sizes)
     return _Target(source, found, out, parts)
+
+
+def _advice(found: Inputs) -> dict[str, str]:
+    """What can be done about files that are not read, per reason; of some reasons."""
+    return {item.reason: item.advice for item in found.ignored if item.advice is not None}
 
 
 def _fingerprints(
@@ -366,6 +375,7 @@ def _publish(
             ("inputs", inputs),
             ("ignored", pa.Table.from_pylist(ignored, IGNORED_SCHEMA)),
             ("examples", _examples(target.parts, choice.requests)),
+            ("samples", samples(folder, total.samples)),
         ):
             pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
         (folder / "manifest.json").write_bytes(manifest.to_json())
@@ -412,6 +422,7 @@ def _summary(target: _Target, total: Published, inputs: pa.Table, fingerprint: s
             for (stage, reason), count in sorted(total.drops.items())
         ),
         ignored=dict(sorted(Counter(item.reason for item in target.found.ignored).items())),
+        advice=_advice(target.found),
         files=tuple(total.files),
         **total.counts.manifest_fields(),
     )

@@ -210,6 +210,10 @@ class Deviation:
     predicted_seconds: float | None
     measured_seconds: float | None
     """Core-seconds; None if the stage was not measured."""
+    peak_bytes: int | None = None
+    """Most memory of one process during the stage; None if it was not measured."""
+    disk_bytes: int | None = None
+    """What the stage has written, as it lies on disk; None if that is not measured."""
 
     @property
     def ratio(self) -> float | None:
@@ -219,10 +223,16 @@ class Deviation:
         return self.measured_seconds / self.predicted_seconds
 
 
-def compare(predicted: Sequence[StageCost], measured: Mapping[str, float]) -> list[Deviation]:
+def compare(
+    predicted: Sequence[StageCost],
+    measured: Mapping[str, float],
+    peaks: Mapping[str, int] | None = None,
+    disk: Mapping[str, int] | None = None,
+) -> list[Deviation]:
     """Prediction error per stage, all sources together, and last the total of those that have both.
 
-    `measured`: core-seconds per stage (`TimedExecutor.core_seconds` by label, `stage_of` each).
+    `measured`: core-seconds per stage (`TimedExecutor.core_seconds` by label, `stage_of` each);
+    `peaks` likewise in bytes of memory, `disk` in bytes on disk.
     """
     stages = list(dict.fromkeys([*(cost.stage for cost in predicted), *measured]))
     result = []
@@ -230,7 +240,9 @@ def compare(predicted: Sequence[StageCost], measured: Mapping[str, float]) -> li
         seconds = [cost.core_seconds for cost in predicted if cost.stage == stage]
         known = [value for value in seconds if value is not None]
         total = sum(known) if known else None
-        result.append(Deviation(stage, total, measured.get(stage)))
+        deviation = Deviation(stage, total, measured.get(stage))
+        own_peak, own_disk = (peaks or {}).get(stage), (disk or {}).get(stage)
+        result.append(replace(deviation, peak_bytes=own_peak, disk_bytes=own_disk))
     both = [d for d in result if d.ratio is not None]
     total_predicted = sum(d.predicted_seconds or 0.0 for d in both)
     total_measured = sum(d.measured_seconds or 0.0 for d in both)

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.build.document_counts import COUNTED_COLUMNS, DocumentCounts
+from data_pipeline.build.kept_samples import Place, smallest_ids
 from data_pipeline.build.parts import Part, keys_beside
 from data_pipeline.build.removal_requests import REQUESTED, RemovalRequests
 from data_pipeline.build.run_rules import CorpusDocuments
@@ -69,6 +70,8 @@ class Published:
     """Dropped documents by (stage, reason) ..."""
     drop_bytes: Counter[tuple[Stage, str]] = field(default_factory=Counter)
     """... and the UTF-8 bytes of their texts."""
+    samples: list[Place] = field(default_factory=list)
+    """Kept documents among which the source's samples are."""
 
     def add_drops(self, rows: pa.Table) -> None:
         stages, reasons = rows.column("stage").to_pylist(), rows.column("reason").to_pylist()
@@ -85,6 +88,7 @@ class Published:
         self.files.append(ShardFile(path.name, len(keys), path.stat().st_size, file_checksum(path)))
         columns = pq.read_table(path, columns=list(COUNTED_COLUMNS))
         self.counts.add_documents(columns, keys["num_bytes"])
+        self.samples += smallest_ids(keys, path.name)
 
     def add(self, other: Published) -> None:
         for name, value in vars(other).items():

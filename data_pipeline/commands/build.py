@@ -43,7 +43,7 @@ def build_or_inspect(corpus: Corpus, options: BuildOptions, *, program: str) -> 
     `program`: name of the command line, for the suggested next commands. ValueError for options
     that the corpus or its files do not allow.
     """
-    corpus = corpus.with_rules(options.deduplication.rules(corpus))
+    corpus = options.steps.added_to(corpus.with_rules(options.deduplication.rules(corpus)))
     if options.follow_links:
         corpus = corpus.with_links_followed()
     looked_at = options.inspection
@@ -71,8 +71,9 @@ def _build_alone(corpus: Corpus, options: BuildOptions, program: str) -> int:
     corpus = corpus.only(options.sources) if options.sources else corpus
     given = None if options.documents_only else _given_tokenizer(options.tokenizer, out)
     corpus, evaluations = _compared_with(corpus, options.decontaminate, out / "evaluations.npz")
-    for step in corpus.left_out:
-        print(f"left out: {step}", file=sys.stderr)
+    for what, steps in (("left out", corpus.left_out), ("added", corpus.added)):
+        for step in steps:
+            print(f"{what}: {step}", file=sys.stderr)
     trains = given is None and not options.documents_only
     predicted = _predicted(
         corpus,
@@ -85,7 +86,7 @@ def _build_alone(corpus: Corpus, options: BuildOptions, program: str) -> int:
     print(costs.as_text(predicted, jobs=jobs), flush=True)
     with options.executor.started(out) as executor:
         built = _run_stages(corpus, options, given, evaluations, TimedExecutor(executor))
-    deviations = costs.compare(predicted, built.core_seconds)
+    deviations = costs.compare(predicted, built.core_seconds, built.peak_bytes, _disk(out, built))
     print("\ncost, estimated and measured (measured is less where a build resumed):")
     print(costs.deviations_as_text(deviations))
     account = account_of(
@@ -124,6 +125,8 @@ class _Built:
     """Origin of the store's tokenizer."""
     core_seconds: dict[str, float] = field(default_factory=dict)
     """Per stage of `costs`."""
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+    """Most memory of one process, per stage of `costs`."""
 
 
 def _run_stages(
@@ -165,7 +168,19 @@ def _run_stages(
     for label, seconds in executor.core_seconds.items():
         stage = costs.stage_of(label)
         built.core_seconds[stage] = built.core_seconds.get(stage, 0.0) + seconds
+    for label, peak in executor.peak_bytes.items():
+        stage = costs.stage_of(label)
+        built.peak_bytes[stage] = max(peak, built.peak_bytes.get(stage, 0))
     return built
+
+
+def _disk(out: Path, built: _Built) -> dict[str, int]:
+    """Bytes on disk that stages wrote, without what earlier builds left."""
+    documents = [out / "documents" / name for name in built.manifests]
+    parts = num_bytes([out / "documents" / PARTS]) - sum(num_bytes(old.parts) for old in built.old)
+    published = num_bytes(documents)
+    store = {} if built.store is None else {costs.TOKENIZE: num_bytes([out / "store"])}
+    return {costs.READ: parts, costs.PUBLISH: published, **store}
 
 
 # -- the corpus -----------------------------------------------------------------------------------

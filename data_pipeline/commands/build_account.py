@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.build.build_corpus import CLUSTERS, RULES
@@ -23,6 +24,8 @@ from data_pipeline.report.account import (
     CostRow,
     DropExample,
     EvaluationAccount,
+    FileAccount,
+    KeptSample,
     MixtureRow,
     SourceAccount,
     TokenizerAccount,
@@ -31,6 +34,8 @@ from data_pipeline.report.account import (
 from data_pipeline.tokens.special_tokens import read_object
 from data_pipeline.tokens.store import Split, SplitManifest, StoreManifest
 
+MAX_FILES = 100
+"""Input files per source in the report; `inputs.parquet` has all."""
 _KINDS = {"sentencepiece": "SentencePiece", "huggingface": "Hugging Face tokenizers"}
 
 
@@ -84,6 +89,7 @@ def account_of(
         sources=tuple(
             _source(
                 corpus.source(name)[0],
+                documents / name,
                 manifest,
                 rules,
                 None if store is None else store.sources.get(name),
@@ -91,9 +97,11 @@ def account_of(
             for name, manifest in manifests.items()
         ),
         left_out=corpus.left_out,
+        added=corpus.added,
         undone=undone,
         requested_removals=sum(m.dropped.get(REQUESTED, 0) for m in manifests.values()),
         examples=tuple(e for name in manifests for e in _examples(documents / name, name)),
+        samples=tuple(s for name in manifests for s in _samples(documents / name, name)),
         clusters=tuple(load_clusters(documents / RULES / CLUSTERS)),
         evaluations=() if evaluations is None else tuple(_evaluations(manifests, evaluations)),
         tokenizer=None if store is None or tokenizer is None else _tokenizer(tokenizer, store),
@@ -110,6 +118,7 @@ def account_of(
 
 def _source(
     source: Source,
+    folder: Path,
     manifest: Manifest,
     rules: Sequence[str],
     splits: Mapping[Split, SplitManifest] | None,
@@ -122,7 +131,27 @@ def _source(
         unknown_bytes=None if splits is None else sum(s.num_byte_tokens for s in splits.values()),
         origin=source.origin,
         terms=source.terms,
+        files=tuple(_files(folder)),
     )
+
+
+def _files(folder: Path) -> Iterator[FileAccount]:
+    """The largest input files."""
+    table = pq.read_table(folder / "inputs.parquet")
+    order = pc.sort_indices(table, [("bytes", "descending"), ("source_file", "ascending")])
+    for row in table.take(order[:MAX_FILES]).to_pylist():
+        yield FileAccount(
+            name=row["source_file"],
+            num_bytes=row["bytes"],
+            read=row["num_read"],
+            dropped=row["num_dropped"],
+            text_bytes=row["num_text_bytes"],
+        )
+
+
+def _samples(folder: Path, source: str) -> Iterator[KeptSample]:
+    for row in pq.read_table(folder / "samples.parquet").to_pylist():
+        yield KeptSample(source=source, **row)
 
 
 def _examples(folder: Path, source: str) -> Iterator[DropExample]:
@@ -175,7 +204,9 @@ def _costs(predicted: Sequence[StageCost], deviations: Sequence[Deviation]) -> I
             predicted_core_hours=_hours(row.predicted_seconds),
             core_hours=_hours(row.measured_seconds),
             predicted_memory_bytes=max((cost.memory_bytes for cost in own), default=None),
+            memory_bytes=row.peak_bytes,
             predicted_disk_bytes=sum(cost.disk_bytes for cost in own) if own else None,
+            disk_bytes=row.disk_bytes,
         )
 
 

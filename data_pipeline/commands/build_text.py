@@ -8,8 +8,6 @@ Started as `bash recipes/build_text.sh`, or as `llama-ds-build` where the packag
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +18,11 @@ import tyro
 from data_pipeline.commands import command_line
 from data_pipeline.commands.build import build_or_inspect
 from data_pipeline.commands.command_line import Command, printed
+from data_pipeline.commands.compare_builds import CompareBuilds
 from data_pipeline.commands.compare_tokenizers import CompareTokenizers
 from data_pipeline.commands.find_document import FindDocument
 from data_pipeline.commands.options import BuildOptions
+from data_pipeline.commands.own_functions import own_function
 from data_pipeline.commands.plan_mixture import PlanMixture
 from data_pipeline.commands.remove import RemoveDocuments
 from data_pipeline.commands.verify_store import VerifyStore
@@ -44,7 +44,8 @@ class TextOptions:
 class BuildText:
     """Build a token store from your own text: plain text (.txt, .md, ...), JSON lines, Parquet.
 
-    Other jobs, each with its own --help: plan, compare-tokenizers, find-document, remove, verify.
+    Other jobs, each with its own --help: plan, compare-builds, compare-tokenizers, find-document,
+    remove, verify.
     """
 
     raw: str
@@ -74,6 +75,7 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
 
 
 DATASET_JOBS = {
+    "compare-builds": Command(CompareBuilds, printed(CompareBuilds.run)),
     "compare-tokenizers": Command(CompareTokenizers, printed(CompareTokenizers.run)),
     "find-document": Command(FindDocument, printed(FindDocument.run)),
     "remove": Command(RemoveDocuments, printed(RemoveDocuments.run)),
@@ -109,26 +111,6 @@ def _checked(corpus: object, name: str) -> Corpus:
 
 
 def corpus_function(place: str) -> CorpusFunction:
-    """Import the function FILE.py:FUNCTION; ValueError where there is none.
-
-    The file is imported under its own name, with its folder on `sys.path`, so that worker processes
-    of this machine can unpickle its functions; nodes of a Ray cluster need that folder on their
-    PYTHONPATH.
-    """
-    file, separator, name = place.rpartition(":")
-    path = Path(file)
-    if not separator or path.suffix != ".py" or not path.is_file():
-        raise ValueError(f"--corpus: {place} is not FILE.py:FUNCTION of a file that exists")
-    if not path.stem.isidentifier():
-        raise ValueError(f"--corpus: {path.name} cannot be imported by its name; rename the file")
-    sys.path.insert(0, str(path.resolve().parent))
-    module = importlib.import_module(path.stem)
-    if Path(str(module.__file__)).resolve() != path.resolve():
-        raise ValueError(
-            f"--corpus: another module is called {path.stem} ({module.__file__}); rename {path}"
-        )
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ValueError(f"--corpus: {path} has no function {name}")
-    found: CorpusFunction = function
+    """Import the function FILE.py:FUNCTION; ValueError where there is none."""
+    found: CorpusFunction = own_function(place, "--corpus")
     return found

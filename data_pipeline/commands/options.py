@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from data_pipeline.commands.executor_options import ExecutorOptions
+from data_pipeline.commands.extra_steps import ExtraSteps
 from data_pipeline.corpus import Deduplication
 
 
@@ -75,6 +76,7 @@ class BuildOptions:
     follow_links: bool = False
     """Read files outside of a source's folder that symbolic links in it lead to. By default such
     links are ignored (`symlink_outside`)."""
+    steps: ExtraSteps = field(default_factory=ExtraSteps)
     deduplication: Deduplication = field(default_factory=Deduplication)
     undo: tuple[str, ...] = ()
     """Deduplication rules to disable (duplicate, book_overlap, near_duplicate, same_url,

@@ -1,13 +1,16 @@
-"""Executor wrapper that measures CPU time and wall time per label."""
+"""Executor wrapper that measures CPU time, wall time and memory per label."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import Generic
 
 from data_pipeline.executors.executor import Executor, Result, Task
 
@@ -21,6 +24,8 @@ class TimedExecutor:
     """CPU time of all tasks, per label: of the task's process, threads included."""
     wall_seconds: dict[str, float] = field(default_factory=dict)
     """Wall time per label, from the first task's start to the last one's end."""
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+    """Most resident memory of a process during a task, per label; only where the system tells."""
     _seconds_here: float = 0.0
     """CPU time of tasks that ran in this process."""
 
@@ -36,9 +41,12 @@ class TimedExecutor:
         start = time.perf_counter()
         timed = self.executor.map(partial(_timed, function), tasks, sizes, label=label)
         self._add(self.wall_seconds, label, time.perf_counter() - start)
-        self._add(self.core_seconds, label, sum(seconds for _, seconds, _ in timed))
-        self._seconds_here += sum(seconds for _, seconds, pid in timed if pid == os.getpid())
-        return [result for result, _, _ in timed]
+        self._add(self.core_seconds, label, sum(task.seconds for task in timed))
+        self._seconds_here += sum(task.seconds for task in timed if task.pid == os.getpid())
+        peaks = [task.peak_bytes for task in timed if task.peak_bytes is not None]
+        if peaks:
+            self.peak_bytes[label] = max(*peaks, self.peak_bytes.get(label, 0))
+        return [task.result for task in timed]
 
     @contextmanager
     def phase(self, label: str) -> Iterator[None]:
@@ -54,8 +62,33 @@ class TimedExecutor:
         seconds[label] = seconds.get(label, 0.0) + more
 
 
-def _timed(function: Callable[[Task], Result], task: Task) -> tuple[Result, float, int]:
-    """The result, its CPU time, and the id of the process that computed it."""
+@dataclass(frozen=True)
+class _Timed(Generic[Result]):
+    result: Result
+    seconds: float
+    """CPU time."""
+    peak_bytes: int | None
+    pid: int
+    """Of the process that computed it."""
+
+
+def _timed(function: Callable[[Task], Result], task: Task) -> _Timed[Result]:
     start = time.process_time()
+    _forget_peak()
     result = function(task)
-    return result, time.process_time() - start, os.getpid()
+    return _Timed(result, time.process_time() - start, _peak(), os.getpid())
+
+
+def _forget_peak() -> None:
+    """Count the peak of this process's memory from here on (Linux, proc(5), clear_refs)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int | None:
+    """Peak of this process's resident memory in bytes; None where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(ln.split()[1]) << 10 for ln in lines if ln.startswith("VmHWM")), None)

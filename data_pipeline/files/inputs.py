@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PosixPath, PurePosixPath
+from typing import NamedTuple
 
 from data_pipeline.files.remote import RemoteFolder, Root, download, listing
 
@@ -66,6 +67,15 @@ class Ignored:
 
     source_file: str
     reason: str
+    advice: str | None = None
+    """What can be done about it, where the file's format is known."""
+
+
+class NotRead(NamedTuple):
+    """Why a file of a known format is not read, and what to do about it."""
+
+    reason: str
+    advice: str
 
 
 @dataclass(frozen=True)
@@ -75,13 +85,18 @@ class Inputs:
     files: tuple[InputFile, ...]
     ignored: tuple[Ignored, ...]
 
-    def without(self, why_ignored: Callable[[InputFile], str | None]) -> Inputs:
+    def without(self, why_ignored: Callable[[InputFile], str | NotRead | None]) -> Inputs:
         """Move the files for which `why_ignored` gives a reason to `ignored`."""
-        reasons = [why_ignored(file) for file in self.files]
-        pairs = list(zip(self.files, reasons, strict=True))
-        kept = tuple(file for file, reason in pairs if reason is None)
-        ignored = tuple(Ignored(f.source_file, reason) for f, reason in pairs if reason is not None)
-        return Inputs(kept, self.ignored + ignored)
+        kept, ignored = [], list(self.ignored)
+        for file in self.files:
+            match why_ignored(file):
+                case None:
+                    kept.append(file)
+                case NotRead(reason, advice):
+                    ignored.append(Ignored(file.source_file, reason, advice))
+                case str(reason):
+                    ignored.append(Ignored(file.source_file, reason))
+        return Inputs(tuple(kept), tuple(ignored))
 
 
 def walk(

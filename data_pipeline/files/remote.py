@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import fsspec
 # Keys under which stores list a version of a file's contents; else the time of its last change.
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "blob_id", "checksum")
 _TIME_KEYS = ("LastModified", "last_modified", "updated", "mtime", "created")
+
+_MAX_MESSAGE = 300
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class RemoteFolder:
 
     def exists(self) -> bool:
         filesystem, path = open_url(self.url)
-        return bool(filesystem.exists(path))
+        with _one_line_errors(self.url):
+            return bool(filesystem.exists(path))
 
 
 Root = Path | RemoteFolder
@@ -68,8 +73,9 @@ def listing(folder: RemoteFolder) -> list[RemoteFile]:
     """All files below the folder, by name; the file itself, where the URL is a file's; empty, where
     nothing exists."""
     filesystem, root = open_url(folder.url)
-    filesystem.invalidate_cache()
-    found: dict[str, dict[str, Any]] = filesystem.find(root, detail=True)
+    with _one_line_errors(folder.url):
+        filesystem.invalidate_cache()
+        found: dict[str, dict[str, Any]] = filesystem.find(root, detail=True)
     files = []
     for path, info in found.items():
         is_one_file = path.rstrip("/") == root.rstrip("/")
@@ -78,6 +84,17 @@ def listing(folder: RemoteFolder) -> list[RemoteFile]:
             url = filesystem.unstrip_protocol(path)
             files.append(RemoteFile(name, url, int(info["size"] or 0), _version(info)))
     return sorted(files, key=lambda file: file.name)
+
+
+@contextlib.contextmanager
+def _one_line_errors(url: str) -> Iterator[None]:
+    """ValueError in place of what a store's package raises without network or rights: pages of
+    nested errors, of a type of its own."""
+    try:
+        yield
+    except Exception as error:
+        words = " ".join(str(error).split())[:_MAX_MESSAGE] or type(error).__name__
+        raise ValueError(f"{url} cannot be reached: {words}") from error
 
 
 def _version(info: dict[str, Any]) -> str:

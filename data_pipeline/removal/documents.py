@@ -31,6 +31,8 @@ from data_pipeline.files.atomic import atomic_directory, link_or_copy
 from data_pipeline.files.checksum import file_checksum
 from data_pipeline.removal.matching_rows import split_rows
 
+SAMPLES = "samples.parquet"
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -68,8 +70,12 @@ def remove_documents(
         rewritten = {path.name for part in parts for path in (part.ledger, *part.documents)}
         for path in sorted(folder.iterdir()):
             # A folder is the cache of `load_documents`, recreated on demand.
-            if path.is_file() and path.name not in rewritten | {"manifest.json"}:
+            if path.is_file() and path.name not in rewritten | {"manifest.json", SAMPLES}:
                 link_or_copy(path, new / path.name)
+        if (folder / SAMPLES).exists():
+            samples = pq.read_table(folder / SAMPLES)
+            kept = samples.filter(pa.array(~requests.rows(samples)))
+            pq.write_table(kept, new / SAMPLES, compression="zstd")
         removed = _Removed()
         sizes = [sum(path.stat().st_size for path in part.documents) for part in parts]
         for part in executor.map(_rewrite, parts, sizes, label=f"remove from {folder.name}"):

@@ -8,14 +8,14 @@ UTF-8 bytes of texts unless stated otherwise.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pydantic
 
 from data_pipeline.build.duplicate_samples import Cluster
 from data_pipeline.documents_folder import Manifest
 
-ACCOUNT_VERSION = 2
+ACCOUNT_VERSION = 3
 READ, CLEAN = "read", "clean"
 """The stages before the deduplication rules: everything the reader found; what is kept after
 reader, edits and filters."""
@@ -47,6 +47,22 @@ class DropAccount:
     reason: str
     documents: int
     text_bytes: int
+    no_documents: int = 0
+    """How many of them were no documents at all, for the reader of the source: redirects and other
+    namespaces, a crawl's requests, damaged records."""
+
+
+@dataclass(frozen=True)
+class FileAccount:
+    """One input file."""
+
+    name: str
+    num_bytes: int
+    read: int
+    dropped: int
+    """Before deduplication."""
+    text_bytes: int
+    """Of what was read."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,19 @@ class SourceAccount:
     """Origin of the raw files, as prose."""
     terms: str = ""
     """License or terms of the source as a whole, as prose."""
+    advice: dict[str, str] = field(default_factory=dict)
+    """What can be done about files that were not read, for some reasons of `ignored`."""
+    domains: dict[str, int] = field(default_factory=dict)
+    """The most frequent hosts of kept documents."""
+    scores: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Histograms of kept documents by score (`documents_folder.Manifest`)."""
+    files: tuple[FileAccount, ...] = ()
+    """The largest input files."""
+
+    @property
+    def num_no_documents(self) -> int:
+        """What the reader found that is no document."""
+        return sum(drop.no_documents for drop in self.dropped)
 
     @property
     def num_documents(self) -> int:
@@ -105,6 +134,21 @@ class DropExample:
     detail: str | None
     text: str
     """Its beginning, at most a few thousand characters; empty where there was no text."""
+
+
+@dataclass(frozen=True)
+class KeptSample:
+    """The beginning of a kept document."""
+
+    source: str
+    id: str
+    text: str
+    url: str | None
+    title: str | None
+    language: str | None
+    license: str | None
+    source_file: str
+    offset: int | None
 
 
 @dataclass(frozen=True)
@@ -170,11 +214,14 @@ class BuildAccount:
     sources: tuple[SourceAccount, ...]
     left_out: tuple[str, ...] = ()
     """Optional steps that were skipped, each as a sentence."""
+    added: tuple[str, ...] = ()
+    """Steps in addition to the corpus's own, likewise."""
     undone: tuple[str, ...] = ()
     """Deduplication rules whose removals were undone."""
     requested_removals: int = 0
     """Documents removed by removal requests."""
     examples: tuple[DropExample, ...] = ()
+    samples: tuple[KeptSample, ...] = ()
     clusters: tuple[Cluster, ...] = ()
     evaluations: tuple[EvaluationAccount, ...] = ()
     tokenizer: TokenizerAccount | None = None
@@ -232,6 +279,7 @@ def source_account(
     unknown_bytes: int | None = None,
     origin: str = "",
     terms: str = "",
+    files: tuple[FileAccount, ...] = (),
 ) -> SourceAccount:
     """Statistics of a documents folder; `rules` names the corpus's deduplication rules in order.
 
@@ -240,11 +288,13 @@ def source_account(
     compared = {drop.reason: drop for drop in manifest.drops if drop.stage == "compare"}
     unknown = sorted(set(compared) - set(rules))
     assert not unknown, f"{manifest.source} has removals by {unknown}, which are none of {rules}"
-    cleaned: dict[str, tuple[int, int]] = {}
+    cleaned: dict[str, tuple[int, int, int]] = {}
     for drop in manifest.drops:
         if drop.stage != "compare":
-            sums = cleaned.get(drop.reason, (0, 0))
-            cleaned[drop.reason] = sums[0] + drop.documents, sums[1] + drop.text_bytes
+            sums = cleaned.get(drop.reason, (0, 0, 0))
+            no_documents = drop.documents if drop.stage == "read" else 0
+            more = (drop.documents, drop.text_bytes, no_documents)
+            cleaned[drop.reason] = (sums[0] + more[0], sums[1] + more[1], sums[2] + more[2])
     dropped = [DropAccount(CLEAN, reason, *sums) for reason, sums in cleaned.items()]
     documents, text_bytes = manifest.num_kept, manifest.num_text_bytes
     stages = []
@@ -273,4 +323,8 @@ def source_account(
         paragraphs_removed=manifest.num_paragraphs_removed,
         origin=origin,
         terms=terms,
+        advice=manifest.advice,
+        domains=manifest.domains,
+        scores=manifest.scores,
+        files=files,
     )

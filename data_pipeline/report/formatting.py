@@ -45,6 +45,16 @@ def length_range(bits: int) -> str:
     return f"{_length(first)} to {_length(2 * first)}"
 
 
+def probability_range(step: int) -> str:
+    """Range of the probabilities in a step of 5 %: 19 -> "0.95 to 1"."""
+    return f"{step * 0.05:.2f} to {(step + 1) * 0.05:.2f}"
+
+
+def power_range(bits: int) -> str:
+    """Range of the numbers whose whole part has `bits` bits: 10 -> "512 to 1,024"."""
+    return f"{(1 << bits) >> 1:,} to {1 << bits:,}"
+
+
 def _length(num_bytes: int) -> str:
     for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if num_bytes >= factor:

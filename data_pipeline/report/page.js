@@ -33,7 +33,7 @@
   }
 
   // Drop reasons of one source, or of all.
-  const chips = all(".chip");
+  const chips = all(".chip[data-source]");
   for (const chip of chips) chip.addEventListener("click", () => {
     const source = chip.dataset.source;
     for (const other of chips) other.setAttribute("aria-pressed", String(other === chip));
@@ -44,6 +44,66 @@
       }
     }
   });
+
+  // Reasons by what is searched for in them and their examples; their bars by a logarithm.
+  const search = document.getElementById("search-reasons");
+  const matches = (element, words) => {
+    const text = element.textContent.toLowerCase();
+    return words.every((word) => text.includes(word));
+  };
+  const wordsOf = (input) => input.value.toLowerCase().split(/\s+/).filter(Boolean);
+  search?.addEventListener("input", () => {
+    const words = wordsOf(search);
+    for (const reason of all(".reason")) reason.classList.toggle("unmatched", !matches(reason, words));
+  });
+  const log = document.getElementById("log");
+  log?.addEventListener("click", () => {
+    const is = document.querySelector(".reasons").classList.toggle("log");
+    log.setAttribute("aria-pressed", String(is));
+  });
+
+  // Tables: search, sort by a column, save what is shown.
+  const valueOf = (cell) => cell.dataset.value ?? cell.textContent.trim();
+  const compare = (a, b) => {
+    const numbers = a !== "" && b !== "" && !isNaN(a) && !isNaN(b);
+    return numbers ? a - b : a.localeCompare(b);
+  };
+  for (const head of all("table.sortable thead th")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = head.textContent;
+    head.replaceChildren(button);
+    button.addEventListener("click", () => {
+      const up = head.getAttribute("aria-sort") === "descending";
+      for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const body = head.closest("table").tBodies[0];
+      const keyed = [...body.rows].map((row) => [valueOf(row.cells[head.cellIndex]), row]);
+      keyed.sort((a, b) => (up ? 1 : -1) * compare(a[0], b[0]));
+      body.append(...keyed.map(([, row]) => row));
+    });
+  }
+  // A program for tables would take a text such as "=1+1" for a formula.
+  const quoted = (text) => {
+    const safe = /^[=+\-@\t\r]/.test(text) && isNaN(text) ? `'${text}` : text;
+    return `"${safe.replaceAll('"', '""')}"`;
+  };
+  for (const bar of all(".tools[data-for]")) {
+    const table = document.getElementById(bar.dataset.for);
+    const input = bar.querySelector("input");
+    input.addEventListener("input", () => {
+      const words = wordsOf(input);
+      for (const row of table.tBodies[0].rows) row.hidden = !matches(row, words);
+    });
+    bar.querySelector(".csv").addEventListener("click", () => {
+      const rows = [...table.rows].filter((row) => !row.hidden);
+      const lines = rows.map((row) => [...row.cells].map((cell) => quoted(valueOf(cell))).join(","));
+      const link = document.createElement("a");
+      link.href = `data:text/csv;charset=utf-8,${encodeURIComponent(lines.join("\r\n") + "\r\n")}`;
+      link.download = `${table.id}.csv`;
+      link.click();
+    });
+  }
 
   // Numbers at what is pointed at, tapped or focused.
   const tip = document.getElementById("tip");

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from data_pipeline.build.document_counts import STEPS
 from data_pipeline.build.duplicate_samples import Cluster, Member
 from data_pipeline.files.atomic import write_atomic
 from data_pipeline.report import formatting
@@ -24,10 +26,12 @@ from data_pipeline.report.account import (
     BuildAccount,
     DropAccount,
     DropExample,
+    KeptSample,
     MixtureRow,
     SourceAccount,
     stage_of_drop,
 )
+from data_pipeline.report.difference import differences
 from data_pipeline.report.flow import flows
 from data_pipeline.report.formatting import Run
 
@@ -42,13 +46,13 @@ MAX_NAMES = 8
 NUM_COLORS = 10
 
 
-def write(account: BuildAccount, path: Path) -> None:
+def write(account: BuildAccount, path: Path, *, before: BuildAccount | None = None) -> None:
     """Write the page to the file `path`, atomically."""
-    write_atomic(path, render(account).encode("utf-8"))
+    write_atomic(path, render(account, before=before).encode("utf-8"))
 
 
-def render(account: BuildAccount) -> str:
-    """The page as HTML."""
+def render(account: BuildAccount, *, before: BuildAccount | None = None) -> str:
+    """The page as HTML; with a section on what differs from the build `before`."""
     folder = files("data_pipeline.report")
     script = folder.joinpath("page.js").read_text("utf-8")
     environment = jinja2.Environment(
@@ -72,6 +76,10 @@ def render(account: BuildAccount) -> str:
         reasons=_reasons(account),
         clusters=_clusters(account.clusters),
         histograms=_histograms(account.sources),
+        scores={s.name: _scores(s) for s in account.sources},
+        samples=_by_source(account.samples),
+        before=before,
+        differences=[] if before is None else differences(before, account),
         languages={s.name: _parts(s.languages, "not known") for s in account.sources},
         licenses={s.name: _licenses(s) for s in account.sources},
         mixture=_mixture(account),
@@ -89,6 +97,8 @@ class _Totals:
     input_files: int
     input_bytes: int
     read: int
+    no_documents: int
+    """Of these: records that are no documents, such as redirects."""
     read_bytes: int
     kept: int
     kept_bytes: int
@@ -103,6 +113,7 @@ def _totals(account: BuildAccount) -> _Totals:
         input_files=sum(source.num_input_files for source in sources),
         input_bytes=sum(source.num_input_bytes for source in sources),
         read=sum(source.stages[0].documents for source in sources),
+        no_documents=sum(source.num_no_documents for source in sources),
         read_bytes=sum(source.stages[0].text_bytes for source in sources),
         kept=sum(source.num_documents for source in sources),
         kept_bytes=sum(source.num_text_bytes for source in sources),
@@ -121,6 +132,8 @@ class _PerSource:
     text_bytes: int
     share: float
     """Relative to the most frequent reason, in percent: the width of a bar."""
+    log_share: float
+    """The same where the width of the whole bar is by the logarithm of its number."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +142,7 @@ class _Reason:
     reason: str
     documents: int
     text_bytes: int
+    no_documents: int
     per_source: tuple[_PerSource, ...]
     examples: tuple[DropExample, ...]
 
@@ -150,10 +164,8 @@ def _reasons(account: BuildAccount) -> list[_Reason]:
             reason,
             sum(drop.documents for _, drop in drops),
             sum(drop.text_bytes for _, drop in drops),
-            tuple(
-                _PerSource(name, drop.documents, drop.text_bytes, 100 * drop.documents / most)
-                for name, drop in sorted(drops, key=lambda item: -item[1].documents)
-            ),
+            sum(drop.no_documents for _, drop in drops),
+            tuple(_per_source(drops, most)),
             tuple(
                 example
                 for some in examples.get((stage, reason), {}).values()
@@ -163,6 +175,15 @@ def _reasons(account: BuildAccount) -> list[_Reason]:
         for (stage, reason), drops in counts.items()
     ]
     return sorted(reasons, key=lambda item: (-item.documents, item.stage, item.reason))
+
+
+def _per_source(drops: Sequence[tuple[str, DropAccount]], most: int) -> Iterator[_PerSource]:
+    """Most first. `most`: documents of the most frequent reason."""
+    total = sum(drop.documents for _, drop in drops)
+    width = 100 * math.log1p(total) / math.log1p(max(1, most))
+    for name, drop in sorted(drops, key=lambda item: -item[1].documents):
+        share, part = drop.documents / max(1, most), drop.documents / max(1, total)
+        yield _PerSource(name, drop.documents, drop.text_bytes, 100 * share, width * part)
 
 
 @dataclass(frozen=True)
@@ -231,6 +252,38 @@ def _histograms(sources: Sequence[SourceAccount]) -> dict[str, list[_Bar]]:
             for bucket, value in enumerate(values, min(bits))
         ]
     return result
+
+
+_SCORES = {
+    "language_score": "Probability of the language",
+    "reference_score": "Probability of a page that Wikipedia cites",
+    "perplexity": "Perplexity",
+}
+
+
+def _scores(source: SourceAccount) -> dict[str, list[_Bar]]:
+    """Documents per range of each score that the source has, by the score's title."""
+    shown = {}
+    for name, title in _SCORES.items():
+        counts = {int(step): count for step, count in source.scores.get(name, {}).items()}
+        if not counts:
+            continue
+        is_probability = name != "perplexity"
+        steps = range(STEPS) if is_probability else range(min(counts), max(counts) + 1)
+        of_step = formatting.probability_range if is_probability else formatting.power_range
+        highest = max(counts.values())
+        shown[title] = [
+            _Bar(of_step(step), counts.get(step, 0), 100 * counts.get(step, 0) / highest)
+            for step in steps
+        ]
+    return shown
+
+
+def _by_source(samples: Iterable[KeptSample]) -> dict[str, list[KeptSample]]:
+    found: dict[str, list[KeptSample]] = {}
+    for sample in samples:
+        found.setdefault(sample.source, []).append(sample)
+    return found
 
 
 def _parts(counts: Mapping[str, int], unknown: str) -> list[_Bar]:

@@ -44,6 +44,8 @@ def table(
         rows += [(f"  - {r}", "", "", "", f"{n:,}", "", "") for r, n in manifest.dropped.items()]
         rows += [(f"  ~ {r}", "", "", f"{n:,}", "", "", "") for r, n in manifest.ignored.items()]
     notes = ["- dropped, ~ files or folders not read; read = kept + dropped"]
+    advice = {f"~ {why}: {words}" for m in manifests.values() for why, words in m.advice.items()}
+    notes += sorted(advice)
     notes += [f"left out: {step}" for step in left_out]
     lines = [*_aligned(rows), "", *notes]
     if evaluations is not None:

@@ -1,4 +1,5 @@
-"""C4 reader (allenai/c4 as published): gzipped JSON lines with `text`, `timestamp` and `url`."""
+"""C4 reader (allenai/c4 as published): gzipped JSON lines with `text`, `timestamp` and `url`, or
+the same columns in Parquet."""
 
 from __future__ import annotations
 
@@ -7,22 +8,34 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from data_pipeline.document import Document, Rejected
-from data_pipeline.files.inputs import InputFile, Inputs, walk
+from data_pipeline.files.inputs import InputFile, Inputs, NotRead, walk
 from data_pipeline.files.remote import Root
-from data_pipeline.sources.rows import is_json, read_documents
+from data_pipeline.sources.rows import is_json, is_parquet, read_documents
 
 # Multilingual C4 has the language in file names: c4-de.tfrecord-..., c4-zh-Latn-validation.tfr...
 _LANGUAGE = re.compile(r"c4-([a-z]{2,3}(?:-[A-Z][a-z]{3})?)(?:-validation)?\.tfrecord-")
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)Z?")
+_TFRECORD = NotRead(
+    "tfrecord", "TensorFlow's records are not read; allenai/c4 has the same pages as .json.gz"
+)
+_UNFILTERED = NotRead(
+    "unfiltered_c4",
+    "en.noclean has the pages before C4's filters and is not C4; take en, or filter WET files of "
+    "the crawl (--c4.from-crawl)",
+)
 
 
 def inputs(root: Root, *, language: str = "en") -> Inputs:
-    """The JSON-lines files under `root`, compressed or not, except those whose name has another
-    language than `language`."""
+    """The files of JSON lines and Parquet under `root`, compressed or not, except those whose name
+    has another language than `language`, and C4 before its filters."""
 
-    def why_ignored(file: InputFile) -> str | None:
-        if not is_json(file.path):
+    def why_ignored(file: InputFile) -> str | NotRead | None:
+        if ".tfrecord-" in file.path.name and not is_json(file.path):
+            return _TFRECORD
+        if not is_json(file.path) and not is_parquet(file.path):
             return "unknown_kind"
+        if "noclean" in file.source_file.lower():
+            return _UNFILTERED
         named = _LANGUAGE.match(file.path.name)
         return "language_not_wanted" if named is not None and named[1] != language else None
 

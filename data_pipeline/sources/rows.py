@@ -35,6 +35,9 @@ KNOWN_FIELDS = {
 }
 """Field of a row -> field of `Document`; only strings are used."""
 
+_NESTED = ("meta", "metadata")
+"""Fields with fields of their own, as objects or as JSON: in rows of RedPajama and Dolma."""
+
 MAX_LINE_BYTES = 64 << 20
 
 _PARQUET_BATCH_ROWS = 64
@@ -56,6 +59,33 @@ def is_parquet(path: Path) -> bool:
     return path.name.lower().endswith(".parquet")
 
 
+def field_names(file: InputFile, *, max_line_bytes: int) -> frozenset[str]:
+    """The names of a file's columns, or of its first row's fields; empty where there is no such
+    row. Never raises."""
+    try:
+        if is_parquet(file.path):
+            return frozenset(pq.read_schema(file.path).names)
+        with open_stream(file.path) as stream:
+            for line in lines(stream, max_line_bytes):
+                if line is None or line.strip():
+                    fields = json.loads((line or b"").decode("utf-8-sig"))
+                    return frozenset(fields) if isinstance(fields, dict) else frozenset()
+    except (*DAMAGE, ValueError, RecursionError):
+        pass
+    return frozenset()
+
+
+def nested_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """The members of a row's field `meta` or `metadata`; empty where it has none."""
+    found: Any = next((fields[name] for name in _NESTED if fields.get(name)), None)
+    if isinstance(found, str):
+        try:
+            found = json.loads(found)
+        except (ValueError, RecursionError):
+            return {}
+    return found if isinstance(found, dict) else {}
+
+
 def read_rows(
     file: InputFile, *, text_field: str, is_wanted: Callable[[str], bool], max_line_bytes: int
 ) -> Iterator[Row | Rejected]:
@@ -74,11 +104,12 @@ def read_rows(
 def read_documents(
     file: InputFile, *, text_field: str, max_line_bytes: int = MAX_LINE_BYTES
 ) -> Iterator[Document | Rejected]:
-    """The rows of a file as documents, with the `KNOWN_FIELDS` that they have. Never raises."""
+    """The rows of a file as documents, with the `KNOWN_FIELDS` that they, or their field `meta`,
+    have. Never raises."""
     rows = read_rows(
         file,
         text_field=text_field,
-        is_wanted=KNOWN_FIELDS.__contains__,
+        is_wanted={*KNOWN_FIELDS, *_NESTED}.__contains__,
         max_line_bytes=max_line_bytes,
     )
     for row in rows:
@@ -90,10 +121,11 @@ def _document(row: Row, file: InputFile, text_field: str) -> Document | Rejected
     if not isinstance(text, str):
         detail = f"'{text_field}' at {row.offset} is {type(text).__name__}, not text"
         return Rejected("text_not_string", file.source_file, row.offset, detail)
+    fields = {**nested_fields(row.fields), **row.fields}
     known: dict[str, Any] = {
-        ours: clean(row.fields[theirs])
+        ours: clean(fields[theirs])
         for theirs, ours in KNOWN_FIELDS.items()
-        if isinstance(row.fields.get(theirs), str)
+        if isinstance(fields.get(theirs), str)
     }
     return Document(clean(text), file.source_file, row.offset, **known)
 

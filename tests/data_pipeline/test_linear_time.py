@@ -7,14 +7,17 @@ from collections.abc import Callable
 
 import pytest
 
+from data_pipeline.document import Document
+from data_pipeline.files.tar_stream import DamagedTarError, _pax_records
+from data_pipeline.filters.web_rules import gopher_repetition
 from data_pipeline.sources.arxiv.project import main_file
-from data_pipeline.sources.arxiv.tar_stream import DamagedTarError, _pax_records
 from data_pipeline.sources.books import gutenberg
 from data_pipeline.sources.github.notices import remove_notices
 from data_pipeline.sources.stack_exchange.post_html import to_text as post_text
 from data_pipeline.sources.wikipedia.wikitext import to_text as wikitext_text
 from data_pipeline.text.decoding import clean
 from data_pipeline.text.licenses import from_name
+from data_pipeline.text.masking import without_emails, without_ip_addresses
 
 N = 6_000
 """Characters of the shorter text; of the longer one ten times as many, for which a quadratic
@@ -40,6 +43,10 @@ def book(text: str) -> None:
     gutenberg.book(text)
 
 
+def repetition(text: str) -> None:
+    gopher_repetition(Document(text, "file"))
+
+
 def notices(text: str) -> None:
     remove_notices(text, "a.py")
 
@@ -60,6 +67,10 @@ CASES: dict[str, tuple[Callable[[str], object], str, str]] = {
     "cells": (post_text, "<table><tr>", "<td>a"),
     "blank cells": (post_text, "<table><tr>", "<td> "),
     "code lines": (post_text, "<pre>", "a<br>"),
+    "e-mails": (without_emails, "@", "a."),
+    "e-mail hosts": (without_emails, "a@", "a."),
+    "addresses": (without_ip_addresses, "2000:", "1:1."),
+    "repeated words": (repetition, "", "a b "),
     "prefixes": (wikitext_text, "[[", ":w"),
     "conversion": (wikitext_text, "{{convert", "|1"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -85,6 +86,19 @@ class Browser:
         element = self.find(selector)
         self.run("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
         element.click()
+
+    def saved(self, selector: str, folder: Path) -> Path:
+        """Click on what saves a file; the file."""
+        place = {"behavior": "allow", "downloadPath": str(folder)}
+        self._driver.execute_cdp_cmd("Browser.setDownloadBehavior", place)
+        self.click(selector)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            found = [path for path in folder.iterdir() if not path.name.endswith(".crdownload")]
+            if found:
+                return found[0]
+            time.sleep(0.02)
+        raise AssertionError(f"{selector} saved no file in {folder}")
 
     @property
     def title(self) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from random import Random
 
-from tests.support.damage import cut, noisy
+from tests.support.archives import nasty_archives
+from tests.support.damage import cut, mutated, noisy
 
 SIZE = 15_000
 """Characters of one hostile text: enough that a quadratic reader would take minutes."""
@@ -226,6 +227,8 @@ def nasty_arxiv(rng: Random) -> Iterator[tuple[str, bytes]]:
     yield "arXiv_src_2001_003.tar", noisy(whole, rng)
     packed = gzip.compress(tar_of({"main.tex": soup(rng, 2000).encode()}))
     yield "cut.gz", cut(packed, rng)
+    files["main.tex.gz"] = mutated(gzip.compress(files.pop("main.tex")), rng)
+    yield from nasty_archives(rng, "2001.00002", files, (".zip", ".tar.gz", ".tar.bz2"))
     yield "gzips.gz", gzip.compress(gzip.compress(gzip.compress(gzip.compress(b"\\section{x}"))))
     yield "random.gz", rng.randbytes(3_000)
     yield "random.tar", rng.randbytes(3_000)

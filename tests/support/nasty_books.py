@@ -7,6 +7,8 @@ import json
 import random
 from collections.abc import Iterator
 
+from tests.support.archives import nasty_archives
+
 _LINES = (
     *("The Project Gutenberg EBook of A Book, by Nobody", "Title: A Book", "Author:", "Language: "),
     *("Release Date: May 99, 20000 [EBook #9999999999]", "Character set encoding: no-such-thing"),
@@ -42,3 +44,6 @@ def nasty_books(rng: random.Random) -> Iterator[tuple[str, bytes]]:
     yield "rows.jsonl", b"\n".join([*(json.dumps(row).encode() for row in rows), b"[]", b"\xfe"])
     yield "rows.parquet", rng.randbytes(100)
     yield "book.epub", rng.randbytes(100)
+    book = nasty_book(rng).encode("utf-8", "replace")
+    yield "1342.txt.utf-8", book
+    yield from nasty_archives(rng, "1342-0", {"1342-0.txt": book, "a.png": b"x"}, (".zip",))

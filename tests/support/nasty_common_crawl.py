@@ -7,6 +7,9 @@ import json
 import random
 from collections.abc import Iterator
 
+from backports import zstd
+
+from tests.support.archives import zstd_with_dictionary
 from tests.support.damage import mutated
 
 PAGE = (
@@ -148,6 +151,7 @@ def nasty_common_crawl(rng: random.Random) -> Iterator[tuple[str, bytes]]:
     bodies = [body[:50_000] for _, body in hostile_pages()]
     charsets = ["utf-8", "latin-1", "shift_jis", "utf-16", "x-unknown", "\udcff"]
     codings = ["", "Transfer-Encoding: chunked\r\n", "Content-Encoding: gzip\r\n"]
+    codings += ["Content-Encoding: zstd\r\n"]
     codings += ["Content-Encoding: br\r\n", "Content-Encoding: deflate, gzip\r\n"]
     while True:
         records: list[bytes] = []
@@ -159,6 +163,7 @@ def nasty_common_crawl(rng: random.Random) -> Iterator[tuple[str, bytes]]:
                     _tag_soup(rng),
                     PAGE.encode(),
                     gzip.compress(PAGE.encode()),
+                    mutated(zstd.compress(PAGE.encode()), rng),
                     b"5\r\nabcde",
                 ]
             )
@@ -175,6 +180,10 @@ def nasty_common_crawl(rng: random.Random) -> Iterator[tuple[str, bytes]]:
                 ("nasty.warc.gz", pack(*records)),
                 ("nasty.warc", b"".join(records)),
                 ("nasty.warc.wet.gz", gzip.compress(b"".join(records))),
+                (
+                    "nasty.warc.zst",
+                    zstd_with_dictionary(b"".join(records), packed=True),
+                ),
                 ("nasty.warc.txt", b"".join(records).replace(b"\r\n", b"\n")),
             ]
         )

@@ -7,10 +7,12 @@ import io
 import json
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.support.archives import nasty_archives
 from tests.support.damage import cut, noisy
 
 _PIECES = (
@@ -94,6 +96,14 @@ def nasty_github(rng: random.Random) -> Iterator[tuple[str, bytes]]:
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     yield "rows.parquet", _damaged(buffer.getvalue(), rng)
+    members = {f"a-1/{name}": nasty_source(rng).encode("utf-8", "replace") for name in _NAMES[:4]}
+    members["a-1/LICENSE"] = b"Permission is hereby granted, free of charge"
+    yield from nasty_archives(rng, "a-1", members, (".zip", ".tar.gz", ".tar"))
+    nested = {"path": rng.choice(_NAMES), "repo_name": rng.choice(["a/b", 1]), "license": "mit"}
+    meta: Any = rng.choice([nested, json.dumps(nested), "{", None, []])
+    yield "redpajama.jsonl", json.dumps({"text": nasty_source(rng), "meta": meta}).encode()
+    tables = [{"id": 1, "content": "x"}, {"repo_name": "a/b", "license": "mit"}, {"code": 1}]
+    yield "export/tables-0.json.gz", gzip.compress(json.dumps(rng.choice(tables)).encode())
     yield "checkout/LICENSE", _damaged(b"Permission is hereby granted, free of charge", rng)
     for name in _NAMES[:-2]:
         text = nasty_source(rng).encode("utf-8", "surrogatepass")

@@ -11,6 +11,7 @@ from xml.sax.saxutils import quoteattr
 
 import py7zr
 
+from tests.support.archives import nasty_archives
 from tests.support.damage import cut, noisy
 
 _HTML = (
@@ -88,6 +89,7 @@ def nasty_stack_exchange(rng: random.Random) -> Iterator[tuple[str, bytes]]:
     yield "empty/Posts.xml", b""
     yield "long/Posts.xml", b"<posts><row Id='1' Body='" + b"x" * 300_000
     yield "site.7z", bytes(packed)
+    yield from nasty_archives(rng, "gis", {"gis/posts.xml": whole, "a/b": b""}, (".zip", ".7z"))
     yield "short.7z", cut(bytes(packed), rng)
     packed[rng.randrange(len(packed))] ^= 1 << rng.randrange(8)
     yield "flipped.7z", bytes(packed)

@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator
 from xml.sax.saxutils import escape
 
+from tests.support.archives import nasty_archives
 from tests.support.damage import cut, noisy
 
 MARKUP = (
@@ -87,6 +88,7 @@ def nasty_wikipedia(rng: random.Random) -> Iterator[tuple[str, bytes]]:
     yield "dewiki-20220706-pages-articles.xml", short
     yield "dewiki-20220707-pages-articles.xml", changed
     yield "dewiki-fragment.xml", good.encode()
+    yield from nasty_archives(rng, "dewiki-pages.xml", {"a.xml": whole}, (".zip", ".7z"))
     yield "dewiki-utf16.xml", whole.decode("utf-8", "replace").encode("utf-16")
     yield "dewiki-empty.xml", b""
     yield "dewiki-noise.xml.gz", rng.randbytes(200)

@@ -3,6 +3,8 @@ drop reasons like the rules', and texts that are hostile to a page."""
 
 from __future__ import annotations
 
+import dataclasses
+
 from data_pipeline.report.account import (
     CLEAN,
     READ,
@@ -11,6 +13,8 @@ from data_pipeline.report.account import (
     DropAccount,
     DropExample,
     EvaluationAccount,
+    FileAccount,
+    KeptSample,
     MixtureRow,
     SourceAccount,
     StageAccount,
@@ -152,7 +156,7 @@ def sample_account() -> BuildAccount:
     sources = tuple(_source(*fields) for fields in _SOURCES)
     return BuildAccount(
         corpus="llama1",
-        created="2026-11-25 08:00 UTC",
+        created="2026-11-25T08:00:00+00:00",
         sources=sources,
         left_out=(
             "common_crawl: the perplexity of languages without a model is not measured",
@@ -160,6 +164,7 @@ def sample_account() -> BuildAccount:
         ),
         undone=("url",),
         examples=_examples(),
+        samples=_samples(),
         clusters=sample_clusters(),
         evaluations=(
             EvaluationAccount("hellaswag", 10_042, 9_871, 312),
@@ -197,6 +202,25 @@ def sample_account() -> BuildAccount:
     )
 
 
+def with_more_books() -> BuildAccount:
+    """The sample account of a build that read 1,000 more books, in another language."""
+    account = sample_account()
+    (books,) = (source for source in account.sources if source.name == "books")
+    read, *others = books.stages
+    dropped = tuple(
+        dataclasses.replace(drop, documents=drop.documents + 1_000 * (drop.reason == "language"))
+        for drop in books.dropped
+    )
+    more = dataclasses.replace(
+        books,
+        stages=(dataclasses.replace(read, documents=read.documents + 1_000), *others),
+        dropped=dropped,
+    )
+    return dataclasses.replace(
+        account, sources=tuple(more if s.name == "books" else s for s in account.sources)
+    )
+
+
 def _source(
     name: str,
     sizes: tuple[int, int, int, int],
@@ -208,7 +232,13 @@ def _source(
 ) -> SourceAccount:
     num_files, raw_bytes, documents, text_bytes = sizes
     dropped = tuple(
-        DropAccount(stage, reason, int(documents * share), int(text_bytes * share * 0.8))
+        DropAccount(
+            stage,
+            reason,
+            int(documents * share),
+            int(text_bytes * share * 0.8),
+            int(documents * share) if reason == "redirect" else 0,
+        )
         for stage, reason, share in drops
     )
     stages = [StageAccount(READ, documents, text_bytes)]
@@ -240,7 +270,25 @@ def _source(
         unknown_bytes=int(text_bytes * 0.0004),
         origin=origin,
         terms=terms,
+        advice={"not a file of this source": "put it elsewhere"} if name == "github" else {},
+        domains={"=1+1.example": 12_000, "river.example": 9_000} if name == "c4" else {},
+        scores={"perplexity": {"7": 10, "9": 40}, "language_score": {"12": 5, "19": 90}}
+        if name == "common_crawl"
+        else {},
+        files=tuple(
+            FileAccount(f"{name}-{n:03}.gz", 10**9 // n, 1_000 * n, 90 * n, 10**8)
+            for n in (1, 2, 12)
+        ),
     )
+
+
+def _samples() -> tuple[KeptSample, ...]:
+    heron = "A heron stands in the shallow water."
+    return (
+        KeptSample("wikipedia", "aa11", heron, "https://en.wikipedia.org/wiki/Heron", "Heron", "en",
+                   "CC-BY-SA-4.0", "enwiki.xml.bz2", 17),
+        KeptSample("c4", "bb22", HOSTILE, None, None, None, None, "c4.json.gz", 2),
+    )  # fmt: skip
 
 
 def _examples() -> tuple[DropExample, ...]:

@@ -43,11 +43,14 @@ def write_documents(folder: Path, rows: Sequence[Mapping[str, Any]], num_files: 
         drops=(),
         contaminated={},
         ignored={},
+        advice={},
         num_text_bytes=size,
         lengths={},
         languages={},
         licenses={},
         license_bytes={},
+        domains={},
+        scores={},
         files=tuple(files),
     )
     (folder / "manifest.json").write_bytes(manifest.to_json())

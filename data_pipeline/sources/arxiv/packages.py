@@ -1,16 +1,17 @@
 """Reads arXiv source packages, one paper each, as single files or in bulk files.
 
-A package is a gzip file of one TeX file or of a tar archive, a tar archive, or a PDF file; its
-magic bytes decide, not its name. A bulk file (`arXiv_src_*.tar`) is a tar archive of packages
-(`YYMM/<id>.gz`, `YYMM/<id>.pdf`). The offset of a document is the byte offset of its member in the
-bulk file; None for a single package. A paper's text is its main file with all that it includes; its
-identity and month come from the file's name.
+A package is a gzip or bzip2 file of one TeX file or of a tar archive, a tar or zip archive, or a
+PDF file; its magic bytes decide, not its name. A bulk file (`arXiv_src_*.tar`) is a tar archive of
+packages (`YYMM/<id>.gz`, `YYMM/<id>.pdf`). The offset of a document is the byte offset of its
+member in the bulk file; None for a single package. A paper's text is its main file with all that it
+includes; its identity and month come from the file's name.
 
 arXiv has each paper's license in its metadata and not in the source: license is None.
 """
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import posixpath
@@ -20,25 +21,45 @@ from dataclasses import dataclass, replace
 
 from data_pipeline.document import Document, Rejected
 from data_pipeline.files.compressed import DAMAGE, one_line
-from data_pipeline.files.inputs import InputFile, Inputs, walk
+from data_pipeline.files.inputs import InputFile, Inputs, NotRead, walk
 from data_pipeline.files.remote import Root
+from data_pipeline.files.tar_stream import MemberKind, Readable, is_tar, members
 from data_pipeline.sources.arxiv import sections as latex
 from data_pipeline.sources.arxiv.acronyms import expand_acronyms
 from data_pipeline.sources.arxiv.expansion_input import MacroExplosionError
 from data_pipeline.sources.arxiv.macros import expand_macros
+from data_pipeline.sources.arxiv.package_files import UnusableError, files_of_tar, files_of_zip
 from data_pipeline.sources.arxiv.project import (
-    TEX_SUFFIXES,
     ProjectTooLargeError,
     decode_project,
     is_withdrawn,
     main_file,
     merged,
 )
-from data_pipeline.sources.arxiv.tar_stream import Member, MemberKind, Readable, is_tar, members
 from data_pipeline.sources.arxiv.title import title_of
 from data_pipeline.text.decoding import NotTextError, clean
 
-_SUFFIXES = (".gz", ".tar", ".tgz", ".pdf")
+_SUFFIXES = (".gz", ".tar", ".tgz", ".pdf", ".bz2", ".tbz", ".tbz2", ".zip")
+_OTHER_FORMATS = (
+    (
+        (".tex", ".ltx", ".bbl", ".sty", ".cls"),
+        NotRead("unpacked_paper", "a paper is one file; pack it: tar czf ID.tar.gz -C ID ."),
+    ),
+    (
+        (".xz", ".zst", ".7z", ".rar", ".z"),
+        NotRead("repack", "no format in which arXiv has papers; pack it again as .tar.gz"),
+    ),
+    (
+        (".json", ".jsonl", ".ndjson", ".parquet", ".csv"),
+        NotRead(
+            "not_a_package",
+            "metadata or rows of text, no LaTeX sources; those are in s3://arxiv/src; give rows a "
+            "source of their own",
+        ),
+    ),
+    ((".ps", ".html", ".dvi"), NotRead("no_source", "an output; the reader takes LaTeX sources")),
+)
+_PACKED_ROWS = (".json.gz", ".jsonl.gz", ".ndjson.gz", ".csv.gz")
 _NEW_ID = re.compile(r"(\d{2})(0[1-9]|1[0-2])\.\d{4,5}(?:v\d+)?")
 _DOWNLOAD = re.compile(r"^arxiv[-_:. ]+|[ _]?\(\d{1,2}\)$", re.IGNORECASE)
 _OLD_ID = re.compile(
@@ -50,47 +71,16 @@ _MAX_NAME_CHARACTERS = 255
 _FIRST_YEAR = 91
 """arXiv began in 1991: a smaller two-digit year is one of this century."""
 
-_TEX_SUFFIXES = TEX_SUFFIXES | {".sty", ".cls"}
-_NOT_TEXT = frozenset(
-    {
-        *(".pdf", ".ps", ".eps", ".epsf", ".epsi", ".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif"),
-        *(".tiff", ".svg", ".gz", ".zip", ".bz2", ".xz", ".tar", ".z", ".mp4", ".avi", ".mov"),
-        *(".ttf", ".otf", ".pfb", ".tfm", ".dvi", ".xls", ".xlsx", ".doc", ".docx", ".ppt", ".npy"),
-        *(
-            ".bib",
-            ".bst",
-            ".bbl",
-            ".aux",
-            ".log",
-            ".out",
-            ".fits",
-            ".h5",
-            ".ipynb",
-            ".csv",
-            ".json5",
-        ),
-    }
-)
-"""Suffixes of files in a package without text of the paper: skipped."""
-
 _UUENCODED = re.compile(rb"[^\\]*?^begin [0-7]{3} \S+\s*\n[ -`]{61}\s*$", re.MULTILINE)
 """A uuencoded archive as it was mailed in the 1990s, after a script or words at most. Figures that
 were mailed after a paper's TeX follow its end, where they are removed with the rest."""
+_BZIP2 = re.compile(rb"BZh[1-9]1AY&SY")
 _HEAD_BYTES = 1_024
 _MAX_WITHDRAWN_BYTES = 4_000
 _WITHDRAWN = re.compile(
     rb"(?:paper|article|manuscript|submission|preprint|work|version)s?\s[^.]{0,60}\bwithdrawn\b",
     re.IGNORECASE,
 )
-
-
-class _UnusableError(Exception):
-    """A package without a usable paper; `reason` is the drop reason."""
-
-    def __init__(self, reason: str, detail: str | None = None) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -120,10 +110,15 @@ def paper_id(file_name: str) -> PaperId | None:
 def inputs(root: Root) -> Inputs:
     """The packages and bulk files under `root`: by suffix, or by an arXiv id as file name."""
 
-    def why_ignored(file: InputFile) -> str | None:
+    def why_ignored(file: InputFile) -> str | NotRead | None:
         name = file.source_file.rpartition("/")[2]
-        known = name.lower().endswith(_SUFFIXES) or paper_id(name) is not None
-        return None if known else "unknown_kind"
+        lower = name.lower()
+        if lower.endswith(_PACKED_ROWS):
+            lower = lower.removesuffix(".gz")
+        if lower.endswith(_SUFFIXES) or paper_id(name) is not None:
+            return None
+        known = (why for suffixes, why in _OTHER_FORMATS if lower.endswith(suffixes))
+        return next(known, "unknown_kind")
 
     return walk(root, follow_symlinks=True).without(why_ignored)
 
@@ -224,7 +219,7 @@ class _Rewound(io.RawIOBase):
         if self._left is not None:
             self._left -= len(data)
             if self._left < 0:
-                raise _UnusableError("too_large", "unpacks to more than the limit")
+                raise UnusableError("too_large", "unpacks to more than the limit")
         buffer[: len(data)] = data
         return len(data)
 
@@ -260,7 +255,7 @@ def _paper(
     try:
         files = _package_files(stream, max_package_bytes, max_text_bytes)
         text = _project_text(files, max_text_bytes)
-    except _UnusableError as error:
+    except UnusableError as error:
         reason, detail = error.reason, error.detail
     except NotTextError as error:
         reason, detail = error.reason, str(error)
@@ -279,15 +274,15 @@ def _paper(
 def _project_text(files: dict[str, bytes], max_text_bytes: int) -> str:
     texts = decode_project(files)
     if is_withdrawn(texts):
-        raise _UnusableError("withdrawn", "marked %auto-ignore")
+        raise UnusableError("withdrawn", "marked %auto-ignore")
     if sum(map(len, files.values())) < _MAX_WITHDRAWN_BYTES:
         for data in files.values():
             if match := _WITHDRAWN.search(data):
                 said = " ".join(match.group().decode("ascii", "replace").split())
-                raise _UnusableError("withdrawn", f"says: {said}")
+                raise UnusableError("withdrawn", f"says: {said}")
     main = main_file(texts, max_characters=max_text_bytes)
     if main is None:
-        raise _UnusableError("no_tex", f"no TeX file among {len(files)} files")
+        raise UnusableError("no_tex", f"no TeX file among {len(files)} files")
     return merged(texts, main, max_characters=max_text_bytes)
 
 
@@ -297,55 +292,28 @@ def _package_files(
     """The files of a package that may contain text, by their paths in it."""
     head, data = _peek(stream, max_package_bytes)
     depth = 0
-    while head.startswith(b"\x1f\x8b"):
+    while (is_gzip := head.startswith(b"\x1f\x8b")) or _BZIP2.match(head):
         if depth == 2:
-            raise _UnusableError("not_tex", "gzip nested three times")
+            raise UnusableError("not_tex", "compressed three times")
         depth += 1
-        head, data = _peek(gzip.GzipFile(fileobj=data), max_package_bytes)
+        unpacked = gzip.GzipFile(fileobj=data) if is_gzip else bz2.BZ2File(data)
+        head, data = _peek(unpacked, max_package_bytes)
     if not head:
-        raise _UnusableError("empty")
+        raise UnusableError("empty")
+    if head.startswith(b"PK\x03\x04"):
+        return files_of_zip(data, max_text_bytes)
     if is_tar(head):
-        return _archive_files(data, max_text_bytes)
+        return files_of_tar(data, max_text_bytes)
     for magic, reason in ((b"%PDF", "pdf_only"), (b"%!", "postscript_only")):
         if head.lstrip().startswith(magic):
-            raise _UnusableError(reason)
+            raise UnusableError(reason)
     if head.lstrip().startswith(b"<"):
-        raise _UnusableError("not_tex", "HTML or XML")
+        raise UnusableError("not_tex", "HTML or XML")
     text = data.read(max_text_bytes + 1)
     if len(text) > max_text_bytes:
-        raise _UnusableError("too_large", f"has more than {max_text_bytes} bytes of text")
+        raise UnusableError("too_large", f"has more than {max_text_bytes} bytes of text")
     if _UUENCODED.match(text, 0, 1 << 16):
-        raise _UnusableError("not_tex", "uuencoded")
+        raise UnusableError("not_tex", "uuencoded")
     if not text.strip(b" \t\r\n\0"):
-        raise _UnusableError("empty")
+        raise UnusableError("empty")
     return {"main.tex": text}
-
-
-def _archive_files(stream: io.BufferedReader, max_text_bytes: int) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    # Data tables have a limit of their own, so that there is always room for the paper itself.
-    left = {True: max_text_bytes, False: max_text_bytes // 4}
-    num_pdf = num_files = 0
-    for member, data in members(stream):
-        num_files += member.kind is MemberKind.FILE
-        num_pdf += member.name.lower().endswith(".pdf")
-        path = _inner_path(member)
-        if path is None:
-            continue
-        is_tex = posixpath.splitext(path)[1].lower() in _TEX_SUFFIXES
-        if member.size <= left[is_tex]:
-            files[path] = io.BufferedReader(data).read()
-            left[is_tex] -= member.size
-    if not files:
-        reason = "pdf_only" if num_pdf else "no_tex" if num_files else "empty"
-        raise _UnusableError(reason, f"{num_files} files, no text among them")
-    return files
-
-
-def _inner_path(member: Member) -> str | None:
-    """Path of a member in its package; None if it is not text or lies outside."""
-    path = posixpath.normpath(member.name)
-    suffix = posixpath.splitext(path)[1].lower()
-    outside = path.startswith(("/", "../")) or path in (".", "..")
-    readable = member.kind is MemberKind.FILE and suffix not in _NOT_TEXT
-    return path if readable and not outside else None

@@ -8,33 +8,51 @@ hundred). JSON lines and Parquet have one book per row, in the field `text_field
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from data_pipeline.document import Document, Rejected
+from data_pipeline.files.archives import open_file
 from data_pipeline.files.compressed import (
     DAMAGE,
+    Stream,
     chunks,
     lines,
     one_line,
-    open_stream,
     uncompressed_name,
 )
-from data_pipeline.files.inputs import InputFile, Inputs, walk
+from data_pipeline.files.inputs import InputFile, Inputs, NotRead, walk
 from data_pipeline.files.remote import Root
 from data_pipeline.sources.books import gutenberg
 from data_pipeline.sources.rows import is_json, is_parquet, read_documents
 from data_pipeline.text.decoding import NotTextError, clean, decode, detect_encoding
 
 TEXT_SUFFIXES = frozenset({".txt", ".text"})
+_TEXT_ENDINGS = (*sorted(TEXT_SUFFIXES), ".txt.utf-8", ".txt.utf8")
+"""The longer ones are Project Gutenberg's."""
+_ADVICE = (
+    "Project Gutenberg has every such book as plain text, too (1342-0.txt); convert other books to "
+    ".txt or rows"
+)
+_OTHER_FORMATS = (
+    (("-h.zip", ".html", ".htm", ".xhtml"), NotRead("html_book", f"HTML is not read: {_ADVICE}")),
+    ((".epub", ".epub3.images", ".epub.images", ".epub.noimages"),
+     NotRead("epub", f"EPUB is not read: {_ADVICE}")),
+    ((".mobi", ".azw3", ".kf8.images", ".pdb", ".pdf", ".djvu", ".fb2"),
+     NotRead("e_book", f"formats of e-book readers are not read: {_ADVICE}")),
+    ((".rdf", ".csv"), NotRead("catalog", "a catalog has no books")),
+    ((".tar",), NotRead("tar", "unpack it: tar xf FILE")),
+    ((".7z",), NotRead("seven_zip", "unpack it: 7z x FILE")),
+)  # fmt: skip
 _PEEK_BYTES = 1 << 20
 _ONE_BYTE_NEWLINE = frozenset({"utf-8", "utf-8-sig", "cp1252", "latin-1"})
 
 
 def inputs(root: Root) -> Inputs:
-    """All plain texts, JSON lines and Parquet files under `root`, or `root` itself."""
-    tree = walk(root, follow_symlinks=True)
-    return tree.without(lambda file: None if _is_read(file.path) else "unknown_kind")
+    """All plain texts, .zip archives of one, JSON lines and Parquet files under `root`, or `root`
+    itself."""
+    return walk(root, follow_symlinks=True).without(_why_ignored)
 
 
 def read(
@@ -85,20 +103,28 @@ def without_gutenberg(document: Document, *, keep_copyrighted: bool) -> Document
     )
 
 
-def _is_read(path: Path) -> bool:
-    suffix = PurePosixPath(uncompressed_name(path.name)).suffix
-    return is_json(path) or is_parquet(path) or suffix in TEXT_SUFFIXES
+def _why_ignored(file: InputFile) -> str | NotRead | None:
+    name = uncompressed_name(file.path.name)
+    known = (why for endings, why in _OTHER_FORMATS if name.endswith(endings))
+    if (why := next(known, None)) is not None:
+        return why
+    is_rows = is_json(file.path) or is_parquet(file.path)
+    return None if is_rows or name.endswith((*_TEXT_ENDINGS, ".zip")) else "unknown_kind"
+
+
+def _open(path: Path) -> AbstractContextManager[Stream]:
+    return open_file(path, lambda name: name.lower().endswith(_TEXT_ENDINGS), "text file")
 
 
 def _has_book_lines(path: Path, book_line_characters: int) -> bool:
-    with open_stream(path) as stream:
+    with _open(path) as stream:
         head = stream.read(_PEEK_BYTES)
     found = [line for line in head.split(b"\n") if line.strip()]
     return bool(found) and sum(map(len, found)) >= book_line_characters * len(found)
 
 
 def _read_whole(file: InputFile, max_book_bytes: int) -> Document | Rejected:
-    with open_stream(file.path) as stream:
+    with _open(file.path) as stream:
         data = stream.read(max_book_bytes + 1)
     if len(data) > max_book_bytes:
         return Rejected("too_large", file.source_file, detail=f"over {max_book_bytes} bytes")
@@ -124,14 +150,14 @@ def _decode(data: bytes) -> str:
 
 
 def _read_lines(file: InputFile, max_book_bytes: int) -> Iterator[Document | Rejected]:
-    with open_stream(file.path) as stream:
+    with _open(file.path) as stream:
         encoding = detect_encoding(chunks(stream))
     if encoding not in _ONE_BYTE_NEWLINE:
         yield _read_whole(file, max_book_bytes)
         return
     number = 0
     try:
-        with open_stream(file.path) as stream:
+        with _open(file.path) as stream:
             for number, line in enumerate(lines(stream, max_book_bytes), start=1):
                 if line is None:
                     detail = f"line {number} has over {max_book_bytes} bytes"

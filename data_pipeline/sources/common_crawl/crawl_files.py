@@ -14,7 +14,7 @@ from fastwarc.warc import WarcRecordType
 
 from data_pipeline.document import Document, Rejected
 from data_pipeline.files.compressed import DAMAGE, one_line, open_stream, uncompressed_name
-from data_pipeline.files.inputs import InputFile, Inputs, walk
+from data_pipeline.files.inputs import InputFile, Inputs, NotRead, walk
 from data_pipeline.files.remote import Root
 from data_pipeline.sources.common_crawl.html_page import PageError, decode_body, is_html, read_page
 from data_pipeline.sources.common_crawl.warc import Block, Damage, records
@@ -23,6 +23,28 @@ from data_pipeline.text.decoding import NotTextError, clean, decode
 
 _RECORD_SUFFIXES = (".warc", ".wet")
 _TEXT_SUFFIXES = (".warc.txt", ".wet.txt")
+_OTHER_FORMATS = (
+    (
+        (".arc",),
+        NotRead("arc", "ARC files (before 2013) are not read; convert them to WARC with warctools"),
+    ),
+    (
+        (".paths",),
+        NotRead("paths_list", "a list of addresses; download the files that it names"),
+    ),
+    (
+        (".parquet", ".cdx", ".cdxj"),
+        NotRead("crawl_index", "the index of a crawl has no pages; download its WARC or WET files"),
+    ),
+    (
+        (".json", ".jsonl", ".ndjson"),
+        NotRead(
+            "rows_not_a_crawl",
+            "rows of text, such as CCNet's or RedPajama's, have passed filters already; give them "
+            "a source of their own (docs/data.md, your own corpus)",
+        ),
+    ),
+)
 _OK = 200
 # WARC record types, ISO 28500, section 6; a header may have any, and reasons are counted by name.
 _RECORD_KINDS = frozenset(
@@ -38,11 +60,16 @@ _SOFT_HYPHEN = "\u00ad"
 def inputs(root: Root) -> Inputs:
     """The WARC and WET files under `root`. WAT files (metadata) have no text: reason "wat"."""
 
-    def why_ignored(file: InputFile) -> str | None:
+    def why_ignored(file: InputFile) -> str | NotRead | None:
         name = uncompressed_name(file.path.name)
         if name.endswith(".wat"):
             return "wat"
-        return None if name.endswith(_RECORD_SUFFIXES + _TEXT_SUFFIXES) else "unknown_kind"
+        if name.endswith(_RECORD_SUFFIXES + _TEXT_SUFFIXES):
+            return None
+        if name.startswith("cdx-"):
+            name = ".cdx"
+        known = (why for suffixes, why in _OTHER_FORMATS if name.endswith(suffixes))
+        return next(known, "unknown_kind")
 
     return walk(root, follow_symlinks=True).without(why_ignored)
 

@@ -12,6 +12,7 @@ import re
 import zlib
 from dataclasses import dataclass
 
+from backports import zstd
 from fastwarc.stream_io import BrotliReader
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
@@ -56,6 +57,7 @@ _LOOKS_LIKE_HTML = re.compile(
     rb"\s*(?:<!--[^>]{0,500}-->\s*)?<(?:!doctype html|html|head|body)\b", re.IGNORECASE
 )
 _XML_ENCODING = re.compile(rb"\s*<\?xml[^>]{0,100}encoding\s*=\s*[\"']([\w:.-]{2,40})")
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # not ESC, which ISO-2022 has
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]{0,1000})?\r?\n")
 
@@ -221,9 +223,11 @@ def _decompress(body: bytes, coding: str, max_bytes: int) -> bytes:
             decoded = _inflate(body, 15 if body[:1] == b"\x78" else -15, max_bytes)
         elif coding == "br" and not _LOOKS_LIKE_HTML.match(body):
             decoded = BrotliReader(io.BytesIO(body)).read(max_bytes + 1)
+        elif coding == "zstd" and body.startswith(_ZSTD_MAGIC):
+            decoded = zstd.ZstdFile(io.BytesIO(body)).read(max_bytes + 1)
         else:
             return body
-    except (zlib.error, EOFError, OSError) as error:
+    except (zlib.error, EOFError, OSError, zstd.ZstdError) as error:
         if _CONTROL.search(body[:_META_BYTES]) is None:
             return body
         raise PageError("bad_content_encoding", f"{coding}: {one_line(error)}") from error

@@ -113,7 +113,8 @@ def _fastwarc(path: Path, start: int, by_record: bool) -> Iterator[Iterable[Warc
         "max_header_len": _MAX_HEADER_BYTES,
         "fsspec_args": False,
     }
-    if start == 0 and _is_left_to_fastwarc(path, by_record):
+    # fastwarc knows compressions by the suffix, in lower case.
+    if start == 0 and _is_left_to_fastwarc(path, by_record) and path.suffix.islower():
         # From its start, fastwarc reads a file faster by itself than through a Python stream.
         yield ArchiveIterator(str(path), **settings)
     else:

@@ -72,7 +72,7 @@ def inputs(
     def with_owner(file: InputFile) -> InputFile:
         if package := packages.get(file.source_file):
             return replace(file, title=package.title, license=package.license)
-        nearest = _nearest_license(file.source_file, folder_licenses)
+        nearest = nearest_license(file.source_file, folder_licenses)
         return replace(file, title=title, license=license or nearest)
 
     chosen = tree.without(why_ignored)
@@ -109,7 +109,7 @@ def _folder_licenses(tree: Inputs) -> dict[PurePosixPath, str | None]:
     return {folder: from_text(text) for folder, text in texts.items()}
 
 
-def _nearest_license(
+def nearest_license(
     source_file: str, folder_licenses: dict[PurePosixPath, str | None]
 ) -> str | None:
     """Of the nearest folder with a license file, even if that license is not recognized."""

@@ -1,4 +1,4 @@
-"""Reads Stack Exchange dumps: a site's `Posts.xml`, or its `.7z` archive.
+"""Reads Stack Exchange dumps: a site's `Posts.xml`, or its `.7z` or `.zip` archive.
 
 A document is a question with its answers, sorted by score, highest first. Answers may be anywhere
 after their question in a file of up to 100 GB, so that posts are grouped by question on disk.
@@ -9,30 +9,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, cast
 
 from data_pipeline.document import Document, Rejected
+from data_pipeline.files.archives import ARCHIVES, is_archive, open_file
 from data_pipeline.files.compressed import (
     DAMAGE,
-    Stream,
+    JSON_SUFFIXES,
     chunks,
     one_line,
-    open_stream,
     uncompressed_name,
 )
-from data_pipeline.files.inputs import InputFile, Inputs, walk
+from data_pipeline.files.inputs import InputFile, Inputs, NotRead, walk
 from data_pipeline.files.remote import Root
 from data_pipeline.files.xml_records import Piece, RecordError, parse, pieces, utf8
 from data_pipeline.sources.stack_exchange.grouped_records import Group, GroupedRecords
 from data_pipeline.sources.stack_exchange.post_html import PostError
 from data_pipeline.sources.stack_exchange.post_html import to_text as html_to_text
-from data_pipeline.sources.stack_exchange.seven_zip import open_member
 from data_pipeline.sources.stack_exchange.sites import host_of_site
 from data_pipeline.text.decoding import clean, word_set
 
-_POSTS = "Posts.xml"
+_POSTS = "posts.xml"
+_SPLIT = re.compile(r"\.(?:7z|zip)\.\d{2,4}$|\.z\d\d$")
+_SPLIT_ARCHIVE = NotRead(
+    "split_archive", "a part of an archive; join all parts in order: cat SITE.7z.* > SITE.7z"
+)
+_NOT_A_DUMP = NotRead(
+    "not_a_dump",
+    "rows of questions or text, no dump; download SITE.7z from archive.org/details/stackexchange, "
+    "or give them a source of their own",
+)
 _OTHER_TABLES = word_set("badges comments posthistory postlinks tags users votes")
 _QUESTION, _ANSWER = "1", "2"
 # Start date of each license, newest first; Stack Exchange's own rule for posts without a stated
@@ -66,10 +73,10 @@ def inputs(root: Root, *, sites: Sequence[str], max_sites: int | None) -> Inputs
     ranked = sorted(sizes, key=lambda site: (order.get(site, len(order)), -sizes[site], site))
     wanted = frozenset(ranked[:max_sites])
 
-    def why_ignored(file: InputFile) -> str | None:
+    def why_ignored(file: InputFile) -> str | NotRead | None:
         table = _table(file)
         if table != "posts":
-            return "other_table" if table in _OTHER_TABLES else "unknown_kind"
+            return "other_table" if table in _OTHER_TABLES else _other_format(file)
         if site_of(file) not in wanted:
             return "site_not_among_largest"
         if _is_archive(file) and site_of(file) in unpacked:
@@ -79,14 +86,26 @@ def inputs(root: Root, *, sites: Sequence[str], max_sites: int | None) -> Inputs
     return tree.without(why_ignored)
 
 
+def _other_format(file: InputFile) -> str | NotRead:
+    if _SPLIT.search(file.path.name.lower()):
+        return _SPLIT_ARCHIVE
+    rows = (*JSON_SUFFIXES, ".parquet", ".csv")
+    return _NOT_A_DUMP if uncompressed_name(file.path.name).endswith(rows) else "unknown_kind"
+
+
 def _is_archive(file: InputFile) -> bool:
-    return file.path.suffix.lower() == ".7z"
+    return is_archive(file.path.name)
+
+
+def _is_posts(member: str) -> bool:
+    """Some archives have the tables in a folder, or their names in lower case."""
+    return PurePosixPath(member).name.lower() == _POSTS
 
 
 def _table(file: InputFile) -> str:
     """The database table of a file, in lower case: "posts", "comments", ..."""
     name = PurePosixPath(uncompressed_name(file.path.name))
-    if name.suffix == ".7z":
+    if name.suffix in ARCHIVES:
         table = name.stem.rpartition("-")[2]
         return table if table in _OTHER_TABLES else "posts"
     return name.stem if name.suffix == ".xml" else ""
@@ -98,7 +117,7 @@ def site_of(file: InputFile) -> str:
     """
     place = PurePosixPath(file.source_file)
     if _is_archive(file):
-        names = [place.name.lower().removesuffix(".7z").removesuffix("-posts")]
+        names = [place.stem.lower().removesuffix("-posts")]
     else:
         folders = list(file.path.parents)[: len(place.parts)]
         names = [folder.name.lower() for folder in folders]
@@ -161,7 +180,7 @@ def _group_posts(
     num_rows = 0
     closed = False
     try:
-        with _open(file.path) as stream:
+        with open_file(file.path, _is_posts, "table Posts.xml") as stream:
             records = pieces(utf8(chunks(stream)), "row", max_post_bytes)
             closed = b"</posts>" in next(records).data
             for piece in records:
@@ -184,10 +203,6 @@ def _group_posts(
         yield Rejected("unreadable", file.source_file, detail=str(error))
     except DAMAGE as error:
         yield Rejected("damaged", file.source_file, last_id, one_line(error))
-
-
-def _open(path: Path) -> AbstractContextManager[Stream]:
-    return open_member(path, _POSTS) if path.suffix.lower() == ".7z" else open_stream(path)
 
 
 def _post(piece: Piece, file: InputFile) -> tuple[int, _Post] | Rejected:

@@ -1,4 +1,5 @@
-"""Reads Wikipedia dumps: MediaWiki XML export, one file or numbered parts, compressed or not.
+"""Reads Wikipedia dumps: MediaWiki XML export, one file or numbered parts, compressed or not, or in
+a .7z or .zip archive.
 
 The reader yields wikitext, e.g. for extracting references; the edit `to_text` converts it to text.
 `offset` is a page id, which identifies the page in the dump.
@@ -14,8 +15,9 @@ from typing import Any
 from urllib.parse import quote
 
 from data_pipeline.document import Document, Rejected
-from data_pipeline.files.compressed import DAMAGE, chunks, one_line, open_stream
-from data_pipeline.files.inputs import InputFile, Inputs, walk
+from data_pipeline.files.archives import open_file
+from data_pipeline.files.compressed import DAMAGE, chunks, one_line, uncompressed_name
+from data_pipeline.files.inputs import InputFile, Inputs, NotRead, walk
 from data_pipeline.files.remote import Root
 from data_pipeline.files.xml_records import Piece, RecordError, parse, parse_head, pieces, utf8
 from data_pipeline.sources.wikipedia.names import is_disambiguation, is_redirect
@@ -26,7 +28,25 @@ from data_pipeline.text.decoding import clean, name_set
 CC_BY_SA_4_SINCE = "2023-06-07"
 """Revisions from this day on are CC BY-SA 4.0, earlier ones 3.0 (Wikimedia Terms of Use)."""
 
-_XML_NAME = re.compile(r"\.xml(?:-p\d+p\d[\w-]*)?(?:\.(?:gz|bz2|xz|zst))?$")
+_XML_NAME = re.compile(r"\.xml(?:-p\d+p\d[\w-]*)?(?:\.(?:gz|bz2|xz|zst|7z|zip))?$", re.IGNORECASE)
+_OTHER_FORMATS = (
+    (
+        (".json", ".jsonl", ".ndjson", ".parquet", ".tar"),
+        NotRead(
+            "not_wikitext",
+            "rows of extracted text, search documents or HTML, no dump; download "
+            "XXwiki-DATE-pages-articles.xml.bz2, or give them a source of their own",
+        ),
+    ),
+    (
+        (".sql",),
+        NotRead("sql_dump", "a table of the wiki; articles are in ...-pages-articles.xml.bz2"),
+    ),
+    (
+        (".zim",),
+        NotRead("zim", "Kiwix's format is not read; download XXwiki-DATE-pages-articles.xml.bz2"),
+    ),
+)
 _LANGUAGE = re.compile(r"([a-z]{2,12}(?:[_-][a-z]+){0,3})wiki(?![a-z])")
 _OTHER_PROJECT = re.compile(r"wiki(?:books|quote|source|news|versity|voyage)|wiktionary")
 _OTHER_DUMP = re.compile(
@@ -34,7 +54,7 @@ _OTHER_DUMP = re.compile(
 )
 _DUMP = re.compile(
     r"(?P<wiki>[a-z_]+wiki)-(?P<date>\d{8}|latest)-pages-articles(?P<form>-multistream)?"
-    r"(?P<part>\d*)\.xml(?:-p\d+p\d+)?(?:\.(?:gz|bz2|xz|zst))?"
+    r"(?P<part>\d*)\.xml(?:-p\d+p\d+)?(?:\.(?:gz|bz2|xz|zst|7z|zip))?"
 )
 # Namespaces by name, for dumps from before 2012, which do not number them in each page.
 _OTHER_NAMESPACES = name_set(
@@ -61,10 +81,12 @@ def inputs(root: Root, *, languages: frozenset[str]) -> Inputs:
             key = (dump["wiki"], dump["date"])
             forms[key] = min(forms.get(key, 9), _form(dump))
 
-    def why_ignored(file: InputFile) -> str | None:
+    def why_ignored(file: InputFile) -> str | NotRead | None:
         name = file.path.name
         if not _XML_NAME.search(name):
-            return "unknown_kind"
+            plain = uncompressed_name(name)
+            known = (why for suffixes, why in _OTHER_FORMATS if plain.endswith(suffixes))
+            return next(known, "unknown_kind")
         if _OTHER_DUMP.search(name):
             return "not_articles"
         if _OTHER_PROJECT.search(name):
@@ -118,7 +140,7 @@ def read(
     """
     last_page: int | None = None
     try:
-        with open_stream(file.path) as stream:
+        with open_file(file.path, _is_xml, "file of XML") as stream:
             records = pieces(utf8(chunks(stream)), "page", max_page_bytes)
             head = next(records).data
             site = _site(head)
@@ -143,6 +165,10 @@ def read(
         yield Rejected("unreadable", file.source_file, detail=str(error))
     except DAMAGE as error:
         yield Rejected("damaged", file.source_file, last_page, one_line(error))
+
+
+def _is_xml(member: str) -> bool:
+    return _XML_NAME.search(member) is not None
 
 
 def drop_disambiguation(document: Document) -> Document | Rejected:

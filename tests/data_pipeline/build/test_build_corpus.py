@@ -86,7 +86,7 @@ def test_every_document_is_accounted_for(raw: Path, tmp_path: Path) -> None:
     assert ("bad_json", "e.jsonl", 2) in places
     assert {r["id"] for r in dropped if r["source_file"] == "copy.md"} == {content_id("first text")}
     ignored = pq.read_table(tmp_path / "out" / "ignored.parquet").to_pylist()
-    assert ignored == [{"source_file": "f.bin", "reason": "unknown_kind"}]
+    assert ignored == [{"source_file": "f.bin", "reason": "unknown_kind", "advice": None}]
 
 
 def test_documents_load(raw: Path, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_truncated_shard_is_named(raw: Path, tmp_path: Path) -> None:
         load_documents(tmp_path / "missing")
     fields = json.loads((tmp_path / "out" / "manifest.json").read_text())
     (tmp_path / "out" / "manifest.json").write_text(json.dumps({**fields, "version": 99}))
-    with pytest.raises(ValueError, match="has version 99, but this version reads only 5"):
+    with pytest.raises(ValueError, match="has version 99, but this version reads only 6"):
         read_manifest(tmp_path / "out")
 
 

@@ -206,6 +206,18 @@ def test_a_build_s_own_times(tmp_path: Path) -> None:
     assert {"read", "publish"} <= stages <= {cost.stage for cost in predicted}
 
 
+def fill(num_bytes: int) -> int:
+    """Touch so much memory, and give it back."""
+    return len(b"x" * num_bytes)
+
+
+def test_memory_is_that_of_each_stage() -> None:
+    executor = TimedExecutor(Processes(1))
+    executor.map(fill, [300 << 20, 1], [1, 1], label="much")
+    executor.map(fill, [1], [1], label="little")
+    assert executor.peak_bytes["much"] > executor.peak_bytes["little"] + (250 << 20)
+
+
 def spin(seconds: float) -> float:
     """Compute for so long."""
     end = time.process_time() + seconds

@@ -5,25 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline.build.document_counts import DocumentCounts
+from data_pipeline.build.document_counts import COUNTED_COLUMNS, DocumentCounts
+from data_pipeline.document import SCHEMA
 
-ROWS = [
-    # language, license, contamination, bytes
-    ("en", "MIT", None, 1),
-    ("en", None, '{"mmlu": "x"}', 1023),
-    (None, "GPL-3.0-only", None, 1024),
-    ("it", "MIT", '{"mmlu": "x", "boolq": "y"}', 3),
+Row = tuple[str | None, str | None, str | None, str | None, float | None, float | None, int]
+ROWS: list[Row] = [
+    # language, license, contamination, url, perplexity, language_score, bytes
+    ("en", "MIT", None, "https://www.Example.org:80/a", 511.9, 0.97, 1),
+    ("en", None, '{"mmlu": "x"}', "http://me@example.org?b", 512.0, 1.0, 1023),
+    (None, "GPL-3.0-only", None, "no address", 0.5, None, 1024),
+    ("it", "MIT", '{"mmlu": "x", "boolq": "y"}', "https://b.example/", float("inf"), 0.5, 3),
 ]
 
 
-def counted(rows: list[tuple[str | None, str | None, str | None, int]]) -> DocumentCounts:
-    names = ("language", "license", "contamination")
-    columns = zip(*(row[:3] for row in rows), strict=True)
-    table = pa.table(
-        {name: pa.array(c, pa.string()) for name, c in zip(names, columns, strict=True)}
-    )
+def counted(rows: list[Row]) -> DocumentCounts:
+    names = ("language", "license", "contamination", "url", "perplexity", "language_score")
+    found = [dict(zip(names, row, strict=False)) for row in rows]
+    schema = pa.schema([SCHEMA.field(name) for name in COUNTED_COLUMNS])
     counts = DocumentCounts()
-    counts.add_documents(table, np.array([row[3] for row in rows], np.int32))
+    table = pa.Table.from_pylist(found, schema)
+    counts.add_documents(table, np.array([row[-1] for row in rows], np.int32))
     return counts
 
 
@@ -36,6 +37,8 @@ def test_counts() -> None:
         "licenses": {"": 1, "GPL-3.0-only": 1, "MIT": 2},
         "license_bytes": {"": 1023, "GPL-3.0-only": 1024, "MIT": 4},
         "contaminated": {"boolq": 1, "mmlu": 2},
+        "domains": {"example.org": 2, "b.example": 1},
+        "scores": {"language_score": {"10": 1, "19": 2}, "perplexity": {"0": 1, "9": 1, "10": 1}},
     }
 
 

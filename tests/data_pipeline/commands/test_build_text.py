@@ -22,6 +22,7 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
+from data_pipeline.build.old_results import num_bytes
 from data_pipeline.commands import build_text, console
 from data_pipeline.commands.build import LOCK_FILE
 from data_pipeline.commands.build_text import corpus_function
@@ -86,6 +87,13 @@ def test_a_new_tokenizer_is_trained(
     account = BuildAccount.from_json((out / "report.json").read_bytes())
     (source,) = account.sources
     assert (account.corpus, source.name, source.ignored) == ("raw", "text", {"unknown_kind": 1})
+    assert [file.name for file in source.files][-1] in {"a.txt", "c.txt.gz", "deep/b.md"}
+    assert len(account.samples) == 6
+    known = {text[:2_000] for text in (*prose(), *HOSTILE)}
+    assert {sample.text for sample in account.samples} <= known
+    costs = {row.stage: row for row in account.costs}
+    assert (costs["read"].memory_bytes or 0) > 30 << 20
+    assert costs["tokenize"].disk_bytes == num_bytes([out / "store"])
     assert account.mixture[0].share == 1.0
     assert account.mixture[0].stated_share is None
     assert account.token_budget is None

@@ -203,3 +203,15 @@ def test_installed_packages_are_read_here_only(
         bucket.pipe_file(f"{URL}/{name}", b"x")
     with pytest.raises(ValueError, match=r"thing-1.0.dist-info.*local disk only"):
         github.checkout_inputs(RemoteFolder(URL), suffixes=frozenset({".py"}), max_file_bytes=1000)
+
+
+def test_a_store_that_cannot_be_reached_is_one_line(
+    bucket: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("no route to host:\n  a page of details")
+
+    monkeypatch.setattr(type(bucket), "find", fail)
+    with pytest.raises(ValueError, match="raw cannot be reached: no route to host: a page of") as e:
+        walk(root_of(URL), follow_symlinks=False)
+    assert "\n" not in str(e.value)

@@ -243,6 +243,17 @@ def test_every_count_is_that_of_a_build_without_these_documents(dataset: Path) -
     assert removed == built
 
 
+def test_requested_documents_are_gone_from_the_samples(dataset: Path) -> None:
+    def ids() -> list[str]:
+        found = pq.read_table(dataset / "documents" / "text" / "samples.parquet")
+        return [str(id) for id in found.column("id").to_pylist()]
+
+    first, *others = ids()
+    assert [first, *others] == sorted(map(content_id, TEXTS["text"]))[: 1 + len(others)]
+    remove(dataset, RemovalRequests(ids=frozenset({first})))
+    assert ids() == others
+
+
 def test_requests_add_up_and_a_dry_run_changes_nothing(dataset: Path) -> None:
     before, files = contents(dataset), inodes(dataset)
     nowhere = RemovalRequests(urls=frozenset({"https://example.org/nowhere"}))

@@ -12,19 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.build.duplicate_samples import Cluster, Member
-from data_pipeline.documents_folder import MANIFEST_VERSION, DropCount, Manifest
 from data_pipeline.report import formatting
 from data_pipeline.report import page as report_page
 from data_pipeline.report.account import (
     BuildAccount,
     DropExample,
+    FileAccount,
+    KeptSample,
     SourceAccount,
     StageAccount,
-    source_account,
 )
 from data_pipeline.report.flow import flows
 from tests.support.browser import Browser, missing_browser
-from tests.support.sample_account import RULES, sample_account
+from tests.support.sample_account import sample_account, with_more_books
 from tests.support.sample_clusters import HOSTILE
 
 PHONE, SCREEN = (390, 844), (1200, 900)
@@ -179,6 +179,83 @@ def test_content_policy_stops_what_would_get_past_the_escaping(browser: Browser)
     browser.requests()  # with the one that was stopped
 
 
+def shown_rows(browser: Browser, table: str) -> list[str]:
+    return [row.text.split()[0] for row in browser.visible(f"#{table} tbody tr")]
+
+
+def test_tables_are_searched_sorted_and_saved(browser: Browser, tmp_path: Path) -> None:
+    assert len(shown_rows(browser, "files-table")) == 21
+    browser.find(".tools[data-for=files-table] input").send_keys("books GZ")
+    assert shown_rows(browser, "files-table") == ["books-001.gz", "books-002.gz", "books-012.gz"]
+    browser.click("#files-table th:nth-child(4) button")
+    assert shown_rows(browser, "files-table") == ["books-012.gz", "books-002.gz", "books-001.gz"]
+    browser.click("#files-table th:nth-child(4) button")
+    assert shown_rows(browser, "files-table") == ["books-001.gz", "books-002.gz", "books-012.gz"]
+    saved = browser.saved(".csv[data-for=files-table]", tmp_path)
+    assert saved.read_text().splitlines() == [
+        '"File","Source","Size","Read","Dropped","Kept","Text"',
+        '"books-001.gz","books","1000000000","1000","90","0.91","100000000"',
+        '"books-002.gz","books","500000000","2000","180","0.91","100000000"',
+        '"books-012.gz","books","83333333","12000","1080","0.91","100000000"',
+    ]
+
+
+def test_a_saved_table_has_no_formulas(browser: Browser, tmp_path: Path) -> None:
+    saved = browser.saved(".csv[data-for=domains-table]", tmp_path).read_text()
+    assert '"\'=1+1.example","c4","12000"' in saved
+
+
+def test_reasons_are_searched(browser: Browser) -> None:
+    box = browser.find("#search-reasons")
+    box.send_keys("gpl-3.0-only")
+    assert [r.get_attribute("data-reason") for r in browser.visible(".reason")] == ["license"]
+    box.clear()
+    box.send_keys("to amsterdam wiki")
+    assert [r.get_attribute("data-reason") for r in browser.visible(".reason")] == ["redirect"]
+
+
+def test_small_reasons_show_on_a_log_scale(browser: Browser) -> None:
+    def width() -> float:
+        return float(browser.find(".reason[data-reason=book_overlap] .bar span").rect["width"])
+
+    before = width()
+    assert before <= 3
+    browser.click("#log")
+    assert width() > 20 * before
+
+
+def test_kept_documents_are_shown(browser: Browser) -> None:
+    assert not browser.visible(".sample .example")
+    browser.click(".sample[data-source=wikipedia] summary")
+    (sample,) = browser.visible(".sample .example")
+    assert "A heron stands in the shallow water." in sample.text
+    assert "https://en.wikipedia.org/wiki/Heron" in sample.text
+    assert "enwiki.xml.bz2 : 17" in sample.text
+    titles = [part.text for part in browser.visible("#documents .score")]
+    assert titles == ["Probability of the language", "Perplexity"]
+
+
+def test_what_is_no_document_is_outside_of_the_kept_rate(browser: Browser) -> None:
+    read, kept = browser.visible(".facts div")[1:3]
+    assert "with 1.72 M records that are none" in read.text
+    account = sample_account()
+    documents = sum(s.stages[0].documents - s.num_no_documents for s in account.sources)
+    share = sum(s.num_documents for s in account.sources) / documents
+    assert f"{100 * share:.1f} % of those read" in kept.text
+
+
+def test_difference_of_two_builds(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "difference.html"
+    report_page.write(sample_account(), path, before=with_more_books())
+    browser.open(path)
+    rows = [row.text for row in browser.visible("#difference-table tbody tr")]
+    assert rows == [
+        "books read 62,300 61,300 -1,000 -1.61 %",
+        "books dropped: language 12,647 11,647 -1,000 -7.91 %",
+    ]
+    browser.requests()  # of this page
+
+
 # -- without a browser ----------------------------------------------------------------------------
 
 
@@ -211,12 +288,14 @@ def _with_text(text: str) -> BuildAccount:
     name = f"s{text}"
     source = SourceAccount(
         name, 1, 1, (StageAccount(f"r{text}", 1, 1),), (), {name: 1},
-        {"1": 1}, {name: 1}, {name: 1}, {}, origin=name, terms=name,
+        {"1": 1}, {name: 1}, {name: 1}, {}, origin=name, terms=name, advice={name: name},
+        domains={name: 1}, files=(FileAccount(name, 1, 1, 1, 1),),
     )  # fmt: skip
     example = DropExample(name, name, name, name, 1, name, name, name)
+    sample = KeptSample(name, name, name, name, name, name, name, name, 1)
     member = Member(name, name, name, 1, name, "same", 1, 0.5)
     return BuildAccount(
-        name, name, (source,), (name,), (name,), examples=(example,),
+        name, name, (source,), (name,), (name,), examples=(example,), samples=(sample,),
         clusters=(Cluster(name, member, (member,), 1),), versions={name: name},
     )  # fmt: skip
 
@@ -239,67 +318,6 @@ def test_examples_are_limited() -> None:
     page = report_page.render(dataclasses.replace(account, clusters=clusters))
     assert page.count('class="cluster"') == report_page.MAX_CLUSTERS
     assert page.count("member removed") == report_page.MAX_CLUSTERS * report_page.MAX_REMOVED
-
-
-def test_account_survives_json() -> None:
-    account = sample_account()
-    assert BuildAccount.from_json(account.to_json()) == account
-    with pytest.raises(ValueError, match="corpus"):
-        BuildAccount.from_json(b'{"created": ""}')
-    later = account.to_json().replace(b'"version": 2', b'"version": 99')
-    with pytest.raises(ValueError, match="version 99"):
-        BuildAccount.from_json(later)
-
-
-def test_account_of_a_documents_folder() -> None:
-    manifest = Manifest(
-        version=MANIFEST_VERSION,
-        source="web",
-        fingerprint="",
-        versions={},
-        num_input_files=2,
-        num_input_bytes=500,
-        num_read=100,
-        num_kept=60,
-        num_read_bytes=10_000,
-        drops=(
-            DropCount("compare", "near_duplicate", 5, 400),
-            DropCount("compare", "exact", 15, 1_500),
-            DropCount("filter", "short", 18, 90),
-            DropCount("filter", "damaged", 1, 0),
-            DropCount("read", "damaged", 1, 0),
-        ),
-        contaminated={},
-        ignored={},
-        num_paragraphs_removed=7,
-        num_paragraph_characters_removed=300,
-        num_text_bytes=5_000,
-        lengths={"7": 60},
-        languages={"en": 60},
-        licenses={"": 60},
-        license_bytes={"": 6_000},
-        files=(),
-    )
-    source = source_account(manifest, RULES)
-    assert [(s.name, s.documents, s.text_bytes) for s in source.stages] == [
-        ("read", 100, 10_000),
-        ("clean", 80, 6_900),
-        ("exact", 65, 5_400),
-        ("url", 65, 5_400),
-        ("book_overlap", 65, 5_400),
-        ("near_duplicate", 60, 5_000),
-    ]
-    assert sum(drop.documents for drop in source.dropped) == 40
-    assert source.paragraphs_removed == 7
-    damaged = [drop for drop in source.dropped if drop.reason == "damaged"]
-    assert [(drop.stage, drop.documents) for drop in damaged] == [("clean", 2)]
-    # Examples are as a documents folder has them.
-    examples = tuple(
-        DropExample("web", stage, reason, "a", 1, None, None, "its text")
-        for stage, reason in (("filter", "short"), ("read", "damaged"), ("compare", "exact"))
-    )
-    page = report_page.render(BuildAccount("web", "now", (source,), examples=examples))
-    assert page.count("its text") == 3
 
 
 def test_bands_are_as_thick_as_what_is_left() -> None:

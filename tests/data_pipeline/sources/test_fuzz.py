@@ -27,7 +27,8 @@ def test_every_source_survives_for_a_moment(tmp_path: Path) -> None:
     ran = subprocess.run(
         [
             *(sys.executable, "-m", "tests.tools.fuzz_readers", "--seconds", "2.5"),
-            *("--seed", "0", "--save", str(tmp_path / "bad")),
+            # Of this one even the first file of every source has something to reject.
+            *("--seed", "2", "--save", str(tmp_path / "bad")),
         ],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -113,9 +113,7 @@ def test_missing_and_ignored_files(tmp_path: Path) -> None:
     (tmp_path / "a.epub").write_bytes(b"")
     (tmp_path / "b.txt").write_text("b")
     found = SOURCE.inputs(tmp_path)
-    assert [(item.source_file, item.reason) for item in found.ignored] == [
-        ("a.epub", "unknown_kind")
-    ]
+    assert [(item.source_file, item.reason) for item in found.ignored] == [("a.epub", "epub")]
     (tmp_path / "b.txt").unlink()
     (item,) = SOURCE.read(found.files[0])
     assert isinstance(item, Rejected)

@@ -116,8 +116,8 @@ def test_text_is_clean(tmp_path: Path) -> None:
         ("a.warc.txt", None),
         ("a.warc.bz2", None),
         ("CC-MAIN-20190717-00000.warc.wat.gz", "wat"),
-        ("warc.paths.gz", "unknown_kind"),
-        ("cdx-00000.gz", "unknown_kind"),
+        ("warc.paths.gz", "paths_list"),
+        ("cdx-00000.gz", "crawl_index"),
         ("robots.txt", "unknown_kind"),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.sources.stack_exchange.seven_zip import ArchiveDamage, open_member
+from data_pipeline.files.seven_zip import ArchiveDamage, open_member
 from tests.support.nasty_stack_exchange import archive
 
 

@@ -26,14 +26,8 @@ def open_member(path: Path, name: str) -> Iterator[io.BufferedReader]:
     no effect. ArchiveDamage if there is no such member; reading returns what could be decompressed
     and then, at the end of the block, ArchiveDamage if that was not all.
     """
-    try:
-        archive = py7zr.SevenZipFile(path)
-    except (FileNotFoundError, PermissionError):
-        raise
-    except Exception as error:  # py7zr raises many types on invalid bytes
-        raise ArchiveDamage(f"not a 7z archive: {_words(error)}") from error
     errors: list[Exception] = []
-    with archive:
+    with _opened(path) as archive:
         members = [entry for entry in archive.list() if entry.filename == name]
         if not members or members[0].is_directory:
             raise ArchiveDamage(f"the archive has no member {name}")
@@ -49,6 +43,21 @@ def open_member(path: Path, name: str) -> Iterator[io.BufferedReader]:
             thread.join()
     if errors:
         raise ArchiveDamage(_words(errors[0])) from errors[0]
+
+
+def member_names(path: Path) -> list[str]:
+    """The names of an archive's files. ArchiveDamage if it is none."""
+    with _opened(path) as archive:
+        return [entry.filename for entry in archive.list() if not entry.is_directory]
+
+
+def _opened(path: Path) -> py7zr.SevenZipFile:
+    try:
+        return py7zr.SevenZipFile(path)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # py7zr raises many types on invalid bytes
+        raise ArchiveDamage(f"not a 7z archive: {_words(error)}") from error
 
 
 def _unpack(archive: py7zr.SevenZipFile, name: str, writing: int, errors: list[Exception]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.sources.arxiv.tar_stream import (
+from data_pipeline.files.tar_stream import (
     BLOCK_BYTES,
     DamagedTarError,
     MemberKind,
