@@ -150,7 +150,7 @@ def test_flash_attention_3_takes_what_it_is_given(
 @pytest.mark.parametrize("attention", ["flash", "cudnn"])
 @pytest.mark.parametrize(("policy", "mlp_tiles"), [*((name, 1) for name in PRESETS), ("no_mlp", 4)])
 def test_the_fused_layer_runs_on_cuda_tensors(
-    fake: None, attention: Any, policy: str, mlp_tiles: int
+    fake: None, attention: Any, policy: Any, mlp_tiles: int
 ) -> None:
     width = H * E
     shapes = [(width,), *[(width, width)] * 4, (width,), *[(F, width)] * 2, (width, F)]
@@ -189,7 +189,7 @@ def test_compiled_functions_are_one_graph(name: str) -> None:
     ]
     function = getattr(EAGER, name)
     with torch.no_grad():
-        compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+        compiled: Any = torch.compile(function, backend="aot_eager", fullgraph=True)
         found, expected = compiled(*given), function(*given)
     if isinstance(found, Tensor):
         found, expected = (found,), (expected,)
