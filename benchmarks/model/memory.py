@@ -6,7 +6,7 @@ Two processes with gloo build engines of a small model in every layout of `CELLS
 optimizer steps. Of the second, the peak of live bytes is compared with `estimate_memory`: of the
 whole, so that an error in one part shows. The allocator of a CPU neither rounds nor caches. Gloo
 copies what it reduce-scatters, which NCCL does not: 4 bytes per parameter in the backward pass of
-ZeRO-1 in bf16.
+ZeRO-1 in bf16. At stages 2 and 3 a peak differs by a bucket from run to run.
 """
 
 from __future__ import annotations

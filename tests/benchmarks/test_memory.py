@@ -32,8 +32,8 @@ def test_the_committed_table_compares_with_todays_plan() -> None:
 @pytest.mark.dist
 @pytest.mark.slow
 def test_peaks_are_measured_again(gloo: Gloo) -> None:
-    cell = Cell(2, "bf16", 2)
+    # At stages 2 and 3 a peak differs by a bucket from run to run.
+    cell = Cell(1)
     peaks, _ = (found[0] for found in gloo(WORLD_SIZE, measure_cells, [cell]))
     for phase, size in committed()[CELLS.index(cell)]["peaks"].items():
-        # Runs differ by a percent.
-        assert peaks[phase] == pytest.approx(size, rel=0.03), phase
+        assert peaks[phase] == pytest.approx(size, rel=0.01), phase
