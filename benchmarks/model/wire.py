@@ -30,6 +30,8 @@ class Sent(NamedTuple):
     dtype: str
     phase: str
     """What the caller said is going on."""
+    ranks: int
+    """Of its group."""
 
 
 class Calls(TorchDispatchMode):
@@ -51,7 +53,8 @@ class Calls(TorchDispatchMode):
             tensors = args[position] if isinstance(args[position], list) else [args[position]]
             group = next(dist.ProcessGroup.unbox(a) for a in args if _is_group(a))
             size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-            kind = Sent(name, str(tensors[0].dtype).removeprefix("torch."), self._phase())
+            dtype = str(tensors[0].dtype).removeprefix("torch.")
+            kind = Sent(name, dtype, self._phase(), group.size())
             self.sent[kind] += round(size * share(group.size()))
             self.calls[kind] += 1
         return func(*args, **(kwargs or {}))

@@ -140,7 +140,8 @@ def count(cell: Cell, groups: ParallelGroups) -> dict[str, tuple[float, int]]:
     found = {}
     for kind, size in counting.sent.items():
         if (per_parameter := round(size / scale, 2)) > 0:  # not the norm's and other single numbers
-            found[" ".join(kind)] = (per_parameter, counting.calls[kind])
+            key = f"{kind.collective} {kind.dtype} {kind.phase}"
+            found[key] = (per_parameter, counting.calls[kind])
     return found
 
 

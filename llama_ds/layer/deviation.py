@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
@@ -22,8 +23,9 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # transformers installs these permanently; they act only with output_attentions.
 _INACTIVE_HOOKS = "transformers.utils.output_capturing"
-# These all-gather weights around a call, and change neither its arguments nor its result.
-_SHARDING_HOOKS = ("deepspeed.runtime.zero.", "torch.distributed.fsdp.")
+# These all-gather weights around a call, and change neither its arguments nor its result. DeepSpeed
+# wraps some of ZeRO-3's in a decorator, which leaves them its own name.
+_SHARDING_HOOKS = ("deepspeed.runtime.zero.", "deepspeed.utils.nvtx", "torch.distributed.fsdp.")
 # Read elsewhere: the place in a cache; gradient checkpointing, which the model asks for.
 _NOT_COMPARED = frozenset({"layer_idx", "gradient_checkpointing"})
 
@@ -210,7 +212,8 @@ def _in_parameters(module: nn.Module, built: nn.Module, is_sharded: bool) -> Ite
         return
     for name in wanted:
         parameter = own[name]
-        is_plain = type(parameter) in (nn.Parameter, Tensor)
+        # A fake tensor is a plain one without data, for tracing.
+        is_plain = type(parameter) in (nn.Parameter, Tensor, FakeTensor)
         if not is_plain and not (is_sharded and _is_sharded_by_fsdp(parameter)):
             yield f"its {name} is a {type(parameter).__name__}"
         # What ZeRO-3 has sharded has its full shape as an attribute.

@@ -84,20 +84,22 @@ def rotary(x_BSHE: Tensor, cos_BSE: Tensor, sin_BSE: Tensor) -> Tensor:
     Hugging Face's layout: element i is paired with i + E/2, where the paper and the original LLaMA
     pair adjacent elements; the rows of `q_proj` and `k_proj` are permuted to match.
     """
-    cos, sin, half = cos_BSE.unsqueeze(2), sin_BSE.unsqueeze(2), x_BSHE.shape[-1] // 2
+    cos, sin = cos_BSE.unsqueeze(2), sin_BSE.unsqueeze(2)
     out = x_BSHE * cos
-    out[..., :half].addcmul_(x_BSHE[..., half:], sin[..., :half], value=-1)
-    out[..., half:].addcmul_(x_BSHE[..., :half], sin[..., half:])
+    (x1, x2), (sin1, sin2), (out1, out2) = (x.chunk(2, dim=-1) for x in (x_BSHE, sin, out))
+    out1.addcmul_(x2, sin1, value=-1)
+    out2.addcmul_(x1, sin2)
     return out
 
 
 def rotary_backward(dout_BSHE: Tensor, cos_BSE: Tensor, sin_BSE: Tensor) -> Tensor:
     """dx of `rotary`, contiguous: its transpose, the inverse rotation."""
-    cos, sin, half = cos_BSE.unsqueeze(2), sin_BSE.unsqueeze(2), dout_BSHE.shape[-1] // 2
+    cos, sin = cos_BSE.unsqueeze(2), sin_BSE.unsqueeze(2)
     dx = torch.empty_like(dout_BSHE, memory_format=torch.contiguous_format)
     torch.mul(dout_BSHE, cos, out=dx)
-    dx[..., :half].addcmul_(dout_BSHE[..., half:], sin[..., half:])
-    dx[..., half:].addcmul_(dout_BSHE[..., :half], sin[..., :half], value=-1)
+    (dout1, dout2), (sin1, sin2), (dx1, dx2) = (x.chunk(2, dim=-1) for x in (dout_BSHE, sin, dx))
+    dx1.addcmul_(dout2, sin2)
+    dx2.addcmul_(dout1, sin1, value=-1)
     return dx
 
 

@@ -5,6 +5,11 @@ what has no formula: the allocator's rounding and fragmentation, gradients of th
 backward pass is running, the CUDA context and NCCL's buffers. Recipes leave 15 % of the device free
 for these.
 
+All parts are added up, though buckets of stages 0 and 1 are used when the activations are gone. So
+on small models the estimate is too high at these, by up to 30 %, and by more where a bucket is
+larger than the model; for ZeRO-3 in fp32 it is too low, by up to 19 %
+(`benchmarks/model/memory.py`).
+
 Tensor parallelism shards matrices, ZeRO shards states over the N ranks that hold the same weight
 shards (dp x sp), and sequence parallelism shards tokens; all results are bytes per rank.
 """
