@@ -113,11 +113,9 @@ def build_job(
     if dist.get_rank() == 0:
         log, step_log, events = _open_records(recipe, store, data, ds_config, resumed, stack)
         _record_start(events, recipe, resumed, deepspeed_overrides)
-        lines = _opening_lines(recipe, plan, device, resumed)
-        lines += [] if rewound is None else [rewound]
-        lines += [f"MFU is of {peak:.2f} TFLOP/s per device ({peak_source})"]
-        lines += [_epochs_line(data, plan)]
-        log.say("\n".join(lines))
+        lines = [*_opening_lines(recipe, plan, device, resumed), *([rewound] if rewound else [])]
+        lines.append(f"MFU is of {peak:.2f} TFLOP/s per device ({peak_source})")
+        log.say("\n".join([*lines, _epochs_line(data, plan)]))
     job = Job(
         recipe=recipe,
         plan=plan,

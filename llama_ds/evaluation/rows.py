@@ -67,12 +67,22 @@ def local_rows(task: PaperTask, folder: Path, names: tuple[str, ...], subject: s
 
 
 def hub_rows(task: PaperTask, path: str, names: list[str | None], split: str) -> Rows:
-    """Rows of a set of the hub, of several configurations one after the other."""
+    """Rows of a set of the hub, of several configurations one after the other.
+
+    ValueError, in one line, where it cannot be had.
+    """
     import datasets
 
     found = []
     for name in names:
-        found += list(datasets.load_dataset(path, name, split=split))
+        try:
+            found += list(datasets.load_dataset(path, name, split=split))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f"{task.title}: the set {path} of the Hugging Face hub cannot be read ({reason}); "
+                f"put {task.files[0]}.jsonl into a folder and name it by --data"
+            ) from None
     return usable(task, iter(found), f"{path} {split}")
 
 

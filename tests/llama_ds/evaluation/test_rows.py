@@ -31,6 +31,35 @@ def test_a_missing_file_is_one_line_with_the_set_and_how_to_get_it(tmp_path: Pat
     assert "hf download --repo-type dataset baber/piqa" in line
 
 
+def test_a_set_that_the_hub_does_not_give_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def offline(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Couldn't reach the Hub\nand much more")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(ValueError, match=r"the set baber/piqa .*reach the Hub\)") as at:
+        load(TASKS["piqa"], 0, None)
+    assert len(str(at.value).splitlines()) == 1
+
+
+def test_rows_of_the_hub_go_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked: list[Any] = []
+
+    def given(path: str, name: str | None, split: str) -> list[Any]:
+        asked.append((path, name, split))
+        return [*ROWS["math.test"], {"problem": "What?", "solution": "nothing in a box"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", given)
+    (loaded,) = load(TASKS["math"], 4, None)
+    assert len(asked) == 7
+    assert asked[0] == ("EleutherAI/hendrycks_math", "algebra", "test")
+    assert len(loaded.harness.eval_docs) == 7
+    assert loaded.left_out == Counter({"cannot be read as the task's authors do": 7})
+
+
 def test_files_are_found_by_their_published_names_and_forms(tmp_path: Path) -> None:
     rows = "".join(json.dumps(row) + "\n" for row in ROWS["humaneval.test"])
     (tmp_path / "HumanEval.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
