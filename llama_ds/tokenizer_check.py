@@ -51,7 +51,7 @@ def _difference(store: TokenStore, identity: str, init_from: Path, may_grow: boo
         return ""
     if may_grow:
         own, more = vocabulary_of(init_from), vocabulary_of(store.tokenizer_dir)
-        changed = [number for number, piece in own.items() if more.get(number) != piece]
+        changed = sorted(number for number, piece in own.items() if more.get(number) != piece)
         if not changed:
             return ""
         return (

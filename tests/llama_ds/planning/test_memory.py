@@ -164,7 +164,13 @@ def small_recipe(dtype: Any, num_key_value_heads: int, save_policy: Any) -> Reci
     return dataclasses.replace(
         recipe,
         model=dataclasses.replace(
-            recipe.model, num_attention_heads=6, num_key_value_heads=num_key_value_heads
+            recipe.model,
+            hidden_size=288,
+            intermediate_size=768,
+            num_hidden_layers=8,
+            num_attention_heads=6,
+            num_key_value_heads=num_key_value_heads,
+            vocab_size=4_096,
         ),
         train=dataclasses.replace(
             recipe.train,
