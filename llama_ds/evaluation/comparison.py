@@ -100,7 +100,9 @@ def markdown(pairings: list[Pairing], against: str) -> str:
             f"| {one.name} | {one.ours:.1f} | {one.theirs:.1f} | {one.difference:+.1f} | {error} | "
             f"{len(one.won)} | {len(one.lost)} | {one.n} |"
         )
-    lines += ["", "Samples that flipped, by their number in `samples/`:", ""]
+    flipped = any(one.won or one.lost for one in pairings)
+    said = "Samples that flipped, by their number in `samples/`:" if flipped else "None flipped."
+    lines += ["", said, ""]
     for one in pairings:
         if one.won or one.lost:
             lines.append(f"- {one.name}: won {_numbers(one.won)}; lost {_numbers(one.lost)}")

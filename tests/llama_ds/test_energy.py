@@ -72,6 +72,7 @@ def test_the_loss_is_averaged_over_what_went_before() -> None:
     assert smoothed(values)[100] == 99.5  # of two records, one in a hundred
 
 
+@pytest.mark.slow
 def test_curves_of_two_runs_are_drawn_and_their_energy_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
