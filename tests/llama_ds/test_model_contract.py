@@ -169,6 +169,7 @@ def test_pickled_models_and_state_dicts_train_on(tmp_path: Path) -> None:
 # -- compilers ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_compile() -> None:
     """One graph, of the modules; the model itself is as before."""
     ours, theirs = pair(**GQA, num_hidden_layers=1)

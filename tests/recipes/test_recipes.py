@@ -247,6 +247,7 @@ def run_script(name: str, *options: str, cwd: Path = ROOT) -> subprocess.Complet
     )
 
 
+@pytest.mark.slow
 def test_65b_plan_from_the_command_line(tmp_path: Path) -> None:
     result = run_script("pretrain_65b.sh", "--dry-run", "--world-size", "2048", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -257,6 +258,7 @@ def test_65b_plan_from_the_command_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_command_line_refuses_in_one_line() -> None:
     result = run_script("pretrain_7b.sh", "--dry-run", "--world-size", "300")
     assert result.returncode == 2

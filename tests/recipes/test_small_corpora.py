@@ -4,12 +4,15 @@ import sysconfig
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from data_pipeline.build.build_corpus import build_corpus
 from data_pipeline.documents_folder import load_documents
 from data_pipeline.text.licenses import is_allowed
 from recipes.small_corpora import PERMISSIVE, builtin_corpus
 
 
+@pytest.mark.slow
 def test_builtin_corpus(tmp_path: Path) -> None:
     corpus = builtin_corpus(max_bytes=2_000_000)
     manifests = build_corpus(corpus.sources, tmp_path)
@@ -26,6 +29,7 @@ def test_builtin_corpus(tmp_path: Path) -> None:
     assert len(packages) > 5
 
 
+@pytest.mark.slow
 def test_builtin_corpus_is_the_same_every_time() -> None:
     for (source, root), (again, _) in zip(
         builtin_corpus().sources, builtin_corpus().sources, strict=True

@@ -155,6 +155,7 @@ def test_a_folder_with_tokenizer_json_alone(raw: Path, tmp_path: Path, kind: str
     assert account.tokenizer.kind.startswith("Hugging Face tokenizers; BOS ")
 
 
+@pytest.mark.slow
 def test_a_sentencepiece_model_and_a_tokenizer_json_file(
     raw: Path, tmp_path: Path, samples: Path
 ) -> None:
@@ -186,6 +187,7 @@ def files_of(out: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_and_a_url_give_the_same(raw: Path, tmp_path: Path) -> None:
     given = str(write(byte_level_bpe(), tmp_path / "given"))
     for jobs in ("1", "2"):
@@ -198,6 +200,7 @@ def test_any_number_of_processes_and_a_url_give_the_same(raw: Path, tmp_path: Pa
     assert files_of(tmp_path / "url") == one
 
 
+@pytest.mark.slow
 def test_another_end_of_documents_makes_another_store(raw: Path, tmp_path: Path) -> None:
     given, out = write(byte_level_bpe(), tmp_path / "given"), tmp_path / "out"
     for name, number in (("<|eot_id|>", 2), ("<|end_of_text|>", 1)):
@@ -228,6 +231,7 @@ def test_removal_counts_what_it_takes_out(raw: Path, tmp_path: Path, kind: str) 
     assert lost == len(prose()[7].encode())
 
 
+@pytest.mark.slow
 def test_a_killed_build_continues(tmp_path: Path) -> None:
     raw, text = tmp_path / "raw", "\n".join(prose())
     raw.mkdir()
@@ -338,6 +342,7 @@ def test_corpora_that_are_none(own: Path, tmp_path: Path) -> None:
 # -- the command line -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -367,6 +372,7 @@ def test_wrong_options_are_one_line_and_exit_code_2(
     assert re.search(message, done.stderr), done.stderr
 
 
+@pytest.mark.slow
 def test_the_console_command_needs_no_recipes(raw: Path, tmp_path: Path) -> None:
     (command,) = importlib.metadata.entry_points(group="console_scripts", name="llama-ds-build")
     assert command.load() is console.main

@@ -215,6 +215,7 @@ def test_ngram_hashes() -> None:
 # --- Real books -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_editions_among_real_books(samples: Path, tmp_path: Path) -> None:
     """Of every known pair of editions one book goes, and no other book does."""
     source = books_source()

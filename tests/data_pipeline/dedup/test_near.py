@@ -142,6 +142,7 @@ def exact_greedy(texts: Sequence[str], min_similarity: float, n: int) -> dict[in
 # --- removals -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("min_similarity", [0.5, 0.8])
 def test_equal_to_comparing_all_pairs(tmp_path: Path, min_similarity: float) -> None:
     texts = corpus(100, 120, seed=1)
@@ -233,6 +234,7 @@ def test_rows_that_are_not_compared(tmp_path: Path) -> None:
     assert [(r.removed, r.kept) for r in found] == [(4, 1), (5, 2)]
 
 
+@pytest.mark.slow
 def test_files_budget_and_executor_make_no_difference(tmp_path: Path) -> None:
     # With the small budget keys come in several runs, and are compared in several ranges.
     rng = random.Random(4)
@@ -256,6 +258,7 @@ def test_files_budget_and_executor_make_no_difference(tmp_path: Path) -> None:
     assert small == whole
 
 
+@pytest.mark.slow
 def test_many_versions_of_one_text(tmp_path: Path) -> None:
     """Far more documents in a bucket than are compared with each other, and more pairs than the
     small budget holds at a time."""

@@ -31,6 +31,7 @@ DIFFICULT = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # the first text waits for the table
 @given(st.lists(st.text(ALL | DIFFICULT, max_size=12), max_size=8))
 @example(["\u039f\u0394\u039f\u03a3", "\u03a3\u0391\u03a3", "\u0391\u03a3.", "\u0391\u03a3'\u0391"])
@@ -40,6 +41,7 @@ def test_hashes_are_the_definition_s(lines: list[str]) -> None:
     assert line_hashes(lines).tolist() == [defined(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_every_character_by_itself() -> None:
     lines = [chr(code) for code in range(sys.maxunicode + 1) if chr(code) != "\n"]
     expected = np.fromiter(map(defined, lines), np.uint64, len(lines))

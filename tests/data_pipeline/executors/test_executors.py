@@ -40,7 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayTasks]:
             yield tasks
 
 
-@pytest.fixture(params=["processes", "ray"])
+@pytest.fixture(params=["processes", pytest.param("ray", marks=pytest.mark.slow)])
 def executor(request: pytest.FixtureRequest) -> Executor:
     return Processes(2) if request.param == "processes" else request.getfixturevalue("cluster")
 
@@ -101,6 +101,7 @@ def touch(path: Path) -> None:
     path.touch()
 
 
+@pytest.mark.slow
 def test_few_tasks_wait_at_ray(cluster: RayTasks, tmp_path: Path) -> None:
     files = Drawn([tmp_path / str(number) for number in range(40)])
     cluster.map(touch, files, [1] * len(files), label="touch")
@@ -116,6 +117,7 @@ def slow(seconds: float) -> float:
     return seconds
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_the_workers_free(cluster: RayTasks) -> None:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -144,6 +146,7 @@ def test_machines_without_the_folder_or_the_code() -> None:
         _compare("node", ("token", "old"), ("token", "code"), folder, "package")
 
 
+@pytest.mark.slow
 def test_every_machine_is_asked(cluster: RayTasks, tmp_path: Path) -> None:
     _check_machines(tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
@@ -196,6 +199,7 @@ def built(raw: Path, out: Path, executor: Executor, source: Source = TEXT) -> di
     }
 
 
+@pytest.mark.slow
 def test_every_executor_gives_the_same_bytes(raw: Path, tmp_path: Path, cluster: RayTasks) -> None:
     executors: tuple[Executor, ...] = (Processes(1), Processes(2), cluster)
     results = [built(raw, tmp_path / f"out{n}", executor) for n, executor in enumerate(executors)]

@@ -123,6 +123,7 @@ def read_and_count(file: InputFile, *, scratch: str) -> Iterator[Document | Reje
     yield from read_text(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_build_from_a_url(
     local: Path,

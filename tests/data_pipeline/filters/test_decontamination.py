@@ -244,6 +244,7 @@ def test_edits_drop_or_flag(evaluations: Path, tmp_path: Path) -> None:
     assert flag_contaminated(dirty, index=index) == replace(dirty, contamination=dropped.detail)
 
 
+@pytest.mark.slow
 def test_the_option(evaluations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prose = [
         f"The river rose slowly over field number {n}, and people watched it. " for n in (1, 2)
@@ -297,6 +298,7 @@ def test_the_option(evaluations: Path, tmp_path: Path, capsys: pytest.CaptureFix
 # -- real files -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_sample_item_is_found(samples: Path) -> None:
     index, account = build_index(samples / "eval", words=13)
     assert account.problems == ()
@@ -313,6 +315,7 @@ def test_every_sample_item_is_found(samples: Path) -> None:
     assert all(s.indexed for s in account.sets.values())
 
 
+@pytest.mark.slow
 def test_what_samples_of_the_sources_lose(samples: Path) -> None:
     """One book, for its first page, which an MMLU question quotes."""
     index, _ = build_index(samples / "eval", words=13)

@@ -113,6 +113,7 @@ def test_no_addresses(url: str) -> None:
     assert url not in ReferenceUrls.of([url])
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60))
 def test_any_text_is_an_address_or_none(text: str) -> None:
     normal = normalize_url(f"http://e.org/{text}")

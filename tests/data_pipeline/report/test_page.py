@@ -62,6 +62,7 @@ def browser(window: Browser, page: Path) -> Iterator[Browser]:
     assert asked <= {page.resolve().as_uri()}
 
 
+@pytest.mark.slow
 def test_reasons_open_to_examples(browser: Browser) -> None:
     assert not browser.visible(".example")
     browser.click(".reason[data-reason=license] summary")
@@ -73,6 +74,7 @@ def test_reasons_open_to_examples(browser: Browser) -> None:
     assert not browser.visible(".example")
 
 
+@pytest.mark.slow
 def test_reasons_of_one_source(browser: Browser) -> None:
     reasons = browser.visible(".reason")
     browser.click(".chip[data-source=books]")
@@ -86,6 +88,7 @@ def test_reasons_of_one_source(browser: Browser) -> None:
     assert len(browser.visible(".example")) == 2
 
 
+@pytest.mark.slow
 def test_duplicates_stand_side_by_side(browser: Browser) -> None:
     browser.click(".cluster[data-rule=near_duplicate] summary")
     kept, first, second = browser.visible(".member")
@@ -99,6 +102,7 @@ def test_duplicates_stand_side_by_side(browser: Browser) -> None:
     assert kept.location["y"] < first.location["y"]
 
 
+@pytest.mark.slow
 def test_flow_shows_numbers_where_it_is_pointed_at(browser: Browser) -> None:
     assert len(browser.visible(".flow")) == 1
     lane = browser.visible(".flow .lane")[4]
@@ -117,6 +121,7 @@ def test_flow_shows_numbers_where_it_is_pointed_at(browser: Browser) -> None:
     assert narrow.get_attribute("data-flow") == "documents source"
 
 
+@pytest.mark.slow
 def test_theme(browser: Browser) -> None:
     def paper() -> str:
         return str(browser.run("return getComputedStyle(document.body).backgroundColor"))
@@ -132,6 +137,7 @@ def test_theme(browser: Browser) -> None:
     assert (browser.find("#theme").text, paper()) == ("Theme: dark", dark)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [320, PHONE[0], 768])
 def test_nothing_is_wider_than_a_phone(browser: Browser, width: int) -> None:
     browser.resize(width, 844)
@@ -140,6 +146,7 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, width: int) -> None:
     assert browser.run(WIDTH_OF_CONTENT) == width
 
 
+@pytest.mark.slow
 def test_keyboard_is_enough(browser: Browser) -> None:
     reachable = browser.run(
         "return [...document.querySelectorAll('button, summary, .lane, nav a')]"
@@ -152,6 +159,7 @@ def test_keyboard_is_enough(browser: Browser) -> None:
     assert len(browser.visible(".example")) == 1
 
 
+@pytest.mark.slow
 def test_texts_cannot_act(browser: Browser) -> None:
     browser.run("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert browser.title == "llama1: report of the build"
@@ -166,6 +174,7 @@ def test_texts_cannot_act(browser: Browser) -> None:
     assert "שלום עולם" in shown
 
 
+@pytest.mark.slow
 def test_content_policy_stops_what_would_get_past_the_escaping(browser: Browser) -> None:
     browser.run(
         "const s = document.createElement('script'); s.textContent = 'document.title = \"owned\"';"
@@ -183,6 +192,7 @@ def shown_rows(browser: Browser, table: str) -> list[str]:
     return [row.text.split()[0] for row in browser.visible(f"#{table} tbody tr")]
 
 
+@pytest.mark.slow
 def test_tables_are_searched_sorted_and_saved(browser: Browser, tmp_path: Path) -> None:
     assert len(shown_rows(browser, "files-table")) == 21
     browser.find(".tools[data-for=files-table] input").send_keys("books GZ")
@@ -200,11 +210,13 @@ def test_tables_are_searched_sorted_and_saved(browser: Browser, tmp_path: Path) 
     ]
 
 
+@pytest.mark.slow
 def test_a_saved_table_has_no_formulas(browser: Browser, tmp_path: Path) -> None:
     saved = browser.saved(".csv[data-for=domains-table]", tmp_path).read_text()
     assert '"\'=1+1.example","c4","12000"' in saved
 
 
+@pytest.mark.slow
 def test_reasons_are_searched(browser: Browser) -> None:
     box = browser.find("#search-reasons")
     box.send_keys("gpl-3.0-only")
@@ -214,6 +226,7 @@ def test_reasons_are_searched(browser: Browser) -> None:
     assert [r.get_attribute("data-reason") for r in browser.visible(".reason")] == ["redirect"]
 
 
+@pytest.mark.slow
 def test_small_reasons_show_on_a_log_scale(browser: Browser) -> None:
     def width() -> float:
         return float(browser.find(".reason[data-reason=book_overlap] .bar span").rect["width"])
@@ -224,6 +237,7 @@ def test_small_reasons_show_on_a_log_scale(browser: Browser) -> None:
     assert width() > 20 * before
 
 
+@pytest.mark.slow
 def test_kept_documents_are_shown(browser: Browser) -> None:
     assert not browser.visible(".sample .example")
     browser.click(".sample[data-source=wikipedia] summary")
@@ -235,6 +249,7 @@ def test_kept_documents_are_shown(browser: Browser) -> None:
     assert titles == ["Probability of the language", "Perplexity"]
 
 
+@pytest.mark.slow
 def test_what_is_no_document_is_outside_of_the_kept_rate(browser: Browser) -> None:
     read, kept = browser.visible(".facts div")[1:3]
     assert "with 1.72 M records that are none" in read.text
@@ -244,6 +259,7 @@ def test_what_is_no_document_is_outside_of_the_kept_rate(browser: Browser) -> No
     assert f"{100 * share:.1f} % of those read" in kept.text
 
 
+@pytest.mark.slow
 def test_difference_of_two_builds(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "difference.html"
     report_page.write(sample_account(), path, before=with_more_books())

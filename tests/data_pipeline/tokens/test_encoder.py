@@ -88,6 +88,7 @@ ALPHABET = (
 )
 
 
+@pytest.mark.slow
 def test_any_text(folder: Path) -> None:
     processor = processor_of(folder)
     pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
@@ -116,6 +117,7 @@ def test_any_text(folder: Path) -> None:
     check()
 
 
+@pytest.mark.slow
 def test_long_units_are_cut_where_tokens_prove_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +169,7 @@ def test_hostile_texts_in_one_batch_and_in_many(folder: Path) -> None:
         same_ids(encoder, folder, [text])
 
 
+@pytest.mark.slow
 def test_samples(folder: Path, samples: Path) -> None:
     texts = []
     for name in ("c4/c4-en-sample.00000-00700.json.gz", "github/contents-sample.jsonl.gz"):

@@ -190,6 +190,7 @@ def test_a_corpus_that_states_nothing_needs_a_store_and_a_length(tmp_path: Path)
     }
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_plan_or_one_line_of_error() -> None:
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "recipes.build_dataset", "plan", *options]

@@ -255,6 +255,7 @@ def test_a_source_without_documents_is_recorded_as_empty(trained: Path, tmp_path
     assert store.stream("one", "train").num_documents == 1  # a lone document trains
 
 
+@pytest.mark.slow
 def test_main_script_may_have_any_name(trained: Path, tmp_path: Path) -> None:
     # Recipes are `.sh` files that Python runs; worker processes must not trip over the name.
     script = tmp_path / "build.sh"

@@ -44,6 +44,7 @@ def test_both_forms_are_one_tokenizer(trained: Path, tmp_path: Path) -> None:
         assert vocabulary_of(folder) == vocabulary_of(trained)
 
 
+@pytest.mark.slow
 def test_both_forms_of_llamas_own_tokenizer(samples: Path, tmp_path: Path) -> None:
     export_tokenizer(samples / "tokenizer" / "tokenizer.model", tmp_path / "out")
     expected = tokenizer_identity(only(tmp_path / "out", "tokenizer.model", tmp_path / "model"))

@@ -60,6 +60,7 @@ def check(functions: Elementwise, names: list[str], dtype: torch.dtype, device: 
 NAMES = [name for name in Elementwise._fields if name != "name"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "names"),
     # Compiling takes seconds a time: all in the dtype that rounds most, and one with sums in fp32.

@@ -204,6 +204,7 @@ def laid_out(recipe: Recipe, tp: int, sp: int, sequence_parallel: bool, num_laye
     return dataclasses.replace(recipe, model=model, train=train, parallel=parallel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize(("tp", "sp", "sequence_parallel", "num_key_value_heads"), LAYOUTS)

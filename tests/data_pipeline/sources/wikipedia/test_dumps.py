@@ -270,6 +270,7 @@ RESIDUE = {
 }
 
 
+@pytest.mark.slow
 def test_samples(samples: Path) -> None:
     """Every real file is read, and no markup of the main kinds is left in any article."""
     source = wikipedia_source()
