@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--sources", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--out", type=Path, default=results.RESULTS)
     options = parser.parse_args()
-    words = ["--samples", str(options.samples.resolve()), "--rehearse"]
+    words = ["--samples", str(options.samples.resolve())]
     words += ["--sources", *options.sources] if options.sources else []
     best: dict[str, dict[str, float]] = {"before": defaultdict(lambda: 1e9)}
     best["now"] = defaultdict(lambda: 1e9)
