@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from llama_ds.batch_schedule import BatchSchedule
 from llama_ds.model_config import ModelConfig, require
 from llama_ds.parallel_config import ActivationCheckpointingConfig, ParallelConfig, ZeroConfig
 from llama_ds.save_policy import Choice, SavePolicy, SavePolicyName
@@ -110,6 +111,9 @@ class TrainConfig:
     """Tokens per training sequence (row)."""
     tokens_per_step: int = 4 * 1024 * 1024
     """Global batch size in tokens, per optimizer step over all ranks; the paper's "4M"."""
+    batch_schedule: dict[str, int] = field(default_factory=dict)
+    """Other global batch sizes from a step on, in tokens: 2001=8388608 5001=16777216. Steps are
+    counted from 1, and as data.skip_steps counts them."""
     train_tokens: int = 1_000_000_000_000
     """Length of the run in tokens; the learning-rate schedule spans it."""
     max_steps: int | None = None
@@ -203,11 +207,13 @@ class TrainConfig:
         )
         require(self.seed >= 0, f"train.seed ({self.seed}) must not be negative")
         require(self.eval_rows >= 0, f"train.eval_rows ({self.eval_rows}) must not be negative")
-        require(
-            self.tokens_per_step % self.sequence_length == 0,
-            f"train.tokens_per_step ({self.tokens_per_step}) must be a multiple of "
-            f"train.sequence_length ({self.sequence_length})",
-        )
+        for size in self.batches.sizes:
+            name = "tokens_per_step" if size == self.tokens_per_step else "batch_schedule"
+            require(
+                size % self.sequence_length == 0,
+                f"train.{name} ({size}) must be a multiple of train.sequence_length "
+                f"({self.sequence_length})",
+            )
         require(
             self.new_rows in get_args(NewRows),
             f"train.new_rows ({self.new_rows}) must be one of {', '.join(get_args(NewRows))}",
@@ -226,9 +232,14 @@ class TrainConfig:
         return SavePolicy.of(self.save_policy, **self.save_tensors)
 
     @property
+    def batches(self) -> BatchSchedule:
+        """The global batch size of every step."""
+        return BatchSchedule.of(self.tokens_per_step, self.batch_schedule)
+
+    @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.max_steps or max(1, self.train_tokens // self.tokens_per_step)
+        return self.max_steps or max(1, self.batches.num_steps(self.train_tokens))
 
 
 @dataclass(frozen=True)

@@ -45,12 +45,14 @@ OWNED_BY_RECIPE = {
 def deepspeed_config(recipe: Recipe, plan: BatchPlan, device_type: str) -> dict[str, Any]:
     """The DeepSpeed configuration of a run on `device_type` ("cuda" or "cpu")."""
     bf16 = recipe.train.dtype == "bf16"
+    rows = plan.dp_size * plan.micro_batch_size * plan.most_grad_accum_steps
     config: dict[str, Any] = {
         # DeepSpeed counts the sp ranks as data-parallel ranks (see `ParallelGroups`), and requires
-        # this to be the product of the next two and the number of these ranks.
-        "train_batch_size": plan.rows_per_step * recipe.parallel.sp,
+        # this to be the product of the next two and the number of these ranks. The accumulation is
+        # that of the largest batch; `train_step` says where each step ends.
+        "train_batch_size": rows * recipe.parallel.sp,
         "train_micro_batch_size_per_gpu": plan.micro_batch_size,
-        "gradient_accumulation_steps": plan.grad_accum_steps,
+        "gradient_accumulation_steps": plan.most_grad_accum_steps,
         "gradient_clipping": recipe.optimizer.max_grad_norm,
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,

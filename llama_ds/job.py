@@ -17,6 +17,7 @@ import torch.distributed as dist
 from data_pipeline.files.atomic import atomic_directory, write_atomic
 from data_pipeline.tokens.store import TokenStore
 from llama_ds.batch import BatchPlan, batch_plan
+from llama_ds.batch_schedule import BatchSchedule
 from llama_ds.checkpoint.model_card import DATA_FILE, data_of
 from llama_ds.checkpoint.resuming import Resumed, resume
 from llama_ds.checkpoint.saving import CheckpointSaver, RunDescription, versions
@@ -193,7 +194,8 @@ def _plan_behind(resumed: Resumed, plan: BatchPlan, recipe: Recipe) -> BatchPlan
     if plan.num_rows(0) != 0 and recipe.train.max_steps is None:
         raise ValueError(
             f"train.train_tokens ({recipe.train.train_tokens}) does not say how many steps a run "
-            "has in which train.tokens_per_step or train.sequence_length has changed; set "
+            "has in which train.tokens_per_step, train.batch_schedule or "
+            "train.sequence_length has changed; set "
             "train.max_steps to the number of its last step"
         )
     return plan
@@ -303,7 +305,7 @@ def _opening_lines(
     lines.append(
         f"{start}: {recipe.model.num_parameters:,} parameters, {plan.dp_size} x {device.type}, "
         f"ZeRO-{recipe.zero.stage}, {recipe.train.dtype}, "
-        f"{plan.tokens_per_step:,} tokens per step, {plan.num_steps:,} steps"
+        f"{plan.batches}, {plan.num_steps:,} steps"
     )
     init_from = recipe.train.init_from
     if init_from is not None and not has_tokenizer(init_from):
@@ -321,8 +323,11 @@ def _change_of_rate(recipe: Recipe, saved: dict[str, Any], step: int) -> list[st
     names = {f.name for f in dataclasses.fields(OptimizerConfig)}
     fields = {name: saved.get(f"optimizer.{name}") for name in names}
     before = OptimizerConfig(**{name: v for name, v in fields.items() if v is not None})
+    batches = BatchSchedule.of(
+        saved["train.tokens_per_step"], saved.get("train.batch_schedule", {})
+    )
     steps_before = saved["train.max_steps"] or max(
-        1, saved["train.train_tokens"] // saved["train.tokens_per_step"]
+        1, batches.num_steps(saved["train.train_tokens"])
     )
     last = learning_rate(step - 1, before, steps_before)
     num_steps = recipe.train.num_steps

@@ -94,14 +94,13 @@ class Throughput:
         """`predicted` are seconds per step, which each record then has beside the measured ones."""
         self.predicted = predicted
         length = recipe.train.sequence_length
-        self.tokens_per_step = recipe.train.tokens_per_step
         self.world_size = world_size
         self.peak_flops = peak * 1e12
         self.flops_noncausal = recipe.model.flops_per_token(length, causal=False)
         self.flops_causal = recipe.model.flops_per_token(length, causal=True)
 
-    def of(self, seconds_per_step: float) -> dict[str, float]:
-        tokens_per_second = self.tokens_per_step / seconds_per_step
+    def of(self, seconds_per_step: float, tokens_per_step: int) -> dict[str, float]:
+        tokens_per_second = tokens_per_step / seconds_per_step
         per_device = tokens_per_second / self.world_size
         predicted = {} if self.predicted is None else {"predicted_seconds": self.predicted}
         return {

@@ -28,6 +28,7 @@ BY_NAME = frozenset(
         "data.document_masking",
         "train.sequence_length",
         "train.tokens_per_step",
+        "train.batch_schedule",
         "train.dtype",
     }
 )

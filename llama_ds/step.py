@@ -92,11 +92,16 @@ def train_step(
     """
     counts = [float(sum(batch.num_targets for batch in batches))]
     num_targets = sum_over_replicas(counts, groups, device)[0]
+    # The number of micro-batches may change from step to step (`batch_schedule.py`).
+    engine.set_train_batch_size(
+        engine.train_micro_batch_size_per_gpu() * engine.dp_world_size * len(batches)
+    )
     divisor = num_targets / (groups.num_replicas * len(batches))
     learning_rate = engine.get_lr()[0]
     mean_loss = math.nan
     loss_sum = torch.zeros((), device=device, dtype=torch.float32)
-    for batch in batches:
+    for number, batch in enumerate(batches, start=1):
+        engine.set_gradient_accumulation_boundary(number == len(batches))
         loss = engine(**model_inputs(batch, device), num_items_in_batch=divisor).loss
         engine.backward(loss)
         loss_sum += loss.detach() * divisor

@@ -274,7 +274,7 @@ def _batches(job: Job, first_step: int, last_step: int) -> Iterator[list[Batch]]
             sequence_shard(
                 job.data.micro_batch(step, accum_step, job.groups.dp_rank, job.plan), job.groups
             )
-            for accum_step in range(job.plan.grad_accum_steps)
+            for accum_step in range(job.plan.grad_accum_steps(step))
         ]
 
 
@@ -327,7 +327,7 @@ def _record(job: Job, result: StepResult, step: int, seconds: float) -> dict[str
         "skipped": result.verdict.is_skipped,
         "spike": result.verdict.is_spike,
         "skipped_steps": job.gate.judge.num_skipped,
-        **job.throughput.of(seconds),
+        **job.throughput.of(seconds, job.plan.tokens_of(step - 1)),
         "device": device_name(job.device),
         "devices": job.throughput.world_size,
         "remaining_seconds": None if job.log is None else job.log.remaining.seconds,

@@ -223,13 +223,19 @@ def paper_count(num_parameters: int) -> str:
 
 
 def _batch_lines(batch: BatchPlan) -> list[str]:
-    rows_per_rank = batch.micro_batch_size * batch.grad_accum_steps
-    tokens = batch.tokens_per_step * batch.num_steps
+    lines, tokens = [], batch.batches.tokens_before(batch.num_steps)
+    for num_steps, size in batch.batches.phases(batch.num_steps):
+        rows = size // batch.sequence_length
+        passes = rows // batch.dp_size // batch.micro_batch_size
+        during = "" if len(batch.batches.sizes) == 1 else f"{num_steps:,} steps: "
+        lines += [
+            f"{during}global batch {size:,} tokens = {rows:,} sequences of "
+            f"{batch.sequence_length:,} tokens",
+            f"sequences per rank {rows // batch.dp_size} = micro-batch {batch.micro_batch_size} x "
+            f"accumulation steps {passes}, on {batch.dp_size:,} data-parallel ranks",
+        ]
     return [
-        f"global batch {batch.tokens_per_step:,} tokens = {batch.rows_per_step:,} sequences of "
-        f"{batch.sequence_length:,} tokens",
-        f"sequences per rank {rows_per_rank} = micro-batch {batch.micro_batch_size} x accumulation "
-        f"steps {batch.grad_accum_steps}, on {batch.dp_size:,} data-parallel ranks",
+        *lines,
         f"{batch.num_steps:,} steps = {tokens:,} tokens ({tokens / 1e12:.3f} T)",
     ]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
-from llama_ds.batch import BatchPlan, batch_plan
+from llama_ds.batch import batch_plan
 from llama_ds.config import Recipe
 from llama_ds.parallel.layout import layout_of
 from llama_ds.planning.hardware import CLUSTERS, Cluster
@@ -30,13 +31,15 @@ class Prediction:
     """Of a recipe on `world_size` GPUs of a cluster."""
 
     workload: Workload
+    """Of the last steps, whose batch `train.batch_schedule` may have raised."""
     cluster: Cluster
-    batch: BatchPlan
     step: StepTime
     data_loading: float
     """Seconds per step that training waits for batches: loaded while the step before runs."""
     checkpoint: float
     """Seconds per step that snapshots of checkpoints stop training, on average."""
+    run_seconds: float
+    """Of all steps of the run, those of other batch sizes among them."""
 
     @property
     def seconds(self) -> float:
@@ -46,7 +49,8 @@ class Prediction:
     @property
     def tokens_per_second(self) -> float:
         """Per GPU."""
-        return self.batch.tokens_per_step / self.seconds / self.workload.world_size
+        tokens = self.workload.rows_per_step * self.workload.sequence_length
+        return tokens / self.seconds / self.workload.world_size
 
     def terms(self) -> dict[str, float]:
         """Seconds by term, largest first."""
@@ -63,7 +67,7 @@ class Prediction:
 
     @property
     def days(self) -> float:
-        return self.batch.num_steps * self.seconds / 86_400
+        return self.run_seconds / 86_400
 
     @property
     def gpu_hours(self) -> float:
@@ -80,14 +84,17 @@ class Prediction:
         return self.kilowatt_hours * CARBON_PER_KWH / 1e3
 
 
-def workload_of(recipe: Recipe, world_size: int) -> Workload:
-    """What a step of `recipe` computes; ValueError where ranks or batch do not divide."""
+def workload_of(recipe: Recipe, world_size: int, tokens_per_step: int) -> Workload:
+    """What a step of `recipe` computes with so large a batch.
+
+    ValueError where the ranks do not divide.
+    """
     train, parallel = recipe.train, recipe.parallel
     layout_of(world_size, tp_size=parallel.tp, sp_size=parallel.sp)
     return Workload(
         model=recipe.model,
         sequence_length=train.sequence_length,
-        rows_per_step=train.tokens_per_step // train.sequence_length,
+        rows_per_step=tokens_per_step // train.sequence_length,
         micro_batch_size=train.micro_batch_size,
         world_size=world_size,
         policy=train.resolved_save_policy,
@@ -107,20 +114,24 @@ def predict_recipe(recipe: Recipe, world_size: int, cluster: Cluster) -> Predict
     """
     if recipe.train.dtype != "bf16":
         return None
-    workload = workload_of(recipe, world_size)
-    batch = batch_plan(recipe, workload.dp_size)
+    phases = recipe.train.batches.phases(recipe.train.num_steps)
+    found = [_predict_phase(recipe, world_size, cluster, *phase) for phase in phases]
+    return dataclasses.replace(found[-1], run_seconds=sum(one.run_seconds for one in found))
+
+
+def _predict_phase(
+    recipe: Recipe, world_size: int, cluster: Cluster, num_steps: int, tokens_per_step: int
+) -> Prediction:
+    """Of `num_steps` steps with so large a batch."""
+    workload = workload_of(recipe, world_size, tokens_per_step)
+    batch_plan(recipe, workload.dp_size)  # refuses what does not divide
     step = predict(workload, cluster)
-    rows = batch.micro_batch_size * batch.grad_accum_steps
-    loading = rows * batch.sequence_length / HOST_TOKENS
+    loading = tokens_per_step / workload.dp_size / HOST_TOKENS
     snapshot = 12 * rank_parameters(recipe) / workload.sharding_ranks / HOST_COPY
-    return Prediction(
-        workload,
-        cluster,
-        batch,
-        step,
-        data_loading=max(0.0, loading - step.total),
-        checkpoint=snapshot / recipe.checkpoint.every_steps,
-    )
+    data_loading = max(0.0, loading - step.total)
+    checkpoint = snapshot / recipe.checkpoint.every_steps
+    run_seconds = num_steps * (step.total + data_loading + checkpoint)
+    return Prediction(workload, cluster, step, data_loading, checkpoint, run_seconds)
 
 
 def predicted_seconds(recipe: Recipe, world_size: int, device_name: str) -> float | None:

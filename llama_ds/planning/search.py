@@ -82,7 +82,7 @@ def search(recipe: Recipe, world_size: int, cluster: Cluster) -> list[Found]:
 
 
 def _candidates(recipe: Recipe, world_size: int, cluster: Cluster) -> Iterator[Recipe]:
-    rows = recipe.train.tokens_per_step // recipe.train.sequence_length
+    rows = recipe.train.batches.common_divisor // recipe.train.sequence_length
     for tp, sp in _layouts(recipe, world_size, cluster):
         parallel = dataclasses.replace(recipe.parallel, tp=tp, sp=sp)
         dp_size = world_size // (tp * sp)
@@ -105,7 +105,7 @@ def _layouts(recipe: Recipe, world_size: int, cluster: Cluster) -> list[tuple[in
     """(tp, sp) that divide the model, the sequence and the ranks; tp within a node, and sequences
     split over ranks only where a rank would have no whole one."""
     found = []
-    rows = recipe.train.tokens_per_step // recipe.train.sequence_length
+    rows = recipe.train.batches.common_divisor // recipe.train.sequence_length
     for tp in range(1, cluster.gpus_per_node + 1):
         for sp in (1, 2, 4, 8):
             dp_size, rest = divmod(world_size, tp * sp)
@@ -122,7 +122,7 @@ def _layouts(recipe: Recipe, world_size: int, cluster: Cluster) -> list[tuple[in
 
 def nearest_world_sizes(recipe: Recipe, world_size: int, cluster: Cluster) -> list[int]:
     """The numbers of GPUs next to `world_size`, below and above, over which some layout divides."""
-    rows = recipe.train.tokens_per_step // recipe.train.sequence_length
+    rows = recipe.train.batches.common_divisor // recipe.train.sequence_length
     limit = 64 * max(rows, world_size)
     below = (n for n in range(world_size - 1, 0, -1) if _layouts(recipe, n, cluster))
     above = (n for n in range(world_size + 1, limit) if _layouts(recipe, n, cluster))
@@ -133,7 +133,7 @@ def best_layouts(recipe: Recipe, world_size: int, cluster: Cluster, count: int) 
     """The `count` fastest; ValueError where none divides, with the nearest numbers of GPUs that do,
     or none fits."""
     if not _layouts(recipe, world_size, cluster):
-        rows = recipe.train.tokens_per_step // recipe.train.sequence_length
+        rows = recipe.train.batches.common_divisor // recipe.train.sequence_length
         near = " and ".join(str(n) for n in nearest_world_sizes(recipe, world_size, cluster))
         raise ValueError(
             f"no layout divides {rows} sequences of the global batch over {world_size} GPUs; the "

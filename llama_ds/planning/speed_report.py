@@ -79,7 +79,7 @@ def _cost(found: Prediction, price: float | None) -> list[str]:
 
 def _disk(recipe: Recipe) -> list[str]:
     one = CHECKPOINT_BYTES * recipe.model.num_parameters
-    tokens = recipe.train.num_steps * recipe.train.tokens_per_step
+    tokens = recipe.train.batches.tokens_before(recipe.train.num_steps)
     width = 2 if recipe.model.vocab_size <= TOKEN_IDS_16_BIT else 4
     kept = recipe.checkpoint.keep_last
     return [

@@ -95,9 +95,9 @@ def test_batch_plan_is_exact(
 ) -> None:
     recipe = tiny_recipe(tmp_path, tmp_path, **{"train.micro_batch_size": micro_batch_size})
     plan = batch_plan(recipe, dp_size)
-    assert plan.grad_accum_steps == accumulation
-    assert plan.rows_per_step == 8
-    assert plan.tokens_per_step == recipe.train.tokens_per_step
+    assert plan.grad_accum_steps(0) == plan.most_grad_accum_steps == accumulation
+    assert plan.num_rows(1) == 8
+    assert plan.num_tokens(1) == recipe.train.tokens_per_step
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(recipe: Recipe) -> None:

@@ -25,6 +25,7 @@ from data_pipeline.tokens.store import (
     describe_file,
 )
 from llama_ds.batch import BatchPlan
+from llama_ds.batch_schedule import BatchSchedule
 from llama_ds.config import DataConfig
 from llama_ds.data import (
     Batch,
@@ -150,9 +151,9 @@ def plan_for(dp_size: int, micro_batch_size: int, rows_per_step: int = 16) -> Ba
     return BatchPlan(
         dp_size=dp_size,
         micro_batch_size=micro_batch_size,
-        grad_accum_steps=rows_per_step // (dp_size * micro_batch_size),
         sequence_length=20,
         num_steps=10,
+        batches=BatchSchedule.of(20 * rows_per_step, {}),
     )
 
 
@@ -167,7 +168,7 @@ def test_a_step_has_the_same_rows_for_every_number_of_ranks(
     for step in (0, 5):
         parts = [
             data.micro_batch(step, accum_step, rank, plan).input_ids_BS
-            for accum_step in range(plan.grad_accum_steps)
+            for accum_step in range(plan.grad_accum_steps(step))
             for rank in range(dp_size)
         ]
         straight = data.rows(range(step * 16, (step + 1) * 16)).input_ids_BS

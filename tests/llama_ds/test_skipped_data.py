@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llama_ds.batch import BatchPlan
+from llama_ds.batch_schedule import BatchSchedule
 from llama_ds.skipped_data import SkippedData
 
 
@@ -32,9 +33,9 @@ def plan(*texts: str, start_step: int = 0, rows: int = 0, tokens: int = 0) -> Ba
     fresh = BatchPlan(
         dp_size=2,
         micro_batch_size=3,
-        grad_accum_steps=1,
         sequence_length=10,
         num_steps=20,
+        batches=BatchSchedule.of(60, {}),
         skipped=SkippedData.parse(texts),
     )
     return fresh.resumed(start_step, rows, tokens, 10) if start_step else fresh

@@ -92,7 +92,7 @@ def test_sizes_fit_their_cluster(name: str, cluster: Cluster) -> None:
     parallel = recipe.parallel
     dp_size = layout_of(world_size, tp_size=parallel.tp, sp_size=parallel.sp).dp_size
     plan = batch_plan(recipe, dp_size)
-    assert plan.tokens_per_step == recipe.train.tokens_per_step
+    assert plan.tokens_of(0) == recipe.train.tokens_per_step
     available = HARDWARE[cluster].gpu.memory_bytes
     assert estimate_memory(recipe, dp_size).total < USABLE_SHARE * available
 

@@ -46,7 +46,7 @@ class Reference:
         for step in range(recipe.train.num_steps):
             for group in optimizer.param_groups:
                 group["lr"] = self.rate(step, recipe)
-            rows = range(step * plan.rows_per_step, (step + 1) * plan.rows_per_step)
+            rows = range(plan.first_row(step), plan.num_rows(step + 1))
             batch = data.rows(rows)
             logits = self.model(
                 input_ids=batch.input_ids_BS, position_ids=batch.position_ids_BS, use_cache=False

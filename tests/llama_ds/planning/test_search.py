@@ -39,7 +39,7 @@ def test_what_is_found_divides_fits_and_is_in_order() -> None:
         parallel = one.recipe.parallel
         memory = estimate_memory(one.recipe, world_size // (parallel.tp * parallel.sp)).total
         assert one.memory_share == memory / A100.gpu.memory_bytes <= USABLE_SHARE
-        assert one.prediction.batch.tokens_per_step == recipe.train.tokens_per_step
+        assert one.prediction.workload.rows_per_step * 2_048 == recipe.train.tokens_per_step
 
 
 def test_five_layouts_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,9 @@ def test_no_step_beats_the_hardware(recipe: Recipe, world_size: int, cluster: Cl
 def test_policies_repeat_what_they_do_not_save() -> None:
     recipe = changed(llama_7b(), train__micro_batch_size=1)
     steps = {
-        name: predict(dataclasses.replace(workload_of(recipe, 256), policy=PRESETS[name]), A100)
+        name: predict(
+            dataclasses.replace(workload_of(recipe, 256, 2**22), policy=PRESETS[name]), A100
+        )
         for name in PRESETS
     }
     times = {name: step.recomputation for name, step in steps.items()}
@@ -142,6 +144,6 @@ def test_runs_know_the_prediction_for_their_gpus(device_name: str, cluster: str 
 
 
 def test_records_have_predicted_beside_measured_seconds() -> None:
-    record = Throughput(llama_7b(), 256, 312.0, predicted=3.5).of(4.0)
+    record = Throughput(llama_7b(), 256, 312.0, predicted=3.5).of(4.0, 2**22)
     assert (record["predicted_seconds"], record["seconds_per_step"]) == (3.5, 4.0)
-    assert "predicted_seconds" not in Throughput(llama_7b(), 256, 312.0).of(4.0)
+    assert "predicted_seconds" not in Throughput(llama_7b(), 256, 312.0).of(4.0, 2**22)
