@@ -7,10 +7,13 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from typing import NoReturn
 
 import pyarrow as pa
@@ -54,7 +57,9 @@ class Processes:
         with ProcessPoolExecutor(
             min(self.jobs, len(tasks)), context, _set_up_worker, (os.getpid(),)
         ) as executor:
+            others = multiprocessing.active_children()
             futures = [executor.submit(function, task) for task in tasks]
+            workers = [child for child in multiprocessing.active_children() if child not in others]
             size_of = dict(zip(futures, sizes, strict=True))
             try:
                 with progress_bar(sizes, label) as bar:
@@ -65,10 +70,36 @@ class Processes:
                     f"a worker process was killed during '{label}', perhaps out of memory; rerun "
                     "the command to resume, with fewer --jobs if so"
                 ) from error
-            except BaseException:
-                executor.shutdown(wait=False, cancel_futures=True)
-                raise
+            finally:
+                end_workers(executor, workers)
             return [future.result() for future in futures]
+
+
+def end_workers(executor: ProcessPoolExecutor, workers: Sequence[BaseProcess]) -> None:
+    """Cancel tasks that have not begun, and wait until the workers have ended.
+
+    A worker waits for its next task, or for the word to end, with the lock of the queue in its
+    hands. Where it is killed then, the others would wait for that lock for good; so they are killed
+    too.
+    """
+    executor.shutdown(wait=False, cancel_futures=True)
+    left = list(workers)
+    while left:
+        ready = connection.wait([worker.sentinel for worker in left])
+        ended = [worker for worker in left if worker.sentinel in ready]
+        left = [worker for worker in left if worker not in ended]
+        if any(_was_killed(worker) for worker in ended):
+            for worker in left:
+                worker.kill()
+
+
+def _was_killed(worker: BaseProcess) -> bool:
+    """Of a process that has ended."""
+    for _ in range(100):
+        if worker.exitcode is not None:
+            return worker.exitcode != 0
+        time.sleep(0.01)  # the executor's thread has reaped it, and is about to note how it ended
+    return True
 
 
 def _set_up_worker(parent: int) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +24,7 @@ from data_pipeline.dedup.near import near_duplicates
 from data_pipeline.dedup.rule import Rule
 from data_pipeline.document import Document, Source
 from data_pipeline.executors.executor import Executor, WorkerLost
-from data_pipeline.executors.local import Processes
+from data_pipeline.executors.local import Processes, end_workers
 from data_pipeline.executors.ray import RayTasks, _check_machines, _compare, ray_cluster
 from data_pipeline.sources import folder
 
@@ -237,6 +240,29 @@ def always_killed(number: int) -> int:
 
 @pytest.mark.nightly
 @pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_killed_while_the_pool_ends(victim: int) -> None:
+    """It may have the lock of the queue, without which the other never hears that it is to end."""
+    before = multiprocessing.active_children()
+    executor = ProcessPoolExecutor(2, multiprocessing.get_context("fork"))
+    assert list(executor.map(abs, [-1, -2])) == [1, 2]
+    workers = [child for child in multiprocessing.active_children() if child not in before]
+    assert len(workers) == 2
+    killed = workers[victim].pid
+    assert killed is not None
+    time.sleep(0.2)  # until both wait for a task
+    os.kill(killed, signal.SIGSTOP)
+    end = threading.Thread(target=end_workers, args=(executor, workers), daemon=True)
+    end.start()
+    time.sleep(0.2)  # until the other waits for the lock, or has ended
+    os.kill(killed, signal.SIGKILL)
+    end.join(20)
+    is_stuck = end.is_alive()
+    for worker in workers:
+        worker.kill()
+    assert not is_stuck
+
+
 def test_a_task_that_kills_its_worker_every_time(cluster: RayTasks) -> None:
     with pytest.raises(WorkerLost, match="task 0 of 'kill' failed after 4 retries"):
         cluster.map(always_killed, [1], [1], label="kill")
