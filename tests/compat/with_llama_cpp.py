@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -43,7 +44,11 @@ def main(out: Path) -> None:
     gguf = out / "model.gguf"
     script = converter(out, release)
     command = [sys.executable, str(script), str(out / "model"), "--outfile", str(gguf)]
-    subprocess.run([*command, "--outtype", "f32"], check=True, stdout=subprocess.DEVNULL)
+    # It imports modules that lie beside it.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    subprocess.run(
+        [*command, "--outtype", "f32"], check=True, stdout=subprocess.DEVNULL, env=environment
+    )
     held(f"llama-cpp-python {release}: its converter writes a GGUF file in fp32")
     model: Any = llama_cpp.Llama(str(gguf), n_ctx=64, verbose=False)
     for case in read_expected(out):

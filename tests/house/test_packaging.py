@@ -239,6 +239,19 @@ def test_the_model_class_needs_only_what_the_package_asks_for(
     assert ours == pytest.approx(stock, abs=1e-5)  # Adam's first steps amplify a last bit
 
 
+def test_generate_needs_only_what_the_package_asks_for(installed: Path, tmp_path: Path) -> None:
+    code = """
+from llama_ds.generate.__main__ import main
+sys.argv = ["llama-ds-generate", "missing", "--prompt", "def"]
+sys.exit(main())
+"""
+    result = _run_alone(installed, code, tmp_path)
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert "missing" in line
+    assert (installed / "bin" / "llama-ds-generate").exists()
+
+
 @pytest.mark.parametrize(
     ("command", "module", "arguments", "extra"),
     [
