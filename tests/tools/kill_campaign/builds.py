@@ -69,7 +69,7 @@ def change_raw_files(raw: Path, moments: random.Random) -> None:
             write_raw_file(raw / ".new", seed)
             (raw / ".new").replace(raw / f"{moments.choice(['added', '0-added'])}.jsonl")
         case _:
-            path.unlink()
+            path.unlink(missing_ok=True)  # an earlier change may have removed it
 
 
 # -- results --------------------------------------------------------------------------------------
