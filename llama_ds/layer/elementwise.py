@@ -29,6 +29,7 @@ class Elementwise(NamedTuple):
     rotary_backward: Callable[[Tensor, Tensor, Tensor], Tensor]
     swiglu: Callable[[Tensor, Tensor], Tensor]
     swiglu_backward: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    swiglu_backward_with_product: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 EAGER = Elementwise(
@@ -39,6 +40,7 @@ EAGER = Elementwise(
     functional.rotary_backward,
     functional.swiglu,
     functional.swiglu_backward,
+    functional.swiglu_backward_with_product,
 )
 
 
@@ -116,4 +118,5 @@ def liger() -> Elementwise:
         liger_kernels.rotary_backward,
         liger_kernels.swiglu,
         liger_kernels.swiglu_backward,
+        liger_kernels.swiglu_backward_with_product,
     )

@@ -1,7 +1,7 @@
 """The decoder layer as one autograd function with a hand-written backward pass.
 
 `docs/layer.md` draws its ten steps: attention is 1 to 6, the MLP 7 to 10. Every backward function
-stands under its forward. `_attend`, `_gate_up_product` and the `_start_..._in` functions compute
+stands under its forward. `_attend`, `_gate_and_up` and the `_start_..._in` functions compute
 whatever `Activations` lacks: everything in the forward pass, and in the backward pass what was not
 saved. So recomputation runs the forward's own code.
 
@@ -293,9 +293,11 @@ def _tile_forward(
     tile: Activations, mlp_in: Pending, w: LayerWeights, context: LayerContext
 ) -> Pending:
     """Steps 8 to 10 of a tile, started: its range of `out`, without the residual stream."""
-    product_BSf = _gate_up_product(tile, mlp_in, w, context)
+    gate_BSf, up_BSf = _gate_and_up(tile, mlp_in, w)
+    # 9. SwiGLU.
+    tile.product = context.elementwise.swiglu(gate_BSf, up_BSf)
     # 10. Down projection, reduced over tp.
-    out = context.reduce(F.linear(product_BSf, w.down), "out")
+    out = context.reduce(F.linear(tile.product, w.down), "out")
     tile.mlp_in = mlp_in.wait()
     return out
 
@@ -309,12 +311,17 @@ def _tile_backward(
     context: LayerContext,
 ) -> tuple[Tensor, Pending, dict[str, Tensor]]:
     """dmid of a tile; its all-gather; the tile's terms of the weight gradients."""
-    product_BSf = _gate_up_product(tile, mlp_in, w, context)
-    mid_BsD, gate_BSf, up_BSf = not_none(tile.mid), not_none(tile.gate), not_none(tile.up)
+    gate_BSf, up_BSf = _gate_and_up(tile, mlp_in, w)
     # 10. and 9.
-    dgate_BSf, dup_BSf = context.elementwise.swiglu_backward(
-        ddown_out.wait() @ w.down, gate_BSf, up_BSf
-    )
+    dproduct_BSf = ddown_out.wait() @ w.down
+    elementwise = context.elementwise
+    if tile.product is None:
+        dgate_BSf, dup_BSf, product_BSf = elementwise.swiglu_backward_with_product(
+            dproduct_BSf, gate_BSf, up_BSf
+        )
+    else:
+        product_BSf = tile.product
+        dgate_BSf, dup_BSf = elementwise.swiglu_backward(dproduct_BSf, gate_BSf, up_BSf)
     # 8.
     dmlp_in_BSD = dgate_BSf @ w.gate
     dmlp_in_BSD += dup_BSf @ w.up
@@ -322,8 +329,8 @@ def _tile_backward(
     dnormed = context.reduce(dmlp_in_BSD, "dmlp_in")
     dgate = weight_gradient("gate", dgate_BSf, mlp_in.wait())
     dup = weight_gradient("up", dup_BSf, mlp_in.wait())
-    dmid_BsD, dnorm = context.elementwise.rms_norm_backward(
-        dnormed.wait(), mid_BsD, w.mlp_norm, context.eps
+    dmid_BsD, dnorm = elementwise.rms_norm_backward(
+        dnormed.wait(), not_none(tile.mid), w.mlp_norm, context.eps
     )
     # The residual stream passes dout on.
     dmid_BsD += dout_BsD
@@ -343,10 +350,8 @@ def _start_mlp_in(tile: Activations, w: LayerWeights, context: LayerContext) -> 
     return context.all_gather(tile.mlp_normed, "mlp_in")
 
 
-def _gate_up_product(
-    tile: Activations, mlp_in: Pending, w: LayerWeights, context: LayerContext
-) -> Tensor:
-    """Compute what `tile` lacks from `gate` to `product`, which is returned [B, S, f].
+def _gate_and_up(tile: Activations, mlp_in: Pending, w: LayerWeights) -> tuple[Tensor, Tensor]:
+    """`gate` and `up` [B, S, f], computed where `tile` lacks them.
 
     It waits for `mlp_in` only where a matmul needs it.
     """
@@ -355,10 +360,7 @@ def _gate_up_product(
         tile.gate = F.linear(mlp_in.wait(), w.gate)
     if tile.up is None:
         tile.up = F.linear(mlp_in.wait(), w.up)
-    # 9. SwiGLU.
-    if tile.product is None:
-        tile.product = context.elementwise.swiglu(tile.gate, tile.up)
-    return tile.product
+    return tile.gate, tile.up
 
 
 def _split_tiles(a: Activations, count: int, context: LayerContext) -> list[Activations]:

@@ -68,3 +68,9 @@ def swiglu_backward(dout: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Ten
     width = dout.shape[-1]
     swiglu_ops.swiglu_backward(dgate.view(-1, width), dup.view(-1, width), dout.contiguous())
     return dgate, dup
+
+
+def swiglu_backward_with_product(
+    dout: Tensor, gate: Tensor, up: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return *swiglu_backward(dout, gate, up), swiglu(gate, up)

@@ -36,6 +36,7 @@ def arguments(dtype: torch.dtype, device: str) -> dict[str, tuple[Any, ...]]:
         "rotary_backward": (dq_BSHE, cos_BSE, sin_BSE),
         "swiglu": (gate_BSF, up_BSF),
         "swiglu_backward": (draw(2, 5, 24), gate_BSF, up_BSF),
+        "swiglu_backward_with_product": (draw(2, 5, 24), gate_BSF, up_BSF),
     }
 
 

@@ -20,6 +20,7 @@ from llama_ds.layer.functional import (
     rotary_backward,
     swiglu,
     swiglu_backward,
+    swiglu_backward_with_product,
 )
 
 # Ours rounds less often than transformers', whose results are rounded after every operation.
@@ -115,6 +116,14 @@ def _swiglu_case(dtype: torch.dtype) -> Case:
         lambda gate, up: F.silu(gate) * up,
         lambda dout: swiglu_backward(dout, gate, up),
     )
+
+
+def test_the_product_comes_with_its_backward() -> None:
+    gate, up, dout = (_randn(2, 5, 24, dtype=torch.bfloat16, seed=seed) for seed in range(3))
+    dgate, dup, product = swiglu_backward_with_product(dout, gate, up)
+    assert torch.equal(product, swiglu(gate, up))
+    for got, wanted in zip((dgate, dup), swiglu_backward(dout, gate, up), strict=True):
+        assert torch.equal(got, wanted)
 
 
 @pytest.mark.parametrize("make", [_rms_norm_case, _rotary_case, _swiglu_case])
