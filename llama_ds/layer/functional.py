@@ -59,16 +59,17 @@ def rms_norm_backward(
     """(dx, dweight) of `rms_norm`; sums over positions and over D run in the accumulation dtype.
 
     With r = 1 / sqrt(mean(x^2) + eps), n = r x and dn = weight dout: dx = r (dn - n mean(n dn)),
-    because n depends on x directly and through r.
+    because n depends on x directly and through r. The mean is that of (n dout) weight, and n dout
+    is what dweight sums.
     """
     dtype = accumulation_dtype(x_BSD.dtype)
-    x, dout = x_BSD.to(dtype), dout_BSD.to(dtype)
+    x, dout, weight = x_BSD.to(dtype), dout_BSD.to(dtype), weight_D.to(dtype)
     r = _inverse_rms(x, eps)
     n = x * r
-    dn = dout * weight_D
-    mean = (n * dn).mean(-1, keepdim=True)
-    dweight = (dout * n).flatten(0, -2).sum(0)
-    dx = dn.addcmul_(n, mean, value=-1).mul_(r)
+    products = n * dout
+    mean = (products @ weight).div_(x.shape[-1]).unsqueeze_(-1)
+    dweight = products.flatten(0, -2).sum(0)
+    dx = torch.mul(dout, weight, out=products).addcmul_(n, mean, value=-1).mul_(r)
     return dx.to(x_BSD.dtype), dweight.to(weight_D.dtype)
 
 
