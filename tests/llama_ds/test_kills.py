@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.nightly import at_night
 from tests.support.tiny_run import make_store
 from tests.tools.kill_campaign.jobs import adopting_orphans
 from tests.tools.kill_campaign.record import Record, tables
@@ -29,9 +30,12 @@ def until(num_kills: int, scenario: Callable[[int], Record], first_seed: int) ->
     raise AssertionError("unreachable")
 
 
-def test_killed_jobs_end_as_if_nothing_had_been(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("num_kills", "first_seed"), [(12, 1), at_night(20, 1_000)])
+def test_killed_jobs_end_as_if_nothing_had_been(
+    tmp_path: Path, num_kills: int, first_seed: int
+) -> None:
     with adopting_orphans():
         campaign = Campaign(make_store(tmp_path / "data"), tmp_path, tmp_path / "straight")
-        records = until(12, lambda seed: run_scenario(campaign, seed), first_seed=1)
+        records = until(num_kills, lambda seed: run_scenario(campaign, seed), first_seed)
     assert not any(record.wrong for record in records), tables(records)
     assert any(record.num_resumes for record in records)
