@@ -298,7 +298,7 @@ def candidates(
     def need(size: int, policy: SavePolicyName) -> int:
         train = dataclasses.replace(recipe.train, micro_batch_size=size, save_policy=policy)
         estimate = estimate_memory(dataclasses.replace(recipe, train=train), dp_size=1)
-        return estimate.activations + estimate.loss
+        return max(phase.activations + phase.loss for phase in estimate.phases().values())
 
     pairs = [(size, policy) for policy in POLICIES for size in sizes]
     fitting = [Candidate(*pair) for pair in pairs if need(*pair) <= memory_bytes]

@@ -31,7 +31,7 @@ from benchmarks.model.contenders import CHECKPOINTED, STOCK, Contender, contende
 from llama_ds.hf_config import hf_config
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel_config import ParallelConfig
-from llama_ds.planning.memory import activation_bytes
+from llama_ds.planning.activation_memory import activation_bytes
 from llama_ds.save_policy import PRESETS
 
 WIDTHS = {torch.float32: 4, torch.bfloat16: 2}

@@ -49,7 +49,7 @@ from llama_ds.model import LlamaForCausalLM
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel_config import ParallelConfig
-from llama_ds.planning.memory import activation_bytes
+from llama_ds.planning.activation_memory import activation_bytes
 from llama_ds.planning.traffic import layer_traffic
 from llama_ds.save_policy import PRESETS, SavePolicyName
 

@@ -15,8 +15,10 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from llama_ds.batch import BatchPlan, batch_plan
 from llama_ds.config import Recipe
+from llama_ds.deepspeed_config import deepspeed_config
 from llama_ds.parallel.groups import ParallelGroups
 from llama_ds.parallel.layout import Layout, layout_of
+from llama_ds.planning.deepspeed_options import offload_of, uncounted_keys
 from llama_ds.planning.hardware import GIB, Cluster
 from llama_ds.planning.memory import (
     USABLE_SHARE,
@@ -26,17 +28,7 @@ from llama_ds.planning.memory import (
     host_bytes,
 )
 from llama_ds.planning.speed_report import speed_lines
-
-UNCOUNTED_ZERO_KEYS = (
-    "offload_optimizer",
-    "offload_param",
-    "zenflow",
-    "zero_hpz_partition_size",
-    "zero_quantized_weights",
-    "zero_quantized_gradients",
-    "mics_shard_size",
-)
-UNCOUNTED_KEYS = ("compile", "compression_training", "torch_autocast", "curriculum_learning")
+from llama_ds.planning.state_memory import Offload, offloaded_state_bytes
 
 
 def plan_text(
@@ -55,7 +47,8 @@ def plan_text(
     tp, sp = recipe.parallel.tp, recipe.parallel.sp
     layout = layout_of(world_size, tp_size=tp, sp_size=sp)
     batch = batch_plan(recipe, layout.dp_size)
-    memory = estimate_memory(recipe, layout.dp_size)
+    offload = offload_of(deepspeed_json, recipe.zero.stage)
+    memory = estimate_memory(recipe, layout.dp_size, offload)
     check_memory(memory, recipe, cluster)
     sections = {
         "Parameters": _parameter_lines(recipe),
@@ -63,8 +56,8 @@ def plan_text(
         "Parallel groups": check_groups(world_size, tp_size=tp, sp_size=sp),
         f"Memory per GPU ({cluster.gpu.name}), estimated": [
             *_memory_lines(memory, cluster),
-            *_host_memory_lines(host_bytes(recipe), checkpoint_host_bytes(recipe, batch.dp_size)),
-            *_uncounted_lines(deepspeed_json),
+            *_host_memory_lines(recipe, batch.dp_size, offload),
+            *_uncounted_lines(deepspeed_json, deepspeed_config(recipe, batch, "cuda"), offload),
         ],
         f"Speed on {world_size:,} GPUs ({cluster.name}), predicted, not measured": speed_lines(
             recipe,
@@ -241,24 +234,35 @@ def _batch_lines(batch: BatchPlan) -> list[str]:
 
 
 def _memory_lines(memory: MemoryEstimate, cluster: Cluster) -> list[str]:
+    """The parts of the phase that needs most, and the totals of all."""
     available = cluster.gpu.memory_bytes
+    totals = (f"{name} {phase.total / GIB:.2f}" for name, phase in memory.phases().items())
     return [
         *(f"{name:<22} {size / GIB:8.2f} GiB" for name, size in memory.parts().items()),
         f"{'total':<22} {memory.total / GIB:8.2f} GiB of {available / GIB:.0f} GiB "
         f"({memory.total / available:.0%}); fragmentation and NCCL's buffers come on top",
+        f"largest in the phase {memory.binding_phase}; by phase, GiB: {', '.join(totals)}",
     ]
 
 
-def _uncounted_lines(deepspeed_json: dict[str, Any]) -> list[str]:
+def _uncounted_lines(
+    deepspeed_json: dict[str, Any], generated: dict[str, Any], offload: Offload
+) -> list[str]:
     """Keys of `--deepspeed-json` that change memory or speed, and that no estimate knows."""
-    zero = deepspeed_json.get("zero_optimization", {})
-    names = [f"zero_optimization.{name}" for name in UNCOUNTED_ZERO_KEYS if zero.get(name)]
-    names += [name for name in UNCOUNTED_KEYS if deepspeed_json.get(name)]
-    return [f"not counted, in memory and speed: {', '.join(names)}"] if names else []
+    lines = []
+    if names := uncounted_keys(deepspeed_json, generated):
+        lines.append(f"not counted, in memory and speed: {', '.join(names)}")
+    moved = {"offload_optimizer": offload.optimizer, "offload_param": offload.weights}
+    if names := [f"zero_optimization.{name}" for name, is_moved in moved.items() if is_moved]:
+        lines.append(f"not counted, in speed: {', '.join(names)}")
+    return lines
 
 
-def _host_memory_lines(offloaded: int, checkpoint: int) -> list[str]:
+def _host_memory_lines(recipe: Recipe, dp_size: int, offload: Offload) -> list[str]:
+    checkpoint = checkpoint_host_bytes(recipe, dp_size)
     lines = [f"{'host, checkpoint':<22} {checkpoint / GIB:8.2f} GiB of host memory per GPU"]
-    if offloaded:
+    if offloaded := host_bytes(recipe):
         lines += [f"{'host, activations':<22} {offloaded / GIB:8.2f} GiB of pinned memory per GPU"]
+    if states := offloaded_state_bytes(recipe, dp_size, offload):
+        lines += [f"{'host, offloaded states':<22} {states / GIB:8.2f} GiB of host memory per GPU"]
     return lines

@@ -9,7 +9,7 @@ from llama_ds.batch import batch_plan
 from llama_ds.config import Recipe
 from llama_ds.parallel.layout import layout_of
 from llama_ds.planning.hardware import CLUSTERS, Cluster
-from llama_ds.planning.memory import rank_parameters
+from llama_ds.planning.state_memory import rank_parameters
 from llama_ds.planning.step_time import StepTime, Workload, predict
 from llama_ds.planning.traffic import zero_traffic
 

@@ -21,6 +21,7 @@ from llama_ds.parallel.layout import layout_of
 from llama_ds.parallel_config import ZeroConfig
 from llama_ds.planning.dry_run import check_memory, paper_count, plan_text
 from llama_ds.planning.hardware import CLUSTERS as HARDWARE
+from llama_ds.planning.hardware import GIB
 from llama_ds.planning.memory import USABLE_SHARE, estimate_memory
 from llama_ds.planning.prediction import predict_recipe
 from llama_ds.planning.search import search
@@ -184,10 +185,30 @@ def test_plan_states_the_host_memory_of_offloaded_activations() -> None:
 
 
 def test_plan_names_what_it_does_not_count() -> None:
+    recipe = build("llama_7b")
+    text = plan_text(recipe, 256, A100, {"zero_optimization": {"mics_shard_size": 8}})
+    assert "not counted, in memory and speed: zero_optimization.mics_shard_size" in text
+    assert "not counted" not in plan_text(recipe, 256, A100, {})
+
+
+def test_plan_counts_offloaded_states_on_the_host() -> None:
+    recipe = build("llama_7b")
+    assert (recipe.zero.stage, recipe.train.dtype) == (2, "bf16")
     offload = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
-    text = plan_text(build("llama_7b"), 256, A100, offload)
-    assert "not counted, in memory and speed: zero_optimization.offload_optimizer" in text
-    assert "not counted" not in plan_text(build("llama_7b"), 256, A100, {})
+    text = plan_text(recipe, 256, A100, offload)
+    assert "not counted, in speed: zero_optimization.offload_optimizer" in text
+    assert "not counted, in memory" not in text
+    assert re.search(r"optimizer states +0.00 GiB", text)
+    # 18 bytes of 6.738 B parameters / 256 ranks.
+    assert re.search(r"host, offloaded states +0.44 GiB of host memory per GPU", text)
+
+
+def test_plan_shows_the_phase_that_needs_most() -> None:
+    recipe = build("llama_7b")
+    estimate = estimate_memory(recipe, 256)
+    text = plan_text(recipe, 256, A100, {})
+    assert f"largest in the phase {estimate.binding_phase}" in text
+    assert f"update {estimate.update.total / GIB:.2f}" in text
 
 
 def test_memory_beyond_93_percent_is_refused() -> None:
@@ -218,9 +239,9 @@ def test_plan_states_the_host_memory_of_checkpoints() -> None:
         (
             changed(build("llama_7b"), micro_batch_size=8, save_policy="keep_all"),
             256,
-            ["82.4 GiB", "79 GiB"],
+            ["80.4 GiB", "79 GiB"],
         ),
-        (build("llama_65b"), 16, ["102.7 GiB", "79 GiB"]),
+        (build("llama_65b"), 16, ["101.7 GiB", "79 GiB"]),
         (build("llama_7b"), 0, ["world size (0)"]),
     ],
 )

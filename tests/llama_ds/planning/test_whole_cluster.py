@@ -26,7 +26,7 @@ from llama_ds.batch import batch_plan
 from llama_ds.config import Recipe
 from llama_ds.deepspeed_config import deepspeed_config
 from llama_ds.parallel.groups import ParallelGroups
-from llama_ds.planning.memory import rank_parameters
+from llama_ds.planning.state_memory import rank_parameters
 from llama_ds.planning.traffic import layer_traffic, zero_traffic
 from recipes.llama import intended_world_size, llama_65b
 from tests.support.fork_server import start_fork_server
