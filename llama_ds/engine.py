@@ -11,6 +11,7 @@ import deepspeed
 import deepspeed.ops
 import deepspeed.utils
 import torch
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 from transformers import GenerationConfig, LlamaConfig
 from transformers.initialization import no_init_weights
@@ -177,7 +178,7 @@ def build_engine(
     )
     if recipe.zero.stage == 0 and recipe.train.dtype == "bf16":
         _undo_step_at_start(engine)
-    if recipe.zero.stage == 1 and recipe.train.dtype == "bf16" and groups.num_replicas > 1:
+    if recipe.zero.stage == 1 and isinstance(engine.optimizer, BF16_Optimizer):
         reduce_scatter_gradients(engine, groups)
     return engine
 

@@ -51,8 +51,12 @@ def losses(recipe: Recipe) -> list[float]:
         (3, "bf16", BF16_MOMENTS, 2e-2),
         at_night(2, "fp32", OFFLOADED, 6e-6),  # 1e-6 of a loss near 6
         (3, "fp32", OFFLOADED, 6e-6),
+        (1, "bf16", OFFLOADED, 2e-2),  # not by DeepSpeed's `BF16_Optimizer`, as without offload
     ],
-    ids=["bf16-moments-zero2", "bf16-moments-zero3", "offload-zero2", "offload-zero3"],
+    ids=[
+        *("bf16-moments-zero2", "bf16-moments-zero3"),
+        *("offload-zero2", "offload-zero3", "offload-zero1-bf16"),
+    ],
 )
 def test_it_trains_as_plain_pytorch_and_resumes_to_the_bit(
     gloo: Gloo,
