@@ -39,7 +39,7 @@ FLOORS = {
         {"batch", "resume_contract", "schedule", "step_verdict", "json_lines"},
         {"remaining_time"},
         {"config"},
-        {"parallel_config", "stock_config"},
+        {"parallel_config", "stock_config", "batch_schedule"},
         {"model_config", "save_policy", "skipped_data"},
     ),
     "data_pipeline": (
