@@ -35,9 +35,8 @@ def scenarios(seeds: Iterator[int], what: str, straight_runs: Path | None) -> It
             )
             yield from (run_scenario(campaign, seed) for seed in seeds)
         else:
-            builds = BuildCampaign(folder)
-            executor = what.removeprefix("builds-")
-            yield from (run_build_scenario(builds, seed, executor) for seed in seeds)
+            builds = BuildCampaign(folder, what.removeprefix("builds-"))
+            yield from (run_build_scenario(builds, seed) for seed in seeds)
 
 
 def main() -> None:

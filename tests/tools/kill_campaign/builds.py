@@ -93,6 +93,7 @@ class BuildCampaign:
     """What scenarios share: raw files, the result of an undisturbed build, and its duration."""
 
     folder: Path
+    executor: str
     raw: Path = field(init=False)
     result: dict[str, str] = field(init=False)
     seconds: float = field(init=False)
@@ -107,13 +108,14 @@ class BuildCampaign:
         self.result_of_undisturbed(self.raw)  # also what is imported late
         self.others = descendants()
         start = time.monotonic()
-        self.result = self.result_of_undisturbed(self.raw)
+        # By this executor: Ray takes most of its time to start.
+        self.result = self.result_of_undisturbed(self.raw, self.executor)
         self.seconds = time.monotonic() - start
 
-    def result_of_undisturbed(self, raw: Path) -> dict[str, str]:
+    def result_of_undisturbed(self, raw: Path, executor: str = "local") -> dict[str, str]:
         out = self.folder / "undisturbed"
         shutil.rmtree(out, ignore_errors=True)
-        build = start_build(raw, out, self.folder / "log", "local")
+        build = start_build(raw, out, self.folder / "log", executor)
         build.join(BUILD_SECONDS)
         assert build.exitcode == 0, (self.folder / "log").read_text()[-3000:]
         return result_of(out)
@@ -206,16 +208,16 @@ def victims_of(build: BaseProcess) -> dict[str, list[int]]:
 # -- scenarios ------------------------------------------------------------------------------------
 
 
-def run_build_scenario(campaign: BuildCampaign, seed: int, executor: str) -> Record:
+def run_build_scenario(campaign: BuildCampaign, seed: int) -> Record:
     """Disturb builds of one folder until enough processes were killed; then let one end."""
     moments = random.Random(seed)
     kinds: list[Kind] = ["killed", "killed", "two at once", "raw files change"]
-    kind = moments.choice(kinds)
+    kind, executor = moments.choice(kinds), campaign.executor
     record = Record("builds", seed, f"{executor}, {kind}")
     folder = campaign.folder / f"build-{executor}-{seed}"
     shutil.copytree(campaign.raw, folder / "raw")
     try:
-        _Builds(campaign, folder, executor, kind, moments, record).run()
+        _Builds(campaign, folder, kind, moments, record).run()
     except Wrong as wrong:
         record.wrong = f"{wrong} ({folder})"
     else:
@@ -229,12 +231,12 @@ class _Builds:
 
     campaign: BuildCampaign
     folder: Path
-    executor: str
     kind: Kind
     moments: random.Random
     record: Record
 
     def __post_init__(self) -> None:
+        self.executor = self.campaign.executor
         self.raw, self.out = self.folder / "raw", self.folder / "out"
         self.log = self.folder / "log"
         self.expected = self.campaign.result
@@ -270,9 +272,7 @@ class _Builds:
         if self.kind == "two at once":
             connection.wait([builds[0].sentinel], timeout=self.moments.uniform(0, 0.3))
             builds.append(self.start())
-        # Ray takes seconds to start.
-        span = self.campaign.seconds + (8 if self.executor == "ray" else 0)
-        time.sleep(self.moments.uniform(0, span))
+        time.sleep(self.moments.uniform(0, self.campaign.seconds))
         killed = self.kill_one(builds)
         allowed = {0, -signal.SIGKILL} if killed == "main process" else {0, 1}
         self.end(builds, allowed | ({REFUSED} if len(builds) == 2 else set()))
