@@ -19,7 +19,7 @@ _ONE = re.compile(_ATTRIBUTE)
 _SHORTEST = 2 * MAX_ATTRIBUTES
 """Characters of a tag with more attributes."""
 _TAG_START = re.compile(r"<[a-zA-Z]")
-_QUOTED_END = re.compile(r"=\s*(?:\"[^\">]*|'[^'>]*)>")
+_QUOTED_END = re.compile(r"=(?:\"[^\">]*>|'[^'>]*>|\s+(?:\"[^\">]*|'[^'>]*)>)")
 """A ">" within a value."""
 
 
