@@ -29,8 +29,8 @@ _NON_ASCII = bytes(range(0x80, 0x100))
 _CONTROLS = bytes(set(range(0x20)) - set(b"\t\n\f\r"))
 _NOT_IN_CP1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 _LINE_END = re.compile(r"\r\n?")
+_LINE_END_SPACE = re.compile(r"[ \t](?<![ \t]{2})[ \t]*$", re.MULTILINE)
 # C0 and C1 controls except tab and newline, lone surrogates, stray byte-order marks.
-_LINE_END_SPACE = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
 _REMOVED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff]")
 # For ASCII, `str.translate` is several times faster than a pattern.
 _ASCII = {code: None if _REMOVED.match(chr(code)) else chr(code) for code in range(128)}
