@@ -73,10 +73,11 @@ class _Timed(Generic[Result]):
 
 
 def _timed(function: Callable[[Task], Result], task: Task) -> _Timed[Result]:
-    start = time.process_time()
     _forget_peak()
+    start = time.process_time()
     result = function(task)
-    return _Timed(result, time.process_time() - start, _peak(), os.getpid())
+    seconds = time.process_time() - start
+    return _Timed(result, seconds, _peak(), os.getpid())
 
 
 def _forget_peak() -> None:

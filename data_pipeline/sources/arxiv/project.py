@@ -46,8 +46,8 @@ _TOKEN = re.compile(
     r"|(?P<stop>endinput)(?![A-Za-z@])"
     r"|[\s\S])"
 )
-_NO_FILE = (None, "verbatim", "inline", "delimiter", "body")
-"""Last groups of tokens that load no file."""
+_NO_FILE = ("verbatim", "inline", "delimiter", "body")
+"""Last groups of tokens that load no file; of most tokens there is none."""
 _PATH_MACRO = re.compile(r"\\([A-Za-z@]+)[ \t]*")
 _MAX_PATH, _MAX_PATH_MACROS = 1_000, 5
 _CLASS = re.compile(r"^[^%\n]*\\document(?:class|style)(?![A-Za-z])", re.MULTILINE)
@@ -220,6 +220,8 @@ class _Merger:
         pieces: list[str] = []
         start = 0
         for match in tokens_outside_verbatim(_TOKEN, text):
+            if match.lastgroup is None:  # nearly all
+                continue
             if match["macro"]:
                 self.macros[match["macro"]] = match["body"]
             if match.lastgroup in _NO_FILE:
@@ -289,6 +291,8 @@ def _included(texts: Mapping[str, str], name: str, own: dict[str, bool]) -> set[
     merger = _Merger(texts, posixpath.dirname(name), 0, open_files=[name], own=own)
     files: set[str] = set()
     for match in tokens_outside_verbatim(_TOKEN, texts[name]):
+        if match.lastgroup is None:  # nearly all
+            continue
         if match["macro"]:
             merger.macros[match["macro"]] = match["body"]
         elif match.lastgroup not in (*_NO_FILE, "stop"):

@@ -90,6 +90,8 @@ def _hidden_environments(text: str) -> frozenset[str]:
     r"""Names of the environments whose content is not shown: `comment`, and those that
     `\excludecomment` and `\excludeversion` declare, unless a later line includes them."""
     hidden = {"comment"}
+    if "cludecomment" not in text and "cludeversion" not in text:
+        return frozenset(hidden)
     for match in _HIDING.finditer(text):
         (hidden.add if match[1] == "exclude" else hidden.discard)(match[2])
     return frozenset(sorted(hidden)[:_MAX_HIDDEN])

@@ -47,7 +47,9 @@ _SMALL_PRINT_END = re.compile(
     r"^[^\n]*\*\W?END\W{1,3}THE SMALL PRINT[^\n]*$", re.IGNORECASE | re.MULTILINE
 )
 _END = re.compile(
-    r"^[ \t]*\*{2,}[ \t]*END OF (?:TH(?:E|IS) )?PROJECT GUTENBERG", re.IGNORECASE | re.MULTILINE
+    # After the line end of the line before, which Python finds faster than "^" in a whole book.
+    r"\n[ \t]*\*{2,}[ \t]*END OF (?:TH(?:E|IS) )?PROJECT GUTENBERG",
+    re.IGNORECASE,
 )
 _END_OF_BOOK = re.compile(
     r"""[^\w\n]{0,6}(?:
@@ -208,7 +210,7 @@ def _unmarked_start(head: str) -> int:
 
 
 def _without_footer(body: str) -> str:
-    if marker := _END.search(body):
+    if marker := _END.search(f"\n{body}"):
         body = body[: marker.start()]
         lines = body.split("\n")
         first = max(0, len(lines) - _LAST_LINES)

@@ -118,12 +118,10 @@ def read_page(body: bytes, charset: str | None) -> Page:
     tree = HTMLTree.parse(html)
     title = " ".join((tree.title or "").split())
     lines = extract_plain_text(tree, main_content=True).split("\n")
-    kept = [line for line in lines if not _is_skip_link(line)]
+    kept = [
+        line for line in lines if len(line) > _LONGEST_SKIP_LINK or not _SKIP_LINK.fullmatch(line)
+    ]
     return Page(title or None, "\n".join(kept))
-
-
-def _is_skip_link(line: str) -> bool:
-    return len(line) <= _LONGEST_SKIP_LINK and _SKIP_LINK.fullmatch(line) is not None
 
 
 def decode_html(body: bytes, charset: str | None) -> str:
@@ -168,10 +166,15 @@ def _depth(html: str) -> int:
     """Approximate nesting depth: the maximum of opened minus closed elements at any place."""
     depth = deepest = 0
     for match in _TAG.finditer(html):
-        if match.group(2).lower() in _NEVER_NESTED:
+        slash, name = match.groups()
+        if name.lower() in _NEVER_NESTED:
             continue
-        depth = max(depth - 1, 0) if match.group(1) else depth + 1
-        deepest = max(deepest, depth)
+        if not slash:
+            depth += 1
+            if depth > deepest:
+                deepest = depth
+        elif depth > 0:
+            depth -= 1
     return deepest
 
 

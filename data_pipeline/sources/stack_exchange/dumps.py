@@ -160,8 +160,9 @@ def read(
     grouped = GroupedRecords(max_memory_bytes, work_folder)
     try:
         yield from _group_posts(file, grouped, max_post_bytes)
+        site = site_of(file)
         for group in grouped.groups():
-            yield from _thread(group, file, rules)
+            yield from _thread(group, file, site, rules)
     finally:
         grouped.close()
 
@@ -266,7 +267,9 @@ def _license(row: Mapping[str, str]) -> str:
     return next(license for start, license in _LICENSES if created >= start)
 
 
-def _thread(group: Group, file: InputFile, rules: _Rules) -> Iterator[Document | Rejected]:
+def _thread(
+    group: Group, file: InputFile, site: str, rules: _Rules
+) -> Iterator[Document | Rejected]:
     """A question with its answers as one document, and the rejected posts."""
     posts: dict[int, _Post] = {}
     for record in group.records:
@@ -296,7 +299,7 @@ def _thread(group: Group, file: InputFile, rules: _Rules) -> Iterator[Document |
     if len(answers) < rules.min_answers:
         yield Rejected("few_answers", file.source_file, question.id, f"{len(answers)} answers")
         return
-    yield from _document(question, answers, file)
+    yield from _document(question, answers, file, site)
 
 
 def _rank(answer: _Post, question: _Post) -> tuple[int, bool, str, int]:
@@ -305,7 +308,7 @@ def _rank(answer: _Post, question: _Post) -> tuple[int, bool, str, int]:
 
 
 def _document(
-    question: _Post, answers: Sequence[_Post], file: InputFile
+    question: _Post, answers: Sequence[_Post], file: InputFile, site: str
 ) -> Iterator[Document | Rejected]:
     """ "Q: " title, body; "A: " each answer; separated by blank lines."""
     texts: list[str] = []
@@ -327,7 +330,7 @@ def _document(
         text=clean("\n\n".join(texts)),
         source_file=file.source_file,
         offset=question.id,
-        url=_url(site_of(file), question.id),
+        url=_url(site, question.id),
         title=clean(question.title).strip() or None,
         license=" AND ".join(sorted(licenses)),
         timestamp=question.created or None,

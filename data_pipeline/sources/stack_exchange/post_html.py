@@ -148,9 +148,10 @@ class _Writer:
         return before.isalnum() and _POWER.fullmatch(element.text or "") is not None
 
     def _end_line(self) -> None:
+        if not self._words:
+            return
         if self._in_code:
-            if self._words:
-                self._words.append("\n")
+            self._words.append("\n")
             return
         line = " ".join(self._take().split())
         if line:
