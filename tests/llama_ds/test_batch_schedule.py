@@ -58,8 +58,7 @@ def test_a_resumed_plan_goes_on_where_it_was(
     """With ranges that are passed over, against a plan that lists the rows of each step."""
     skipped = SkippedData.parse([f"{first}-{first + more}" for first, more in ranges])
     whole = BatchPlan(1, 1, 10, 100, schedule, skipped)
-    rows = [whole.num_rows(at), whole.num_tokens(at)]
-    resumed = whole.resumed(at, *rows, 10)
+    resumed = whole.resumed(at, whole.num_rows(at), whole.num_tokens(at), sequence_length=10)
     tokens = 0
     for step in range(40):
         size = schedule.tokens_at(skipped.data_step(step))
