@@ -178,7 +178,8 @@ def build_engine(
     )
     if recipe.zero.stage == 0 and recipe.train.dtype == "bf16":
         _undo_step_at_start(engine)
-    if recipe.zero.stage == 1 and isinstance(engine.optimizer, BF16_Optimizer):
+    is_bf16_optimizer = isinstance(engine.optimizer, BF16_Optimizer)
+    if recipe.zero.stage == 1 and is_bf16_optimizer and groups.num_replicas > 1:
         reduce_scatter_gradients(engine, groups)
     return engine
 

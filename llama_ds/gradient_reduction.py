@@ -38,8 +38,12 @@ class NormGroups:
 
 
 def reduce_scatter_gradients(engine: Any, groups: ParallelGroups) -> None:
-    """Let `engine`, at ZeRO-1 with DeepSpeed's `BF16_Optimizer`, reduce-scatter its gradients."""
+    """Let `engine`, at ZeRO-1 with DeepSpeed's `BF16_Optimizer`, reduce-scatter its gradients.
+
+    Of two replicas or more: the partition of one is the whole, which would be zeroed.
+    """
     optimizer = engine.optimizer
+    assert groups.num_replicas > 1, "there is nothing to reduce"
 
     @torch.no_grad()
     def reduce_gradients(pipeline_parallel: bool = False) -> None:

@@ -105,6 +105,14 @@ def test_bf16_stays_near_fp32(
     assert reference.update_missed_by(tmp_path / "model") < 0.1  # measured: 0.04
 
 
+def test_bf16_on_one_rank_stays_near_fp32(
+    gloo: Gloo, store: Path, tmp_path: Path, reference: Reference
+) -> None:
+    recipe = tiny_recipe(store, tmp_path / "run", **{"train.dtype": "bf16"})
+    gloo(1, run_training, recipe)
+    assert column(recipe, "loss") == pytest.approx(reference.losses, abs=2e-2)  # as above
+
+
 @pytest.fixture(scope="module")
 def masked_reference(store: Path) -> Reference:
     return Reference(tiny_recipe(store, Path("unused"), **{"data.document_masking": True}))
