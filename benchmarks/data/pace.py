@@ -2,79 +2,117 @@
 
     python -m benchmarks.data.pace --samples FOLDER --before COMMIT [--rounds N] [--sources NAME]
 
-Of each commit a copy of its files is made, in which `stage_rates` of that copy runs. CPU seconds of
-reading, with edits, filters and writing; the shortest of all rounds counts. Samples that the older
-commit reads in less than `MIN_SECONDS` stand in the measured folder several times, for both commits
-alike: else the time is that of opening and closing files.
+Of each commit a copy of its files is made, in which `read_seconds` runs. The two read the samples
+of a kind in turns, a few times each, so that both meet the same load of the machine; every round
+has new processes, in which strings and objects lie elsewhere. The shortest time of each counts.
+
+The samples of a kind are repeated, for both alike, until the older commit reads them in
+`MIN_SECONDS`: else the time is that of opening and closing files.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from benchmarks.data import read_seconds
 from benchmarks.data.stage_rates import kinds
 from benchmarks.measuring import results
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = 0.9
 MIN_SECONDS = 0.5
+_TURNS = 4
+"""Of each commit per round and kind, beside the first, which includes imports."""
 
 
 def unpack(commit: str, folder: Path) -> str:
-    """The files of a commit in `folder`; its short name."""
+    """The files of a commit in `folder`, and the present `read_seconds`; its short name."""
     folder.mkdir(parents=True)
     with subprocess.Popen(["git", "archive", commit], cwd=ROOT, stdout=subprocess.PIPE) as archive:
         subprocess.run(["tar", "-x", "-C", str(folder)], stdin=archive.stdout, check=True)
     if archive.returncode != 0:
         raise ValueError(f"--before {commit}: not a commit of this repository")
+    shutil.copy(read_seconds.__file__, folder / "benchmarks" / "data")
     name = ["git", "rev-parse", "--short", commit]
     return subprocess.run(name, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def measured(tree: Path, out: Path, options: Sequence[str]) -> Iterator[tuple[str, float]]:
-    """(kind of file, CPU seconds of reading it) as one commit's `stage_rates` measures them."""
-    out.mkdir(parents=True)
-    subprocess.run(
-        [sys.executable, "-m", "benchmarks.data.stage_rates", *options, "--out", str(out)],
+@dataclass
+class Reader:
+    """`read_seconds` of one commit in a process."""
+
+    process: subprocess.Popen[str]
+
+    def seconds(self, kind: str) -> float:
+        questions, answers = self.process.stdin, self.process.stdout
+        assert questions is not None, "a pipe"
+        assert answers is not None, "a pipe"
+        print(kind, file=questions, flush=True)
+        return float(answers.readline())
+
+
+@contextmanager
+def started(tree: Path, samples: Path, sources: Sequence[str]) -> Iterator[Reader]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.data.read_seconds", str(samples), *sources],
         cwd=tree,
         env=os.environ | {"PYTHONPATH": str(tree)},
-        stdout=subprocess.DEVNULL,
-        check=True,
-    )
-    (path,) = out.glob("*.json")
-    for record in json.loads(path.read_text(encoding="utf-8")):
-        yield record["kind"], record["read_seconds"]
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        yield Reader(process)
 
 
-def repeat(
-    samples: Path, names: Sequence[str], seconds: Mapping[str, float], folder: Path
-) -> dict[str, int]:
-    """Fill `folder` with the samples, those of each kind as often as take `MIN_SECONDS` if once
-    takes these seconds; the number of copies per kind."""
-    numbers: dict[str, int] = {}
+@dataclass
+class Paced:
+    """A kind of file, and the CPU seconds of reading its samples."""
+
+    kind: str
+    folder: Path
+    """Of the kind's source, where both commits read."""
+    files: dict[str, Path]
+    """The samples: place under the folder -> file."""
+    copies: int = 0
+    before: list[float] = field(default_factory=list)
+    now: list[float] = field(default_factory=list)
+
+    def repeat(self, copies: int) -> None:
+        """Have as many copies of the samples in the folder."""
+        for number in range(self.copies, copies):
+            folder = self.folder / f"{number}" if number else self.folder
+            for place, file in self.files.items():
+                (folder / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, folder / place)
+        self.copies = copies
+
+    def take_turns(self, before: Reader, now: Reader) -> None:
+        for reader in (before, now):
+            reader.seconds(self.kind)
+        for _ in range(_TURNS):
+            self.before.append(before.seconds(self.kind))
+            self.now.append(now.seconds(self.kind))
+
+
+def found(samples: Path, names: Sequence[str], folder: Path) -> list[Paced]:
+    """The kinds in `samples`, to be read in `folder`, where nothing is yet."""
+    paced: list[Paced] = []
     for kind, _, root, files in kinds(samples, names):
         assert isinstance(root, Path), "samples are local"
-        numbers[kind] = max(1, math.ceil(MIN_SECONDS / seconds[kind]))
-        for copy in range(numbers[kind]):
-            for file in files:
-                place = Path(file.source_file) if copy == 0 else Path(f"{copy}", file.source_file)
-                path = folder / root.relative_to(samples) / place
-                path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file.path, path)
-    shutil.copytree(samples / "tokenizer", folder / "tokenizer")
-    return numbers
+        places = {file.source_file: file.path for file in files}
+        paced.append(Paced(kind, folder / root.relative_to(samples), places))
+    return paced
 
 
 def main() -> None:
@@ -85,51 +123,45 @@ def main() -> None:
     parser.add_argument("--sources", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--out", type=Path, default=results.RESULTS)
     options = parser.parse_args()
-    samples = options.samples.resolve()
-    names = ["--sources", *options.sources] if options.sources else []
-    best: dict[str, dict[str, float]] = {"before": defaultdict(lambda: 1e9)}
-    best["now"] = defaultdict(lambda: 1e9)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        commits = {
-            "before": unpack(options.before, folder / "before"),
-            "now": unpack("HEAD", folder / "now"),
-        }
-        once = dict(
-            measured(folder / "before", folder / "once", ["--samples", str(samples), *names])
-        )
-        copies = repeat(samples, options.sources, once, folder / "samples")
-        words = ["--samples", str(folder / "samples"), *names]
+        trees = [folder / "before", folder / "now"]
+        commits = [unpack(*pair) for pair in zip((options.before, "HEAD"), trees, strict=True)]
+        samples = folder / "samples"
+        paced = found(options.samples.resolve(), options.sources, samples)
+        for kind in paced:
+            kind.repeat(1)
+        with started(trees[0], samples, options.sources) as reader:
+            for kind in paced:
+                reader.seconds(kind.kind)
+                while reader.seconds(kind.kind) < MIN_SECONDS:
+                    kind.repeat(2 * kind.copies)
         for number in range(options.rounds):
-            for tree, seconds in best.items():
-                out = folder / f"{tree}-{number}"
-                for kind, found in measured(folder / tree, out, words):
-                    seconds[kind] = min(seconds[kind], found)
-                print(f"round {number + 1}: {commits[tree]}", flush=True)
-    pairs = [
-        (kind, s, best["now"][kind]) for kind, s in best["before"].items() if kind in best["now"]
-    ]
-    table = results.table(
-        ("kind", "copies", f"{commits['before']}, s", f"{commits['now']}, s", "pace"),
-        [
-            (kind, f"{copies[kind]}", f"{old:.2f}", f"{new:.2f}", f"{old / new:.2f}")
-            for kind, old, new in pairs
-        ],
-    )
+            with ExitStack() as stack:
+                readers = [
+                    stack.enter_context(started(tree, samples, options.sources)) for tree in trees
+                ]
+                for kind in paced:
+                    kind.take_turns(*readers)
+            print(f"round {number + 1}", flush=True)
+    rows = [(kind.kind, kind.copies, min(kind.before), min(kind.now)) for kind in paced]
     parts = [
         "# Pace of the sources, before and now",
         f"{results.hardware(torch.device('cpu'))}, one core, CPU seconds of reading the samples, "
-        f"the shortest of {options.rounds} rounds in turns; the target is a pace of {TARGET}. "
-        "Copies: how often the samples stand in the folder, so that "
-        f"{commits['before']} takes about {MIN_SECONDS} s. "
-        f"{results.versions('pyarrow')}. Command: `{results.command()}`.",
-        table,
+        f"as many copies of them as take {commits[0]} {MIN_SECONDS} s, the shortest of "
+        f"{options.rounds * _TURNS} times in turns, in {options.rounds} processes each; the target "
+        f"is a pace of {TARGET}. {results.versions('pyarrow')}. Command: `{results.command()}`.",
+        results.table(
+            ("kind", "copies", f"{commits[0]}, s", f"{commits[1]}, s", "pace"),
+            [
+                (k, f"{n}", f"{old:.2f}", f"{new:.2f}", f"{old / new:.2f}")
+                for k, n, old, new in rows
+            ],
+        ),
     ]
-    rows = [
-        {"kind": kind, "copies": copies[kind], "before": old, "now": new}
-        for kind, old, new in pairs
-    ]
-    print(results.write(results.result_stem(options.out, "pace", torch.device("cpu")), parts, rows))
+    stem = results.result_stem(options.out, "pace", torch.device("cpu"))
+    names = ("kind", "copies", "before", "now")
+    print(results.write(stem, parts, [dict(zip(names, row, strict=True)) for row in rows]))
 
 
 if __name__ == "__main__":
