@@ -30,7 +30,7 @@ _TEXT_IN_CODE = re.compile(
     | =\s*\[(?P<level>=*)\[.*?(?:\](?P=level)\]|\Z)             # Lua
     | <<[-~<]?\s*(?P<around>["'`]?)(?P<end>[A-Za-z_]\w*)(?P=around)[^\n]*\n
         .*?(?:^[ \t]*(?P=end)\b|\Z)                             # here-documents
-    | ^(?P<indent>[ ]*)[^\s\#][^\n]*:[ ]*[|>][-+\d]*\n(?:(?P=indent)[ ]+[^\n]*\n|[ ]*\n)*  # YAML
+    | ^(?P<indent>[ ]*)[^\s\#][^\n]*:[ ]*[|>][-+\d]*\n(?:(?P=indent)[ ][^\n]*\n|[ ]*\n)*  # YAML
     """,
     re.DOTALL | re.MULTILINE | re.VERBOSE,
 )
