@@ -104,7 +104,10 @@ def test_a_failure_is_named_and_its_input_kept(
     source = Source("odd", inputs=all_files, read=read)
     # On a busy machine any file may take a second.
     limits = Limits(seconds_per_file=1.0 if read is hangs else 60.0, growth_bytes=10 << 20)
-    account = watch(source, some_files, seed="1", seconds=0.3, limits=limits, save=tmp_path / "bad")
+    # What fails ends there; growth is looked for after thirty files only.
+    seconds = 0.3 if failure is None else 60.0
+    save = tmp_path / "bad"
+    account = watch(source, some_files, seed="1", seconds=seconds, limits=limits, save=save)
     kept = tmp_path / "bad" / "odd"
     if failure is None:
         assert account.failure is None
