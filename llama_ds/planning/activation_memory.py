@@ -77,9 +77,9 @@ def activation_memory(recipe: Recipe) -> ActivationMemory:
     forward, backward = _running_layer(recipe, tokens)
     norm = 0
     if train.elementwise == "eager":
-        # `rms_norm_backward` in fp32: the input's share, the output's gradient and one product of
-        # the two; in bf16 also copies of input and gradient.
-        norm = outside * (12 if width == 4 else 20)
+        # `rms_norm_backward` in fp32: the normalized input, and its products with the gradient; in
+        # bf16 also copies of input and gradient, and the result.
+        norm = outside * (8 if width == 4 else 18)
     inside = tokens // parallel.sp * model.hidden_size
     # Sharded by Megatron's sequence parallelism, the head's input is also all-gathered.
     gathered = inside if outside < inside else 0

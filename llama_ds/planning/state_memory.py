@@ -78,7 +78,7 @@ class Shard:
     is_bf16: bool
     replicas: int
     accumulates: bool
-    """Whether a step has several micro-batches."""
+    """Whether a step, of the largest batch, has several micro-batches."""
     bucket: int
     parameters: int
     layer: int
@@ -91,7 +91,7 @@ class Shard:
     @classmethod
     def of(cls, recipe: Recipe, dp_size: int, offload: Offload) -> Shard:
         model, train, parallel = recipe.model, recipe.train, recipe.parallel
-        rows = train.tokens_per_step // train.sequence_length
+        rows = max(train.batches.sizes) // train.sequence_length
         return cls(
             stage=recipe.zero.stage,
             is_bf16=train.dtype == "bf16",

@@ -142,3 +142,17 @@ def test_offloaded_weights_are_on_the_host() -> None:
     assert step_states(recipe, 256, offload).loss.weights == 0
     share = rank_parameters(recipe) * 2 / 256
     assert offloaded_state_bytes(recipe, 256, offload) == pytest.approx(share, rel=1e-6)
+
+
+def test_the_largest_batch_of_a_schedule_decides_whether_gradients_accumulate() -> None:
+    """An accumulating ZeRO-2 rank keeps its gradients of earlier micro-batches in fp32."""
+    recipe = with_stage(llama_7b(), 2, "fp32")
+    rows = 8 * recipe.train.sequence_length * recipe.train.micro_batch_size
+    train = dataclasses.replace(recipe.train, tokens_per_step=rows)
+    grown = dataclasses.replace(train, batch_schedule={"2": 2 * rows})
+    one, later = (
+        estimate_memory(dataclasses.replace(recipe, train=settings), dp_size=8).forward.gradients
+        for settings in (train, grown)
+    )
+    assert one == 0
+    assert later > 0
