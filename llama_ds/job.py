@@ -179,7 +179,7 @@ def _open_data(recipe: Recipe, store: TokenStore) -> tuple[TrainingData, HeldOut
 
 def _throughput(recipe: Recipe, device: torch.device, peak: float) -> Throughput:
     """With the predicted seconds of a step, on GPUs that the plan knows."""
-    world_size, predicted = dist.get_world_size(), None
+    world_size, predicted = dist.get_world_size(), dict[int, float]()
     if device.type == "cuda":
         predicted = predicted_seconds(recipe, world_size, torch.cuda.get_device_name(device))
     return Throughput(recipe, world_size, peak, predicted)

@@ -14,8 +14,9 @@ import os
 import resource
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -89,9 +90,13 @@ class Throughput:
     """Tokens/s, tokens/s per device and MFU from seconds per step."""
 
     def __init__(
-        self, recipe: Recipe, world_size: int, peak: float, predicted: float | None = None
+        self,
+        recipe: Recipe,
+        world_size: int,
+        peak: float,
+        predicted: Mapping[int, float] = MappingProxyType({}),
     ) -> None:
-        """`predicted` are seconds per step, which each record then has beside the measured ones."""
+        """`predicted`: tokens per step -> seconds, which records have beside the measured ones."""
         self.predicted = predicted
         length = recipe.train.sequence_length
         self.world_size = world_size
@@ -102,7 +107,8 @@ class Throughput:
     def of(self, seconds_per_step: float, tokens_per_step: int) -> dict[str, float]:
         tokens_per_second = tokens_per_step / seconds_per_step
         per_device = tokens_per_second / self.world_size
-        predicted = {} if self.predicted is None else {"predicted_seconds": self.predicted}
+        seconds = self.predicted.get(tokens_per_step)
+        predicted = {} if seconds is None else {"predicted_seconds": seconds}
         return {
             "seconds_per_step": seconds_per_step,
             **predicted,

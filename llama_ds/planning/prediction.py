@@ -134,10 +134,13 @@ def _predict_phase(
     return Prediction(workload, cluster, step, data_loading, checkpoint, run_seconds)
 
 
-def predicted_seconds(recipe: Recipe, world_size: int, device_name: str) -> float | None:
-    """Of a step on nodes of 8 such GPUs, as CUDA names them; None where nothing is predicted."""
+def predicted_seconds(recipe: Recipe, world_size: int, device_name: str) -> dict[int, float]:
+    """Tokens per step -> seconds of such a step on nodes of 8 such GPUs, as CUDA names them; empty
+    where nothing is predicted."""
     for cluster in CLUSTERS.values():
-        if cluster.gpu.name.partition("-")[0] in device_name:
-            found = predict_recipe(recipe, world_size, cluster)
-            return None if found is None else found.seconds
-    return None
+        if cluster.gpu.name.partition("-")[0] in device_name and recipe.train.dtype == "bf16":
+            return {
+                tokens: _predict_phase(recipe, world_size, cluster, 1, tokens).seconds
+                for tokens in recipe.train.batches.sizes
+            }
+    return {}

@@ -139,11 +139,13 @@ def test_tp_that_waits_costs_more_than_tp_under_matmuls() -> None:
 def test_runs_know_the_prediction_for_their_gpus(device_name: str, cluster: str | None) -> None:
     recipe = llama_7b()
     expected = None if cluster is None else prediction(recipe, 256, CLUSTERS[cluster]).seconds
-    assert predicted_seconds(recipe, 256, device_name) == expected
-    assert predicted_seconds(llama_tiny(), 2, device_name) is None
+    assert predicted_seconds(recipe, 256, device_name) == (
+        {} if expected is None else {2**22: expected}
+    )
+    assert predicted_seconds(llama_tiny(), 2, device_name) == {}
 
 
 def test_records_have_predicted_beside_measured_seconds() -> None:
-    record = Throughput(llama_7b(), 256, 312.0, predicted=3.5).of(4.0, 2**22)
+    record = Throughput(llama_7b(), 256, 312.0, predicted={2**22: 3.5}).of(4.0, 2**22)
     assert (record["predicted_seconds"], record["seconds_per_step"]) == (3.5, 4.0)
     assert "predicted_seconds" not in Throughput(llama_7b(), 256, 312.0).of(4.0, 2**22)
