@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import results as report
+from benchmarks.model import targets as targets_of_layer
 from benchmarks.model.activation_memory import saved_bytes
 from benchmarks.model.contenders import CHECKPOINTED, STOCK, Contender, contenders, ours
 from llama_ds.hf_config import hf_config
@@ -34,6 +35,7 @@ from llama_ds.parallel_config import ParallelConfig
 from llama_ds.planning.activation_memory import activation_bytes
 from llama_ds.save_policy import PRESETS
 
+OURS = ours("linear_outputs")
 WIDTHS = {torch.float32: 4, torch.bfloat16: 2}
 
 
@@ -78,7 +80,7 @@ def size_of(rehearse: bool) -> Size:
         num_key_value_heads=num_heads,
         vocab_size=256,
     )
-    return Size(model, *((1, 32, 2) if rehearse else (1, 1_024, 7)))
+    return Size(model, *((1, 32, 2) if rehearse else (1, 1_024, 11)))
 
 
 # -- building -------------------------------------------------------------------------------------
@@ -187,6 +189,19 @@ def table(results: list[Result]) -> str:
     return report.table(header, rows)
 
 
+def targets(results: list[Result]) -> str:
+    """Targets of `OURS`, and the measurements."""
+    by_name = {result.contender: result for result in results}
+    own, stock, checkpointed = by_name[OURS], by_name[STOCK], by_name[CHECKPOINTED]
+    return targets_of_layer.table(
+        OURS,
+        own.dtype,
+        ratio(own, stock),
+        ratio(checkpointed, own),
+        own.saved_bytes_per_token / stock.saved_bytes_per_token,
+    )
+
+
 def plot(results: list[Result], path: Path) -> None:
     """Step time against saved bytes, both relative to stock transformers."""
     matplotlib.use("Agg")
@@ -228,7 +243,7 @@ def paragraphs(
     ]
     for dtype in dict.fromkeys(result.dtype for result in results):
         chosen = [result for result in results if result.dtype == dtype]
-        parts += [f"## {dtype}", table(chosen)]
+        parts += [f"## {dtype}", table(chosen), targets(chosen)]
     parts.append(f"![step time against saved bytes]({picture})")
     parts.append(
         "Not measured: embedding, output head and optimizer; grouped-query heads; several ranks"

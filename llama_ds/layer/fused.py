@@ -34,6 +34,7 @@ from llama_ds.layer.functional import (
 from llama_ds.layer.tensors import (
     Activations,
     LayerWeights,
+    add_matmul_,
     not_none,
     pipelined,
     wait_and_concat,
@@ -141,9 +142,9 @@ def attention_backward(
     dq_BSh = _split_heads_backward("q", dq.wait(), w, tables, context)
     dattn_in_BSD = dq_BSh @ w.q
     dk_BSk = _split_heads_backward("k", dk.wait(), w, tables, context)
-    dattn_in_BSD += dk_BSk @ w.k
+    add_matmul_(dattn_in_BSD, dk_BSk, w.k)
     dv_BSk = _split_heads_backward("v", dv.wait(), w, tables, context)
-    dattn_in_BSD += dv_BSk @ w.v
+    add_matmul_(dattn_in_BSD, dv_BSk, w.v)
     # 1. The reduction overlaps with the gradients of k, v and q, and the all-reduces of replicated
     # kv heads' gradients with what follows.
     dnormed = context.reduce(dattn_in_BSD, "dattn_in")
@@ -324,7 +325,7 @@ def _tile_backward(
         dgate_BSf, dup_BSf = elementwise.swiglu_backward(dproduct_BSf, gate_BSf, up_BSf)
     # 8.
     dmlp_in_BSD = dgate_BSf @ w.gate
-    dmlp_in_BSD += dup_BSf @ w.up
+    add_matmul_(dmlp_in_BSD, dup_BSf, w.up)
     # 7. The reduction overlaps with the gradients of gate and up.
     dnormed = context.reduce(dmlp_in_BSD, "dmlp_in")
     dgate = weight_gradient("gate", dgate_BSf, mlp_in.wait())
