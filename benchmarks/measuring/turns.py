@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 Work = Callable[[], object]
+T = TypeVar("T")
+
+
+def shuffled(contenders: Mapping[str, T], round_number: int) -> list[tuple[str, T]]:
+    """Names and contenders in the order of a round: each round has another, the same in every run.
+
+    In a fixed order each contender would always find caches and the allocator as the same one left
+    them, which is worth 1 % of a layer's step on a CPU.
+    """
+    order = list(contenders.items())
+    random.Random(round_number).shuffle(order)
+    return order
 
 
 def compare(

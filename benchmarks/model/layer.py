@@ -3,9 +3,9 @@
     python -m benchmarks.model.layer [--out benchmarks/results] [--compile] [--rehearse]
 
 Every contender is a stack of layers with the same weights, in one process on one thread, on the GPU
-where there is one. The contenders take turns in every round, so that changes of machine speed
-affect all of them; a ratio is the median over rounds of ratios within a round. On a CPU, time is
-CPU time of the process, which other processes disturb least.
+where there is one. The contenders take turns in every round, in another order, so that changes of
+machine speed affect all of them; a ratio is the median over rounds of ratios within a round. On a
+CPU, time is CPU time of the process, which other processes disturb least.
 
 Saved bytes are what one more layer saves for backward, as counted by autograd's saved-tensor hooks.
 `--compile` adds our layer with its elementwise functions through torch.compile. `--rehearse` runs
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import results as report
+from benchmarks.measuring.turns import shuffled
 from benchmarks.model import targets as targets_of_layer
 from benchmarks.model.activation_memory import saved_bytes
 from benchmarks.model.contenders import CHECKPOINTED, STOCK, Contender, contenders, ours
@@ -123,7 +124,7 @@ def measure(
         stacks[name] = built(contender, size, dtype, size.model.num_hidden_layers)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in stacks}
     for round_number in range(size.rounds + 1):
-        for name, stack in stacks.items():
+        for name, stack in shuffled(stacks, round_number):
             gc.collect()
             step = one_step(stack, inputs, device)
             # The first round warms up caches and the allocator.

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measuring import results as report
+from benchmarks.measuring.turns import shuffled
 from benchmarks.model import targets as targets_of_layer
 from benchmarks.model.activation_memory import peak_bytes, saved_bytes
 from benchmarks.model.contenders import (
@@ -153,7 +154,7 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in steppers}
     losses: dict[str, list[float]] = {name: [] for name in steppers}
     for round_number in range(size.rounds + 1):
-        for name, stepper in steppers.items():
+        for name, stepper in shuffled(steppers, round_number):
             gc.collect()
             with entrants[name].surroundings():
                 duration, loss = report.seconds(partial(stepper.step, batches), device)
