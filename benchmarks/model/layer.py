@@ -4,8 +4,9 @@
 
 Every contender is a stack of layers with the same weights, in one process on one thread, on the GPU
 where there is one. The contenders take turns in every round, in another order, so that changes of
-machine speed affect all of them; a ratio is the median over rounds of ratios within a round. On a
-CPU, time is CPU time of the process, which other processes disturb least.
+machine speed affect all of them; a ratio is the median over rounds of ratios within a round. Every
+round builds them anew: on a CPU the addresses of weights are worth 2 % of a step, for as long as
+they stay. There, time is CPU time of the process, which other processes disturb least.
 
 Saved bytes are what one more layer saves for backward, as counted by autograd's saved-tensor hooks.
 `--compile` adds our layer with its elementwise functions through torch.compile. `--rehearse` runs
@@ -117,19 +118,18 @@ def measure(
     generator = torch.Generator().manual_seed(1)
     shape = (size.rows, size.sequence_length, size.model.hidden_size)
     inputs = torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
-    saved, stacks = {}, {}
-    for name, contender in contenders(with_gpu_packages=False, with_compiled=with_compiled).items():
+    entrants = contenders(with_gpu_packages=False, with_compiled=with_compiled)
+    saved: dict[str, float] = {}
+    for name, contender in entrants.items():
         one, two = (kept_bytes(built(contender, size, dtype, n), inputs) for n in (1, 2))
         saved[name] = (two - one) / size.tokens
-        stacks[name] = built(contender, size, dtype, size.model.num_hidden_layers)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in stacks}
-    for round_number in range(size.rounds + 1):
-        for name, stack in shuffled(stacks, round_number):
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in entrants}
+    for round_number in range(size.rounds):
+        for name, contender in shuffled(entrants, round_number):
+            stack = built(contender, size, dtype, size.model.num_hidden_layers)
             gc.collect()
-            step = one_step(stack, inputs, device)
-            # The first round warms up caches and the allocator.
-            if round_number > 0:
-                times[name].append(step)
+            one_step(stack, inputs, device)  # warms up caches and the allocator
+            times[name].append(one_step(stack, inputs, device))
     return [
         Result(
             contender=name,
@@ -139,7 +139,7 @@ def measure(
             forward_seconds=[forward for forward, _ in times[name]],
             backward_seconds=[backward for _, backward in times[name]],
         )
-        for name in stacks
+        for name in entrants
     ]
 
 
