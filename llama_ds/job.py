@@ -112,7 +112,9 @@ def build_job(
     peak, peak_source = peak_tflops(recipe.metrics, device, TORCH_DTYPE[recipe.train.dtype])
     log = step_log = events = None
     if dist.get_rank() == 0:
-        log, step_log, events = _open_records(recipe, store, data, ds_config, resumed, stack)
+        log, step_log, events = _open_records(
+            recipe, plan, store, data, ds_config, resumed, stack
+        )
         _record_start(events, recipe, resumed, deepspeed_overrides)
         lines = [*_opening_lines(recipe, plan, device, resumed), *([rewound] if rewound else [])]
         lines.append(f"MFU is of {peak:.2f} TFLOP/s per device ({peak_source})")
@@ -230,6 +232,7 @@ def run_layout(recipe: Recipe, plan: BatchPlan) -> dict[str, Any]:
 
 def open_run(
     recipe: Recipe,
+    plan: BatchPlan,
     store: TokenStore,
     data: TrainingData,
     ds_config: dict[str, Any],
@@ -250,18 +253,19 @@ def open_run(
     write_atomic(recipe.run_dir / DATA_FILE, f"{json.dumps(about, indent=2)}\n".encode())
     with atomic_directory(recipe.run_dir / "tokenizer") as folder:
         shutil.copytree(store.tokenizer_dir, folder, dirs_exist_ok=True)
-    return MetricsLog(recipe, resumed.step)
+    return MetricsLog(recipe, resumed.step, plan.num_tokens)
 
 
 def _open_records(
     recipe: Recipe,
+    plan: BatchPlan,
     store: TokenStore,
     data: TrainingData,
     ds_config: dict[str, Any],
     resumed: Resumed,
     stack: contextlib.ExitStack,
 ) -> tuple[MetricsLog, StepLog, RunEvents]:
-    log = open_run(recipe, store, data, ds_config, resumed)
+    log = open_run(recipe, plan, store, data, ds_config, resumed)
     stack.callback(log.close)
     step_log = StepLog(recipe.run_dir, resumed.step)
     stack.callback(step_log.close)

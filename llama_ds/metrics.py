@@ -14,7 +14,7 @@ import os
 import resource
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -126,11 +126,14 @@ class MetricsLog:
     one record per step. A number that is not finite is null there, and named in `not_finite`.
     """
 
-    def __init__(self, recipe: Recipe, resume_step: int) -> None:
+    def __init__(
+        self, recipe: Recipe, resume_step: int, tokens_after: Callable[[int], int]
+    ) -> None:
+        """`tokens_after(step)`: tokens trained on by the end of `step` steps."""
         self.path = recipe.run_dir / "metrics.jsonl"
         keep_records_up_to(self.path, resume_step)
         self._file = self.path.open("a", encoding="utf-8")
-        self.remaining = RemainingTime(recipe.train.num_steps)
+        self.remaining = RemainingTime(recipe.train.num_steps, tokens_after)
         self._bar = tqdm(
             total=recipe.train.num_steps,
             initial=resume_step,

@@ -11,13 +11,21 @@ _WINDOW_STEPS = 100
 
 
 class RemainingTime:
-    """Pace is wall-clock time: evaluations, checkpoints and waiting for data included.
+    """Pace is tokens in wall-clock time: evaluations, checkpoints and waiting for data included.
 
-    The first step of a job is not, which compiles kernels and warms up.
+    The first step of a job is not, which compiles kernels and warms up. Tokens, not steps, so that
+    the time is right before the batch grows, too.
     """
 
-    def __init__(self, num_steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        num_steps: int,
+        tokens_after: Callable[[int], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`tokens_after(step)`: tokens trained on by the end of `step` steps."""
         self._num_steps = num_steps
+        self._tokens_after = tokens_after
         self._clock = clock
         self._ends: deque[tuple[int, float]] = deque(maxlen=_WINDOW_STEPS + 1)
 
@@ -31,7 +39,9 @@ class RemainingTime:
         if len(self._ends) < 2:
             return None
         (first, start), (last, end) = self._ends[0], self._ends[-1]
-        return (self._num_steps - last) * (end - start) / (last - first)
+        tokens = self._tokens_after
+        pace = (end - start) / (tokens(last) - tokens(first))
+        return (tokens(self._num_steps) - tokens(last)) * pace
 
 
 def duration(seconds: float) -> str:

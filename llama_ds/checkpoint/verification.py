@@ -120,7 +120,8 @@ def damage_of(path: Path, share: int = 0, num_shares: int = 1) -> str | None:
     """
     try:
         run = read_run(path)
-        if run["step"] != step_of(path):
+        # A copy may have any name, but one that tells of a step has to tell of its own.
+        if _NAME.fullmatch(path.name) is not None and run["step"] != step_of(path):
             return f"{RUN_FILE}: step {run['step']} in a folder named {path.name}"
         for name, entry in run["files"].items():
             damage = _wrong_size(path, name, entry)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from llama_ds.batch_schedule import BatchSchedule
 from llama_ds.remaining_time import RemainingTime, duration
 
 
 def test_the_pace_is_that_of_the_last_steps_without_the_first() -> None:
     now = 0.0
-    remaining = RemainingTime(num_steps=1_000, clock=lambda: now)
+    remaining = RemainingTime(1_000, lambda step: 64 * step, clock=lambda: now)
     seen = []
     # Resumed after step 10: the first step takes 500 s, 150 take 2 s, 100 take 4 s.
     for step, seconds in enumerate([500.0] + 150 * [2.0] + 100 * [4.0], start=11):
@@ -23,8 +24,23 @@ def test_the_pace_is_that_of_the_last_steps_without_the_first() -> None:
     assert seen[250] == pytest.approx((1_000 - 261) * 4)
 
 
+def test_a_batch_that_will_grow_is_counted_in_tokens() -> None:
+    now = 0.0
+    batches = BatchSchedule.of(1_000, {"101": 4_000})
+    remaining = RemainingTime(150, batches.tokens_before, clock=lambda: now)
+    seen = []
+    # A token takes 1 ms in either batch.
+    for step in range(1, 151):
+        now += batches.tokens_at(step - 1) / 1_000
+        remaining.step_ended(step)
+        seen.append(remaining.seconds)
+    assert seen[10] == pytest.approx(89 * 1 + 50 * 4)
+    assert seen[120] == pytest.approx(29 * 4)
+    assert seen[-1] == 0
+
+
 def test_nothing_remains_at_the_end() -> None:
-    remaining = RemainingTime(num_steps=2)
+    remaining = RemainingTime(2, lambda step: 64 * step)
     remaining.step_ended(1)
     remaining.step_ended(2)
     assert remaining.seconds == 0

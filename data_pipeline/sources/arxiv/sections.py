@@ -105,7 +105,7 @@ def _comment_token(text: str, hidden: frozenset[str]) -> re.Pattern[str]:
         rf"\{{(?P<verbatim>(?:{names})\*?)\}}|{INLINE_VERBATIM}"
         # In a URL `%` is a character.
         r"|(?:url|path|nolinkurl|href)[ \t]*\{[^{}\n]{0,2000}\}"
-        r"|[\s\S])|%[^\n]*"
+        r"|[\\%])|%[^\n]*"
     )
 
 

@@ -203,9 +203,17 @@ def test_a_number_edited_in_the_description_is_damage(run_dir: Path) -> None:
     assert damage_of(path) == "run.json: its own checksum differs"
 
 
-def test_a_checkpoint_under_another_name_is_damage(run_dir: Path) -> None:
+def test_a_checkpoint_named_by_another_step_is_damage(run_dir: Path) -> None:
     checkpoint(run_dir, 6).rename(checkpoint(run_dir, 8))
     assert damage_of(checkpoint(run_dir, 8)) == "run.json: step 6 in a folder named step_00000008"
+
+
+def test_a_copy_may_have_any_name(run_dir: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "best"
+    shutil.copytree(checkpoint(run_dir, 6), copied)
+    assert damage_of(copied) is None
+    (copied / "config.json").write_text("{}")
+    assert "config.json" in str(damage_of(copied))
 
 
 def test_a_description_names_files_of_its_folder_only(run_dir: Path) -> None:
