@@ -4,7 +4,8 @@
 
 Of each commit a copy of its files is made, in which `read_seconds` runs. The two read the samples
 of a kind in turns, a few times each, so that both meet the same load of the machine; every round
-has new processes, in which strings and objects lie elsewhere. The shortest time of each counts.
+has new processes, in which strings and objects lie elsewhere. The pace is the median of the ratios
+of neighbouring turns.
 
 The samples of a kind are repeated, for both alike, until the older commit reads them in
 `MIN_SECONDS`: else the time is that of opening and closing files.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -88,6 +90,11 @@ class Paced:
     before: list[float] = field(default_factory=list)
     now: list[float] = field(default_factory=list)
 
+    @property
+    def pace(self) -> float:
+        """Of now, where that of before is 1."""
+        return 1 / results.paired_ratio(self.now, self.before)
+
     def repeat(self, copies: int) -> None:
         """Have as many copies of the samples in the folder."""
         for number in range(self.copies, copies):
@@ -144,24 +151,31 @@ def main() -> None:
                 for kind in paced:
                     kind.take_turns(*readers)
             print(f"round {number + 1}", flush=True)
-    rows = [(kind.kind, kind.copies, min(kind.before), min(kind.now)) for kind in paced]
     parts = [
         "# Pace of the sources, before and now",
         f"{results.hardware(torch.device('cpu'))}, one core, CPU seconds of reading the samples, "
-        f"as many copies of them as take {commits[0]} {MIN_SECONDS} s, the shortest of "
-        f"{options.rounds * _TURNS} times in turns, in {options.rounds} processes each; the target "
-        f"is a pace of {TARGET}. {results.versions('pyarrow')}. Command: `{results.command()}`.",
+        f"as many copies of them as take {commits[0]} {MIN_SECONDS} s, medians of "
+        f"{options.rounds * _TURNS} times in turns, in {options.rounds} processes each. Pace is "
+        f"the median of the ratios of neighbouring turns; the target is {TARGET}. "
+        f"{results.versions('pyarrow')}. Command: `{results.command()}`.",
         results.table(
             ("kind", "copies", f"{commits[0]}, s", f"{commits[1]}, s", "pace"),
             [
-                (k, f"{n}", f"{old:.2f}", f"{new:.2f}", f"{old / new:.2f}")
-                for k, n, old, new in rows
+                (k.kind, f"{k.copies}", _median(k.before), _median(k.now), f"{k.pace:.2f}")
+                for k in paced
             ],
         ),
     ]
     stem = results.result_stem(options.out, "pace", torch.device("cpu"))
-    names = ("kind", "copies", "before", "now")
-    print(results.write(stem, parts, [dict(zip(names, row, strict=True)) for row in rows]))
+    raw = [
+        {"kind": k.kind, "copies": k.copies, "before": k.before, "now": k.now, "pace": k.pace}
+        for k in paced
+    ]
+    print(results.write(stem, parts, raw))
+
+
+def _median(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds):.2f}"
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def many_attributes(html: str) -> int | None:
 def _may_have_long_tag(html: str) -> bool:
     """Whether a tag may have `_SHORTEST` characters: they stand before its first ">", unless that
     is within a value. Much faster than `_TAG`, and hardly any page has one."""
-    parts = (part for part in html.split(">") if len(part) >= _SHORTEST)
+    parts = [part for part in html.split(">") if len(part) >= _SHORTEST]
     # Of each part, the beginnings that leave room for so many characters.
     if any(_TAG_START.search(part, 0, len(part) - _SHORTEST + 2) for part in parts):
         return True

@@ -10,6 +10,7 @@ import codecs
 import io
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from backports import zstd
@@ -72,13 +73,11 @@ _MAX_UNDECODABLE_SHARE = 0.01
 # Extraction time is quadratic in depth: 20,000 nested <div> take 12 seconds, 500 none.
 _MAX_DEPTH = 500
 _MANY_TAGS = 5_000
-_TAG = re.compile(r"<(/?)([a-zA-Z][\w:-]{0,30})")
-_NEVER_NESTED = frozenset(
-    {
-        *("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param"),
-        *("source", "track", "wbr", "p", "li", "dt", "dd", "td", "th", "tr", "path"),
-    }
+_NEVER_NESTED = (
+    *("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param"),
+    *("source", "track", "wbr", "p", "li", "dt", "dd", "td", "th", "tr", "path"),
 )
+_TAG = re.compile(rf"<(/)?(?!(?ai:{'|'.join(_NEVER_NESTED)})(?![\w:-]))[a-zA-Z]")
 
 
 class PageError(ValueError):
@@ -132,8 +131,11 @@ def decode_html(body: bytes, charset: str | None) -> str:
     another encoding with bytes above 127 is hardly ever valid UTF-8. If none is valid, the encoding
     with the fewest invalid bytes, which become U+FFFD; PageError "bad_encoding" if they are many.
     """
-    names = _encodings(body, charset)
-    for name in names:
+    names: dict[str, None] = {}
+    for name in _encodings(body, charset):
+        if name in names:
+            continue
+        names[name] = None
         try:
             return body.decode(name).removeprefix("\ufeff")
         except UnicodeDecodeError:
@@ -145,17 +147,23 @@ def decode_html(body: bytes, charset: str | None) -> str:
     return text
 
 
-def _encodings(body: bytes, charset: str | None) -> list[str]:
-    """Python's names of the candidate encodings, the most likely first."""
-    names = [name for bom, name in _BOMS if body.startswith(bom)]
-    seven_bit = b"\x1b$" in body or b"\0" in body  # ISO-2022 and UTF-16 are valid UTF-8, too
-    names += [] if seven_bit else ["utf-8"]
+def _encodings(body: bytes, charset: str | None) -> Iterator[str]:
+    """Python's names of the candidate encodings, the most likely first; the last ones take time."""
+    yield from (name for bom, name in _BOMS if body.startswith(bom))
+    # ISO-2022 and UTF-16 are valid UTF-8, too.
+    if b"\x1b$" not in body and b"\0" not in body:
+        yield "utf-8"
     head = body[:_META_BYTES]
     matches = (_META_CHARSET.search(head), _XML_ENCODING.match(head))
     labels = [charset, *(match.group(1).decode("ascii", "replace") for match in matches if match)]
-    known = [map_encoding_to_html5(label, fallback_utf8=False) for label in labels if label]
-    names += [name for name in (*known, detect_encoding(body), "utf-8") if name]
-    return list(dict.fromkeys(_LARGER_CODEC.get(name, name) for name in names))
+    for label in filter(None, labels):
+        name = map_encoding_to_html5(label, fallback_utf8=False)
+        if name:
+            yield _LARGER_CODEC.get(name, name)
+    detected = detect_encoding(body)
+    if detected:
+        yield _LARGER_CODEC.get(detected, detected)
+    yield "utf-8"
 
 
 def _num_undecodable(text: str) -> int:
@@ -166,10 +174,7 @@ def _depth(html: str) -> int:
     """Approximate nesting depth: the maximum of opened minus closed elements at any place."""
     depth = deepest = 0
     for match in _TAG.finditer(html):
-        slash, name = match.groups()
-        if name.lower() in _NEVER_NESTED:
-            continue
-        if not slash:
+        if match.lastindex is None:
             depth += 1
             if depth > deepest:
                 deepest = depth
