@@ -112,9 +112,7 @@ def build_job(
     peak, peak_source = peak_tflops(recipe.metrics, device, TORCH_DTYPE[recipe.train.dtype])
     log = step_log = events = None
     if dist.get_rank() == 0:
-        log, step_log, events = _open_records(
-            recipe, plan, store, data, ds_config, resumed, stack
-        )
+        log, step_log, events = _open_records(recipe, plan, store, data, ds_config, resumed, stack)
         _record_start(events, recipe, resumed, deepspeed_overrides)
         lines = [*_opening_lines(recipe, plan, device, resumed), *([rewound] if rewound else [])]
         lines.append(f"MFU is of {peak:.2f} TFLOP/s per device ({peak_source})")

@@ -24,7 +24,8 @@ from data_pipeline.files.folder_lock import FolderLock
 from data_pipeline.filters.decontamination import IndexAccount
 from data_pipeline.release.dataset_card import write_card
 from data_pipeline.release.hub import push_to_hub
-from data_pipeline.release.upload import publish_copy
+from data_pipeline.release.hub_login import require_login
+from data_pipeline.release.upload import publish_copy, require_place
 from data_pipeline.removal.dataset import REQUESTS
 from data_pipeline.report import page as report_page
 from data_pipeline.report import table as report
@@ -62,6 +63,10 @@ def build_or_inspect(corpus: Corpus, options: BuildOptions, *, program: str) -> 
 
 def _build(corpus: Corpus, options: BuildOptions, program: str) -> int:
     _check_folders(corpus, options.sources)
+    if options.publish is not None:
+        require_place(options.publish)
+    if options.push_to_hub is not None:
+        require_login(options.push_to_hub)
     with FolderLock(options.out / LOCK_FILE, "give this one another --out"):
         return _build_alone(corpus, options, program)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Protocol
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import LocalTokenNotFoundError
 
 from data_pipeline.release.dataset_card import CARD
 
@@ -21,7 +19,6 @@ PRIVATE = (".*", "*/.*", "cache/*", "*/cache/*")
 class Hub(Protocol):
     """The methods of `huggingface_hub.HfApi` that are used."""
 
-    def whoami(self) -> object: ...
     def create_repo(
         self, repo_id: str, *, repo_type: str, private: bool, exist_ok: bool
     ) -> object: ...
@@ -43,20 +40,12 @@ def push_to_hub(folder: Path, repo_id: str, *, private: bool = True, hub: Hub | 
 
     The repository is created if it does not exist, private unless `private` is False. An
     interrupted push is resumed. Files of an earlier push that no longer exist are deleted, so that
-    removals here take effect there. Requires `hf auth login`. ValueError where nobody is logged in,
-    or the folder has no card.
+    removals here take effect there. Requires `hf auth login` (`hub_login`). ValueError where the
+    folder has no card.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
-        raise ValueError(f"the repository '{repo_id}' must have the form USER/NAME")
     if not (folder / CARD).is_file():
         raise ValueError(f"{folder} has no dataset card ({CARD}); finish the build first")
     hub = HfApi() if hub is None else hub
-    try:
-        hub.whoami()
-    except LocalTokenNotFoundError as error:
-        raise ValueError(
-            f"not logged in to the Hugging Face Hub; run `hf auth login` to push to {repo_id}"
-        ) from error
     hub.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
     hub.upload_folder(
         repo_id=repo_id,

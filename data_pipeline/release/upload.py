@@ -64,15 +64,8 @@ def publish_copy(folder: Path, url: str) -> CopyAccount:
     """
     files = _files(folder)
     filesystem, root = open_url(url)
-    found = {file.name: file for file in listing(RemoteFolder(url)) if file.name != RECORD}
-    recorded = _recorded(filesystem, f"{root}/{RECORD}")
-    if recorded is None and found:
-        raise ValueError(f"{url} holds something else ({min(found)}); choose an empty place")
-    there = {
-        name
-        for name in found
-        if _is_there(found[name], files.get(name), (recorded or {}).get(name))
-    }
+    found, recorded = _what_is_at(url)
+    there = {name for name in found if _is_there(found[name], files.get(name), recorded.get(name))}
     stale, missing = found.keys() - there, files.keys() - there
     outdated = {name for name in _manifests_above(stale | missing) if name in found}
     for name in [*sorted(outdated), *sorted(stale - outdated)]:
@@ -89,7 +82,22 @@ def publish_copy(folder: Path, url: str) -> CopyAccount:
     )
 
 
+def require_place(url: str) -> None:
+    """ValueError where the URL cannot be opened, or holds something else; before hours of work."""
+    _what_is_at(url)
+
+
 # -- what there is --------------------------------------------------------------------------------
+
+
+def _what_is_at(url: str) -> tuple[dict[str, RemoteFile], dict[str, CopiedFile]]:
+    """The files of an earlier upload, and what was recorded of them; both by name."""
+    filesystem, root = open_url(url)
+    found = {file.name: file for file in listing(RemoteFolder(url)) if file.name != RECORD}
+    recorded = _recorded(filesystem, f"{root}/{RECORD}")
+    if recorded is None and found:
+        raise ValueError(f"{url} holds something else ({min(found)}); choose an empty place")
+    return found, recorded or {}
 
 
 def _files(folder: Path) -> dict[str, CopiedFile]:

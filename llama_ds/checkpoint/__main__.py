@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"mean of {', '.join(names)} -> {out_dir}")  # noqa: T201
             return 0
         if options.push_to_hub is not None:
-            from llama_ds.checkpoint.hub import push_to_hub, require_login
+            from data_pipeline.release.hub_login import require_login
+            from llama_ds.checkpoint.hub import push_to_hub
 
             require_login(options.push_to_hub)
         checkpoint = export(run_dir, out_dir, options.step, options.dtype)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Protocol
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import LocalTokenNotFoundError
 
 
 class Hub(Protocol):
     """The methods of `huggingface_hub.HfApi` that are used."""
 
-    def whoami(self) -> object: ...
     def create_repo(
         self, repo_id: str, *, repo_type: str, private: bool, exist_ok: bool
     ) -> object: ...
@@ -26,18 +23,6 @@ class Hub(Protocol):
         commit_message: str,
         delete_patterns: list[str],
     ) -> object: ...
-
-
-def require_login(repo_id: str, hub: Hub | None = None) -> None:
-    """ValueError where `repo_id` is not USER/NAME, or nobody is logged in; before hours of work."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
-        raise ValueError(f"--push-to-hub ({repo_id}) must have the form USER/NAME")
-    try:
-        (HfApi() if hub is None else hub).whoami()
-    except LocalTokenNotFoundError as error:
-        raise ValueError(
-            f"not logged in to the Hugging Face Hub; run `hf auth login` to push to {repo_id}"
-        ) from error
 
 
 def push_to_hub(

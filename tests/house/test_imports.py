@@ -53,13 +53,14 @@ FLOORS = {
     ),
 }
 # What llama_ds takes from data_pipeline: the format of the token store, how files are published,
-# checksummed and locked, and how tokenizers are told apart.
+# checksummed and locked, how tokenizers are told apart, and who is logged in to the hub.
 SHARED = {
     "data_pipeline.tokens.store",
     "data_pipeline.tokens.tokenizer_identity",
     "data_pipeline.files.atomic",
     "data_pipeline.files.checksum",
     "data_pipeline.files.folder_lock",
+    "data_pipeline.release.hub_login",
 }
 DEEPSPEED_USERS = {"llama_ds.engine", "llama_ds.weights"}
 VAGUE_NAMES = {"utils", "common", "base", "helpers", "misc"}

@@ -31,6 +31,10 @@ def recipe_in(run_dir: Path, **metrics: Any) -> Recipe:
 # -- held-out loss --------------------------------------------------------------------------------
 
 
+def tokens_after(step: int) -> int:
+    return 64 * step
+
+
 def test_held_out_loss_is_told_by_source_per_token_and_per_byte() -> None:
     record = held_out_record([WEB, BOOKS])
     assert record["loss"] == pytest.approx(380 / 120)
@@ -43,7 +47,9 @@ def test_held_out_loss_is_told_by_source_per_token_and_per_byte() -> None:
 
 
 def test_names_in_tensorboard_and_a_loss_that_is_not_finite(tmp_path: Path) -> None:
-    log = MetricsLog(recipe_in(tmp_path, tensorboard=True), resume_step=0, tokens_after=lambda step: 64 * step)
+    log = MetricsLog(
+        recipe_in(tmp_path, tensorboard=True), resume_step=0, tokens_after=tokens_after
+    )
     spoilt = dataclasses.replace(BOOKS, loss_sum=math.inf)
     log.log("eval", 5, held_out_record([WEB, spoilt]))
     log.close()
@@ -65,7 +71,7 @@ def test_names_in_tensorboard_and_a_loss_that_is_not_finite(tmp_path: Path) -> N
 def test_there_is_no_bar_where_there_is_no_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log = MetricsLog(recipe_in(tmp_path), resume_step=0, tokens_after=lambda step: 64 * step)
+    log = MetricsLog(recipe_in(tmp_path), resume_step=0, tokens_after=tokens_after)
     for step in range(1, 7):
         log.advance(step)
     log.say("a line")
@@ -94,7 +100,9 @@ def test_a_run_folder_is_one_run_of_weights_and_biases(
     monkeypatch.setitem(sys.modules, "wandb", module)
     for folder in ("a/run", "a/run", "b/run"):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-        MetricsLog(recipe_in(tmp_path / folder, wandb=True), resume_step=0, tokens_after=lambda step: 64 * step).close()
+        MetricsLog(
+            recipe_in(tmp_path / folder, wandb=True), resume_step=0, tokens_after=tokens_after
+        ).close()
     first, again, other = (call["id"] for call in calls)
     assert first == again
     assert first != other

@@ -9,8 +9,10 @@ import re
 import subprocess
 from pathlib import Path
 
+import fsspec
 import pytest
 from datasets import load_dataset
+from fsspec.implementations.memory import MemoryFileSystem
 
 from data_pipeline.documents_folder import Manifest, read_manifest
 from data_pipeline.report.account import BuildAccount
@@ -69,6 +71,30 @@ def build(raw: Path, out: Path, *more: str) -> int:
 
 def build_documents(raw: Path, out: Path, *more: str) -> int:
     return build(raw, out, "--documents-only", *more)
+
+
+@pytest.mark.parametrize(
+    ("option", "place", "message"),
+    [
+        ("--push-to-hub", "corpus", "must have the form USER/NAME"),
+        ("--push-to-hub", "somebody/corpus", "somebody/corpus"),
+        ("--publish", "no-such-store://bucket/corpus", "cannot be opened"),
+        ("--publish", "memory://taken", "holds something else"),
+    ],
+)
+def test_a_place_that_takes_no_result_is_refused_before_the_build(
+    raw: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    place: str,
+    message: str,
+) -> None:
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    fsspec.filesystem("memory").pipe_file("/taken/notes.txt", b"mine")
+    with pytest.raises(ValueError, match=message):
+        build_documents(raw, tmp_path / "out", option, place)
+    assert not (tmp_path / "out" / "documents").exists()
 
 
 def manifests(out: Path) -> dict[str, Manifest]:

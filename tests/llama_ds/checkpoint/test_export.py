@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from data_pipeline.files.checksum import file_checksum
+from data_pipeline.release import hub_login
 from llama_ds.checkpoint import hub
 from llama_ds.checkpoint.__main__ import main
 from llama_ds.checkpoint.engine_state import EngineState
@@ -178,6 +179,7 @@ def test_a_push_is_checked_before_and_made_after_the_export(
             calls.append((repo_id, options))
 
     monkeypatch.setattr(hub, "HfApi", Api)
+    monkeypatch.setattr(hub_login, "HfApi", Api)
     words = ["export", str(run_dir), str(tmp_path / "model"), "--push-to-hub"]
     assert main([*words, "name"]) == 2
     assert "(name) must have the form USER/NAME" in capsys.readouterr().err
