@@ -86,7 +86,7 @@ def worst(pattern: re.Pattern[Any], method: str) -> str | None:
     """A text on which the pattern takes more than linear time, as far as it is known to; or None.
 
     Doubled until `LARGE` characters, on which a linear pattern takes a millisecond and a quadratic
-    one a fifth of a second; a text that takes `MANY_SECONDS` before that is not doubled again.
+    one 0.03 s or more; a text that takes `MANY_SECONDS` before that is not doubled again.
     """
     sizes = [SMALL << i for i in range((LARGE // SMALL).bit_length())]
     for number, of_sizes in enumerate(zip(*(texts(pattern, s) for s in sizes), strict=True)):
@@ -95,7 +95,7 @@ def worst(pattern: re.Pattern[Any], method: str) -> str | None:
             times.append(seconds(pattern, method, text))
             if times[-1] > MANY_SECONDS:
                 return f"text {number}, {text[:60]!r}..., takes {times[-1]:.2f} s"
-        if times[-1] > 0.04:  # then the shorter one has not been too fast to be timed
+        if times[-1] > 0.01:  # then the shorter one has not been too fast to be timed
             large, small = (
                 min(seconds(pattern, method, text) for _ in range(3))
                 for text in (of_sizes[-1], of_sizes[-3])
