@@ -71,9 +71,13 @@ def _plain(match: re.Match[str]) -> str:
     if match[1] == "sup":
         mark = "^" if _is_power(script, bool(marks), is_marked, is_single) else ""
     else:
-        mark = "_" if _is_index(script, bool(marks)) else ""
+        # The base of a numeral system, or an index beside an exponent.
+        is_apart = script.isdigit() and (base.isdigit() or text.endswith("</sup>", 0, end))
+        mark = "_" if is_apart or _is_index(script, bool(marks)) else ""
     if not mark:
-        return inner
+        # "log<sub>2</sub>3" has no number 23.
+        is_glued = script[-1].isdigit() and text[match.end() : match.end() + 1].isdigit()
+        return f"{inner} " if is_glued and match[1] == "sub" else inner
     # The marks of emphasis stay balanced.
     rest = "".join(marks) if len(marks) % 2 else ""
     if not _NO_BRACKETS.fullmatch(script) and not _BRACKETED.fullmatch(script):

@@ -14,7 +14,7 @@ FIRST = name_set("""
     nowrap, nobr, nobreak, nobold, noitalic, noitalics, italic, ital, bold, em, strong, small,
     smaller, petit, petite, big, large, larger, resize, center, centre, uc, lc, ucfirst, lcfirst,
     smallcaps, sc, sc1, sc2, petites capitales, underline, abbr, abbrlink, tooltip, tip, mvar,
-    math, code, tt, mono, kbd, samp, poemquote, poem, ipa, api, unicode,
+    math, code, tt, mono, kbd, samp, poemquote, poem, unicode, q, bquote, bq, term, defn,
     polytonic, grc, hebrew, nts, num, ill, interlanguage link, ilm, lien, flag, flagcountry,
     flagu, formatnum, число, szám, sic, not a typo, proper name, as written, nihongo2,
     нп, нп2, нп3, нп4, нп5, не переведено, не переведено 2, не переведено 3, не переведено 5,
@@ -34,19 +34,25 @@ FIRST = name_set("""
 """Shown: the first argument, or a named one of `TEXT_ARGUMENTS`."""
 
 SECOND = name_set("""
-    lang, langx, langue, cizojazyčně, vjazyce2, transl, transliteration, translit,
-    translitération, color, colour, font color, fontcolor, farbe, cor, script, wikt-lang,
-    јез, rtl-lang
+    lang, langx, langue, cizojazyčně, vjazyce2, color, colour, font color, fontcolor, farbe, cor,
+    script, wikt-lang, јез, rtl-lang
     """)
 """Shown: the second argument; the first is a language or a color."""
 
-LAST = name_set("sort, sorteer, sort-as")
-"""Shown: the last argument."""
+LAST = name_set("""
+    sort, sorteer, sort-as, transl, transliteration, translit, translitération
+    """)
+"""Shown: the last argument, behind a language and a scheme, or a key."""
 
-JOINED = name_set("chem, chem2, formule chimique, fchim, химия, ce, gaps, linktext")
+JOINED = name_set("chem2, ce, gaps, linktext")
 """Shown: all arguments, concatenated."""
+FORMULAS = name_set("chem, formule chimique, fchim, химия")
+"""Shown: all arguments, concatenated, the last as a charge where it is one."""
 
-OWN_LINES = name_set("plainlist, plain list, flatlist, flat list")
+OWN_LINES = name_set("""
+    plainlist, plain list, flatlist, flat list, columns-list, columns list, colonnes,
+    mehrspaltige liste, cassetto
+    """)
 """Shown: the first argument, on separate lines."""
 COMMAS = name_set("hlist, comma separated entries")
 LINES = name_set("""
@@ -60,9 +66,9 @@ DATES = name_set("""
     release date, dts, date table sorting, date de naissance, date de décès, date de naissance-,
     date de décès-, fecha, data
     """)
-WORDS = name_set("""
-    date, date-, дата, date sport, date rapide, currency, bibleref, bibleverse, passo biblico
-    """)
+DATES_IN_WORDS = name_set("date, date-, дата, date sport, date rapide")
+"""Shown: day, month and year; what follows is for the link."""
+WORDS = name_set("currency, bibleref, bibleverse, passo biblico")
 """Shown: all arguments with spaces between them."""
 CITED_AUTHORS = name_set(
     "harvtxt, harvcoltxt, harvp, harvcolp, harvard citation text, harvard citations text, citet"
@@ -162,21 +168,19 @@ SYMBOLS: Mapping[str, str] = {
     "nº": "nº",
     "br": "\n",
     "crlf": "\n",
+    **dict.fromkeys(("circa", "c.", "ca."), "c."),
+    "av jc": "av. J.-C.",
+    "av. j.-c.": "av. J.-C.",
     "pb": "\n\n",
     "paragraph break": "\n\n",
 }
 """Templates that render a character, followed by their argument, if any."""
 
 PREFIXED: Mapping[str, str] = {
-    "circa": "c. ",
     "née": "née ",
     "isbn": "ISBN ",
     "issn": "ISSN ",
     "oclc": "OCLC ",
-    "c.": "c. ",
-    "ca.": "c. ",
-    "fl.": "fl. ",
-    "floruit": "fl. ",
     "us$": "US$",
     "$": "$",
     "dollar": "$",
@@ -199,8 +203,6 @@ PREFIXED: Mapping[str, str] = {
     "esp": "×10^",
     "x10^": "×10^",
     "10^": "10^",
-    "as of": "As of ",
-    "siglo": "siglo ",
     "segle": "segle ",
     "sqrt": "√",
     "séc": "século ",
@@ -225,7 +227,7 @@ WRAPPED: Mapping[str, tuple[str, str]] = {
 TEXT_ARGUMENTS = (
     *("text", "texte", "texto", "testo", "tekst", "textus", "szöveg", "текст", "1"),
     *("quote", "citat", "citation", "zitat", "cita", "cytat", "citace", "citát", "цитата"),
-    *("content", "inhalt", "contenu", "contenido", "fr", "trad"),
+    *("content", "inhalt", "contenu", "contenido", "fr", "trad", "liste"),
 )
 RANGE_WORDS: Mapping[str, str] = {
     **{word: word for word in ("to", "and", "or", "by", "x", "×", "+/-", "±", "à", "et", "ou")},

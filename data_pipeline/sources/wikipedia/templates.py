@@ -19,7 +19,9 @@ from data_pipeline.sources.wikipedia.template_tables import (
     COMMAS,
     CONVERTED,
     DATES,
+    DATES_IN_WORDS,
     FIRST,
+    FORMULAS,
     FRACTIONS,
     JOINED,
     LAST,
@@ -44,7 +46,7 @@ _CENTURY = re.compile(r"(-)?(s|sp|siècle|-s|s2)(-)?")
 _ORDINAL = re.compile(
     r"[ivxlcdm\d]{1,8}(?:er|re|e|ère|ème|nd|nde|o|a)s?(?: siècle)?", re.IGNORECASE
 )
-_NUMBER = re.compile(r"[-+−–]?[\d.,'  \u2009]*\d(?:\.?\s*\d+/\d+)?|\d+/\d+")
+_NUMBER = re.compile(r"[-+−–]?[\d.,'  \u2009]*\d(?:(?:\.?\s*|\+)\d+//?\d+)?|\d+//?\d+")
 _ROMAN = re.compile(r"[IVXLC]{1,8}")
 _ABBREVIATION = re.compile(r"[^\W\d_]{1,7}\.")
 """Polish {{ang.}}, French {{p.|12}}: the name itself is shown."""
@@ -52,6 +54,11 @@ _MAX_NUMBER_CHARACTERS = 40
 _MAX_CONVERTED = 40
 """Arguments of a conversion that are looked at; it needs ten at most."""
 _DIGITS = re.compile(r"\d{1,4}")
+_LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(?:-\w{2,8})?")
+_FRACTION_SIGN = re.compile(r"(?<=\d)(?:\+|//)(?=\d)")
+"""In a conversion: "8+1/2" is eight and a half, "3//4" three quarters."""
+_FRACTION_NAME = re.compile(r"\d{1,2}/\d{1,3}")
+_CHARGE = re.compile(r"\d{0,2}[-+−–]")
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,8 @@ def _without_arguments(name: str) -> str | None:
     symbol = SYMBOLS.get(name.lower())
     if symbol is not None:
         return symbol
-    return name if _ORDINAL.fullmatch(name) or _ABBREVIATION.fullmatch(name) else None
+    shows_name = (_ORDINAL, _ABBREVIATION, _FRACTION_NAME)
+    return name if any(pattern.fullmatch(name) for pattern in shows_name) else None
 
 
 def split_arguments(parts: Sequence[str]) -> Arguments:
@@ -148,6 +156,19 @@ def _joined(arguments: Arguments) -> str:
     return "".join(arguments.positional)
 
 
+def _formula(arguments: Arguments) -> str:
+    """Chemical: "H2O", "SO4^2-"."""
+    *parts, last = arguments.positional or [""]
+    mark = "^" if parts and _CHARGE.fullmatch(last) else ""
+    return "".join([*parts, mark, last])
+
+
+def _pronounced(arguments: Arguments) -> str:
+    """IPA: the sounds, behind the code of a language where there is one."""
+    has_code = arguments.at(1) and _LANGUAGE_CODE.fullmatch(arguments.at(0))
+    return arguments.at(1) if has_code else first_text(arguments)
+
+
 def _own_lines(arguments: Arguments) -> str:
     return f"\n{first_text(arguments)}\n"
 
@@ -166,9 +187,39 @@ def _words(arguments: Arguments) -> str:
 
 def _prefixed(prefix: str, arguments: Arguments) -> str:
     value = first_text(arguments)
-    if prefix == "As of " and arguments.named.get("lc"):
-        prefix = "as of "
     return prefix + value if value else ""
+
+
+def _circa(arguments: Arguments) -> str:
+    return " – ".join(f"c. {year}" for year in arguments.positional[:2] if year)
+
+
+def _active(arguments: Arguments) -> str:
+    years = "–".join(filter(None, arguments.positional[:2]))
+    return f"fl. {years}" if years else ""
+
+
+def _as_of(arguments: Arguments) -> str:
+    """English: year, month and day; "In 2009" of `alt`."""
+    named = arguments.named
+    if named.get("alt"):
+        return named["alt"]
+    words = "since" if named.get("since") else "as of"
+    words = words if named.get("lc") else words.capitalize()
+    when = " ".join(filter(None, reversed(arguments.positional[:3])))
+    return f"{words} {when}" if when else ""
+
+
+def _spanish_century(arguments: Arguments) -> str:
+    """{{siglo|V|a}}: siglo V a. C."""
+    before = {"a": " a. C.", "d": " d. C."}.get(arguments.at(1), "")
+    return f"siglo {arguments.at(0)}{before}" if arguments.at(0) else ""
+
+
+def _old_style_date(arguments: Arguments) -> str:
+    """Day, year, and day of the Julian calendar."""
+    day, year, old = (arguments.at(index) for index in range(3))
+    return " ".join(filter(None, (day, f"[O.S. {old}]" if old else "", year)))
 
 
 def _fraction(arguments: Arguments) -> str:
@@ -180,10 +231,13 @@ def _fraction(arguments: Arguments) -> str:
 
 
 def _date(arguments: Arguments) -> str:
-    """Three numbers as 1950-01-02; with the month in words, as given: "2 janvier 1950"."""
+    """Three numbers as 1950-01-02, also where the day is the first; with the month in words, as
+    given: "2 janvier 1950"."""
     parts = [part for part in arguments.positional[:3] if part]
     if any(not _DIGITS.fullmatch(part) for part in parts):
         return " ".join(parts)
+    if len(parts) == 3 and len(parts[0]) < 3 < len(parts[2]):
+        parts.reverse()
     return "-".join(number.zfill(2) for number in parts)
 
 
@@ -204,7 +258,12 @@ def _converted(arguments: Arguments) -> str:
             words += [RANGE_WORDS[rest.pop(0)], rest.pop(0)]
         if rest and not _is_number(rest[0]):
             words.append(rest.pop(0))
-    return " ".join(filter(None, words)).replace(" – ", "–")
+    shown = " ".join(filter(None, words)).replace(" – ", "–")
+    return _FRACTION_SIGN.sub(lambda sign: " " if sign[0] == "+" else "/", shown)
+
+
+def _date_in_words(arguments: Arguments) -> str:
+    return " ".join(filter(None, arguments.positional[:3]))
 
 
 def _number_and_unit(arguments: Arguments) -> str:
@@ -220,19 +279,29 @@ def _number_and_unit(arguments: Arguments) -> str:
 
 
 def _value(arguments: Arguments) -> str:
-    """A measured value of the template Val: number, power of ten and unit."""
-    power = f"×10^{arguments.named['e']}" if arguments.named.get("e") else ""
-    unit = arguments.named.get("u") or arguments.named.get("ul") or ""
-    number = arguments.at(0)
-    if arguments.at(1):
-        number += f"±{arguments.at(1)}"
-    return f"{number}{power} {unit}".strip()
+    """A measured value of the template Val: number, uncertainty, power of ten and unit."""
+    named = arguments.named
+    unit = named.get("u") or named.get("ul") or ""
+    per = named.get("up") or named.get("upl") or ""
+    measured = _measured(arguments.at(0), arguments.at(1), named.get("e", ""))
+    before, after = named.get("p", ""), named.get("s", "") or named.get("end", "")
+    return f"{before}{measured}{after} {unit}{'/' if per else ''}{per}".strip()
 
 
 def _as_unit(arguments: Arguments) -> str:
     """Italian M: number, error, unit."""
-    unit = arguments.named.get("ul") or arguments.named.get("u") or arguments.at(2)
-    return f"{arguments.at(0)} {unit}".strip()
+    named = arguments.named
+    unit = named.get("ul") or named.get("u") or arguments.at(2)
+    return f"{_measured(arguments.at(0), arguments.at(1), named.get('e', ''))} {unit}".strip()
+
+
+def _measured(number: str, error: str, power: str) -> str:
+    """ "(1.5±0.2)×10^3"; "1.00794(7)" where the error is of the last digits."""
+    if error:
+        number += error if error.startswith("(") else f"±{error}"
+    if not power:
+        return number
+    return f"({number})×10^{power}" if "±" in number else f"{number}×10^{power}"
 
 
 def _nihongo(arguments: Arguments) -> str:
@@ -322,11 +391,13 @@ _RULES: dict[str, _Rule] = {
         (FIRST, first_text),
         (LAST, _last),
         (JOINED, _joined),
+        (FORMULAS, _formula),
         (COMMAS, _commas),
         (OWN_LINES, _own_lines),
         (LINES, _lines),
         (WORDS, _words),
         (DATES, _date),
+        (DATES_IN_WORDS, _date_in_words),
         (FRACTIONS, _fraction),
         (SECOND, _second),
         (CONVERTED, _converted),
@@ -335,6 +406,12 @@ _RULES: dict[str, _Rule] = {
         (name_set("harvnb, harvard citation no brackets, harvsp, harvcol, harvcolnb"), _cited),
         (name_set("harv, harvard citation, harvard"), lambda found: f"({_cited(found)})"),
         (name_set("ordinal"), _ordinal),
+        (name_set("ipa, api"), _pronounced),
+        (name_set("circa, c., ca."), _circa),
+        (name_set("fl., floruit"), _active),
+        (name_set("as of"), _as_of),
+        (name_set("siglo"), _spanish_century),
+        (name_set("oldstyledate, oldstyledatedy"), _old_style_date),
         (name_set("music, musik"), _music),
         (name_set("val"), _value),
         (name_set("m"), _as_unit),

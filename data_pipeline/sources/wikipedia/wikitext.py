@@ -274,7 +274,9 @@ class _Scanner:
         """The text of a template that ends at `end`; letters around it stay apart."""
         shown = render_template(arguments)
         if shown:
-            return shown
+            # After a whole number, a fraction is the rest of it.
+            is_mixed = _PLAIN_FRACTION.match(shown) and self._before()[-1:].isdigit()
+            return f" {shown}" if is_mixed else shown
         before = self._before()
         if shown is None:
             shown = sentence_part(arguments, before, self._source[end : end + _MAX_CONTEXT])
@@ -340,9 +342,14 @@ _ADDRESS_IN_BRACKETS = re.compile(
     r"\[(?:https?:|ftps?:|mailto:|news:|irc:)?//([^\[\]\n]*)\]|\[mailto:([^\[\]\n]*)\]"
 )
 _ADDRESS = re.compile(r"(?<![\w/])(?:https?|ftp)://[^\s<>\[\]\"|{}\x00]+")
+_PLAIN_FRACTION = re.compile(r"\d{1,4}/\d{1,4}(?!\d)")
 _VARIANT = re.compile(r"-\{([^{}\n]*)\}-")
 _VARIANT_NAME = re.compile(r"\s*(?:sr(?:-e[cl])?|sr-cyrl|sr-latn|zh(?:-\w+)?)\s*:")
-_MAGIC_WORD = re.compile(r"__[^\W\d_a-z]{2,40}(?:_[^\W\d_a-z]{1,40}){0,4}__")
+_MAGIC_WORD = re.compile(
+    # Those of every language, but not names of C, PHP and Perl.
+    r"__(?!(?:FILE|LINE|DATE|TIME|FUNCTION|CLASS|DIR|METHOD|NAMESPACE|DATA|END|PACKAGE)__)"
+    r"[^\W\d_a-z]{2,40}(?:_[^\W\d_a-z]{1,40}){0,4}__"
+)
 _STRAY = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|</?ref[^<>\n]*>?")
 _STRAY_ROW = re.compile(r"^[ \t]*\{?\|.*$", re.MULTILINE)
 
@@ -378,7 +385,7 @@ def _variant(match: re.Match[str]) -> str:
 # Every pattern starts where a run of its characters starts, so that none takes quadratic time. What
 # stands before is looked at behind the first character: Python finds a set of characters faster.
 _EMPTY_BRACKETS = re.compile(
-    r"[(（\[«„](?:(?<=[(（])[ \t,;:.–—/-]*[)）]|(?<=\[)(?<!\w\[)[ \t,;:]*\]"
+    r"[(（\[«„](?:(?<=[(（])(?<!\w\()[ \t,;:.–—/-]*[)）]|(?<=\[)(?<!\w\[)[ \t,;:]*\]"
     r"|(?<=«)[ \t]*»|(?<=„)[ \t]*[“”])"
 )
 _BRACKET_START = re.compile(r"([(（])[ \t]*[,;:][ \t,;:]*")
