@@ -112,7 +112,7 @@ class TrainConfig:
     tokens_per_step: int = 4 * 1024 * 1024
     """Global batch size in tokens, per optimizer step over all ranks; the paper's "4M"."""
     batch_schedule: dict[str, int] = field(default_factory=dict)
-    """Other global batch sizes from a step on, in tokens: 2001=8388608 5001=16777216. Steps are
+    """Other global batch sizes from a step on, in tokens: 2001 8388608 5001 16777216. Steps are
     counted from 1, and as data.skip_steps counts them."""
     train_tokens: int = 1_000_000_000_000
     """Length of the run in tokens; the learning-rate schedule spans it."""

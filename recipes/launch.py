@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
+import math
 import os
 import signal
 import socket
@@ -264,7 +265,15 @@ def _plan(launch: Launch) -> int:
     from llama_ds.planning.search import cluster_of
 
     recipe = launch.recipe
-    world_size = launch.world_size or intended_world_size(recipe, launch.cluster)
+    world_size, price = launch.world_size, launch.price_per_gpu_hour
+    if world_size is None:
+        world_size = intended_world_size(recipe, launch.cluster)
+    if world_size < 1:
+        raise ValueError(f"--world-size ({world_size}) must be positive")
+    if price is not None and not 0 <= price < math.inf:
+        raise ValueError(f"--price-per-gpu-hour ({price:g}) must be a price, 0 or more")
+    if launch.cluster_file is not None and not launch.cluster_file.is_file():
+        raise ValueError(f"--cluster-file ({launch.cluster_file}) does not exist; name a JSON file")
     config = deepspeed_config(recipe, _batch_plan(recipe, world_size), "cuda")
     if launch.deepspeed_json is not None:
         config = merge_overrides(config, read_overrides(launch.deepspeed_json))
@@ -274,7 +283,7 @@ def _plan(launch: Launch) -> int:
         world_size,
         cluster_of(cluster, launch.calibrate),
         config,
-        price_per_gpu_hour=launch.price_per_gpu_hour,
+        price_per_gpu_hour=price,
         paper_tokens_per_second=PAPER_TOKENS_PER_SECOND.get(recipe.name),
     )
     print(plan)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,7 @@ H100 = Gpu(
 )
 H200 = replace(H100, name="H200-141GB", memory_bandwidth=4_800e9, memory_bytes=139 * GIB)
 
+MAX_GPUS_PER_NODE = 1_024
 CLUSTERS = {
     "a100-80gb": Cluster("a100-80gb", A100, nic_bandwidth=25e9),
     "h100-80gb": Cluster("h100-80gb", H100, nic_bandwidth=50e9),
@@ -118,23 +121,39 @@ def read_cluster(path: Path) -> Cluster:
     assert base is not None, "just checked"
     gpu, name = base.gpu, str(found.pop("name", path.stem))
     gpus_per_node = _number(found, "gpus_per_node", base.gpus_per_node, path)
-    require(gpus_per_node == int(gpus_per_node), f"{path}: gpus_per_node must be a whole number")
+    require(
+        gpus_per_node == int(gpus_per_node) and gpus_per_node <= MAX_GPUS_PER_NODE,
+        f"{path}: gpus_per_node ({gpus_per_node:g}) must be a whole number up to "
+        f"{MAX_GPUS_PER_NODE}",
+    )
+    efficiency = _number(found, "matmul_efficiency", gpu.matmul_efficiency, path)
+    require(
+        efficiency <= 1,
+        f"{path}: matmul_efficiency ({efficiency:g}) is a share of peak_tflops, up to 1",
+    )
+    peak = _number(found, "peak_tflops", gpu.peak_flops / 1e12, path) * 1e12
+    memory_gib = _number(found, "memory_gib", gpu.memory_bytes / GIB, path)
+    require(memory_gib < 1e6, f"{path}: memory_gib ({memory_gib:g}) is not of one GPU")
     cluster = Cluster(
         name=name,
         gpu=replace(
             gpu,
-            peak_flops=_number(found, "peak_tflops", gpu.peak_flops / 1e12, path) * 1e12,
+            peak_flops=peak,
+            attention={
+                name: replace(rate, limit=rate.limit * peak / gpu.peak_flops)
+                for name, rate in gpu.attention.items()
+            },
             memory_bandwidth=_number(
                 found, "memory_gb_per_second", gpu.memory_bandwidth / 1e9, path
             )
             * 1e9,
-            memory_bytes=int(_number(found, "memory_gib", gpu.memory_bytes / GIB, path) * GIB),
+            memory_bytes=int(memory_gib * GIB),
             nvlink_bandwidth=_number(
                 found, "nvlink_gb_per_second", gpu.nvlink_bandwidth / 1e9, path
             )
             * 1e9,
             watts=_number(found, "watts", gpu.watts, path),
-            matmul_efficiency=_number(found, "matmul_efficiency", gpu.matmul_efficiency, path),
+            matmul_efficiency=efficiency,
         ),
         nic_bandwidth=_number(found, "nic_gbit_per_second", base.nic_bandwidth * 8e-9, path) / 8e-9,
         gpus_per_node=int(gpus_per_node),
@@ -166,13 +185,20 @@ def calibrated(cluster: Cluster, path: Path) -> Cluster:
     )
     matmul = _number(measured, "matmul_tflops", None, path) * 1e12
     copy = _number(measured, "copy_gb_per_second", None, path) * 1e9
+    require(
+        matmul <= gpu.peak_flops,
+        f"{path}: matmul_tflops ({matmul / 1e12:g}) is above the {gpu.peak_flops / 1e12:g} of "
+        f"{gpu.name}; was it measured on another GPU?",
+    )
     attention = dict(gpu.attention)
-    length = found.get("sequence_length")
-    for kernel in found.get("kernels") or ():
-        if kernel.get("kernel") in attention and kernel.get("tflops") and length:
-            before = attention[kernel["kernel"]]
-            factor = kernel["tflops"] * 1e12 / before.at(length)
-            attention[kernel["kernel"]] = replace(before, limit=before.limit * factor)
+    for name, flops, length in _measured_attention(found, path):
+        if name in attention:
+            require(
+                flops <= gpu.peak_flops,
+                f"{path}: tflops of {name} ({flops / 1e12:g}) is above the peak of {gpu.name}",
+            )
+            before = attention[name]
+            attention[name] = replace(before, limit=before.limit * flops / before.at(length))
     return replace(
         cluster,
         gpu=replace(
@@ -184,10 +210,24 @@ def calibrated(cluster: Cluster, path: Path) -> Cluster:
     )
 
 
+def _measured_attention(found: dict[str, Any], path: Path) -> Iterator[tuple[str, float, int]]:
+    """(kernel, FLOP/s, sequence length) of each that could be measured."""
+    kernels = found.get("kernels") or []
+    require(
+        isinstance(kernels, list) and all(isinstance(kernel, dict) for kernel in kernels),
+        f"{path}: kernels must be a list of objects",
+    )
+    for kernel in kernels:
+        if kernel.get("tflops") and "sequence_length" in found:
+            length = int(_number(dict(found), "sequence_length", None, path))
+            flops = _number(dict(kernel), "tflops", None, path) * 1e12
+            yield str(kernel.get("kernel")), flops, max(1, length)
+
+
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from None
     require(isinstance(found, dict), f"{path} must hold a JSON object")
     return dict(found)
@@ -196,5 +236,12 @@ def _read_object(path: Path) -> dict[str, Any]:
 def _number(found: dict[str, Any], key: str, default: float | None, path: Path) -> float:
     value = found.pop(key, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    require(is_number and value > 0, f"{path}: {key} ({value}) must be a positive number")
-    return float(value)
+    try:
+        number = float(value) if is_number else math.nan
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
+    shown = str(value)[:40]
+    require(
+        math.isfinite(number) and number > 0, f"{path}: {key} ({shown}) must be a positive number"
+    )
+    return number

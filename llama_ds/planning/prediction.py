@@ -14,7 +14,7 @@ from llama_ds.planning.step_time import StepTime, Workload, predict
 from llama_ds.planning.traffic import zero_traffic
 
 BAND = 0.15
-"""Nine in ten published speeds lie within this share of the prediction (`check.py`, whose test
+"""Seven in eight published speeds lie within this share of the prediction (`check.py`, whose test
 asserts it)."""
 PUE = 1.1
 """Power usage effectiveness of a data center, as the paper assumes (table 15)."""
@@ -40,6 +40,8 @@ class Prediction:
     """Seconds per step that snapshots of checkpoints stop training, on average."""
     run_seconds: float
     """Of all steps of the run, those of other batch sizes among them."""
+    has_other_batches: bool = False
+    """Whether the run begins with another batch size."""
 
     @property
     def seconds(self) -> float:
@@ -116,7 +118,11 @@ def predict_recipe(recipe: Recipe, world_size: int, cluster: Cluster) -> Predict
         return None
     phases = recipe.train.batches.phases(recipe.train.num_steps)
     found = [_predict_phase(recipe, world_size, cluster, *phase) for phase in phases]
-    return dataclasses.replace(found[-1], run_seconds=sum(one.run_seconds for one in found))
+    return dataclasses.replace(
+        found[-1],
+        run_seconds=sum(one.run_seconds for one in found),
+        has_other_batches=len(found) > 1,
+    )
 
 
 def _predict_phase(

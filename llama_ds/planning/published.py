@@ -8,6 +8,7 @@ tok_s_gpu, mfu_noncausal, flags, source. A row that lacks a column gets the usua
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -111,6 +112,10 @@ ATTENTION = {"fa2": "flash", "fa3": "cudnn", "cudnn": "cudnn", "unfused": "unfus
 
 Value = TypeVar("Value")
 
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d*)?")
+_MOST = 1e12
+"""Above every number of a row."""
+
 
 @dataclass(frozen=True)
 class PublishedSpeed:
@@ -154,15 +159,15 @@ class _Row:
         return table[value]
 
     def number(self, column: str, default: float | None = None) -> float:
-        text = self.text(column, "" if default is not None else None).replace(",", "")
+        text = self.text(column, "" if default is not None else None)
         if not text and default is not None:
             return default
         try:
-            value = float(text)
+            value = float(text.replace(",", "") if _THOUSANDS.fullmatch(text) else text)
         except ValueError:
-            raise ValueError(f"{column} ({text}) must be a number") from None
-        if not value > 0:
-            raise ValueError(f"{column} ({text}) must be positive")
+            raise ValueError(f"{column} ({text[:40]}) must be a number") from None
+        if not 0 < value < _MOST:
+            raise ValueError(f"{column} ({text[:40]}) must be positive, and below {_MOST:g}")
         return value
 
     def count(self, column: str, default: int | None = None) -> int:
@@ -182,11 +187,15 @@ def read_published(path: Path) -> list[PublishedSpeed | UnusableRow]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
-    reader = csv.DictReader(text.splitlines())
-    if "arch" not in (reader.fieldnames or ()):
-        raise ValueError(f"{path} has no header with a column arch")
+    # Only "\r" and "\n" end lines, and not within quotes; the header may stand below blank ones.
+    reader = csv.DictReader(io.StringIO(text.lstrip("\r\n"), newline=""))
     architectures = ARCHITECTURES | _neighbours(path.with_name("published_architectures.json"))
-    return [_parsed(cells, number, architectures) for number, cells in enumerate(reader, 1)]
+    try:
+        if "arch" not in (name.strip() for name in reader.fieldnames or ()):
+            raise ValueError(f"{path} has no header with a column arch")
+        return [_parsed(cells, number, architectures) for number, cells in enumerate(reader, 1)]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
 
 
 def _neighbours(path: Path) -> dict[str, Architecture]:
@@ -195,7 +204,7 @@ def _neighbours(path: Path) -> dict[str, Architecture]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {name: Architecture(*map(int, sizes)) for name, sizes in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path} is no object of lists of seven sizes: {error}") from None
 
 
@@ -248,6 +257,10 @@ def _workload(row: _Row, architectures: Mapping[str, Architecture]) -> Workload:
         virtual_stages=row.count("vp", 1),
         context_parallel=row.count("cp", 1),
     )
+    if sizes.num_heads % tp:
+        raise ValueError(f"tp ({tp}) does not divide {sizes.num_heads} heads")
+    if sequence_length % workload.context_parallel:
+        raise ValueError(f"cp ({workload.context_parallel}) does not divide seq")
     if workload.world_size % workload.replica_size:
         raise ValueError(
             f"n ({workload.world_size}) is no multiple of tp x pp x cp ({workload.replica_size})"
@@ -279,10 +292,12 @@ def _sharding(row: _Row) -> ShardingTraffic:
 def _nic(row: _Row, gpu: Gpu) -> float:
     """Bytes/s per GPU from names such as ib200, in Gbit/s."""
     usual = "200" if gpu is A100 else "400"
-    gigabits = re.search(r"\d+", row.text("net", usual))
-    if gigabits is None:
+    if not row.text("net", ""):
+        row.assumed.append(f"net {usual}")
+    gigabits = re.fullmatch(r"[^\d]*(\d{1,5})[^\d]*", row.text("net", usual))
+    if gigabits is None or not int(gigabits[1]):
         raise ValueError(f"net ({row.text('net')}) must end with Gbit/s per GPU, as in ib200")
-    return float(gigabits[0]) * 1e9 / 8
+    return float(gigabits[1]) * 1e9 / 8
 
 
 def _speed(row: _Row, workload: Workload, gpu: Gpu) -> float:
@@ -291,4 +306,7 @@ def _speed(row: _Row, workload: Workload, gpu: Gpu) -> float:
     if not row.text("mfu_noncausal", ""):
         raise ValueError("lacks tok_s_gpu and mfu_noncausal")
     row.assumed.append("tok_s_gpu from mfu_noncausal")
-    return row.number("mfu_noncausal") * gpu.peak_flops / workload.flops_per_token()
+    share = row.number("mfu_noncausal")
+    if share > 1:
+        raise ValueError(f"mfu_noncausal ({share:g}) must be a share, up to 1")
+    return share * gpu.peak_flops / workload.flops_per_token()

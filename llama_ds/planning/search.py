@@ -10,22 +10,27 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llama_ds.config import DataConfig, OptimizerConfig, Recipe, TrainConfig
-from llama_ds.model_config import ModelConfig
+from llama_ds.model_config import ModelConfig, require
 from llama_ds.parallel_config import ZeroConfig
 from llama_ds.planning.hardware import CLUSTERS, GIB, Cluster, calibrated, read_cluster
 from llama_ds.planning.memory import USABLE_SHARE, estimate_memory
 from llama_ds.planning.prediction import Prediction, predict_recipe
 from llama_ds.planning.published import ARCHITECTURES
 from llama_ds.save_policy import PRESETS
+from llama_ds.stock_config import model_config_of
 
 MODELS = {"7b": "llama7", "13b": "llama13", "33b": "llama33", "65b": "llama65"}
+SMALL_TOKENS, LARGE_TOKENS = 1_000_000_000_000, 1_400_000_000_000
+"""The paper's, of 7B and 13B, and of the larger ones (its table 2)."""
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32)
 BUCKETS = (500_000_000, 100_000_000)
 """Gradient elements per reduce bucket to try; smaller saves memory."""
@@ -84,21 +89,30 @@ def search(recipe: Recipe, world_size: int, cluster: Cluster) -> list[Found]:
 def _candidates(recipe: Recipe, world_size: int, cluster: Cluster) -> Iterator[Recipe]:
     rows = recipe.train.batches.common_divisor // recipe.train.sequence_length
     for tp, sp in _layouts(recipe, world_size, cluster):
-        parallel = dataclasses.replace(recipe.parallel, tp=tp, sp=sp)
         dp_size = world_size // (tp * sp)
-        for micro_batch_size in MICRO_BATCHES:
-            if rows % (dp_size * micro_batch_size) != 0:
+        for size in MICRO_BATCHES:
+            if rows % (dp_size * size) != 0:
                 continue
-            for policy in PRESETS:
-                train = dataclasses.replace(
-                    recipe.train, micro_batch_size=micro_batch_size, save_policy=policy
-                )
-                for stage in (1, 2, 3):
-                    for bucket in BUCKETS:
-                        zero = dataclasses.replace(
-                            recipe.zero, stage=stage, reduce_bucket_elements=bucket
-                        )
-                        yield dataclasses.replace(recipe, parallel=parallel, train=train, zero=zero)
+            for choice in itertools.product(PRESETS, (1, 2, 3), BUCKETS):
+                candidate = _candidate(recipe, tp, sp, size, *choice)
+                if candidate is not None:
+                    yield candidate
+
+
+def _candidate(
+    recipe: Recipe, tp: int, sp: int, micro_batch_size: int, policy: str, stage: Any, bucket: int
+) -> Recipe | None:
+    """`recipe` with these choices; None where its other fields do not go with them."""
+    size: dict[str, Any] = {"micro_batch_size": micro_batch_size, "save_policy": policy}
+    try:
+        return dataclasses.replace(
+            recipe,
+            parallel=dataclasses.replace(recipe.parallel, tp=tp, sp=sp),
+            train=dataclasses.replace(recipe.train, **size),
+            zero=dataclasses.replace(recipe.zero, stage=stage, reduce_bucket_elements=bucket),
+        )
+    except ValueError:
+        return None
 
 
 def _layouts(recipe: Recipe, world_size: int, cluster: Cluster) -> list[tuple[int, int]]:
@@ -106,7 +120,7 @@ def _layouts(recipe: Recipe, world_size: int, cluster: Cluster) -> list[tuple[in
     split over ranks only where a rank would have no whole one."""
     found = []
     rows = recipe.train.batches.common_divisor // recipe.train.sequence_length
-    for tp in range(1, cluster.gpus_per_node + 1):
+    for tp in range(1, min(cluster.gpus_per_node, world_size) + 1):
         for sp in (1, 2, 4, 8):
             dp_size, rest = divmod(world_size, tp * sp)
             if rest or dp_size == 0 or rows % dp_size or cluster.gpus_per_node % tp:
@@ -184,24 +198,13 @@ def model_of(name: str) -> ModelConfig:
 
 
 def _model_of_file(path: Path) -> ModelConfig:
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        hidden, intermediate, layers, heads = (int(found[name]) for name in names)
-        kv_heads, head_dim = int(found.get("num_key_value_heads") or heads), found.get("head_dim")
-        vocab_size, is_tied = int(found["vocab_size"]), bool(found.get("tie_word_embeddings"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"--model: {path} is no configuration of a LLaMA: {error}") from None
-    return ModelConfig(
-        hidden,
-        intermediate,
-        layers,
-        heads,
-        kv_heads,
-        vocab_size=vocab_size,
-        head_dim=None if head_dim is None else int(head_dim),
-        tie_word_embeddings=is_tied,
-    )
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        require(isinstance(tree, dict), f"{path} is not a JSON object")
+        return model_config_of({"model_type": "llama", **tree}, path)
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error).removeprefix("train.init_from: ")
+        raise ValueError(f"--model: {path} is no configuration of a LLaMA: {reason}") from None
 
 
 def cluster_of(name: str, calibration: Path | None = None) -> Cluster:
@@ -222,18 +225,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cluster", required=True, help="a name, or a JSON file")
     parser.add_argument("--sequence-length", type=int, default=2_048)
     parser.add_argument("--tokens-per-step", type=int, default=4 * 1024 * 1024)
-    parser.add_argument("--train-tokens", type=int, default=1_400_000_000_000)
+    parser.add_argument("--train-tokens", type=int, help="by default as many as the paper's")
     parser.add_argument("--calibrate", type=Path, help="JSON result of benchmarks/gpu.sh")
     parser.add_argument("--count", type=int, default=5, help="layouts to print")
     options = parser.parse_args(arguments)
     try:
-        if options.gpus <= 0:
-            raise ValueError(f"--gpus ({options.gpus}) must be positive")
+        for name in ("gpus", "count"):
+            if getattr(options, name) <= 0:
+                raise ValueError(f"--{name} ({getattr(options, name)}) must be positive")
         cluster = cluster_of(options.cluster, options.calibrate)
         recipe = _recipe(options, model_of(options.model))
         found = best_layouts(recipe, options.gpus, cluster, options.count)
         sys.stdout.write(
-            f"{options.model} on {options.gpus} x {cluster.name}, predicted, not measured:\n"
+            f"{options.model} on {options.gpus} x {cluster.name}, "
+            f"{recipe.train.train_tokens:,} tokens, predicted, not measured:\n"
             f"{table(found)}\n"
         )
     except ValueError as error:
@@ -242,16 +247,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _recipe(options: argparse.Namespace, model: ModelConfig) -> Recipe:
-    length = options.sequence_length
+    length, small = options.sequence_length, options.model.lower() in ("7b", "13b")
     return Recipe(
         name=options.model,
         run_dir=Path("unused"),
         model=dataclasses.replace(model, max_position_embeddings=length),
-        optimizer=OptimizerConfig(peak_learning_rate=1e-4),
+        optimizer=OptimizerConfig(peak_learning_rate=1e-4, warmup_steps=0),
         train=TrainConfig(
             sequence_length=length,
             tokens_per_step=options.tokens_per_step,
-            train_tokens=options.train_tokens,
+            train_tokens=options.train_tokens or (SMALL_TOKENS if small else LARGE_TOKENS),
         ),
         data=DataConfig(store=Path("unused")),
         zero=ZeroConfig(),

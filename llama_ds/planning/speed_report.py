@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from llama_ds.config import Recipe
 from llama_ds.planning.hardware import Cluster
 from llama_ds.planning.prediction import BAND, CARBON_PER_KWH, PUE, Prediction, predict_recipe
@@ -54,7 +56,9 @@ def _rate(found: Prediction) -> str:
 
 def _terms(found: Prediction) -> list[str]:
     total, rest = found.seconds, 0.0
-    lines = [f"{total:.2f} s per step:"]
+    tokens = found.workload.rows_per_step * found.workload.sequence_length
+    of = f" of {tokens:,} tokens, the last batch size" if found.has_other_batches else ""
+    lines = [f"{total:.2f} s per step{of}:"]
     for name, seconds in found.terms().items():
         if seconds < SHOWN_SHARE * total:
             rest += seconds
@@ -81,11 +85,17 @@ def _disk(recipe: Recipe) -> list[str]:
     one = CHECKPOINT_BYTES * recipe.model.num_parameters
     tokens = recipe.train.batches.tokens_before(recipe.train.num_steps)
     width = 2 if recipe.model.vocab_size <= TOKEN_IDS_16_BIT else 4
-    kept = recipe.checkpoint.keep_last
+    checkpoint, num_steps = recipe.checkpoint, recipe.train.num_steps
+    kept = checkpoint.keep_last
+    words = f"the last {kept} {kept * one / 1e12:.2f} TB"
+    if not kept:
+        number = num_steps // checkpoint.every_steps
+        words = f"all {number:,}, which are kept, {number * one / 1e12:,.2f} TB"
+    elif checkpoint.keep_every:
+        number = num_steps // math.lcm(checkpoint.keep_every, checkpoint.every_steps)
+        words += f"; {number:,} are kept for good, {number * one / 1e12:,.2f} TB"
     return [
-        f"a checkpoint has {one / 1e9:,.0f} GB, the last {kept} {kept * one / 1e12:.2f} TB"
-        if kept
-        else f"a checkpoint has {one / 1e9:,.0f} GB; all are kept",
+        f"a checkpoint has {one / 1e9:,.0f} GB, {words}",
         f"token store: {width * tokens / 1e12:.2f} TB, were every token of the run used once",
     ]
 

@@ -280,6 +280,14 @@ def test_65b_plan_from_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_batch_that_grows_is_given_as_steps_and_tokens() -> None:
+    words = ("--train.batch-schedule", "300001", "8388608", "--checkpoint.keep-every", "1000")
+    result = run_script("pretrain_65b.sh", "--dry-run", *words)
+    assert result.returncode == 0, result.stderr
+    assert "s per step of 8,388,608 tokens, the last batch size:" in result.stdout
+    assert "are kept for good, " in result.stdout
+
+
 def test_command_line_refuses_in_one_line() -> None:
     result = run_script("pretrain_7b.sh", "--dry-run", "--world-size", "300")
     assert result.returncode == 2

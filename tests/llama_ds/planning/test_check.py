@@ -64,13 +64,16 @@ arch,llama9,h100,8,2048,64,1,100,
 speed,llama7,h100,8,2048,64,1,,
 seq,llama7,h100,8,,64,1,100,
 word,llama7,h100,eight,2048,64,1,100,
+huge,llama7,h100,inf,2048,64,1,100,
+share,llama7,h100,8,2048,64,1,,46.3
+comma,llama7,h100,8,2048,64,1,"3.369,8",
+thousands,llama7,h100,8,2048,64,1,"10,388",
 batch,llama7,h100,8,2048,63,1,100,
 """
     main([str(write(tmp_path, text))])
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert (
-        "mbs 1, rec none, dp fsdp, attn fa2, tok_s_gpu from mfu_noncausal assumed" in lines["mfu"]
-    )
+    assumed = "mbs 1, rec none, dp fsdp, attn fa2, net 400, tok_s_gpu from mfu_noncausal assumed"
+    assert assumed in lines["mfu"]
     # 45 % of 989.5 TFLOP/s at the 42.9 GFLOP of a token of LLaMA-7B (PaLM's count).
     assert "10,388" in lines["mfu"]
     assert "gpu (abacus) must be one of" in lines["gpu"]
@@ -78,8 +81,12 @@ batch,llama7,h100,8,2048,63,1,100,
     assert "lacks tok_s_gpu and mfu_noncausal" in lines["speed"]
     assert "lacks seq" in lines["seq"]
     assert "n (eight) must be a number" in lines["word"]
+    assert "n (inf) must be positive, and below" in lines["huge"]
+    assert "mfu_noncausal (46.3) must be a share, up to 1" in lines["share"]
+    assert "tok_s_gpu (3.369,8) must be a number" in lines["comma"]
+    assert " 10,388.0 " in lines["thousands"]
     assert "gbs (63) is no multiple of mbs (1) x 8" in lines["batch"]
-    assert lines["1"].startswith("1 rows: median error")
+    assert lines["2"].startswith("2 rows: median error")
 
 
 def test_architectures_beside_the_file_are_known(tmp_path: Path) -> None:

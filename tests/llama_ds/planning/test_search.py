@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +79,12 @@ def test_models_are_sizes_names_or_folders(tmp_path: Path) -> None:
     }
     write(tmp_path / "config.json", config)
     assert model_of(str(tmp_path)).num_key_value_heads == 2
+    write(tmp_path / "config.json", {**config, "attention_bias": True})
+    assert not model_of(str(tmp_path)).is_fusable
     write(tmp_path / "config.json", {"hidden_size": 64})
-    with pytest.raises(ValueError, match="no configuration of a LLaMA: 'intermediate_size'"):
+    with pytest.raises(
+        ValueError, match=r"no configuration of a LLaMA: .* has no intermediate_size"
+    ):
         model_of(str(tmp_path))
     with pytest.raises(ValueError, match=r"--model \(66b\) must be a folder or one of 7b"):
         model_of("66b")
@@ -93,7 +99,11 @@ def test_own_clusters_are_a_small_file(tmp_path: Path) -> None:
     assert cluster.gpu == CLUSTERS["h100-80gb"].gpu
     write(path, {"gpu": "a100-80gb", "memory_gib": 39, "peak_tflops": 300})
     assert read_cluster(path).gpu.memory_bytes == 39 * GIB
-    assert read_cluster(path).gpu.peak_flops == pytest.approx(300e12)
+    gpu, base = read_cluster(path).gpu, CLUSTERS["a100-80gb"].gpu
+    assert gpu.peak_flops == pytest.approx(300e12)
+    assert gpu.attention["flash"].limit == pytest.approx(
+        base.attention["flash"].limit * 300e12 / base.peak_flops
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,13 +112,51 @@ def test_own_clusters_are_a_small_file(tmp_path: Path) -> None:
         ({"gpu": "abacus"}, "gpu must be one of a100-80gb"),
         ({"gpu": "a100-80gb", "speed": 1}, "unknown key speed"),
         ({"gpu": "a100-80gb", "watts": "many"}, r"watts \(many\) must be a positive number"),
-        ({"gpu": "a100-80gb", "gpus_per_node": 7.5}, "gpus_per_node must be a whole number"),
+        ({"gpu": "a100-80gb", "gpus_per_node": 7.5}, r"gpus_per_node \(7.5\) must be a whole"),
+        ({"gpu": "a100-80gb", "gpus_per_node": 1e300}, "must be a whole number up to 1024"),
+        ({"gpu": "a100-80gb", "nic_gbit_per_second": math.inf}, "must be a positive number"),
+        ({"gpu": "a100-80gb", "watts": 10**400}, "must be a positive number"),
+        ({"gpu": "a100-80gb", "matmul_efficiency": 1.5}, "is a share of peak_tflops, up to 1"),
+        ({"gpu": "a100-80gb", "memory_gib": 1e300}, "is not of one GPU"),
         ([1], "must hold a JSON object"),
     ],
 )
 def test_wrong_cluster_files_are_an_error(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_cluster(write(tmp_path / "mine.json", content))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"ceilings": {"matmul_tflops": 720, "copy_gb_per_second": 2_800}}, "on another GPU"),
+        ({"kernels": 5}, "kernels must be a list of objects"),
+        ({"kernels": ["flash"]}, "kernels must be a list of objects"),
+        ({"kernels": [{"kernel": "flash", "tflops": "150"}]}, "tflops .* positive number"),
+        ({"kernels": [{"kernel": "flash", "tflops": -150}]}, "tflops .* positive number"),
+        ({"kernels": [{"kernel": "flash", "tflops": 900}]}, "is above the peak"),
+        ({"sequence_length": -600}, "sequence_length .* positive number"),
+    ],
+)
+def test_wrong_measurements_are_an_error(
+    tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    result = {
+        "ceilings": {"matmul_tflops": 270, "copy_gb_per_second": 1_700},
+        "sequence_length": 2_048,
+        "kernels": [{"kernel": "flash", "tflops": 150}],
+    }
+    calibrated(A100, write(tmp_path / "gpu.json", result))
+    with pytest.raises(ValueError, match=message):
+        calibrated(A100, write(tmp_path / "gpu.json", {**result, **changed}))
+
+
+def test_candidates_that_the_recipe_does_not_allow_are_left_out() -> None:
+    recipe = llama_7b("a100-80gb")
+    tiled = dataclasses.replace(recipe.train, mlp_tiles=4, save_policy="no_mlp")
+    found = search(dataclasses.replace(recipe, train=tiled), 64, A100)
+    assert found
+    assert {one.recipe.train.save_policy for one in found} <= {"no_mlp", "layer_input"}
 
 
 def test_unknown_clusters_are_an_error() -> None:
