@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ from data_pipeline.files.compressed import Stream, one_line, open_stream
 from data_pipeline.files.seven_zip import ArchiveDamage
 
 ARCHIVES = (".7z", ".zip")
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, RuntimeError, ValueError, NotImplementedError),
+    *(LookupError, ArithmeticError, struct.error),
+)
+"""What zipfile raises on invalid bytes; RuntimeError where it asks for a password."""
 _MAX_NAMES = 5
 
 
@@ -37,12 +43,17 @@ def open_file(path: Path, is_wanted: Callable[[str], bool], what: str) -> Iterat
             yield member
     else:
         with _opened_zip(path) as archive:
-            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+            names = [info.filename for info in archive.infolist() if not is_folder(info)]
             name = _only(names, is_wanted, what)
             with _damage_as_one_type():
                 file = archive.open(name)
             with io.BufferedReader(_ZipMember(file), 1 << 16) as member:
                 yield member
+
+
+def is_folder(info: zipfile.ZipInfo) -> bool:
+    """As `ZipInfo.is_dir`, which raises IndexError where the name is empty."""
+    return info.filename.endswith("/")
 
 
 def _only(names: list[str], is_wanted: Callable[[str], bool], what: str) -> str:

@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 from data_pipeline.files.remote import RemoteFolder, Root, download, listing
 
+_MAX_DEPTH = 200
+"""Folders within folders that are read; Python's stack ends below 500."""
+
 
 @dataclass(frozen=True)
 class InputFile:
@@ -115,7 +118,7 @@ def walk(
         raise ValueError(f"corpus path {root} does not exist")
     if root.is_file():
         info = root.stat()
-        return Inputs((InputFile(root, _printable(root.name), info.st_size, info.st_mtime_ns),), ())
+        return Inputs((InputFile(root, printable(root.name), info.st_size, info.st_mtime_ns),), ())
     if not root.is_dir():
         raise ValueError(f"corpus path {root} is neither a file nor a folder")
     bound = None if isinstance(root, LinkedFolder) else os.path.realpath(root)
@@ -167,10 +170,13 @@ class _Walk:
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError:
-            yield Ignored(_printable(prefix), "unreadable")
+            yield Ignored(printable(prefix), "unreadable")
             return
         if (identity.st_dev, identity.st_ino) in self.visited:
-            yield Ignored(_printable(prefix), "visited_folder")
+            yield Ignored(printable(prefix), "visited_folder")
+            return
+        if prefix.count("/") > _MAX_DEPTH:
+            yield Ignored(_short(printable(prefix)), "too_deep")
             return
         self.visited.add((identity.st_dev, identity.st_ino))
         for entry in entries:
@@ -180,22 +186,22 @@ class _Walk:
         try:
             info = entry.stat(follow_symlinks=self.follow_symlinks)
         except OSError:  # a dangling or circular link, or a file that was just deleted
-            yield Ignored(_printable(place), "unreadable")
+            yield Ignored(printable(place), "unreadable")
             return
         if entry.name.startswith("."):
-            yield Ignored(_printable(place), "hidden")
+            yield Ignored(printable(place), "hidden")
         elif self.follow_symlinks and entry.is_symlink() and self.leads_out(entry.path):
-            yield Ignored(_printable(place), "symlink_outside")
+            yield Ignored(printable(place), "symlink_outside")
         elif stat.S_ISDIR(info.st_mode):
             if self.skip_folder(entry.name):
-                yield Ignored(_printable(place), "skipped_folder")
+                yield Ignored(printable(place), "skipped_folder")
             else:
                 yield from self.folder(Path(entry.path), f"{place}/")
         elif stat.S_ISREG(info.st_mode):
-            yield InputFile(Path(entry.path), _printable(place), info.st_size, info.st_mtime_ns)
+            yield InputFile(Path(entry.path), printable(place), info.st_size, info.st_mtime_ns)
         else:
             reason = "symlink" if stat.S_ISLNK(info.st_mode) else "not_a_file"
-            yield Ignored(_printable(place), reason)
+            yield Ignored(printable(place), reason)
 
     def leads_out(self, path: str) -> bool:
         if self.bound is None:
@@ -203,6 +209,10 @@ class _Walk:
         return os.path.commonpath((self.bound, os.path.realpath(path))) != self.bound
 
 
-def _printable(name: str) -> str:
+def _short(place: str) -> str:
+    return place if len(place) <= 200 else f"{place[:100]}...{place[-97:]}"
+
+
+def printable(name: str) -> str:
     """File names are bytes; bytes that are not UTF-8 are kept as \\xNN."""
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -28,8 +28,7 @@ def open_member(path: Path, name: str) -> Iterator[io.BufferedReader]:
     """
     errors: list[Exception] = []
     with _opened(path) as archive:
-        members = [entry for entry in archive.list() if entry.filename == name]
-        if not members or members[0].is_directory:
+        if name not in _names(archive):
             raise ArchiveDamage(f"the archive has no member {name}")
         reading, writing = os.pipe()
         thread = threading.Thread(
@@ -48,7 +47,15 @@ def open_member(path: Path, name: str) -> Iterator[io.BufferedReader]:
 def member_names(path: Path) -> list[str]:
     """The names of an archive's files. ArchiveDamage if it is none."""
     with _opened(path) as archive:
-        return [entry.filename for entry in archive.list() if not entry.is_directory]
+        return _names(archive)
+
+
+def _names(archive: py7zr.SevenZipFile) -> list[str]:
+    try:
+        # Not `list`, which reads the times of all files, and raises at those out of range.
+        return [file.filename for file in archive.files if not file.is_directory]
+    except Exception as error:  # of attributes that contradict one another
+        raise ArchiveDamage(f"not a 7z archive: {_words(error)}") from error
 
 
 def _opened(path: Path) -> py7zr.SevenZipFile:

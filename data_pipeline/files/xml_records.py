@@ -135,8 +135,7 @@ def parse(data: bytes) -> Any:
     try:
         return etree.fromstring(data, _parser())
     except etree.XMLSyntaxError as error:
-        text = _REFERENCE.sub(_legal_reference, data.decode("utf-8", "replace"))
-        repaired = _ILLEGAL.sub("", text).encode()
+        repaired = _repaired(data)
         if repaired == data:
             raise RecordError(str(error)) from error
     except ValueError as error:
@@ -145,6 +144,11 @@ def parse(data: bytes) -> Any:
         return etree.fromstring(repaired, _parser())
     except (etree.XMLSyntaxError, ValueError) as error:
         raise RecordError(str(error)) from error
+
+
+def _repaired(data: bytes) -> bytes:
+    text = _REFERENCE.sub(_legal_reference, data.decode("utf-8", "replace"))
+    return _ILLEGAL.sub("", text).encode()
 
 
 def _legal_reference(match: re.Match[str]) -> str:
@@ -160,7 +164,8 @@ def parse_head(data: bytes) -> Any | None:
         resolve_entities=False, no_network=True, load_dtd=False, recover=True, huge_tree=False
     )
     try:
-        return etree.fromstring(data, parser)
+        # A reference to a surrogate would parse, and raise where the text is read.
+        return etree.fromstring(_repaired(data) if b"&#" in data else data, parser)
     except (etree.XMLSyntaxError, ValueError):
         return None
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.document import Document, Rejected
@@ -178,7 +179,14 @@ def _parquet_rows(
                 detail = f"no column '{text_field}'; it has: {', '.join(names[:10])}"
                 yield Rejected("no_text_field", file.source_file, detail=detail)
                 return
-            columns = [name for name in names if name == text_field or is_wanted(name)]
+            # Dates and times are of no use to a source, and those out of range, or of unknown
+            # zones, raise.
+            columns = [
+                field.name
+                for field in parquet.schema_arrow
+                if field.name == text_field
+                or (is_wanted(field.name) and not pa.types.is_temporal(field.type))
+            ]
             batches = parquet.iter_batches(_PARQUET_BATCH_ROWS, columns=columns, use_threads=False)
             for batch in batches:
                 for fields in batch.to_pylist():
@@ -188,7 +196,7 @@ def _parquet_rows(
                 yield Rejected("empty", file.source_file)
     except (FileNotFoundError, PermissionError):
         raise
-    # UnicodeDecodeError: Parquet does not check that its strings are UTF-8.
-    except (*DAMAGE, UnicodeDecodeError) as error:
+    # ValueError: Parquet does not check that its strings are UTF-8; the others: dates in lists.
+    except (*DAMAGE, ValueError, OverflowError, LookupError) as error:
         detail = f"after row {number}: {one_line(error)}"
         yield Rejected("damaged", file.source_file, number, detail)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import PurePosixPath
 
 import pytest
 
@@ -12,6 +13,7 @@ from data_pipeline.files.tar_stream import DamagedTarError, _pax_records
 from data_pipeline.filters.web_rules import gopher_repetition
 from data_pipeline.sources.arxiv.project import main_file
 from data_pipeline.sources.books import gutenberg
+from data_pipeline.sources.github.checkouts import nearest_license
 from data_pipeline.sources.github.notices import remove_notices
 from data_pipeline.sources.stack_exchange.post_html import to_text as post_text
 from data_pipeline.sources.wikipedia.wikitext import to_text as wikitext_text
@@ -51,6 +53,10 @@ def notices(text: str) -> None:
     remove_notices(text, "a.py")
 
 
+def long_name(text: str) -> None:
+    assert nearest_license(text, {PurePosixPath("a"): "mit"}) == "mit"
+
+
 CASES: dict[str, tuple[Callable[[str], object], str, str]] = {
     "pax records": (pax, "", "5 a=\n"),
     "readme spaces": (readme, "filename:a", " "),
@@ -72,6 +78,9 @@ CASES: dict[str, tuple[Callable[[str], object], str, str]] = {
     "addresses": (without_ip_addresses, "2000:", "1:1."),
     "repeated words": (repetition, "", "a b "),
     "prefixes": (wikitext_text, "[[", ":w"),
+    "hidden templates": (wikitext_text, "", "{{x}}"),
+    "closed and opened": (wikitext_text, "", "}}{{"),
+    "folders of a name": (long_name, "", "a/"),
     "conversion": (wikitext_text, "{{convert", "|1"),
 }
 

@@ -7,6 +7,7 @@ import io
 import posixpath
 import zipfile
 
+from data_pipeline.files.archives import ZIP_ERRORS, is_folder
 from data_pipeline.files.compressed import DAMAGE, one_line
 from data_pipeline.files.tar_stream import MemberKind, Readable, members
 from data_pipeline.sources.arxiv.project import TEX_SUFFIXES
@@ -53,11 +54,10 @@ def files_of_zip(stream: io.BufferedReader, max_text_bytes: int) -> dict[str, by
     try:
         with zipfile.ZipFile(io.BytesIO(packed)) as archive:
             for info in archive.infolist():
-                if not info.is_dir():
+                if not is_folder(info):
                     with archive.open(info) as data:
                         files.add(info.filename, info.file_size, data)
-    # RuntimeError: it asks for a password.
-    except (*DAMAGE, zipfile.BadZipFile, RuntimeError, ValueError, NotImplementedError) as error:
+    except (*DAMAGE, *ZIP_ERRORS) as error:
         raise UnusableError("damaged", f"zip archive: {one_line(error)}") from error
     return files.found()
 

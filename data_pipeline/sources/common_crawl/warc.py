@@ -26,6 +26,7 @@ _GZIP_MAGIC = b"\x1f\x8b\x08"
 _GZIP_START = re.compile(re.escape(_GZIP_MAGIC))
 _RECORD_START = re.compile(rb"(?:^|(?<=\n))WARC/[01]\.\d{1,2}\r?\n")
 _OVERLAP_BYTES = 16  # a record's first line is shorter
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})", re.IGNORECASE)
 _CHUNK_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 14  # a piece of a gzip bomb of this size has 16 MiB
@@ -102,6 +103,11 @@ def _until_damage(
     except DAMAGE as error:
         yield Damage("damaged", last, one_line(error))
         return
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # fastwarc's, of no importable type
+            raise
+        yield Damage("damaged", last, one_line(error))
+        return
     if by_record and (cut := _unfinished_member(path, last)) is not None:
         yield Damage("truncated", cut, "the file ends inside this compressed record")
 
@@ -114,13 +120,23 @@ def _fastwarc(path: Path, start: int, by_record: bool) -> Iterator[Iterable[Warc
         "fsspec_args": False,
     }
     # fastwarc knows compressions by the suffix, in lower case.
-    if start == 0 and _is_left_to_fastwarc(path, by_record) and path.suffix.islower():
+    is_known = path.suffix.islower() and _is_utf8(str(path))
+    if start == 0 and _is_left_to_fastwarc(path, by_record) and is_known:
         # From its start, fastwarc reads a file faster by itself than through a Python stream.
         yield ArchiveIterator(str(path), **settings)
     else:
         with _open(path, start, by_record) as stream:
             # fastwarc uses only these methods of a stream.
             yield ArchiveIterator(cast(BinaryIO, _Steps(stream, start)), **settings)
+
+
+def _is_utf8(name: str) -> bool:
+    """fastwarc panics at names of other bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_left_to_fastwarc(path: Path, by_record: bool) -> bool:
@@ -148,8 +164,9 @@ class _Steps:
 
 def _read_block(record: WarcRecord, offset: int, max_block_bytes: int) -> Block | Damage:
     length = record.content_length
-    if length == 0 and not (record.headers.get("Content-Length") or "").strip().isdigit():
-        return Damage("damaged", offset, "the record's header has no Content-Length")
+    # fastwarc takes what is no number, or a huge one, for 0 or for the beginning of a number.
+    if _LENGTH.fullmatch((record.headers.get("Content-Length") or "").strip()) is None:
+        return Damage("damaged", offset, "the record's header has no valid Content-Length")
     if record.record_type & READ_TYPES and length <= max_block_bytes:
         if record.is_http:
             record.parse_http()

@@ -7,6 +7,7 @@ twice, because a license file may come after the files that it is for.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import zipfile
 from collections import defaultdict
@@ -15,10 +16,11 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data_pipeline.document import Document, Rejected
+from data_pipeline.files.archives import ZIP_ERRORS, is_folder
 from data_pipeline.files.compressed import DAMAGE, Stream, one_line, open_stream, uncompressed_name
 from data_pipeline.files.inputs import InputFile
 from data_pipeline.files.tar_stream import MemberKind, Readable, members
-from data_pipeline.sources.github.checkouts import nearest_license
+from data_pipeline.sources.github.checkouts import MAX_LICENSE_FILES, nearest_license
 from data_pipeline.sources.github.code_files import is_license_file, why_not_code
 from data_pipeline.text.decoding import NotTextError, clean, decode
 from data_pipeline.text.licenses import from_text
@@ -26,8 +28,6 @@ from data_pipeline.text.licenses import from_text
 _ENDINGS = (".tar", ".tgz", ".zip")
 _MAX_LICENSE_BYTES = 256 << 10
 _MAX_LICENSES = 10_000
-_ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, ValueError, NotImplementedError)
-"""RuntimeError: it asks for a password."""
 
 
 def is_archive(name: str) -> bool:
@@ -66,7 +66,7 @@ def read(
             yield Rejected("empty", file.source_file)
     except (FileNotFoundError, PermissionError) as error:
         yield Rejected("unreadable", file.source_file, detail=str(error))
-    except (*DAMAGE, *_ZIP_ERRORS) as error:
+    except (*DAMAGE, *ZIP_ERRORS) as error:
         yield Rejected("damaged", file.source_file, offset, one_line(error))
 
 
@@ -79,11 +79,11 @@ def _document(member: _File, file: InputFile, license: str | None) -> Document |
 
 
 def _files(path: Path) -> Iterator[_File]:
-    """The regular files of an archive; one of `DAMAGE` and `_ZIP_ERRORS`."""
+    """The regular files of an archive; one of `DAMAGE` and `ZIP_ERRORS`."""
     if path.name.lower().endswith(".zip"):
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                if not info.is_dir():
+                if not is_folder(info):
                     with archive.open(info) as content:
                         yield _File(info.filename, info.file_size, info.header_offset, content)
         return
@@ -99,18 +99,18 @@ def _opened_tar(path: Path) -> Stream:
 
 def _licenses(path: Path) -> dict[PurePosixPath, str | None]:
     """License per folder that has a license file (None if it is not recognized)."""
-    texts: dict[PurePosixPath, str] = defaultdict(str)
+    texts: dict[PurePosixPath, list[str]] = defaultdict(list)
     try:
         for member in _files(path):
             place = PurePosixPath(member.path)
             if is_license_file(place.name) and len(texts) < _MAX_LICENSES:
-                try:
-                    texts[place.parent] += decode(_up_to(member.stream, _MAX_LICENSE_BYTES))
-                except NotTextError:
-                    texts[place.parent] += ""
-    except (*DAMAGE, *_ZIP_ERRORS):
+                found = texts[place.parent]
+                if len(found) < MAX_LICENSE_FILES:
+                    with contextlib.suppress(NotTextError):
+                        found.append(decode(_up_to(member.stream, _MAX_LICENSE_BYTES)))
+    except (*DAMAGE, *ZIP_ERRORS):
         pass  # found again, and reported, when the files are read
-    return {folder: from_text(text) for folder, text in texts.items()}
+    return {folder: from_text("".join(found)) for folder, found in texts.items()}
 
 
 def _up_to(stream: Readable, size: int) -> bytes:

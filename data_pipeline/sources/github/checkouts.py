@@ -29,6 +29,11 @@ from data_pipeline.sources.github.code_files import (
 from data_pipeline.text.decoding import NotTextError, clean, decode
 from data_pipeline.text.licenses import from_metadata, from_text, is_allowed
 
+MAX_LICENSE_FILES = 20
+"""License files of a folder that are read."""
+_MAX_FOLDERS = 100
+"""Folders above a file, from the outermost, in which its license is looked for."""
+
 
 @dataclass(frozen=True)
 class _Package:
@@ -100,20 +105,24 @@ def _folder_licenses(tree: Inputs) -> dict[PurePosixPath, str | None]:
     """License per folder that has a license file (None if it is not recognized); several files are
     combined.
     """
-    texts: dict[PurePosixPath, str] = defaultdict(str)
+    texts: dict[PurePosixPath, list[str]] = defaultdict(list)
     for file in tree.files:
         folder, _, name = file.source_file.rpartition("/")
         if is_license_file(name):
-            with local_copy(file) as here:
-                texts[PurePosixPath(folder)] += _read_text(here.path)
-    return {folder: from_text(text) for folder, text in texts.items()}
+            found = texts[PurePosixPath(folder)]
+            if len(found) < MAX_LICENSE_FILES:
+                with local_copy(file) as here:
+                    found.append(_read_text(here.path))
+    return {folder: from_text("".join(found)) for folder, found in texts.items()}
 
 
 def nearest_license(
     source_file: str, folder_licenses: dict[PurePosixPath, str | None]
 ) -> str | None:
     """Of the nearest folder with a license file, even if that license is not recognized."""
-    folders = PurePosixPath(source_file).parents
+    # A name in an archive may have 500,000 folders.
+    folder = PurePosixPath(*PurePosixPath(source_file).parts[:-1][:_MAX_FOLDERS])
+    folders = (folder, *folder.parents)
     return next((folder_licenses[f] for f in folders if f in folder_licenses), None)
 
 

@@ -21,7 +21,7 @@ from data_pipeline.files.compressed import (
     one_line,
     uncompressed_name,
 )
-from data_pipeline.files.inputs import InputFile, Inputs, NotRead, walk
+from data_pipeline.files.inputs import InputFile, Inputs, NotRead, printable, walk
 from data_pipeline.files.remote import Root
 from data_pipeline.files.xml_records import Piece, RecordError, parse, pieces, utf8
 from data_pipeline.sources.stack_exchange.grouped_records import Group, GroupedRecords
@@ -120,7 +120,7 @@ def site_of(file: InputFile) -> str:
         names = [place.stem.lower().removesuffix("-posts")]
     else:
         folders = list(file.path.parents)[: len(place.parts)]
-        names = [folder.name.lower() for folder in folders]
+        names = [printable(folder.name).lower() for folder in folders]
     host = next(filter(None, map(host_of_site, names)), None)
     return host or names[0].replace(".", "_")
 

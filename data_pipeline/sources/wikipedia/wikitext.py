@@ -235,7 +235,9 @@ class _Scanner:
             self._emit(SEPARATOR)
 
     def _emit(self, text: str) -> None:
-        self._stack[-1].pieces.append(text)
+        # Pieces without text would be walked over again and again for the end of the text before.
+        if text:
+            self._stack[-1].pieces.append(text)
 
     def _push(self, kind: str) -> None:
         if len(self._stack) > MAX_DEPTH:

@@ -4,9 +4,11 @@ import os
 import threading
 from pathlib import Path
 
+import py7zr
 import pytest
+from py7zr.helpers import ArchiveTimestamp
 
-from data_pipeline.files.seven_zip import ArchiveDamage, open_member
+from data_pipeline.files.seven_zip import ArchiveDamage, member_names, open_member
 from tests.support.nasty_stack_exchange import archive
 
 
@@ -40,6 +42,15 @@ def test_only_the_exact_name_is_the_member(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "a.7z", archive(Posts__xml=b"x"))
     with pytest.raises(ArchiveDamage, match="no member"), open_member(path, name):
         pass
+
+
+def test_times_out_of_range_are_of_no_concern(tmp_path: Path) -> None:
+    path = tmp_path / "a.7z"
+    with py7zr.SevenZipFile(path, "w") as archive:
+        archive.writestr(b"x", "Posts.xml")
+        archive.header.files_info.files[0]["lastwritetime"] = ArchiveTimestamp(2**64 - 1)
+    assert member_names(path) == ["Posts.xml"]
+    assert read(path) == b"x"
 
 
 def test_damage(tmp_path: Path) -> None:

@@ -72,6 +72,16 @@ def test_odd_file_names(tmp_path: Path) -> None:
     assert [text for text, _ in summary(items)] == ["text"] * 3
 
 
+def test_folders_deeper_than_python_s_stack_are_ignored(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["a"] * 600)
+    deep.mkdir(parents=True)
+    (deep / "b.txt").touch()
+    (tmp_path / "c.txt").touch()
+    found = folder.inputs(tmp_path)
+    assert [file.source_file for file in found.files] == ["c.txt"]
+    assert [item.reason for item in found.ignored] == ["too_deep"]
+
+
 def test_missing_path(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="missing does not exist"):
         folder.inputs(tmp_path / "missing")
@@ -155,6 +165,16 @@ def test_parquet(tmp_path: Path) -> None:
         "no_text_field",
         "no column 'body'; it has: text, url",
     )
+
+
+def test_dates_out_of_range_cost_no_rows(tmp_path: Path) -> None:
+    columns = {
+        "text": ["a", "b"],
+        "url": pa.array([2**62, 1], pa.timestamp("us")),
+        "title": pa.array([1, 2], pa.timestamp("us", "Foo/Bar")),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert summary(read(tmp_path / "a.parquet")) == [("a", 0), ("b", 1)]
 
 
 def test_parquet_damaged_in_the_middle(tmp_path: Path) -> None:

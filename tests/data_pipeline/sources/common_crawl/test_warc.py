@@ -2,6 +2,7 @@
 
 import bz2
 import lzma
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -126,6 +127,20 @@ def test_headers_of_http_are_not_payload(tmp_path: Path) -> None:
     (block,) = read(tmp_path / "a.warc", record(http(b"<p>x")))
     assert isinstance(block, Block)
     assert block.payload == b"<p>x"
+
+
+def test_names_are_bytes(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.net"))
+    folder.mkdir()
+    whole = record(http(b"<p>x"))
+    for name_of_file, data in (("a.warc", whole), ("a.warc.gz", pack(whole))):
+        assert [type(block) for block in read(folder / name_of_file, data)] == [Block]
+
+
+@pytest.mark.parametrize("length", ["9" * 20, "9" * 5_000, "\uff15", "+5", "5x", ""])
+def test_a_length_that_is_no_number_is_damage(tmp_path: Path, length: str) -> None:
+    (found,) = read(tmp_path / "a.warc", record(b"text of it", length=length))
+    assert isinstance(found, Damage)
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Code trees: what is read, what is ignored and why, and whose license holds."""
 
 import os
+import zipfile
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.document import Document, Rejected
-from data_pipeline.files.inputs import Inputs
-from data_pipeline.sources.github import checkouts
+from data_pipeline.files.inputs import InputFile, Inputs
+from data_pipeline.sources.github import archived_checkouts, checkouts
 
 MIT = "Permission is hereby granted, free of charge, to any person obtaining a copy"
 APACHE = "Apache License Version 2.0"
@@ -93,6 +94,30 @@ def test_license_of_a_checkout_is_the_nearest_file_upward(tmp_path: Path) -> Non
     }
     given = tree_inputs(root, license="PSF-2.0", title="Library").files[0]
     assert (given.license, given.title) == ("PSF-2.0", "Library")
+
+
+def test_zip_members_without_a_name_cost_themselves_only(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("p/LICENSE", MIT)
+        archive.writestr("p/a.py", "x = 1")
+        archive.writestr("q", "y")
+    # The last name's length, in the archive's directory, is 0.
+    data = bytearray(path.read_bytes())
+    start = data.rindex(b"PK\x01\x02")
+    data[start + 28] = 0
+    del data[start + 46]
+    data[-10:-6] = (int.from_bytes(data[-10:-6], "little") - 1).to_bytes(4, "little")
+    path.write_bytes(data)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.infolist()[-1].filename == ""
+    file = InputFile(path, "a.zip", len(data), 0)
+    items = list(
+        archived_checkouts.read(
+            file, kinds=frozenset({".py"}), max_file_bytes=1_000, skip_folders=frozenset()
+        )
+    )
+    assert [item.text for item in items if isinstance(item, Document)] == ["x = 1"]
 
 
 def test_license_unknown_without_any_file(tmp_path: Path) -> None:

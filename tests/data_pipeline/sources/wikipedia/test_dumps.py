@@ -197,6 +197,11 @@ def test_bad_bytes_cost_themselves_only(tmp_path: Path) -> None:
     assert summary(read_file(tmp_path / "dewiki.xml", data)) == [("a\ufffdb", 1)]
 
 
+def test_a_reference_to_a_surrogate_in_the_head_costs_itself_only(tmp_path: Path) -> None:
+    data = dump(page(1, "ab")).replace("<mediawiki", '<mediawiki xml:lang="de&#55296;"', 1)
+    assert summary(read_file(tmp_path / "dewiki.xml", data)) == [("ab", 1)]
+
+
 def test_missing_file(tmp_path: Path) -> None:
     file = InputFile(tmp_path / "dewiki.xml", "dewiki.xml", 0, 0)
     (item,) = wikipedia.read(file, languages=WIKIPEDIA_LANGUAGES, max_page_bytes=10)
