@@ -32,8 +32,11 @@ _LINE_END = re.compile(r"\r\n?")
 _LINE_END_SPACE = re.compile(r"[ \t](?<![ \t]{2})[ \t]*$", re.MULTILINE)
 # C0 and C1 controls except tab and newline, lone surrogates, stray byte-order marks.
 _REMOVED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff]")
+# Vertical tab, form feed and separators end lines, as for `str.splitlines`.
+_BREAKS = re.compile(r"[\x0b\x0c\x1c-\x1e]")
 # For ASCII, `str.translate` is several times faster than a pattern.
 _ASCII = {code: None if _REMOVED.match(chr(code)) else chr(code) for code in range(128)}
+_ASCII |= {code: "\n" for code in range(128) if _BREAKS.match(chr(code))}
 _C1 = re.compile(r"[\x80-\x9f]")
 _FROM_CP1252 = {
     chr(byte): bytes([byte]).decode("cp1252")
@@ -124,8 +127,8 @@ def decode(data: bytes) -> str:
 
 
 def clean(text: str) -> str:
-    """Line ends as "\\n", no control characters except tab and newline, no lone surrogates, NFC,
-    and at most `MAX_MARKS` combining marks on a character.
+    """Line ends as "\\n", also those of form feeds, no control characters except tab and newline,
+    no lone surrogates, NFC, and at most `MAX_MARKS` combining marks on a character.
 
     The characters U+0080 to U+009F are decoded as the bytes that they were: "don\\x92t" is "don’t".
     """
@@ -134,6 +137,7 @@ def clean(text: str) -> str:
     if text.isascii():
         return text.translate(_ASCII)
     if _REMOVED.search(text):
+        text = _BREAKS.sub("\n", text)
         if _C1.search(text):
             text = _FROM_UTF8.sub(_utf8_character, text)
             text = _C1.sub(lambda control: _FROM_CP1252.get(control[0], ""), text)

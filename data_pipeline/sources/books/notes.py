@@ -91,6 +91,10 @@ _STATEMENT = re.compile(
 """Start of a paragraph about what was done to the text."""
 _SECTION_BREAK = re.compile(r"\n[ \t]*\n[ \t]*\n(?:[ \t]*\n)*")
 _PARAGRAPH_BREAK = re.compile(r"\n[ \t]*\n")
+_BRACKET = re.compile(r"[\[\]]")
+_BLANKS = re.compile(r"[ \t]*")
+_SENTENCE = re.compile(r"[.:;]")
+_LONGEST_REST = 40
 _GAP = re.compile(r"(\n[ \t]*\n\s*)")
 _SPACE = re.compile(r"\s*")
 
@@ -107,7 +111,7 @@ def without_notes(body: str) -> str:
         if note.start() < done:
             continue
         pieces.append(body[done : note.start()])
-        done = _note_end(body, note.start())
+        done = _note_end(body, note.start(), note.end() - 1)
     body = "".join([*pieces, body[done:]]).strip("\n")
     return _without_statements(body)
 
@@ -126,7 +130,13 @@ def _is_about_file(text: str) -> bool:
     return bool(_ABOUT_FILE.search(text) and _RIGHTS.search(text))
 
 
-def _note_end(body: str, start: int) -> int:
+def _note_end(body: str, start: int, after: int) -> int:
+    """Where the note ends whose heading is from `start` to `after`."""
+    bracket = body.find("[", start, after)
+    if bracket >= 0 and (end := _closing_bracket(body, bracket)) is not None:
+        return end
+    if not _is_heading(body, after):
+        return _sentences_end(body, start)
     left = len(body) - start
     if left <= _LONGEST_END_NOTE and start > _END_SHARE * len(body):
         return len(body)
@@ -139,6 +149,43 @@ def _note_end(body: str, start: int) -> int:
         return end.end()
     paragraph = _PARAGRAPH_BREAK.search(body, text_start.end(), start + _LONGEST_NOTE)
     return paragraph.end() if paragraph else start
+
+
+def _closing_bracket(body: str, start: int) -> int | None:
+    """After the bracket that closes the one at `start`, and blanks; None where it is too far."""
+    depth = 0
+    for bracket in _BRACKET.finditer(body, start, start + _LONGEST_NOTE):
+        depth += 1 if bracket[0] == "[" else -1
+        if depth == 0:
+            blanks = _BLANKS.match(body, bracket.end())
+            assert blanks is not None, "the pattern matches the empty string"
+            return blanks.end()
+    return None
+
+
+def _is_heading(body: str, after: int) -> bool:
+    """Whether the words before `after` are a heading, on a line with at most a few words more; else
+    the note itself is behind them."""
+    end = body.find("\n", after)
+    rest = body[after : end if end >= 0 else len(body)]
+    if not any(map(str.isalnum, rest)):
+        return True
+    is_alone = end < 0 or not body[end + 1 : body.find("\n", end + 1)].strip()
+    return is_alone and len(rest) <= _LONGEST_REST and not _SENTENCE.search(rest)
+
+
+def _sentences_end(body: str, start: int) -> int:
+    """Of a note that begins on the line of its heading: its paragraph, or its section if it has one
+    of its own."""
+    paragraph = _PARAGRAPH_BREAK.search(body, start)
+    end = paragraph.end() if paragraph else len(body)
+    if start > 0 and not body.endswith("\n\n\n", 0, start):
+        return end
+    section = _SECTION_BREAK.search(body, start, start + _LONGEST_PARAGRAPH)
+    if section is not None:
+        return section.end()
+    is_last = len(body) - start <= _LONGEST_PARAGRAPH
+    return len(body) if is_last else end
 
 
 def _without_statements(body: str) -> str:

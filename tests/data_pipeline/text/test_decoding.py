@@ -75,7 +75,8 @@ def test_utf8_cut_in_a_character_is_not_utf8() -> None:
     [
         ("a\r\nb\rc\n", "a\nb\nc\n"),
         ("tab\tand \x00NUL\x07, \x1b[0m, \x7f, \x81", "tab\tand NUL, [0m, , "),
-        ("page\x0cbreak", "pagebreak"),
+        ("page\x0cbreak, a\x0bb", "page\nbreak, a\nb"),
+        ("caf\xe9\x0cbreak", "caf\xe9\nbreak"),
         ("e\u0301", "\u00e9"),
         ("e\x00\u0301", "\u00e9"),
         ("lone \ud800 surrogate", "lone  surrogate"),

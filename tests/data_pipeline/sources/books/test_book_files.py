@@ -228,6 +228,31 @@ def test_notes_under_a_heading(heading: str) -> None:
         assert heading.strip("[]_:") not in book
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize(
+    "note",
+    [
+        "Transcriber's Note: The next page was missing in the original.",
+        "[Transcriber's Note: the sign [oe] stands\nfor a ligature.]",
+        "Notes du transcripteur: l'orthographe est\ncelle de l'auteur.",
+        "Anmerkung des Bearbeiters: Druckfehler wurden behoben.",
+    ],
+)
+def test_a_note_on_the_line_of_its_heading_ends_with_its_paragraph(note: str, share: float) -> None:
+    paragraphs = [f"Paragraph {number} of it.\n{'It rained. ' * 20}" for number in range(200)]
+    place = int(share * len(paragraphs))
+    story = "\n\n".join([*paragraphs[:place], note, *paragraphs[place:]])
+    book = gutenberg.book(in_2000s(story))
+    assert book.split() == " ".join(paragraphs).split()
+
+
+def test_a_note_in_front_leaves_the_preface() -> None:
+    note = "Transcriber's Note: Superscripts are rendered as ^x.\n\n\n"
+    preface = "PREFACE\n\n" + "It is the custom to write one. " * 60
+    story = f"{note}{preface}\n\n\nCHAPTER I\n\n" + "It rained.\n\n" * 50
+    assert gutenberg.book(in_2000s(story)).startswith(preface.rstrip())
+
+
 @pytest.mark.parametrize(
     "line",
     [
