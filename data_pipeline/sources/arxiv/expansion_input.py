@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from data_pipeline.sources.arxiv.tex_tokens import closing_brace, skip_spaces
+from data_pipeline.sources.arxiv.tex_tokens import closing_brace, ends_with_word, skip_spaces
 
 _MAX_DEPTH = 400
 _MAX_GROUP = 20_000
@@ -69,6 +69,9 @@ class Input:
 
         MacroExplosionError if too much has been pushed in total, or macros nest too deep.
         """
+        # TeX's tokens have borders of their own: \theta before "x" is not \thetax.
+        if ends_with_word(text) and self.ahead(1)[0].isalpha():
+            text += " "
         # An empty expansion counts, too.
         self._written += len(text) + 32
         if self._written > self._max_written:
@@ -146,13 +149,30 @@ class Input:
             text, is_all = self.ahead(size)
             result = read(text, is_all)
             if result is not None:
-                self.advance(result[1])
+                self.advance(self._own_end(text, result[1]))
                 return result[0]
             if text.lstrip()[:1] not in ("", "}"):  # nothing is searched there
                 self._vain += len(text)
             if is_all or self._vain > self._max_vain // 2:
                 break
         return None
+
+    def _own_end(self, text: str, end: int) -> int:
+        """`end` in the upcoming `text`, without spaces at its end that are of another text.
+
+        TeX skips spaces behind a control word where it reads a file, none that follow an expansion.
+        """
+        last = end
+        while last > 0 and text[last - 1] in " \t":
+            last -= 1
+        if last == end:
+            return end
+        border = 0
+        for frame in reversed(self.frames):
+            border += len(frame.text) - frame.position
+            if border >= last:
+                break
+        return min(border, end)
 
     def skip_spaces(self) -> None:
         frame = self.frames[-1]

@@ -156,7 +156,7 @@ class _Expander(Input):
             "let": self.let,
             **dict.fromkeys(("newenvironment", "renewenvironment"), self.define_environment),
             "newif": self.new_switch,
-            **dict.fromkeys(("iftrue", "iffalse"), partial(self.conditional, "")),
+            **{f"if{value}": partial(self.conditional, value) for value in ("true", "false")},
             "begin": self.begin,
             "end": self.end,
             **dict.fromkeys(("verb", "lstinline", "mintinline"), self.inline_verbatim),
@@ -358,8 +358,7 @@ class _Expander(Input):
         branches = self.take(lambda text, _: read_branches(text), ALL_WINDOWS)
         if branches is None:
             return False
-        holds = command == "iftrue" or value == "true"
-        self.push(branches[0] if holds else branches[1])
+        self.push(branches[0] if value == "true" else branches[1])
         return True
 
     def if_next_character(self, command: str) -> bool:

@@ -137,6 +137,26 @@ ROWS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"\def\v#1{\mathbf{#1}}\def\t{\v\theta}$\t x$", r"$\mathbf{\theta}x$"),
+        (r"\def\ket#1{#1|}\def\p{\ket\psi}$\p A$", r"$\psi|A$"),
+        (r"\newif\ifa\newif\ifb\atrue\ifa A\ifb x\else y\fi\fi w", "Ayw"),
+        (r"\newif\iff\ftrue\def\full#1{\iff#1\fi}We \full{see} it.", "We see it."),
+        (r"\def\v#1{[#1]}\def\h#1{\v\theta}the \h{1} bar", r"the [\theta] bar"),
+    ],
+)
+def test_control_words_of_expansions_end_with_them(text: str, expected: str) -> None:
+    assert expand_macros(text, max_growth=10) == expected
+
+
+@pytest.mark.parametrize("let", [r"\let\ifx@y\iftrue", r"\let\ifx@y=\iftrue"])
+def test_switches_may_be_other_names_of_true_and_false(let: str) -> None:
+    assert expand_macros(let + r"\ifx@y a\else b\fi", max_growth=10) == "a"
+    assert expand_macros(let.replace("true", "false") + r"\ifx@y a\else b\fi", max_growth=10) == "b"
+
+
 @pytest.mark.parametrize(("text", "expected"), ROWS.items())
 def test_expansion(text: str, expected: str) -> None:
     assert expand_macros(text, max_growth=10) == expected
