@@ -61,7 +61,11 @@ def read(
     """Stream the books of a file. Offset: None for a whole file, else line from 1 or row from 0."""
     if is_json(file.path) or is_parquet(file.path):
         # An escaped character takes six bytes.
-        yield from read_documents(file, text_field=text_field, max_line_bytes=6 * max_book_bytes)
+        for item in read_documents(file, text_field=text_field, max_line_bytes=6 * max_book_bytes):
+            if isinstance(item, Document) and len(item.text) > max_book_bytes:
+                yield item.rejected("too_large", item.title)
+            else:
+                yield item
         return
     try:
         if _has_book_lines(file.path, book_line_characters):

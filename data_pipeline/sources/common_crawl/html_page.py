@@ -10,6 +10,7 @@ import codecs
 import io
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -72,7 +73,14 @@ _MAX_CODINGS = 4
 _MAX_UNDECODABLE_SHARE = 0.01
 # Extraction time is quadratic in depth: 20,000 nested <div> take 12 seconds, 500 none.
 _MAX_DEPTH = 500
-_MANY_TAGS = 5_000
+_MANY_TAGS = 3_000
+_ANY_TAG = re.compile(r"<(/?[a-zA-Z][\w:-]{0,30})")
+# HTML Standard, section 13.2.4.3: what is not closed is opened again in the next paragraph, so that
+# n such elements in n paragraphs are n^2: 3 GB from a page of 71 kB.
+_REOPENED = (
+    *("b", "big", "code", "em", "font", "i", "nobr", "s", "small", "strike", "strong", "tt", "u"),
+)
+_MAX_REOPENED = 500
 _NEVER_NESTED = (
     *("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param"),
     *("source", "track", "wbr", "p", "li", "dt", "dd", "td", "th", "tr", "path"),
@@ -110,8 +118,8 @@ def read_page(body: bytes, charset: str | None) -> Page:
     PageError: "bad_encoding", "nested_too_deeply", "many_attributes".
     """
     html = decode_html(body, charset)
-    if html.count("<") > _MANY_TAGS and (depth := _depth(html)) > _MAX_DEPTH:
-        raise PageError("nested_too_deeply", f"elements are nested {depth} deep")
+    if html.count("<") > _MANY_TAGS:
+        _require_shallow(html)
     if (number := many_attributes(html)) is not None:
         raise PageError("many_attributes", f"an element has {number} attributes")
     tree = HTMLTree.parse(html)
@@ -168,6 +176,43 @@ def _encodings(body: bytes, charset: str | None) -> Iterator[str]:
 
 def _num_undecodable(text: str) -> int:
     return text.count("\ufffd")
+
+
+def _require_shallow(html: str) -> None:
+    """PageError "nested_too_deeply" where extraction would take quadratic time."""
+    opened: Counter[str] = Counter()
+    closed: Counter[str] = Counter()
+    for name, count in Counter(_ANY_TAG.findall(html)).items():
+        (closed if name[0] == "/" else opened)[name.lstrip("/").lower()] += count
+    unclosed = sum((opened - closed)[name] for name in _REOPENED)
+    if unclosed > _MAX_REOPENED:
+        detail = f"{unclosed} formatting elements are never closed"
+        raise PageError("nested_too_deeply", detail)
+    # End tags that close nothing make the depth seem smaller, each by one.
+    stray = (closed - opened).total()
+    depth = _depth(html)
+    if depth <= _MAX_DEPTH < depth + stray:
+        depth = _depth_by_name(html)
+    if depth > _MAX_DEPTH:
+        raise PageError("nested_too_deeply", f"elements are nested {depth} deep")
+
+
+def _depth_by_name(html: str) -> int:
+    """As `_depth`, but an end tag closes an element of its name only."""
+    depth = deepest = 0
+    is_open: Counter[str] = Counter()
+    for match in _ANY_TAG.finditer(html):
+        name = match[1].lower()
+        if name.lstrip("/") in _NEVER_NESTED:
+            continue
+        if name[0] != "/":
+            is_open[name] += 1
+            depth += 1
+            deepest = max(depth, deepest)
+        elif is_open[name[1:]]:
+            is_open[name[1:]] -= 1
+            depth -= 1
+    return deepest
 
 
 def _depth(html: str) -> int:

@@ -95,6 +95,7 @@ def test_several_books_in_a_file(tmp_path: Path) -> None:
             ["kept", "too_large", "kept"],
         ),
         ("a.jsonl", b'{"text": 1}\n{}\n[]', ["text_not_string", "no_text_field", "bad_json"]),
+        ("a.jsonl", b'{"text": "%s"}\n{"text": "b"}' % (b"a" * 101), ["too_large", "kept"]),
         ("a.parquet", b"PAR1", ["damaged"]),
         ("a.jsonl", b"", ["empty"]),
     ],

@@ -193,6 +193,16 @@ def test_depth(depth: int) -> None:
         read_page(body, None)
 
 
+@pytest.mark.parametrize(
+    "piece", ["<p><i a={}>x</z>", "<p><font size={}>x", "<div></z>x", "<div></z></y>{}"]
+)
+def test_end_tags_that_close_nothing_hide_no_depth(piece: str) -> None:
+    body = "".join(piece.format(number) for number in range(4_000)).encode()
+    with pytest.raises(PageError) as caught:
+        read_page(body, None)
+    assert caught.value.reason == "nested_too_deeply"
+
+
 @given(st.binary(max_size=200), st.sampled_from(["utf-8", "utf-16", "euc-kr", "x", "\0", None]))
 @settings(max_examples=60, deadline=None)
 def test_any_bytes_are_a_page_or_refused(body: bytes, charset: str | None) -> None:
