@@ -133,8 +133,8 @@ def _is_about_file(text: str) -> bool:
 def _note_end(body: str, start: int, after: int) -> int:
     """Where the note ends whose heading is from `start` to `after`."""
     bracket = body.find("[", start, after)
-    if bracket >= 0 and (end := _closing_bracket(body, bracket)) is not None:
-        return end
+    if bracket >= 0 and (closed := _closing_bracket(body, bracket)) is not None:
+        return closed
     if not _is_heading(body, after):
         return _sentences_end(body, start)
     left = len(body) - start
