@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from data_pipeline.document import Document, Rejected
+from data_pipeline.files.compressed import uncompressed_name
 from data_pipeline.files.inputs import InputFile, Inputs, NotRead, walk
 from data_pipeline.files.remote import Root
 from data_pipeline.sources.rows import is_json, is_parquet, read_documents
@@ -17,6 +18,14 @@ _LANGUAGE = re.compile(r"c4-([a-z]{2,3}(?:-[A-Z][a-z]{3})?)(?:-validation)?\.tfr
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)Z?")
 _TFRECORD = NotRead(
     "tfrecord", "TensorFlow's records are not read; allenai/c4 has the same pages as .json.gz"
+)
+_ARCHIVE = NotRead("archive", "unpack it; JSON lines and Parquet are read")
+_ARROW = NotRead("arrow", "a cache of Hugging Face datasets; take the .json.gz or .parquet files")
+_CRAWL = NotRead("a_crawl", "pages before C4's filters; --c4.from-crawl filters WET files")
+_OTHER_FORMATS = (
+    ((".zip", ".7z", ".rar", ".tar", ".tgz"), _ARCHIVE),
+    ((".arrow",), _ARROW),
+    ((".warc", ".wet", ".wat"), _CRAWL),
 )
 _UNFILTERED = NotRead(
     "unfiltered_c4",
@@ -33,7 +42,9 @@ def inputs(root: Root, *, language: str = "en") -> Inputs:
         if ".tfrecord-" in file.path.name and not is_json(file.path):
             return _TFRECORD
         if not is_json(file.path) and not is_parquet(file.path):
-            return "unknown_kind"
+            name = uncompressed_name(file.path.name)
+            known = (why for endings, why in _OTHER_FORMATS if name.endswith(endings))
+            return next(known, "unknown_kind")
         if "noclean" in file.source_file.lower():
             return _UNFILTERED
         named = _LANGUAGE.match(file.path.name)

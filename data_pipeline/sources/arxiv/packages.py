@@ -46,11 +46,11 @@ _OTHER_FORMATS = (
         NotRead("unpacked_paper", "a paper is one file; pack it: tar czf ID.tar.gz -C ID ."),
     ),
     (
-        (".xz", ".zst", ".7z", ".rar", ".z"),
+        (".xz", ".txz", ".zst", ".7z", ".rar", ".z"),
         NotRead("repack", "no format in which arXiv has papers; pack it again as .tar.gz"),
     ),
     (
-        (".json", ".jsonl", ".ndjson", ".parquet", ".csv"),
+        (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".csv", "_manifest.xml"),
         NotRead(
             "not_a_package",
             "metadata or rows of text, no LaTeX sources; those are in s3://arxiv/src; give rows a "

@@ -36,13 +36,19 @@ _ADVICE = (
     ".txt or rows"
 )
 _OTHER_FORMATS = (
-    (("-h.zip", ".html", ".htm", ".xhtml"), NotRead("html_book", f"HTML is not read: {_ADVICE}")),
+    (("-h.zip", ".html", ".htm", ".xhtml", ".html.images", ".html.noimages", ".html.utf8"),
+     NotRead("html_book", f"HTML is not read: {_ADVICE}")),
     ((".epub", ".epub3.images", ".epub.images", ".epub.noimages"),
      NotRead("epub", f"EPUB is not read: {_ADVICE}")),
-    ((".mobi", ".azw3", ".kf8.images", ".pdb", ".pdf", ".djvu", ".fb2"),
+    ((".mobi", ".azw", ".azw3", ".kf8.images", ".kindle.images", ".kindle.noimages", ".pdb", ".pdf",
+      ".djvu", ".fb2"),
      NotRead("e_book", f"formats of e-book readers are not read: {_ADVICE}")),
+    ((".doc", ".docx", ".odt", ".rtf", ".tex", ".tei"),
+     NotRead("word_processor", f"word processors' formats are not read: {_ADVICE}")),
+    ((".arrow",), NotRead("arrow", "a cache of Hugging Face datasets; take Parquet or JSON lines")),
     ((".rdf", ".csv"), NotRead("catalog", "a catalog has no books")),
-    ((".tar",), NotRead("tar", "unpack it: tar xf FILE")),
+    ((".tar", ".tgz", ".tbz2", ".txz"), NotRead("tar", "unpack it: tar xf FILE")),
+    ((".rar",), NotRead("rar", "unpack it: unrar x FILE")),
     ((".7z",), NotRead("seven_zip", "unpack it: 7z x FILE")),
 )  # fmt: skip
 _PEEK_BYTES = 1 << 20

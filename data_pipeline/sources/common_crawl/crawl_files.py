@@ -37,7 +37,19 @@ _OTHER_FORMATS = (
         NotRead("crawl_index", "the index of a crawl has no pages; download its WARC or WET files"),
     ),
     (
-        (".json", ".jsonl", ".ndjson"),
+        (".wacz", ".megawarc.tar", ".tar", ".zip"),
+        NotRead("packed_warc", "WARC files in an archive; unpack it"),
+    ),
+    (
+        (".warc.gz.open", ".warc.open"),
+        NotRead("unfinished_warc", "a crawler is still writing it; close it, and drop .open"),
+    ),
+    (
+        (".html", ".htm"),
+        NotRead("saved_page", "a page without its address; WARC and WET files are read"),
+    ),
+    (
+        (".json", ".jsonl", ".ndjson", ".arrow", ".csv"),
         NotRead(
             "rows_not_a_crawl",
             "rows of text, such as CCNet's or RedPajama's, have passed filters already; give them "

@@ -40,6 +40,8 @@ _NOT_A_DUMP = NotRead(
     "rows of questions or text, no dump; download SITE.7z from archive.org/details/stackexchange, "
     "or give them a source of their own",
 )
+_REPACK = NotRead("repack", "unpack it, or pack it again as SITE.7z or .zip")
+_SITE_LIST = NotRead("site_list", "the list of sites has no posts")
 _OTHER_TABLES = word_set("badges comments posthistory postlinks tags users votes")
 _QUESTION, _ANSWER = "1", "2"
 # Start date of each license, newest first; Stack Exchange's own rule for posts without a stated
@@ -89,7 +91,12 @@ def inputs(root: Root, *, sites: Sequence[str], max_sites: int | None) -> Inputs
 def _other_format(file: InputFile) -> str | NotRead:
     if _SPLIT.search(file.path.name.lower()):
         return _SPLIT_ARCHIVE
-    rows = (*JSON_SUFFIXES, ".parquet", ".csv")
+    name = file.path.name.lower()
+    if name.endswith((".rar", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")):
+        return _REPACK
+    if uncompressed_name(name) == "sites.xml":
+        return _SITE_LIST
+    rows = (*JSON_SUFFIXES, ".parquet", ".arrow", ".csv")
     return _NOT_A_DUMP if uncompressed_name(file.path.name).endswith(rows) else "unknown_kind"
 
 

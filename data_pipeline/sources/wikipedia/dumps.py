@@ -31,7 +31,7 @@ CC_BY_SA_4_SINCE = "2023-06-07"
 _XML_NAME = re.compile(r"\.xml(?:-p\d+p\d[\w-]*)?(?:\.(?:gz|bz2|xz|zst|7z|zip))?$", re.IGNORECASE)
 _OTHER_FORMATS = (
     (
-        (".json", ".jsonl", ".ndjson", ".parquet", ".tar"),
+        (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".csv", ".tar", ".tgz"),
         NotRead(
             "not_wikitext",
             "rows of extracted text, search documents or HTML, no dump; download "
@@ -47,6 +47,13 @@ _OTHER_FORMATS = (
         NotRead("zim", "Kiwix's format is not read; download XXwiki-DATE-pages-articles.xml.bz2"),
     ),
 )
+_EXTRACTED = NotRead(
+    "not_wikitext",
+    "WikiExtractor's output, no dump; download XXwiki-DATE-pages-articles.xml.bz2",
+)
+_EXTRACTED_NAME = re.compile(r"wiki_\d{2,3}")
+_SPLIT_DUMP = NotRead("split_archive", "a part of an archive; join all parts in order")
+_SPLIT_NAME = re.compile(r"\.(?:7z|zip)\.\d{2,4}$")
 _LANGUAGE = re.compile(r"([a-z]{2,12}(?:[_-][a-z]+){0,3})wiki(?![a-z])")
 _OTHER_PROJECT = re.compile(r"wiki(?:books|quote|source|news|versity|voyage)|wiktionary")
 _OTHER_DUMP = re.compile(
@@ -84,6 +91,12 @@ def inputs(root: Root, *, languages: frozenset[str]) -> Inputs:
     def why_ignored(file: InputFile) -> str | NotRead | None:
         name = file.path.name
         if not _XML_NAME.search(name):
+            if _OTHER_DUMP.search(name):
+                return "not_articles"
+            if _SPLIT_NAME.search(name):
+                return _SPLIT_DUMP
+            if _EXTRACTED_NAME.fullmatch(uncompressed_name(name)):
+                return _EXTRACTED
             plain = uncompressed_name(name)
             known = (why for suffixes, why in _OTHER_FORMATS if plain.endswith(suffixes))
             return next(known, "unknown_kind")

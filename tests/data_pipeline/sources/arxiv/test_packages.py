@@ -274,7 +274,10 @@ def test_files_that_are_no_packages_are_ignored(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     found = arxiv.inputs(tmp_path)
     assert [file.source_file for file in found.files] == ["2001.00001.gz", "2001.00002"]
-    assert {item.reason for item in found.ignored} == {"unknown_kind"}
+    assert {item.source_file: item.reason for item in found.ignored} == {
+        "arXiv_src_manifest.xml": "not_a_package",
+        "notes.txt": "unknown_kind",
+    }
 
 
 def test_a_file_that_is_gone_is_counted(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_which_files_are_read(tmp_path: Path) -> None:
         "dewiki/dewiki-20220701-pages-meta-history.xml.bz2": "not_articles",
         "dewiki/dewiki-20220701-stub-articles.xml.gz": "not_articles",
         "dewiki/dewiki-20220701-abstract.xml.gz": "not_articles",
-        "dewiki/dewiki-20220701-pages-articles-multistream-index.txt.bz2": "unknown_kind",
+        "dewiki/dewiki-20220701-pages-articles-multistream-index.txt.bz2": "not_articles",
         "dewiki/md5sums.txt": "unknown_kind",
         "dewiktionary-20220701-pages-articles.xml.bz2": "not_wikipedia",
         "enwiki/enwiki-20220701-pages-articles-multistream1.xml-p1p41242.bz2": (
