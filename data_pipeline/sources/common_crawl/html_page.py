@@ -13,6 +13,8 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate, islice
+from operator import sub
 
 from backports import zstd
 from fastwarc.stream_io import BrotliReader
@@ -73,7 +75,7 @@ _MAX_CODINGS = 4
 _MAX_UNDECODABLE_SHARE = 0.01
 # Extraction time is quadratic in depth: 20,000 nested <div> take 12 seconds, 500 none.
 _MAX_DEPTH = 500
-_MANY_TAGS = 3_000
+_MANY_TAGS = 4_000
 _ANY_TAG = re.compile(r"<(/?[a-zA-Z][\w:-]{0,30})")
 # HTML Standard, section 13.2.4.3: what is not closed is opened again in the next paragraph, so that
 # n such elements in n paragraphs are n^2: 3 GB from a page of 71 kB.
@@ -85,7 +87,6 @@ _NEVER_NESTED = (
     *("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param"),
     *("source", "track", "wbr", "p", "li", "dt", "dd", "td", "th", "tr", "path"),
 )
-_TAG = re.compile(rf"<(/)?(?!(?ai:{'|'.join(_NEVER_NESTED)})(?![\w:-]))[a-zA-Z]")
 
 
 class PageError(ValueError):
@@ -180,25 +181,36 @@ def _num_undecodable(text: str) -> int:
 
 def _require_shallow(html: str) -> None:
     """PageError "nested_too_deeply" where extraction would take quadratic time."""
+    tags: list[str] = _ANY_TAG.findall(html)
     opened: Counter[str] = Counter()
     closed: Counter[str] = Counter()
-    for name, count in Counter(_ANY_TAG.findall(html)).items():
-        (closed if name[0] == "/" else opened)[name.lstrip("/").lower()] += count
+    steps: dict[str, int] = {}
+    for tag, count in Counter(tags).items():
+        name, is_end = tag.lstrip("/").lower(), tag[0] == "/"
+        (closed if is_end else opened)[name] += count
+        steps[tag] = 0 if name in _NEVER_NESTED else -1 if is_end else 1
     unclosed = sum((opened - closed)[name] for name in _REOPENED)
     if unclosed > _MAX_REOPENED:
         detail = f"{unclosed} formatting elements are never closed"
         raise PageError("nested_too_deeply", detail)
+    depth = _depth([steps[tag] for tag in tags])
     # End tags that close nothing make the depth seem smaller, each by one.
-    stray = (closed - opened).total()
-    depth = _depth(html)
-    if depth <= _MAX_DEPTH < depth + stray:
+    if depth <= _MAX_DEPTH < depth + (closed - opened).total():
         depth = _depth_by_name(html)
     if depth > _MAX_DEPTH:
         raise PageError("nested_too_deeply", f"elements are nested {depth} deep")
 
 
+def _depth(steps: list[int]) -> int:
+    """Approximate nesting depth: the maximum of opened minus closed elements at any place, of which
+    there are never fewer than none."""
+    levels = list(accumulate(steps))
+    lowest = islice(accumulate(levels, min, initial=0), 1, None)
+    return max(map(sub, levels, lowest), default=0)
+
+
 def _depth_by_name(html: str) -> int:
-    """As `_depth`, but an end tag closes an element of its name only."""
+    """As `_depth`, but an end tag closes an element of its name only; slower."""
     depth = deepest = 0
     is_open: Counter[str] = Counter()
     for match in _ANY_TAG.finditer(html):
@@ -211,19 +223,6 @@ def _depth_by_name(html: str) -> int:
             deepest = max(depth, deepest)
         elif is_open[name[1:]]:
             is_open[name[1:]] -= 1
-            depth -= 1
-    return deepest
-
-
-def _depth(html: str) -> int:
-    """Approximate nesting depth: the maximum of opened minus closed elements at any place."""
-    depth = deepest = 0
-    for match in _TAG.finditer(html):
-        if match.lastindex is None:
-            depth += 1
-            if depth > deepest:
-                deepest = depth
-        elif depth > 0:
             depth -= 1
     return deepest
 
