@@ -28,9 +28,9 @@ from torch import Tensor
 
 from benchmarks.measuring import results as report
 from benchmarks.measuring.turns import shuffled
-from benchmarks.model import targets as targets_of_layer
 from benchmarks.model.activation_memory import saved_bytes
 from benchmarks.model.contenders import CHECKPOINTED, STOCK, Contender, contenders, ours
+from benchmarks.model.targets import target_table
 from llama_ds.hf_config import hf_config
 from llama_ds.model_config import ModelConfig
 from llama_ds.parallel_config import ParallelConfig
@@ -194,7 +194,7 @@ def targets(results: list[Result]) -> str:
     """Targets of `OURS`, and the measurements."""
     by_name = {result.contender: result for result in results}
     own, stock, checkpointed = by_name[OURS], by_name[STOCK], by_name[CHECKPOINTED]
-    return targets_of_layer.table(
+    return target_table(
         OURS,
         own.dtype,
         ratio(own, stock),

@@ -2,12 +2,12 @@
 
     python -m benchmarks.model.step [--compile] [--without-deepspeed] [--rehearse] [--out FOLDER]
 
-A step is forward, loss, backward and optimizer over several micro-batches, through DeepSpeed
-with the configuration that a recipe would generate, on one rank. Every contender has its own
-engine, with the same initial weights, and sees the same tokens. They take turns in every round; a
-ratio is the median over rounds of ratios within a round. On a CPU, time is CPU time of the process
-on one thread. Where DeepSpeed is missing, or with `--without-deepspeed`, all of them step with the
-same arithmetic without it.
+A step is forward, loss, backward and optimizer over several micro-batches, through DeepSpeed with
+the configuration that a recipe would generate, on one rank. Every contender has its own engine,
+with the same initial weights, and sees the same tokens. They take turns in every round, in another
+order; a ratio is the median over rounds of ratios within a round. On a CPU, time is CPU time of the
+process on one thread. Where DeepSpeed is missing, or with `--without-deepspeed`, all of them step
+with the same arithmetic without it.
 
 Activation memory is that of one micro-batch, from the embedding to the loss: bytes saved for
 backward, as counted by autograd's saved-tensor hooks, and the peak of forward and backward.
@@ -31,7 +31,6 @@ from torch import Tensor, nn
 
 from benchmarks.measuring import results as report
 from benchmarks.measuring.turns import shuffled
-from benchmarks.model import targets as targets_of_layer
 from benchmarks.model.activation_memory import peak_bytes, saved_bytes
 from benchmarks.model.contenders import (
     CHECKPOINTED,
@@ -43,6 +42,7 @@ from benchmarks.model.contenders import (
     ours,
 )
 from benchmarks.model.steppers import Stepper, loss_of, stepping, without_deepspeed
+from benchmarks.model.targets import target_table
 from llama_ds.config import DataConfig, OptimizerConfig, Recipe, TrainConfig
 from llama_ds.hf_config import hf_config
 from llama_ds.model_config import ModelConfig
@@ -233,7 +233,7 @@ def targets(results: list[Result]) -> str:
     """Targets of `OURS`, and the measurements."""
     by_name = {result.contender: result for result in results}
     own, stock, checkpointed = by_name[OURS], by_name[STOCK], by_name[CHECKPOINTED]
-    return targets_of_layer.table(
+    return target_table(
         OURS,
         str(DTYPES[own.dtype]).removeprefix("torch."),
         report.paired_ratio(own.step_seconds, stock.step_seconds),

@@ -20,7 +20,7 @@ class Targets(NamedTuple):
 TARGETS = {"float32": Targets(1.0, 1.2, 0.55), "bfloat16": Targets(1.0, 1.3, 0.501)}
 
 
-def table(
+def target_table(
     contender: str, dtype: str, step_of_stock: float, checkpointed_of_step: float, saved: float
 ) -> str:
     """Markdown: the targets of `dtype`, what was measured, and whether it meets them.
