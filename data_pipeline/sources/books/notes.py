@@ -94,6 +94,7 @@ _PARAGRAPH_BREAK = re.compile(r"\n[ \t]*\n")
 _BRACKET = re.compile(r"[\[\]]")
 _BLANKS = re.compile(r"[ \t]*")
 _SENTENCE = re.compile(r"[.:;]")
+_LINE_END = " \t:.*_=~|]"
 _LONGEST_REST = 40
 _GAP = re.compile(r"(\n[ \t]*\n\s*)")
 _SPACE = re.compile(r"\s*")
@@ -171,7 +172,8 @@ def _is_heading(body: str, after: int) -> bool:
     if not any(map(str.isalnum, rest)):
         return True
     is_alone = end < 0 or not body[end + 1 : body.find("\n", end + 1)].strip()
-    return is_alone and len(rest) <= _LONGEST_REST and not _SENTENCE.search(rest)
+    # At the end of the line, a colon is a heading's, too.
+    return is_alone and len(rest) <= _LONGEST_REST and not _SENTENCE.search(rest.rstrip(_LINE_END))
 
 
 def _sentences_end(body: str, start: int) -> int:

@@ -246,6 +246,19 @@ def test_a_note_on_the_line_of_its_heading_ends_with_its_paragraph(note: str, sh
     assert book.split() == " ".join(paragraphs).split()
 
 
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "Typographical errors corrected by the etext transcriber:",
+        "Transcriber's Notes and List of Corrections:",
+        "TRANSCRIBER'S NOTE.",
+    ],
+)
+def test_at_the_end_a_heading_s_note_goes_up_to_the_end(heading: str) -> None:
+    story = "It rained.\n\n" * 300 + f"THE END\n\n{heading}\n\nthe sihp=> the ship {{pg 68}}\n\n"
+    assert gutenberg.book(in_2000s(story)).rstrip().endswith("THE END")
+
+
 def test_a_note_in_front_leaves_the_preface() -> None:
     note = "Transcriber's Note: Superscripts are rendered as ^x.\n\n\n"
     preface = "PREFACE\n\n" + "It is the custom to write one. " * 60
